@@ -1,0 +1,90 @@
+"""Values that depend on no input, parameter or buffer are computed once, at capture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from fxcompress.functionalize import is_in_place, storage_roots
+
+aten = torch.ops.aten
+
+# Read shape, dtype or device of their first argument, not its values.
+_LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default} | {
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+    aten.empty_like.default,
+}
+
+
+def fold_constants(module: fx.GraphModule) -> None:
+    """Replace what depends on literals alone (position numbers, attention masks) by attributes ``constant_0``, ..."""
+    constant = _constant_nodes(module.graph)
+    if not constant:
+        return
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for node in constant:
+            values[node] = _run(node, values)
+    count = 0
+    for node in constant:
+        readers = [user for user in node.users if user not in values]
+        if not readers or not isinstance(values[node], Tensor):
+            continue
+        name = f"constant_{count}"
+        count += 1
+        module.register_buffer(name, values[node].clone(), persistent=False)
+        with module.graph.inserting_before(node):
+            attribute = module.graph.get_attr(name)
+        attribute.meta = {"val": node.meta["val"]}
+        node.replace_all_uses_with(attribute, delete_user_cb=lambda user: user not in values)
+    for node in reversed(constant):
+        if not node.users:
+            module.graph.erase_node(node)
+
+
+def _constant_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """In order: calls on literals alone whose storage nothing else writes to."""
+    roots = storage_roots(graph)
+    spoiled: set[fx.Node] = set()
+    while True:
+        found: dict[fx.Node, None] = {}
+        for node in graph.nodes:
+            if roots[node] not in spoiled and _is_constant(node, found):
+                found[node] = None
+        written = {roots[n] for n in graph.nodes if is_in_place(n) and n not in found} & {roots[n] for n in found}
+        if not written:
+            return list(found)
+        spoiled |= written
+
+
+def _is_constant(node: fx.Node, found: dict[fx.Node, None]) -> bool:
+    if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return False
+    value = node.meta.get("val")
+    if any(not isinstance(size, int) for v in _tensors(value) for size in v.shape) or not _tensors(value):
+        return False
+    if node.target in _LIKE:
+        return all(source in found for source in node.all_input_nodes[1:])
+    if not isinstance(node.target, OpOverload) and not node.all_input_nodes:
+        return False
+    return all(source in found for source in node.all_input_nodes)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, Tensor)]
+
+
+def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def value_of(source: fx.Node) -> Any:
+        if source in values:
+            return values[source]
+        like = source.meta["val"]  # of an operation in _LIKE
+        return torch.empty([s if isinstance(s, int) else 1 for s in like.shape], dtype=like.dtype, device=like.device)
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)  # type: ignore[misc]
+    return node.target(*args, **kwargs)  # type: ignore[operator]

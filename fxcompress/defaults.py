@@ -1,0 +1,16 @@
+"""The pipelines used where the caller lists none."""
+
+from __future__ import annotations
+
+from fxcompress import passes
+from fxcompress.pipeline import Pass
+
+
+def post_training() -> list[Pass]:
+    """INT8 without training: what ``compile(model, data=loader)`` runs."""
+    return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.Quantize(), passes.Calibrate()]
+
+
+def lowering() -> list[Pass]:
+    """From a compiled graph to the one that is written to a file."""
+    return [passes.FoldBatchNorm(), passes.RemoveDropout(), passes.LowerQuantizers(), passes.AbsorbClamps()]

@@ -1,0 +1,167 @@
+"""What an ONNX file holds, from a compression's point of view."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from fxcompress.errors import InputError
+
+_HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+_INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
+
+
+@dataclass(frozen=True)
+class OnnxSummary:
+    """Counts over one ONNX file; print it.
+
+    Attributes:
+        path: the file.
+        opset: version of the standard operators.
+        producer: name and version of what wrote the file.
+        metadata: its `metadata_props`.
+        inputs, outputs: name, type and shape of each, as text.
+        operators: how many nodes of each type, most frequent first.
+        quantizes, dequantizes: number of QuantizeLinear and DequantizeLinear nodes.
+        bytes_by_type: bytes of initializers by element type.
+        integer_weight_share: share of the weights' elements that are stored in 8 bits or fewer. Weights are the
+            initializers of two or more dimensions that a convolution or matrix product reads, directly or dequantized.
+        integer_layer_share: share of the convolutions and matrix products whose two operands both come from a dequantize.
+        zero_share: share of the weights' elements that stand for zero.
+        file_bytes: size of the file, without external data.
+    """
+
+    path: Path
+    opset: int
+    producer: str
+    metadata: dict[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operators: dict[str, int]
+    quantizes: int
+    dequantizes: int
+    bytes_by_type: dict[str, int]
+    integer_weight_share: float
+    integer_layer_share: float
+    zero_share: float
+    file_bytes: int
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{_size(count)} {kind}" for kind, count in self.bytes_by_type.items()) or "none"
+        operators = ", ".join(f"{count} {name}" for name, count in self.operators.items()) or "none"
+        lines = [
+            f"{self.path}  ({_size(self.file_bytes)}, opset {self.opset}, by {self.producer or 'unknown'})",
+            f"inputs        {', '.join(self.inputs) or 'none'}",
+            f"outputs       {', '.join(self.outputs) or 'none'}",
+            f"operators     {operators}",
+            f"quantization  {self.quantizes} QuantizeLinear, {self.dequantizes} DequantizeLinear",
+            f"layers        {self.integer_layer_share:.1%} of convolutions and matrix products read integers",
+            f"weights       {self.integer_weight_share:.1%} integer, {self.zero_share:.1%} zero",
+            f"initializers  {sizes}",
+            *(f"metadata      {key} = {value}" for key, value in self.metadata.items()),
+        ]
+        return "\n".join(lines)
+
+
+def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
+    """Read the ONNX file at `path` and count.
+
+    Raises:
+        InputError: there is no such file, or it is not an ONNX model.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"cannot inspect {file}: there is no such file")
+    try:
+        model = ir.load(file)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise InputError(f"cannot inspect {file}: it is not an ONNX model ({error})") from error
+    nodes = list(model.graph)
+    if not nodes and not model.graph.inputs and not model.graph.outputs:
+        raise InputError(f"cannot inspect {file}: it holds no graph")
+    operators = dict(Counter(node.op_type for node in nodes).most_common())
+    weights = [weight for node in nodes if node.op_type in _HEAVY for weight in _weights(node)]
+    elements, integers, zeros = _weight_elements(weights)
+    heavy = [node for node in nodes if node.op_type in _HEAVY]
+    return OnnxSummary(
+        path=file,
+        opset=model.opset_imports.get("", 0),
+        producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
+        metadata=dict(model.metadata_props),
+        inputs=tuple(map(_signature, model.graph.inputs)),
+        outputs=tuple(map(_signature, model.graph.outputs)),
+        operators=operators,
+        quantizes=operators.get("QuantizeLinear", 0),
+        dequantizes=operators.get("DequantizeLinear", 0),
+        bytes_by_type=_bytes_by_type(model.graph),
+        integer_weight_share=integers / elements if elements else 0.0,
+        integer_layer_share=sum(map(_reads_integers, heavy)) / len(heavy) if heavy else 0.0,
+        zero_share=zeros / elements if elements else 0.0,
+        file_bytes=file.stat().st_size,
+    )
+
+
+def _dequantize(value: ir.Value | None) -> ir.Node | None:
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+
+
+def _reads_integers(node: ir.Node) -> bool:
+    return all(_dequantize(value) is not None for value in node.inputs[:2])
+
+
+def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Value | None]]:
+    """The constant operands of two or more dimensions, each with the zero point of the dequantize before it."""
+    found: list[tuple[ir.Value, ir.Value | None]] = []
+    for value in node.inputs[:2]:
+        dequantize = _dequantize(value)
+        source = dequantize.inputs[0] if dequantize else value
+        zero_point = dequantize.inputs[2] if dequantize and len(dequantize.inputs) > 2 else None
+        if source is not None and source.const_value is not None and len(source.const_value.shape) >= 2:
+            found.append((source, zero_point))
+    return found
+
+
+def _weight_elements(weights: list[tuple[ir.Value, ir.Value | None]]) -> tuple[int, int, int]:
+    """Elements in all, those stored as integers, and those that are zero; a shared weight counts once."""
+    elements = integers = zeros = 0
+    for value, zero_point in {id(pair[0]): pair for pair in weights}.values():
+        tensor = value.const_value
+        assert tensor is not None
+        elements += tensor.size
+        zero = 0
+        if tensor.dtype in _INTEGERS:
+            integers += tensor.size
+            points = np.unique(zero_point.const_value.numpy()) if zero_point and zero_point.const_value else [0]
+            if len(points) > 1:  # zero differs by channel; such files are asymmetric in weights, where zeros are rare
+                continue
+            zero = int(points[0])
+        zeros += tensor.size - int(np.count_nonzero(tensor.numpy().astype(np.float32) - zero if zero else tensor.numpy()))
+    return elements, integers, zeros
+
+
+def _bytes_by_type(graph: ir.Graph) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            counts[value.const_value.dtype.name.lower()] += value.const_value.nbytes
+    return dict(counts.most_common())
+
+
+def _signature(value: ir.Value) -> str:
+    dims = ", ".join(str(d.value) if isinstance(d, ir.SymbolicDim) else str(d) for d in value.shape or ())
+    return f"{value.name} {value.dtype.name.lower() if value.dtype else '?'}[{dims}]"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,241 @@
+"""A lowered graph as an ONNX model, one translation function per operator, without torch's own exporter.
+
+The file is standard ONNX, opset 21: nodes are called as in the graph, initializers as in the `state_dict`, and every
+value declares its shape with the batch size symbolic.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from importlib import metadata as distribution
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+import fxcompress.emit.translate  # noqa: F401 -- fills the table of translations
+from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, onnx_type, translation
+from fxcompress.errors import EmitError, describe
+
+__all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation"]
+
+OPSET = 21
+IR_VERSION = 10  # the version that came with opset 21
+_SIZE = torch.SymInt | torch.SymFloat | torch.SymBool
+_INTEGERS_IN_BYTES = {ir.DataType.INT4, ir.DataType.UINT4}
+
+
+def to_onnx_model(
+    graph_module: fx.GraphModule,
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> ir.Model:
+    """The ONNX model that computes what `graph_module` computes; weights are shared with it, not copied.
+
+    Args:
+        graph_module: a graph in the dialect whose nodes carry ``meta["val"]``. Modules that passes insert must have been
+            lowered.
+        input_names: names for the inputs in order; by default those of the graph's placeholders.
+        output_names: names for the outputs in order; by default ``output`` for a single one, the keys of a dict, and
+            ``output_0``, ``output_1`` ... for the rest.
+        metadata: entries for the file's `metadata_props`.
+
+    Raises:
+        EmitError: an operator has no translation, or one cannot write the call in front of it. All such nodes are in
+            one error, each with its source line.
+    """
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=type(graph_module).__name__)
+    walk = _Walk(graph_module, Emitter(graph), input_names, output_names)
+    walk.run()
+    _remove_unused(graph)
+    version = distribution.version("fxcompress")
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="fxcompress", producer_version=version)
+    model.metadata_props.update(metadata or {})
+    return model
+
+
+class _Walk:
+    """One pass over the FX graph, in order, with the ONNX values of the nodes behind it."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        emit: Emitter,
+        input_names: Sequence[str] | None,
+        output_names: Sequence[str] | None,
+    ) -> None:
+        self.graph_module = graph_module
+        self.emit = emit
+        self.values: dict[fx.Node, Any] = {}
+        self.problems: dict[fx.Node, str] = {}
+        self.input_names = list(input_names) if input_names is not None else None
+        self.output_names = output_names
+
+    def run(self) -> None:
+        handlers: dict[str, Callable[[fx.Node], Any]] = {
+            "placeholder": self._placeholder,
+            "get_attr": self._get_attr,
+            "call_function": self._call,
+            "output": self._output,
+        }
+        self._check_input_names()
+        self._reserve_output_names()
+        for node in self.graph_module.graph.nodes:
+            self.emit.node, self.emit.result = node, node.meta.get("val")
+            if node.op not in handlers:
+                self.problems[node] = f"{node.op} {node.target!r} is not lowered: run the lowering pass before emission"
+                self.values[node] = self._stand_in(node)
+                continue
+            self.values[node] = handlers[node.op](node)
+        if self.problems:
+            raise EmitError(_message(self.problems))
+
+    def _check_input_names(self) -> None:
+        count = len(self.graph_module.graph.find_nodes(op="placeholder"))
+        if self.input_names is not None and len(self.input_names) != count:
+            raise EmitError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
+
+    def _reserve_output_names(self) -> None:
+        """Take the output names first, so that no inner value gets one of them."""
+        (output,) = self.graph_module.graph.find_nodes(op="output")
+        leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if leaf is not None]
+        names = list(self.output_names) if self.output_names is not None else _output_names(self.graph_module, output)
+        if len(names) != len(leaves):
+            raise EmitError(f"output_names has {len(names)} names, the model has {len(leaves)} outputs")
+        self.outputs = list(zip([self.emit.unique(name) for name in names], leaves))
+
+    def _placeholder(self, node: fx.Node) -> Any:
+        fake = node.meta.get("val")
+        name = self.input_names.pop(0) if self.input_names else node.name
+        if not isinstance(fake, torch.Tensor):
+            return fake
+        value = ir.Value(name=self.emit.unique(name))
+        self._declare(value, fake)
+        self.emit.graph.inputs.append(value)
+        self.emit.symbols.bind(value, fake.shape)
+        value.shape = self.emit.symbols.declared(fake.shape)
+        return value
+
+    def _get_attr(self, node: fx.Node) -> Any:
+        held = operator.attrgetter(str(node.target))(self.graph_module)
+        return self.emit.stored(held, str(node.target)) if isinstance(held, torch.Tensor) else held
+
+    def _call(self, node: fx.Node) -> Any:
+        if isinstance(node.meta.get("val"), _SIZE):
+            return node.meta["val"]  # sizes are computed where they are used
+        if not node.users:
+            return None
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), self._argument)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        translate = TRANSLATIONS.get(node.target)  # type: ignore[arg-type]
+        try:
+            if "val" not in node.meta:
+                raise UntranslatableError("its shape is not known: meta['val'] is missing")
+            if translate is None:
+                raise UntranslatableError(f"{node.target} has no translation")
+            result = translate(self.emit, *args, **kwargs)
+        except UntranslatableError as error:
+            self.problems[node] = str(error)
+            return self._stand_in(node)
+        self._name_results(node, result)
+        return result
+
+    def _argument(self, argument: Any) -> Any:
+        return self.values[argument] if isinstance(argument, fx.Node) else argument
+
+    def _name_results(self, node: fx.Node, result: Any) -> None:
+        """Give what `node` appended its name, shape and type; a result that existed before keeps its own."""
+        if isinstance(result, ir.Value):
+            return self._name_result(result, node.meta["val"], node.name, node.name)
+        one_node = len({value.producer() for value in result if value is not None}) == 1
+        for index, (value, fake) in enumerate(zip(result, node.meta["val"])):
+            if value is not None:
+                self._name_result(value, fake, f"{node.name}_{index}", node.name if one_node else f"{node.name}_{index}")
+
+    def _name_result(self, value: ir.Value, fake: torch.Tensor, name: str, node_name: str) -> None:
+        producer = value.producer()
+        if producer is not None and "val" not in value.meta:
+            value.name = self.emit.unique(name)
+            producer.name = node_name
+            self._declare(value, fake)
+
+    def _declare(self, value: ir.Value, fake: torch.Tensor) -> None:
+        value.meta["val"] = fake
+        value.shape = self.emit.symbols.declared(fake.shape)
+        if value.dtype not in _INTEGERS_IN_BYTES:
+            value.dtype = onnx_type(fake.dtype)
+
+    def _stand_in(self, node: fx.Node) -> Any:
+        """What lets the walk go on past a node without a translation, to find the others."""
+
+        def unknown(fake: Any) -> Any:
+            if not isinstance(fake, torch.Tensor):
+                return fake
+            value = ir.Value(name=node.name, type=ir.TensorType(ir.DataType.FLOAT))
+            value.meta["val"] = fake
+            return value
+
+        return pytree.tree_map(unknown, node.meta.get("val", torch.empty(0, device="meta")))
+
+    def _output(self, node: fx.Node) -> None:
+        if self.problems:
+            return
+        taken: set[int] = set()
+        for name, leaf in self.outputs:
+            value = self.values[leaf] if isinstance(leaf, fx.Node) else leaf
+            owned = isinstance(value, ir.Value) and value.producer() is not None and id(value) not in taken
+            if not owned:  # an input, a constant, a size, or a value that is already another output
+                held = self.emit.size_scalar(value) if isinstance(value, int | torch.SymInt) else value
+                value = self.emit.Identity(held)
+                value.shape = ir.Shape([]) if held.shape is None else held.shape
+            value.name = name
+            taken.add(id(value))
+            self.emit.graph.outputs.append(value)
+
+
+def _output_names(graph_module: fx.GraphModule, output: fx.Node) -> list[str]:
+    """One name per output: its path in what `forward` returns."""
+    leaves, spec = pytree.tree_flatten(output.args[0])
+    codegen = graph_module.graph._codegen
+    if isinstance(codegen, fx.graph._PyTreeCodeGen) and codegen.pytree_info.out_spec is not None:
+        spec = codegen.pytree_info.out_spec
+    tree = pytree.tree_unflatten(range(len(leaves)), spec)
+    paths, _ = pytree.tree_flatten_with_path(tree)
+    names = ["_".join(str(_key(key)) for key in path) for path, _ in paths]
+    named = [f"output_{name}" if name.isdigit() else name or "output" for name in names]
+    names = [name for name, leaf in zip(named, leaves) if leaf is not None]
+    return ["output"] if names in (["output_0"], ["output"]) else names
+
+
+def _key(key: Any) -> Any:
+    return getattr(key, "idx", None) if hasattr(key, "idx") else getattr(key, "key", getattr(key, "name", key))
+
+
+def _remove_unused(graph: ir.Graph) -> None:
+    """Drop nodes and initializers that nothing reads, such as a dequantized weight that was re-emitted transposed."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]
+
+
+def _message(problems: dict[fx.Node, str]) -> str:
+    lines = "\n".join(f"  {describe(node)}\n    {problem}" for node, problem in problems.items())
+    missing = sorted({str(n.target) for n in problems if n.op == "call_function" and n.target not in TRANSLATIONS})
+    remedy = ""
+    if missing:
+        remedy = (
+            "\nRegister a translation with fxcompress.emit.onnx.translation, for example:\n"
+            f"  @translation(torch.ops.{missing[0]})\n"
+            "  def translate(emit, x):\n"
+            "      return emit.Relu(x)"
+        )
+    return f"{len(problems)} node(s) cannot be written in ONNX:\n{lines}{remedy}"

@@ -1,0 +1,121 @@
+"""Symbolic sizes in an ONNX graph: their names in declared shapes, and their values where an operator needs one.
+
+A size such as ``4*batch + 1`` is an expression over symbols that torch.export introduced. Each symbol is bound to the
+graph input whose shape holds it, so that a value is computed only where a constant will not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+import sympy
+import torch
+from torch.utils._sympy import functions as symbolic
+
+if TYPE_CHECKING:
+    from fxcompress.emit.translation import Emitter
+
+Size = int | torch.SymInt
+
+
+class UnknownSizeError(Exception):
+    """A size that cannot be computed from the shapes of the graph's inputs."""
+
+
+def expression(size: Size) -> sympy.Expr | int:
+    """`size` as an int where it is known, else as a sympy expression."""
+    if isinstance(size, int):
+        return size
+    found = size.node.expr
+    return int(found) if found.is_Integer else found
+
+
+def same(a: Size, b: Size) -> bool:
+    """Whether two sizes are provably equal."""
+    return bool(expression(a) == expression(b))
+
+
+class SymbolicSizes:
+    """The symbols of one graph: what they are called, and where their values come from."""
+
+    def __init__(self) -> None:
+        self._names: dict[sympy.Symbol, str] = {}
+        self._sources: dict[sympy.Symbol, tuple[ir.Value, int, sympy.Expr]] = {}
+        self._values: dict[sympy.Expr, ir.Value] = {}
+
+    def bind(self, value: ir.Value, sizes: Sequence[Size]) -> None:
+        """Note which symbols the shape of the graph input `value` holds; the first holder of a symbol names it."""
+        for axis, size in enumerate(sizes):
+            found = expression(size)
+            if isinstance(found, int):
+                continue
+            for symbol in found.free_symbols:
+                first = "batch" if axis == 0 and "batch" not in self._names.values() else f"{value.name}_dim_{axis}"
+                self._names.setdefault(symbol, first)
+                known = self._sources.get(symbol)
+                if known is None or (found.is_Symbol and not known[2].is_Symbol):
+                    self._sources[symbol] = (value, axis, found)
+
+    def declared(self, sizes: Iterable[Size]) -> ir.Shape:
+        """The shape as a file declares it: constants, or expressions over named symbols such as ``batch``."""
+        found = [expression(size) for size in sizes]
+        return ir.Shape([size if isinstance(size, int) else ir.SymbolicDim(self._name(size)) for size in found])
+
+    def _name(self, size: sympy.Expr) -> str:
+        names = {symbol: sympy.Symbol(self._names.get(symbol, symbol.name)) for symbol in size.free_symbols}
+        return str(size.xreplace(names)).replace(" ", "")
+
+    def value(self, emit: Emitter, size: Size) -> ir.Value:
+        """`size` as an int64 tensor of shape [1].
+
+        Raises:
+            UnknownSizeError: the size does not follow from the shapes of the graph's inputs.
+        """
+        return self._compute(emit, sympy.sympify(expression(size)))
+
+    def _compute(self, emit: Emitter, size: sympy.Expr) -> ir.Value:
+        if size.is_Integer:
+            return emit.constant(torch.tensor([int(size)]))
+        if size not in self._values:
+            self._values[size] = self._symbol(emit, size) if size.is_Symbol else self._arithmetic(emit, size)
+        return self._values[size]
+
+    def _symbol(self, emit: Emitter, symbol: sympy.Symbol) -> ir.Value:
+        if symbol not in self._sources:
+            raise UnknownSizeError(f"size {symbol} depends on the data, not on the shapes of the inputs")
+        source, axis, held = self._sources[symbol]
+        read = emit.op("Shape", source, start=axis, end=axis + 1)
+        if held.is_Symbol:
+            return read
+        # The input's own size is an expression: solve it for the symbol, which torch.export keeps linear.
+        factor, offset = held.coeff(symbol), held.subs(symbol, 0)
+        if not (factor.is_Integer and offset.is_Integer):
+            raise UnknownSizeError(f"size {symbol} cannot be read from an input size of {held}")
+        return emit.op("Div", emit.op("Sub", read, [int(offset)]), [int(factor)])
+
+    def _arithmetic(self, emit: Emitter, size: sympy.Expr) -> ir.Value:
+        operators = {
+            sympy.Add: "Add",
+            sympy.Mul: "Mul",
+            sympy.Max: "Max",
+            sympy.Min: "Min",
+            symbolic.Max: "Max",
+            symbolic.Min: "Min",
+            symbolic.FloorDiv: "Div",
+            symbolic.CleanDiv: "Div",
+            symbolic.IntTrueDiv: "Div",
+            symbolic.Mod: "Mod",
+            symbolic.PythonMod: "Mod",
+        }
+        operator = operators.get(type(size))
+        arguments = size.args
+        if isinstance(size, sympy.Pow) and size.exp.is_Integer and size.exp > 0:
+            operator, arguments = "Mul", (size.base,) * int(size.exp)
+        if operator is None:
+            raise UnknownSizeError(f"size {size} uses {type(size).__name__}, which has no ONNX arithmetic here")
+        result, *others = [self._compute(emit, argument) for argument in arguments]
+        for other in others:
+            result = emit.op(operator, result, other)
+        return result

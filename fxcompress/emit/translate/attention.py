@@ -1,0 +1,83 @@
+"""Scaled dot-product attention, written out in matrix products and a softmax."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+import torch
+
+from fxcompress.emit.translation import Emitter, translation
+
+aten = torch.ops.aten
+
+
+@translation(aten.scaled_dot_product_attention.default)
+def attention(
+    emit: Emitter,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    attn_mask: ir.Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> ir.Value:
+    if dropout_p > 0:
+        emit.unsupported("attention dropout is active: call eval() on the model first")
+    rank = emit.rank(query)
+    swapped = [*range(rank - 2), rank - 1, rank - 2]
+    factor = 1 / math.sqrt(emit.static(query, -1)[0]) if scale is None else float(scale)
+    bias, seen = _bias(emit, query, key, attn_mask, is_causal)
+    if enable_gqa:
+        key, value = (_shared_heads(emit, heads, query) for heads in (key, value))
+    scores = emit.MatMul(query, emit.Transpose(key, perm=swapped))
+    scores = emit.Mul(scores, factor)
+    if bias is not None:
+        scores = emit.Add(scores, bias)
+    result = emit.MatMul(emit.Softmax(scores, axis=-1), value)
+    return result if seen is None else emit.Mul(result, seen)
+
+
+def _shared_heads(emit: Emitter, heads: ir.Value, query: ir.Value) -> ir.Value:
+    """Grouped-query attention: each key or value head repeated for the query heads that share it."""
+    batch, count, length, width = emit.shape(heads)
+    repeats = emit.static(query, -3)[0] // emit.static(heads, -3)[0]
+    if repeats == 1:
+        return heads
+    tiled = emit.Tile(emit.Unsqueeze(heads, [2]), [1, 1, repeats, 1, 1])
+    return emit.reshape(tiled, [batch, count, repeats, length, width], [batch, count * repeats, length, width])
+
+
+def _bias(
+    emit: Emitter, query: ir.Value, key: ir.Value, mask: ir.Value | None, is_causal: bool
+) -> tuple[ir.Value | None, ir.Value | None]:
+    """What to add to the scores, and 1 for rows that see anything at all, 0 for the others (None: all do).
+
+    torch gives zeros where a boolean mask hides everything.
+    """
+    dtype = emit.dtype(query)
+    if is_causal:
+        return _causal(emit, query, key, dtype), None
+    if mask is None:
+        return None, None
+    if emit.dtype(mask) != torch.bool:
+        return emit.cast(mask, dtype), None
+    lowest = torch.finfo(dtype).min
+    zero, low = (emit.constant(torch.tensor(v, dtype=dtype)) for v in (0.0, lowest))
+    bias = emit.derived(mask, ("bias", dtype), lambda: emit.Where(mask, zero, low))
+    seen = emit.derived(mask, ("seen", dtype), lambda: emit.ReduceMax(emit.cast(mask, dtype), [-1], keepdims=1))
+    return bias, seen
+
+
+def _causal(emit: Emitter, query: ir.Value, key: ir.Value, dtype: torch.dtype) -> ir.Value:
+    """Minus infinity above the diagonal: a query sees the keys up to its own position."""
+    rows, columns = emit.shape(query)[-2], emit.shape(key)[-2]
+    if isinstance(rows, int) and isinstance(columns, int):
+        return emit.constant(torch.full((rows, columns), -math.inf, dtype=dtype).triu(1))
+    row, column = (
+        emit.Range(emit.size_scalar(0), emit.size_scalar(size), emit.size_scalar(1)) for size in (rows, columns)
+    )
+    zero, low = (emit.constant(torch.tensor(v, dtype=dtype)) for v in (0.0, -math.inf))
+    return emit.Where(emit.LessOrEqual(column, emit.Unsqueeze(row, [1])), zero, low)

@@ -1,0 +1,118 @@
+"""Look-ups: embedding, gather, scatter and indexing by tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from fxcompress.emit.shapes import Size
+from fxcompress.emit.translate.shape import broadcast
+from fxcompress.emit.translation import Emitter, translation
+
+aten = torch.ops.aten
+
+
+@translation(aten.embedding.default)
+def embedding(emit: Emitter, weight: ir.Value, indices: ir.Value, *_: Any) -> ir.Value:
+    return emit.Gather(weight, indices, axis=0)
+
+
+@translation(aten.index_select.default)
+def index_select(emit: Emitter, x: ir.Value, dim: int, index: ir.Value) -> ir.Value:
+    return emit.Gather(x, index, axis=dim)
+
+
+@translation(aten.gather.default)
+def gather(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, sparse_grad: bool = False) -> ir.Value:
+    return emit.GatherElements(x, index, axis=dim)
+
+
+@translation(aten.scatter.src, aten.scatter.value, aten.scatter_add.default)
+def scatter(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: Any) -> ir.Value:
+    if not isinstance(src, ir.Value):
+        src = emit.Expand(emit.constant(torch.tensor(src, dtype=emit.dtype(x))), list(emit.shape(index)))
+    reduction = "add" if emit.node.target is aten.scatter_add.default else None
+    return emit.ScatterElements(x, index, src, axis=dim, reduction=reduction)
+
+
+@translation(aten.select_scatter.default)
+def select_scatter(emit: Emitter, x: ir.Value, src: ir.Value, dim: int, index: int) -> ir.Value:
+    axis = dim % emit.rank(x)
+    row = emit.Unsqueeze(src, [axis])
+    return _replaced(emit, x, row, axis, index, index + 1 if index != -1 else 2**63 - 1)
+
+
+@translation(aten.slice_scatter.default)
+def slice_scatter(
+    emit: Emitter, x: ir.Value, src: ir.Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> ir.Value:
+    if step != 1:
+        emit.unsupported("slice_scatter with a step other than 1")
+    start, end = 0 if start is None else start, 2**63 - 1 if end is None else end
+    return _replaced(emit, x, src, dim, start, end)
+
+
+def _replaced(emit: Emitter, x: ir.Value, part: ir.Value, axis: int, start: Any, end: Any) -> ir.Value:
+    """`x` with the stretch from `start` to `end` along `axis` replaced by `part`."""
+    before, after = emit.Slice(x, [0], [start], [axis]), emit.Slice(x, [end], [2**63 - 1], [axis])
+    whole = isinstance(end, int) and end >= 2**62
+    pieces = [*([] if isinstance(start, int) and start == 0 else [before]), part, *([] if whole else [after])]
+    return emit.Concat(*pieces, axis=axis) if len(pieces) > 1 else emit.Identity(part)
+
+
+@translation(aten.one_hot.default)
+def one_hot(emit: Emitter, x: ir.Value, num_classes: int = -1) -> ir.Value:
+    if num_classes < 0:
+        emit.unsupported("one_hot needs num_classes: the number of classes would depend on the data")
+    return emit.OneHot(x, emit.constant(torch.tensor(num_classes)), emit.constant(torch.tensor([0, 1])), axis=-1)
+
+
+@translation(aten.index.Tensor)
+def index(emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.Value:
+    """``x[a, :, b]``: indices broadcast together; their dimensions stay in place when adjacent, else go first."""
+    axes = [axis for axis, i in enumerate(indices) if i is not None]
+    given = [i for i in indices if i is not None]
+    if any(emit.dtype(i) in (torch.bool, torch.uint8) for i in given):
+        return _by_mask(emit, x, indices)
+    if len(axes) == 1:
+        return emit.Gather(x, given[0], axis=axes[0])
+    rest = [axis for axis in range(emit.rank(x)) if axis not in axes]
+    order = axes + rest
+    front = x if order == sorted(order) else emit.Transpose(x, perm=order)
+    shapes = [emit.shape(i) for i in given]
+    common: Sequence[Size] = torch.broadcast_shapes(*shapes)
+    columns = [
+        emit.Unsqueeze(broadcast(emit, emit.cast(i, torch.int64), shape, common), [len(common)])
+        for i, shape in zip(given, shapes)
+    ]
+    picked = emit.GatherND(front, emit.Concat(*columns, axis=-1))
+    adjacent = axes == list(range(axes[0], axes[-1] + 1))
+    lead = axes[0] if adjacent else 0
+    if lead == 0:
+        return picked
+    width = len(common)
+    back = [*range(width, width + lead), *range(width), *range(width + lead, width + len(rest))]
+    return emit.Transpose(picked, perm=back)
+
+
+def _by_mask(emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.Value:
+    emit.unsupported("indexing by a boolean mask gives a shape that depends on the data; use torch.where instead")
+
+
+@translation(aten.index_put.default)
+def index_put(
+    emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None], values: ir.Value, accumulate: bool = False
+) -> ir.Value:
+    mask = indices[0]
+    if len(indices) != 1 or mask is None or accumulate:
+        emit.unsupported("index_put other than x[mask] = value")
+    if emit.dtype(mask) == torch.bool and emit.rank(values) == 0:
+        shape = emit.shape(mask)
+        trailing = emit.rank(x) - len(shape)
+        if trailing:
+            mask = emit.Unsqueeze(mask, [len(shape) + i for i in range(trailing)])
+        return emit.Where(mask, values, x)
+    return emit.unsupported("index_put other than x[mask] = value")

@@ -1,0 +1,143 @@
+"""Pooling. Windows that a rounded-up size adds are written as padding, which both runtimes read alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from fxcompress.emit.translate.convolution import Ints, spread
+from fxcompress.emit.translation import Emitter, translation
+
+aten = torch.ops.aten
+
+
+def _overhang(size: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> int:
+    """How far the last window reaches past the padded input where the output size is rounded up.
+
+    A window that would start in the right padding is left out, as torch does.
+    """
+    reach = dilation * (kernel - 1) + 1
+    count = math.ceil((size + 2 * pad - reach) / stride) + 1
+    if (count - 1) * stride >= size + pad:
+        count -= 1
+    return max(0, (count - 1) * stride + reach - size - 2 * pad)
+
+
+def _overhangs(
+    emit: Emitter, x: ir.Value, kernel: list[int], stride: list[int], pad: list[int], dilation: list[int]
+) -> list[int]:
+    sizes = emit.static(x, *range(-len(kernel), 0))
+    return [_overhang(*window) for window in zip(sizes, kernel, stride, pad, dilation)]
+
+
+@translation(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+def max_pool(
+    emit: Emitter,
+    x: ir.Value,
+    kernel_size: Ints,
+    stride: Ints = (),
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> ir.Value:
+    spatial = _spatial(emit, x)
+    kernel, pad, dilations = spread(kernel_size, spatial), spread(padding, spatial), spread(dilation, spatial)
+    strides = spread(stride, spatial) or kernel
+    over = _overhangs(emit, x, kernel, strides, pad, dilations) if ceil_mode else [0] * spatial
+    pads = pad + [p + o for p, o in zip(pad, over)]
+    return emit.MaxPool(x, kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations)
+
+
+def _spatial(emit: Emitter, x: ir.Value) -> int:
+    """The number of spatial dimensions, which the operator's own name tells."""
+    spatial = int(str(emit.node.target).split("d.")[0].split("d_")[0][-1])
+    if emit.rank(x) != spatial + 2:
+        emit.unsupported("the input has no batch dimension")
+    return spatial
+
+
+def _reads_indices(emit: Emitter) -> bool:
+    return any(user.args[1] == 1 and user.users for user in emit.node.users)
+
+
+@translation(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
+def max_pool_with_indices(emit: Emitter, x: ir.Value, *args: Any, **kwargs: Any) -> tuple[ir.Value, None]:
+    if _reads_indices(emit):
+        emit.unsupported("the indices of a max pool are used, which ONNX counts differently")
+    return max_pool(emit, x, *args, **kwargs), None
+
+
+@translation(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
+def avg_pool(
+    emit: Emitter,
+    x: ir.Value,
+    kernel_size: Ints,
+    stride: Ints = (),
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> ir.Value:
+    spatial = _spatial(emit, x)
+    kernel, pad = spread(kernel_size, spatial), spread(padding, spatial)
+    strides = spread(stride, spatial) or kernel
+    over = _overhangs(emit, x, kernel, strides, pad, [1] * spatial) if ceil_mode else [0] * spatial
+    window = {"kernel_shape": kernel, "strides": strides}
+    if divisor_override:
+        padded = _zero_pad(emit, x, pad, [p + o for p, o in zip(pad, over)])
+        return emit.Mul(emit.AveragePool(padded, **window), math.prod(kernel) / divisor_override)
+    if not any(over):
+        include = int(count_include_pad and any(pad))
+        return emit.AveragePool(x, **window, pads=2 * pad, count_include_pad=include)
+    if count_include_pad and any(pad):  # the padding counts, the overhang does not
+        x, pad = _zero_pad(emit, x, pad, pad), [0] * spatial
+    return emit.AveragePool(x, **window, pads=pad + [p + o for p, o in zip(pad, over)], count_include_pad=0)
+
+
+def _zero_pad(emit: Emitter, x: ir.Value, before: list[int], after: list[int]) -> ir.Value:
+    return emit.Pad(x, [0, 0, *before, 0, 0, *after]) if any(before + after) else x
+
+
+@translation(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default)
+@translation(aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default)
+def adaptive_avg_pool(emit: Emitter, x: ir.Value, output_size: Sequence[Any]) -> ir.Value:
+    return _adaptive(emit, x, output_size, "AveragePool", "ReduceMean")
+
+
+@translation(aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)
+def adaptive_max_pool(emit: Emitter, x: ir.Value, output_size: Sequence[Any]) -> tuple[ir.Value, None]:
+    if _reads_indices(emit):
+        emit.unsupported("the indices of an adaptive max pool are used, which ONNX does not give")
+    return _adaptive(emit, x, output_size, "MaxPool", "ReduceMax"), None
+
+
+def _adaptive(emit: Emitter, x: ir.Value, output_size: Sequence[Any], pool: str, reduce: str) -> ir.Value:
+    spatial = len(output_size)
+    if emit.rank(x) != spatial + 2:
+        emit.unsupported("the input has no batch dimension")
+    if all(size == 1 for size in output_size):
+        return emit.op(f"Global{pool}", x)
+    sizes = emit.static(x, *range(-spatial, 0))
+    targets = [size if target is None else int(target) for size, target in zip(sizes, output_size)]
+    if sizes == targets:
+        return x
+    if all(size % target == 0 for size, target in zip(sizes, targets)):
+        kernel = [size // target for size, target in zip(sizes, targets)]
+        return emit.op(pool, x, kernel_shape=kernel, strides=kernel)
+    for axis, size, target in zip(range(2, spatial + 2), sizes, targets):
+        x = _adaptive_axis(emit, x, axis, size, target, reduce)
+    return x
+
+
+def _adaptive_axis(emit: Emitter, x: ir.Value, axis: int, size: int, target: int, reduce: str) -> ir.Value:
+    """Window i of an adaptive pool spans floor(i * size / target) to ceil((i + 1) * size / target)."""
+    if size == target:
+        return x
+    windows = [(i * size // target, -(-(i + 1) * size // target)) for i in range(target)]
+    pieces = [emit.Slice(x, [start], [end], [axis]) for start, end in windows]
+    reduced = [emit.op(reduce, piece, [axis], keepdims=1) for piece in pieces]
+    return reduced[0] if target == 1 else emit.Concat(*reduced, axis=axis)

@@ -1,0 +1,310 @@
+"""What moves, joins and cuts tensors without computing on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from fxcompress.emit.shapes import Size
+from fxcompress.emit.translation import Emitter, number, translation
+
+aten = torch.ops.aten
+_END = 2**63 - 1
+
+
+@translation(aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.view_copy.default)
+@translation(aten.flatten.using_ints, aten.unflatten.int)
+def reshape(emit: Emitter, x: ir.Value, *_: Any, **__: Any) -> ir.Value:
+    return emit.reshape(x, emit.shape(x), emit.result.shape)
+
+
+def _permuted(emit: Emitter, x: ir.Value, order: list[int]) -> ir.Value:
+    return x if order == sorted(order) else emit.Transpose(x, perm=order)
+
+
+@translation(aten.permute.default)
+def permute(emit: Emitter, x: ir.Value, dims: Sequence[int]) -> ir.Value:
+    return _permuted(emit, x, [d % emit.rank(x) for d in dims])
+
+
+@translation(aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
+def transpose(emit: Emitter, x: ir.Value, dim0: int, dim1: int) -> ir.Value:
+    if emit.rank(x) == 0:
+        return x
+    order = list(range(emit.rank(x)))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return _permuted(emit, x, order)
+
+
+@translation(aten.t.default, aten.numpy_T.default, aten.adjoint.default, aten.mT.default)
+def t(emit: Emitter, x: ir.Value) -> ir.Value:
+    return x if emit.rank(x) < 2 else transpose(emit, x, -2, -1)
+
+
+@translation(aten.movedim.int, aten.movedim.intlist)
+def movedim(emit: Emitter, x: ir.Value, source: Any, destination: Any) -> ir.Value:
+    rank = emit.rank(x)
+    sources, targets = ([d] if isinstance(d, int) else list(d) for d in (source, destination))
+    placed = {target % rank: origin % rank for origin, target in zip(sources, targets)}
+    rest = iter(d for d in range(rank) if d not in placed.values())
+    return _permuted(emit, x, [placed[d] if d in placed else next(rest) for d in range(rank)])
+
+
+@translation(aten.unsqueeze.default)
+def unsqueeze(emit: Emitter, x: ir.Value, dim: int) -> ir.Value:
+    return emit.Unsqueeze(x, [dim])
+
+
+@translation(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+def squeeze(emit: Emitter, x: ir.Value, dim: int | Sequence[int] | None = None) -> ir.Value:
+    shape = emit.shape(x)
+    wanted = range(len(shape)) if dim is None else [dim] if isinstance(dim, int) else dim
+    axes = sorted(d % len(shape) for d in wanted if isinstance(shape[d], int) and shape[d] == 1) if shape else []
+    return emit.Squeeze(x, axes) if axes else x
+
+
+@translation(aten.expand.default, aten.expand_as.default, aten.broadcast_to.default, aten.expand_copy.default)
+def expand(emit: Emitter, x: ir.Value, *_: Any, **__: Any) -> ir.Value:
+    return broadcast(emit, x, emit.shape(x), emit.result.shape)
+
+
+def broadcast(emit: Emitter, x: ir.Value, old: Sequence[Size], new: Sequence[Size]) -> ir.Value:
+    """`x` of shape `old` expanded to `new`; dimensions that it has already are written 1, which keeps them."""
+    lead = len(new) - len(old)
+    kept = [i >= lead and not (isinstance(old[i - lead], int) and old[i - lead] == 1) for i in range(len(new))]
+    targets = [1 if keep else size for keep, size in zip(kept, new)]
+    if all(isinstance(size, int) and size == 1 for size in targets) and lead == 0:
+        return x
+    return emit.Expand(x, targets)
+
+
+@translation(aten.repeat.default, aten.tile.default)
+def repeat(emit: Emitter, x: ir.Value, repeats: Sequence[Size]) -> ir.Value:
+    lead = len(repeats) - emit.rank(x)
+    if lead > 0:
+        x = emit.Unsqueeze(x, list(range(lead)))
+    return emit.Tile(x, [*([1] * -lead), *repeats])
+
+
+@translation(aten.repeat_interleave.self_int)
+def repeat_interleave(
+    emit: Emitter, x: ir.Value, repeats: int, dim: int | None = None, output_size: int | None = None
+) -> ir.Value:
+    rank = emit.rank(x)
+    if dim is None:
+        tiled = emit.Tile(emit.Unsqueeze(x, [rank]), [*[1] * rank, repeats])
+        return emit.Reshape(tiled, [-1])
+    axis = dim % rank
+    tiled = emit.Tile(emit.Unsqueeze(x, [axis + 1]), [*[1] * (axis + 1), repeats, *[1] * (rank - axis - 1)])
+    shape = list(emit.shape(x))
+    return emit.reshape(tiled, [*shape[: axis + 1], repeats, *shape[axis + 1 :]], emit.result.shape)
+
+
+# Joining and cutting -------------------------------------------------------------------------------------------------
+
+
+@translation(aten.cat.default, aten.concat.default)
+def cat(emit: Emitter, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
+    parts = [t for t in tensors if tuple(emit.shape(t)) != (0,)]  # torch ignores empty 1-D tensors
+    parts = [emit.cast(t, emit.result.dtype) for t in parts]
+    return parts[0] if len(parts) == 1 else emit.Concat(*parts, axis=dim)
+
+
+@translation(aten.stack.default)
+def stack(emit: Emitter, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
+    axis = dim % len(emit.result.shape)
+    return emit.Concat(*[emit.Unsqueeze(emit.cast(t, emit.result.dtype), [axis]) for t in tensors], axis=axis)
+
+
+@translation(aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes, aten.chunk.default)
+@translation(aten.split_with_sizes_copy.default, aten.split_copy.Tensor, aten.unsafe_chunk.default)
+@translation(aten.tensor_split.sections)
+def split(emit: Emitter, x: ir.Value, sizes: Any, dim: int = 0) -> tuple[ir.Value, ...]:
+    pieces = emit.result
+    if len(pieces) == 1:
+        return (x,)
+    return emit.Split(x, [piece.shape[dim] for piece in pieces], outputs=len(pieces), axis=dim)
+
+
+@translation(aten.unbind.int)
+def unbind(emit: Emitter, x: ir.Value, dim: int = 0) -> tuple[ir.Value, ...]:
+    return tuple(emit.Gather(x, i, axis=dim) for i in _scalars(emit, len(emit.result)))
+
+
+def _scalars(emit: Emitter, count: int) -> list[ir.Value]:
+    return [emit.constant(torch.tensor(i)) for i in range(count)]
+
+
+@translation(aten.select.int)
+def select(emit: Emitter, x: ir.Value, dim: int, index: Any) -> ir.Value:
+    return emit.Gather(x, emit.size_scalar(index), axis=dim)
+
+
+@translation(aten.slice.Tensor)
+def slice_tensor(
+    emit: Emitter, x: ir.Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> ir.Value:
+    start = 0 if start is None else start
+    end = _END if end is None else end
+    size = emit.shape(x)[dim]
+    whole = isinstance(end, int) and (end >= _END or (isinstance(size, int) and end >= size))
+    if isinstance(start, int) and start == 0 and whole and step == 1:
+        return x
+    return emit.Slice(x, [start], [end], [dim], [step])
+
+
+@translation(aten.narrow.default)
+def narrow(emit: Emitter, x: ir.Value, dim: int, start: Any, length: Any) -> ir.Value:
+    return emit.Slice(x, [start], [start + length], [dim])
+
+
+@translation(aten.flip.default)
+def flip(emit: Emitter, x: ir.Value, dims: Sequence[int]) -> ir.Value:
+    if not dims:
+        return x
+    count = len(dims)
+    return emit.Slice(x, [-1] * count, [-_END] * count, list(dims), [-1] * count)
+
+
+@translation(aten.roll.default)
+def roll(emit: Emitter, x: ir.Value, shifts: int | Sequence[Any], dims: int | Sequence[int] = ()) -> ir.Value:
+    shape = emit.shape(x)
+    shifts, dims = ([v] if isinstance(v, int) else list(v) for v in (shifts, dims))
+    if not dims:
+        flat = _rolled(emit, emit.Reshape(x, [-1]), shifts[0], 0)
+        return emit.reshape(flat, [-1], shape)
+    for shift, dim in zip(shifts, dims):
+        size = shape[dim]
+        x = _rolled(emit, x, shift % size if isinstance(size, int) and isinstance(shift, int) else shift, dim)
+    return x
+
+
+def _rolled(emit: Emitter, x: ir.Value, shift: Any, dim: int) -> ir.Value:
+    if isinstance(shift, int) and shift == 0:
+        return x
+    tail, head = emit.Slice(x, [-shift], [_END], [dim]), emit.Slice(x, [0], [-shift], [dim])
+    return emit.Concat(tail, head, axis=dim)
+
+
+# Padding and rearranging ---------------------------------------------------------------------------------------------
+
+
+def _onnx_pads(emit: Emitter, x: ir.Value, pad: Sequence[Any]) -> list[Any]:
+    """torch lists (before, after) from the last dimension on; ONNX all befores, then all afters."""
+    untouched = [0] * (emit.rank(x) - len(pad) // 2)
+    return [*untouched, *reversed(pad[0::2]), *untouched, *reversed(pad[1::2])]
+
+
+@translation(aten.constant_pad_nd.default)
+def constant_pad(emit: Emitter, x: ir.Value, pad: Sequence[Any], value: Any = 0) -> ir.Value:
+    if not any(pad):
+        return x
+    if emit.dtype(x) == torch.bool:
+        padded = emit.Pad(emit.cast(x, torch.int32), _onnx_pads(emit, x, pad), int(value or 0))
+        return emit.cast(padded, torch.bool)
+    return emit.Pad(x, _onnx_pads(emit, x, pad), number(value or 0, emit.dtype(x)))
+
+
+@translation(aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default)
+def reflection_pad(emit: Emitter, x: ir.Value, padding: Sequence[Any]) -> ir.Value:
+    return emit.Pad(x, _onnx_pads(emit, x, padding), mode="reflect")
+
+
+@translation(aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default)
+def replication_pad(emit: Emitter, x: ir.Value, padding: Sequence[Any]) -> ir.Value:
+    return emit.Pad(x, _onnx_pads(emit, x, padding), mode="edge")
+
+
+@translation(aten.pad.default)
+def pad(emit: Emitter, x: ir.Value, pad: Sequence[Any], mode: str = "constant", value: Any = None) -> ir.Value:
+    if mode == "constant":
+        return constant_pad(emit, x, pad, value)
+    if mode == "circular":
+        return _circular_pad(emit, x, pad)
+    return emit.Pad(x, _onnx_pads(emit, x, pad), mode={"reflect": "reflect", "replicate": "edge"}[mode])
+
+
+def _circular_pad(emit: Emitter, x: ir.Value, pad: Sequence[int]) -> ir.Value:
+    """By slices, since OpenVINO has no Pad that wraps."""
+    for axis, before, after in zip(range(emit.rank(x) - 1, 0, -1), pad[0::2], pad[1::2]):
+        head = [emit.Slice(x, [-before], [_END], [axis])] if before else []
+        tail = [emit.Slice(x, [0], [after], [axis])] if after else []
+        x = emit.Concat(*head, x, *tail, axis=axis) if head or tail else x
+    return x
+
+
+@translation(aten.pixel_shuffle.default)
+def pixel_shuffle(emit: Emitter, x: ir.Value, upscale_factor: int) -> ir.Value:
+    return emit.DepthToSpace(x, blocksize=upscale_factor, mode="CRD")
+
+
+@translation(aten.pixel_unshuffle.default)
+def pixel_unshuffle(emit: Emitter, x: ir.Value, downscale_factor: int) -> ir.Value:
+    batch, channels, height, width = emit.shape(x)
+    r = downscale_factor
+    apart = [batch, channels, height // r, r, width // r, r]
+    spread = emit.Transpose(emit.reshape(x, [batch, channels, height, width], apart), perm=[0, 1, 3, 5, 2, 4])
+    return emit.reshape(spread, [batch, channels, r, r, height // r, width // r], emit.result.shape)
+
+
+@translation(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def channel_shuffle(emit: Emitter, x: ir.Value, groups: int) -> ir.Value:
+    batch, channels, height, width = emit.shape(x)
+    apart = [batch, groups, channels // groups, height, width]
+    swapped = emit.Transpose(emit.reshape(x, emit.shape(x), apart), perm=[0, 2, 1, 3, 4])
+    return emit.reshape(swapped, [batch, channels // groups, groups, height, width], emit.result.shape)
+
+
+@translation(aten.tril.default)
+def tril(emit: Emitter, x: ir.Value, diagonal: int = 0) -> ir.Value:
+    return _triangle(emit, x, diagonal, upper=0)
+
+
+@translation(aten.triu.default)
+def triu(emit: Emitter, x: ir.Value, diagonal: int = 0) -> ir.Value:
+    return _triangle(emit, x, diagonal, upper=1)
+
+
+def _triangle(emit: Emitter, x: ir.Value, diagonal: int, upper: int) -> ir.Value:
+    if emit.dtype(x) == torch.bool:  # the runtimes cut triangles of numbers only
+        return emit.cast(emit.Trilu(emit.cast(x, torch.int64), diagonal, upper=upper), torch.bool)
+    return emit.Trilu(x, emit.constant(torch.tensor(diagonal)), upper=upper)
+
+
+@translation(aten.im2col.default)
+def im2col(
+    emit: Emitter, x: ir.Value, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int],
+    stride: Sequence[int],
+) -> ir.Value:
+    """Patches by two gathers, along rows and then along columns."""
+    batch, channels = emit.shape(x)[:2]
+    sizes = emit.static(x, 2, 3)
+    if any(padding):
+        x = emit.Pad(x, [0, 0, *padding, 0, 0, *padding])
+    grids = []
+    for axis in (0, 1):
+        count = (sizes[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        grids.append(
+            torch.arange(kernel[axis])[:, None] * dilation[axis] + torch.arange(count)[None, :] * stride[axis]
+        )
+    rows = emit.Gather(x, grids[0], axis=2)
+    patches = emit.Transpose(emit.Gather(rows, grids[1], axis=4), perm=[0, 1, 2, 4, 3, 5])
+    apart = [batch, channels, kernel[0], kernel[1], grids[0].shape[1], grids[1].shape[1]]
+    return emit.reshape(patches, apart, emit.result.shape)
+
+
+@translation(aten.col2im.default)
+def col2im(
+    emit: Emitter,
+    x: ir.Value,
+    output_size: Sequence[int],
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> ir.Value:
+    window = {"dilations": list(dilation), "pads": [*padding, *padding], "strides": list(stride)}
+    return emit.Col2Im(x, list(output_size), list(kernel), **window)

@@ -1,0 +1,273 @@
+"""How one ATen call becomes ONNX nodes: the table of translations, and the emitter that they are written against."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
+from torch import fx
+
+from fxcompress.emit.shapes import Size, SymbolicSizes, UnknownSizeError, same
+
+Translation = Callable[..., Any]
+TRANSLATIONS: dict[Callable, Translation] = {}
+
+_BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf"}
+_INTEGER = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
+_SUB_BYTE = {ir.DataType.INT4, ir.DataType.UINT4}
+_LARGEST_NAMED_CONSTANT = 6  # elements; a constant up to this size is named after its values
+_LARGEST_SHARED_CONSTANT = 64  # elements; larger ones are not compared with those already in the file
+
+
+class UntranslatableError(Exception):
+    """This call has no ONNX form; the message says why."""
+
+
+def translation(*targets: Callable) -> Callable[[Translation], Translation]:
+    """Register the decorated function as the way to write calls of `targets` (ATen or custom overloads) in ONNX.
+
+    The function gets an `Emitter` and the call's own arguments, positional and by keyword as in the operator's schema:
+    tensors as `onnx_ir.Value`, symbolic sizes as `torch.SymInt`, all else as it is. It returns the `onnx_ir.Value` that
+    stands for the result (a tuple of them for an operator with several)::
+
+        @translation(torch.ops.aten.square.default)
+        def square(emit, x):
+            return emit.Mul(x, x)
+
+    ``emit.Mul(...)`` appends an ONNX node. A later registration replaces an earlier one.
+    """
+
+    def register(function: Translation) -> Translation:
+        for target in targets:
+            TRANSLATIONS[target] = function
+        return function
+
+    return register
+
+
+class Emitter:
+    """Appends ONNX nodes to a graph: ``emit.Relu(x)``, ``emit.Conv(x, w, b, strides=[2, 2])``.
+
+    Positional arguments are the node's inputs: an `onnx_ir.Value`; None for an optional input left out; a number, which
+    becomes a constant of the first numeric tensor's type; a list of sizes, which becomes a 1-D int64 tensor; or a
+    `torch.Tensor`, which becomes a constant. Keyword arguments are attributes, those that are None left out.
+
+    Attributes:
+        node: the FX node being translated.
+        result: what it gives, as `node.meta["val"]` has it: a fake tensor with the shape and dtype, or a tuple of them.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.symbols = SymbolicSizes()
+        self.node: fx.Node
+        self.result: Any
+        self._names: dict[str, int] = {}
+        self._constants: dict[tuple, ir.Value] = {}
+        self._storages: dict[tuple, ir.Value] = {}
+        self._derived: dict[tuple, ir.Value] = {}
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[0].isupper():
+            raise AttributeError(op_type)
+        return functools.partial(self.op, op_type)
+
+    def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+        """Append a node of `op_type`; its output, or a tuple of `outputs` of them."""
+        like = next((i.dtype for i in inputs if isinstance(i, ir.Value) and i.dtype != ir.DataType.BOOL), None)
+        values = [self._input(i, like or ir.DataType.BOOL) for i in inputs]
+        while values and values[-1] is None:
+            values.pop()
+        name = self.unique(f"{self.node.name}/{op_type}")
+        node = ir.Node("", op_type, values, ir.convenience.convert_attributes(attributes), num_outputs=outputs, name=name)
+        self.graph.append(node)
+        dtype = self._output_dtype(op_type, like, attributes)
+        for output in node.outputs:
+            output.name = name if outputs == 1 else self.unique(f"{name}_{output.index()}")
+            output.dtype = dtype
+        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    @staticmethod
+    def _output_dtype(op_type: str, like: ir.DataType | None, attributes: dict[str, Any]) -> ir.DataType:
+        if op_type in _BOOLEAN:
+            return ir.DataType.BOOL
+        if op_type in _INTEGER:
+            return ir.DataType.INT64
+        if op_type == "Cast":
+            return ir.DataType(attributes["to"])
+        return like if like is not None else ir.DataType.BOOL
+
+    def _input(self, argument: Any, like: ir.DataType) -> ir.Value | None:
+        if isinstance(argument, ir.Value):
+            return self._registered(argument)
+        if isinstance(argument, list | tuple):
+            return self.sizes(argument)
+        if isinstance(argument, torch.SymInt):
+            return self.cast(self.size_scalar(argument), to_torch_dtype(like))
+        if isinstance(argument, bool | int | float):
+            return self.constant(torch.tensor(argument, dtype=to_torch_dtype(like)))
+        if isinstance(argument, torch.Tensor):
+            return self.constant(argument)
+        if argument is None:
+            return None
+        return self.unsupported(f"operand {argument!r} is neither a tensor, a number nor a list of sizes")
+
+    def _registered(self, value: ir.Value) -> ir.Value:
+        if value.const_value is not None and not value.is_initializer():
+            value.name = self.unique(value.name or "constant")
+            self.graph.register_initializer(value)
+        return value
+
+    def unique(self, name: str) -> str:
+        """`name`, with a number after it if it is taken."""
+        count = self._names.get(name)
+        self._names[name] = 1 if count is None else count + 1
+        return name if count is None else self.unique(f"{name}_{count}")
+
+    # Constants ---------------------------------------------------------------------------------------------------
+
+    def stored(self, tensor: torch.Tensor, name: str) -> ir.Value:
+        """The initializer for a tensor that the module holds under `name`; tensors that share memory share it."""
+        tensor = tensor.detach()
+        key = (tensor.data_ptr() or id(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if key not in self._storages:
+            self._storages[key] = self.initializer(TorchTensor(tensor, name), name)
+        return self._storages[key]
+
+    def constant(self, tensor: torch.Tensor) -> ir.Value:
+        """An initializer that holds `tensor`; small equal constants share one."""
+        shared = tensor.numel() <= _LARGEST_SHARED_CONSTANT
+        key = (tensor.dtype, tuple(tensor.shape), tuple(map(repr, tensor.flatten().tolist()))) if shared else (id(tensor),)
+        if key not in self._constants:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            values = map(str, tensor.flatten().tolist())
+            small = tensor.numel() <= _LARGEST_NAMED_CONSTANT
+            name = "/".join(["constant", "_".join([kind, *values]) if small else kind])
+            self._constants[key] = self.initializer(TorchTensor(tensor), name)
+        return self._registered(self._constants[key])
+
+    def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """A constant of the file, entered in it (under `name` or one like it) when a node first reads it."""
+        return ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+    def derived(self, source: ir.Value, what: Any, make: Callable[[], ir.Value]) -> ir.Value:
+        """``make()``, once for each `source` and `what`: constants made from one another, masks used by every layer."""
+        key = (id(source), what)
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
+
+    def data(self, value: ir.Value) -> torch.Tensor | None:
+        """The tensor behind `value` if it is a constant, else None."""
+        tensor = value.const_value
+        return tensor.raw if isinstance(tensor, TorchTensor) else None
+
+    # Sizes -------------------------------------------------------------------------------------------------------
+
+    def shape(self, value: ir.Value) -> tuple[Size, ...]:
+        """The shape of an argument, symbolic sizes as `torch.SymInt`."""
+        fake = value.meta.get("val")
+        if fake is None:
+            constant = self.data(value)
+            if constant is None:
+                self.unsupported(f"the shape of {value.name} is not known")
+            fake = constant
+        return tuple(fake.shape)
+
+    def rank(self, value: ir.Value) -> int:
+        """The number of dimensions of an argument."""
+        return len(self.shape(value))
+
+    def static(self, value: ir.Value, *axes: int) -> list[int]:
+        """The sizes of an argument along `axes`, which must not be symbolic."""
+        shape = self.shape(value)
+        found = [shape[axis] for axis in axes]
+        if not all(isinstance(size, int) for size in found):
+            self.unsupported(f"needs constant sizes along dimensions {list(axes)}, has {found}")
+        return [int(size) for size in found]
+
+    def sizes(self, sizes: Sequence[Size]) -> ir.Value:
+        """`sizes` as a 1-D int64 tensor: a constant where all are known."""
+        if all(isinstance(size, int) for size in sizes):
+            return self.constant(torch.tensor(list(sizes), dtype=torch.int64))
+        if not all(isinstance(size, int | torch.SymInt) for size in sizes):
+            self.unsupported(f"{list(sizes)} is not a list of sizes")
+        try:
+            values = [self.symbols.value(self, size) for size in sizes]
+        except UnknownSizeError as error:
+            self.unsupported(str(error))
+        return values[0] if len(values) == 1 else self.Concat(*values, axis=0)
+
+    def size_scalar(self, size: Size) -> ir.Value:
+        """`size` as an int64 tensor of shape []."""
+        return self.constant(torch.tensor(size)) if isinstance(size, int) else self.Squeeze(self.sizes([size]), [0])
+
+    def reshape(self, x: ir.Value, old: Sequence[Size], new: Sequence[Size]) -> ir.Value:
+        """`x` of shape `old` as shape `new`, by a constant target wherever one will do.
+
+        A symbolic size that stays in its place is written 0, one other symbolic size -1.
+        """
+        kept = [i < len(old) and not isinstance(s, int) and same(s, old[i]) for i, s in enumerate(new)]
+        moved = [i for i, s in enumerate(new) if not isinstance(s, int) and not kept[i]]
+        if 0 in new:
+            return self.Reshape(x, self.sizes(new), allowzero=1)
+        if len(moved) > 1:
+            return self.Reshape(x, self.sizes(new))
+        return self.Reshape(x, [0 if k else s if isinstance(s, int) else -1 for k, s in zip(kept, new)])
+
+    # Types -------------------------------------------------------------------------------------------------------
+
+    def dtype(self, value: ir.Value) -> torch.dtype:
+        """The torch dtype of a value."""
+        if value.dtype is None:
+            self.unsupported(f"the type of {value.name} is not known")
+        return torch.int8 if value.dtype in _SUB_BYTE else to_torch_dtype(value.dtype)
+
+    def cast(self, value: ir.Value, dtype: torch.dtype) -> ir.Value:
+        """`value` as `dtype`; itself if it is that already."""
+        target = onnx_type(dtype)
+        return value if value.dtype == target else self.Cast(value, to=int(target))
+
+    def promote(self, a: Any, b: Any) -> tuple[Any, Any]:
+        """Two operands in the type that torch computes in: tensors cast to it, numbers converted."""
+        dtype = self.common_dtype(a, b)
+        first, second = (self.cast(o, dtype) if isinstance(o, ir.Value) else number(o, dtype) for o in (a, b))
+        return first, second
+
+    def common_dtype(self, a: Any, b: Any) -> torch.dtype:
+        """The type that torch promotes two operands (values or numbers) to."""
+        return torch.result_type(*(self._stand_in(operand) for operand in (a, b)))
+
+    def _stand_in(self, operand: Any) -> Any:
+        if isinstance(operand, ir.Value):
+            return torch.empty((1,) * min(self.rank(operand), 1), dtype=self.dtype(operand), device="meta")
+        return 1 if isinstance(operand, torch.SymInt) else operand
+
+    def unsupported(self, reason: str) -> NoReturn:
+        """Give up on this node; `reason` reaches the user together with its source line."""
+        raise UntranslatableError(reason)
+
+
+def number(value: Any, dtype: torch.dtype) -> Any:
+    """A python number as an operand of a `dtype` computation."""
+    if isinstance(value, torch.SymInt) or value is None:
+        return value
+    if dtype.is_floating_point:
+        return float(value)
+    return bool(value) if dtype == torch.bool else math.trunc(value)
+
+
+def onnx_type(dtype: torch.dtype) -> ir.DataType:
+    """The ONNX type for `dtype`.
+
+    Raises:
+        UntranslatableError: there is none that both runtimes take.
+    """
+    if dtype.is_complex:
+        raise UntranslatableError(f"{dtype} has no counterpart in ONNX that the runtimes execute")
+    return from_torch_dtype(dtype)

@@ -1,0 +1,73 @@
+"""Every error that fxcompress raises on purpose: what was wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+import torch.fx
+
+
+class FxCompressError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class InputError(FxCompressError, ValueError):
+    """An argument, example input or calibration batch cannot be used as given."""
+
+
+class CaptureError(FxCompressError):
+    """The model cannot be traced into a graph."""
+
+
+class DialectError(FxCompressError):
+    """A graph holds something that the dialect does not allow."""
+
+
+class PatternError(FxCompressError, ValueError):
+    """A pattern or rule is malformed; raised when it is defined."""
+
+
+class MatchBudgetError(FxCompressError):
+    """A search took more steps than its budget allows."""
+
+
+class RuleError(FxCompressError):
+    """A rule's builder failed or returned something unusable while rewriting."""
+
+
+class PlanError(FxCompressError, ValueError):
+    """The passes cannot run in the order they are listed."""
+
+
+class VerificationError(FxCompressError):
+    """A pass broke its declared promise."""
+
+
+class CalibrationError(FxCompressError):
+    """The calibration data gives no usable ranges."""
+
+
+class ScopeError(FxCompressError, ValueError):
+    """A scope matches nothing in the model."""
+
+
+class EmitError(FxCompressError):
+    """The graph cannot be written in the target format."""
+
+
+def source_line(node: torch.fx.Node) -> str:
+    """The user's own source line behind `node`, as ``file:line: code``; ``"(no source recorded)"`` where unknown.
+
+    The innermost frame of the recorded stack trace that lies outside torch itself.
+    """
+    frames = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
+    for place, code in reversed(list(zip(frames, frames[1:]))):
+        if place.startswith("File ") and "/torch/" not in place:
+            path, _, rest = place.removeprefix('File "').partition('", line ')
+            return f"{path}:{rest.split(',')[0]}: {code}"
+    return "(no source recorded)"
+
+
+def describe(node: torch.fx.Node) -> str:
+    """`node` as a reader of the model would look for it: its name, scope and source line."""
+    scope = node.meta.get("scope")
+    where = f" in {scope!r}" if scope else ""
+    return f"{node.name}{where} ({source_line(node)})"

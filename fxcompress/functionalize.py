@@ -1,0 +1,109 @@
+"""In-place operations replaced by their functional twins, where no alias of the changed value is read afterwards."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from fxcompress.errors import describe
+from fxcompress.fake import fake_value, insert_call
+
+aten = torch.ops.aten
+
+# Operations that may return their input itself without saying so in their schema.
+_HIDDEN_ALIASES = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
+
+# Change how a tensor is viewed, not its data: other aliases see nothing of it.
+_METADATA_ONLY = {"squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_", "requires_grad_"}
+
+
+def is_in_place(node: fx.Node) -> bool:
+    return node.op == "call_function" and isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
+def functionalize(graph: fx.Graph) -> str | None:
+    """Replace every in-place operation of `graph`; the reason, with nothing lost, where one cannot be.
+
+    Writing to a parameter or buffer changes later reads within the graph, not the stored tensor.
+    """
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    roots = storage_roots(graph)
+    aliases: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    for node, root in roots.items():
+        aliases[root].append(node)
+    for node in list(graph.nodes):
+        if not is_in_place(node):
+            continue
+        functional = _functional_twin(node.target)
+        if functional is None:
+            return f"{node.target} has no functional form: {describe(node)}"
+        changed = node.args[0]
+        name = node.target._schema.name.partition("::")[2]
+        if name not in _METADATA_ONLY:
+            reader = _read_later(node, changed, aliases[roots[node]], order)
+            if reader is not None:
+                return f"{describe(node)} changes a tensor in place that {describe(reader)} reads by another name"
+        _replace(node, changed, functional, order)
+    return None
+
+
+def storage_roots(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For each node, the node whose storage it shares (itself, where it has its own)."""
+    roots: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        source = _aliased_argument(node)
+        roots[node] = roots[source] if source is not None else node
+    return roots
+
+
+def _aliased_argument(node: fx.Node) -> fx.Node | None:
+    if node.op != "call_function":
+        return None
+    first = node.args[0] if node.args else None
+    if not isinstance(first, fx.Node):
+        return None
+    if not isinstance(node.target, OpOverload):
+        return first  # operator.getitem
+    shares = any(r.alias_info is not None for r in node.target._schema.returns)
+    return first if shares or node.target in _HIDDEN_ALIASES else None
+
+
+def _functional_twin(target: OpOverload) -> OpOverload | None:
+    schema = target._schema
+    name = schema.name.partition("::")[2]
+    writes = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    packet = getattr(getattr(torch.ops, target.namespace), name.rstrip("_"), None)
+    if not name.endswith("_") or writes != [schema.arguments[0]] or packet is None:
+        return None
+    twin = getattr(packet, schema.overload_name or "default", None)
+    return twin if twin is not None and not twin._schema.is_mutable else None
+
+
+def _read_later(node: fx.Node, changed: fx.Node, aliases: list[fx.Node], order: dict[fx.Node, int]) -> fx.Node | None:
+    """A node after `node` that reads the changed storage through another alias than `changed`."""
+    for alias in aliases:
+        if alias is changed or order[alias] >= order[node]:
+            continue
+        for user in alias.users:
+            if order[user] > order[node]:
+                return user
+    return None
+
+
+def _replace(node: fx.Node, changed: fx.Node, functional: OpOverload, order: dict[fx.Node, int]) -> None:
+    """Put the functional twin in the place of `node`; later uses of both names read its result."""
+    result = insert_call(node, functional, node.args, node.kwargs, val=node.meta.get("val"))
+    kept, value = changed.meta.get("val"), None
+    if isinstance(kept, torch.Tensor) and len(node.all_input_nodes) > 1:
+        value = fake_value(functional, node.args, node.kwargs)
+    if value is not None and value.dtype != kept.dtype:  # an in-place operation keeps the dtype, its twin promotes
+        result.meta["val"] = value
+        result = insert_call(node, aten._to_copy.default, (result,), {"dtype": kept.dtype}, val=kept)
+    position = order[node]
+    order[result] = position
+    node.replace_all_uses_with(result)
+    changed.replace_all_uses_with(result, delete_user_cb=lambda user: order.get(user, -1) > position)
+    node.graph.erase_node(node)

@@ -1,0 +1,311 @@
+"""What of a graph is drawn: boxes of stacked operations, and wires between them.
+
+Parameters and what is computed from them are badges on the operation that reads them; inserted modules and
+quantize / dequantize pairs are pills on wires; sizes are left out. With `collapse`, an operation that only follows
+another (its activation, its normalisation, a change of shape) shares its box, and so do the members of a region.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import networkx as nx
+from torch import fx
+
+from fxcompress.graph.labels import detail
+from fxcompress.graph.notation import Notation, from_data, operation_name, uses
+
+REARRANGING = frozenset(
+    "reshape view flatten unflatten transpose permute squeeze unsqueeze expand slice select to.dtype _to_copy".split()
+)
+FOLLOWING = REARRANGING | frozenset(
+    "relu clamp gelu silu hardswish hardsigmoid sigmoid tanh leaky_relu elu mish prelu softplus log_softmax"
+    " batch_norm layer_norm group_norm instance_norm dropout softmax".split()
+)
+HEAVY = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul bmm einsum"
+    " scaled_dot_product_attention lstm gru".split()
+)
+MOST_LINES = 6
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A pill on a wire or a badge on a line: what a pass put between a value and the operation that reads it."""
+
+    node: str
+    label: str
+    created_by: str | None
+
+
+@dataclass
+class Line:
+    """One operation in a box."""
+
+    node: str
+    operation: str
+    detail: str
+    created_by: str | None
+    marks: list[Mark] = field(default_factory=list)
+    heavy: bool = False
+
+
+@dataclass
+class Box:
+    """Operations drawn as one; `name` is that of its first node, `scope` the module it is read under."""
+
+    name: str
+    scope: str
+    lines: list[Line]
+    kind: str = "operation"
+    nodes: list[str] = field(default_factory=list)
+    region: str | None = None
+
+
+@dataclass
+class Sink:
+    """Where a wire ends: the box that reads it, the pills right before it, and its place among what the box reads."""
+
+    box: str
+    marks: list[Mark]
+    position: int = 0
+
+
+@dataclass
+class Wire:
+    """One value (`index` of several that `box` gives), the pills right after it, and who reads it."""
+
+    box: str
+    index: int
+    marks: list[Mark]
+    sinks: list[Sink]
+    shape: str | None
+
+
+@dataclass
+class Summary:
+    """The boxes in the order they run, by name, and the wires."""
+
+    boxes: dict[str, Box]
+    wires: list[Wire]
+    repeats: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """For a scope that stands for several alike: the last of them, and how many there are."""
+
+    def edges(self) -> Iterator[tuple[str, str]]:
+        """Each (producing box, reading box)."""
+        for wire in self.wires:
+            for sink in wire.sinks:
+                yield wire.box, sink.box
+
+
+def summarize(graph_module: fx.GraphModule, collapse: bool = True) -> Summary:
+    """The boxes and wires that a drawing of `graph_module` shows."""
+    return _Summarizer(graph_module, collapse).run()
+
+
+class _Summarizer:
+    def __init__(self, graph_module: fx.GraphModule, collapse: bool):
+        self.graph = graph_module.graph
+        self.notation = Notation(graph_module)
+        self.collapse = collapse
+        self.data = from_data(self.graph)
+        self.passing = {n for n in self.data if self._passes_on(n)}
+        self.drawn = [n for n in self.graph.nodes if n in self.data and n not in self.passing]
+        self.home: dict[fx.Node, str] = {}
+
+    def run(self) -> Summary:
+        boxes = {box.name: box for box in self._boxes()}
+        summary = Summary(boxes, list(self._wires()))
+        for box in boxes.values():
+            box.kind = {"input": "input", "output": "output"}.get(box.lines[0].operation, "operation")
+        return summary
+
+    def _passes_on(self, node: fx.Node) -> bool:
+        """Whether `node` is drawn on a wire: a pill, or the choice of one value among several."""
+        if node.target is operator.getitem:
+            return True
+        if not self.collapse:
+            return False
+        if node.op == "call_function" and operation_name(node.target) in ("quantize", "dequantize"):
+            return True
+        inserted = node.op == "call_module" and "created_by" in node.meta
+        return inserted and len(self._read(node)) == 1 and self._keeps_shape(node)
+
+    def _keeps_shape(self, node: fx.Node) -> bool:
+        shape = self.notation.shape(node)
+        return shape is None or shape == self.notation.shape(node.all_input_nodes[0])
+
+    def _read(self, node: fx.Node) -> list[fx.Node]:
+        return [used for _, used in uses(node) if used in self.data]
+
+    def _origin(self, node: fx.Node) -> tuple[fx.Node, int, list[Mark]]:
+        """The drawn node behind `node`, which of its values, and the pills from there to `node`."""
+        index, marks = 0, []
+        while node in self.passing:
+            if node.target is operator.getitem:
+                index = int(node.args[1]) if isinstance(node.args[1], int) else 0
+            elif mark := self._mark(node):
+                marks.insert(0, mark)
+            node = self._read(node)[0]
+        return node, index, marks
+
+    def _mark(self, node: fx.Node) -> Mark | None:
+        """The mark of an inserted node; none for a dequantize, whose quantize has one."""
+        label = self.notation.module_label(node)
+        if node.op == "call_function":
+            name = operation_name(node.target)
+            if name == "dequantize" and any(n.op != "get_attr" for n in node.all_input_nodes[:1]):
+                return None
+            quantizing = name in ("quantize", "dequantize")
+            label = str(node.kwargs.get("dtype", node.args[4] if len(node.args) > 4 else "?")) if quantizing else name
+        elif label is None:
+            label = "Q" if node.name.endswith("_quantizer") else self.notation.operation(node)
+        return Mark(node.name, label, node.meta.get("created_by"))
+
+    def _line(self, node: fx.Node) -> Line:
+        operation = self.notation.operation(node)
+        operation = {"scaled_dot_product_attention": "attention"}.get(operation, operation)
+        line = Line(node.name, operation, detail(node, self.notation), node.meta.get("created_by"))
+        line.heavy = self.notation.operation(node) in HEAVY
+        for argument, used in uses(node):
+            if used not in self.data:
+                line.marks += self._badge(argument, used)
+        return line
+
+    def _badge(self, argument: str, constant: fx.Node) -> list[Mark]:
+        """What passes did to a constant argument, as one badge: ``"w int8"``."""
+        chain = []
+        node: fx.Node | None = constant
+        while node is not None:
+            if node.op != "get_attr" and (mark := self._mark(node)) and mark.created_by:
+                chain.insert(0, mark)
+            node = node.all_input_nodes[0] if node.op != "get_attr" and node.all_input_nodes else None
+        if not chain:
+            return []
+        short = {"weight": "w ", "bias": "b "}.get(argument, "")
+        return [Mark(chain[-1].node, short + "·".join(m.label for m in chain), chain[-1].created_by)]
+
+    def _boxes(self) -> Iterator[Box]:
+        """Nodes that share a box are those that a region or a chain of followers ties together."""
+        together: nx.utils.UnionFind = nx.utils.UnionFind(self.drawn)
+        if self.collapse:
+            self._join_regions(together)
+            self._join_followers(together)
+        leaves = {scope for n in self.drawn if (scope := n.meta.get("scope")) and n.name == scope.replace(".", "_")}
+        members: dict[fx.Node, list[fx.Node]] = {}
+        for node in self.drawn:
+            members.setdefault(together[node], []).append(node)
+        for nodes in members.values():
+            head = nodes[0]
+            scope = head.meta.get("scope") or ""
+            scope = scope.rpartition(".")[0] if scope in leaves else scope
+            for node in nodes:
+                self.home[node] = head.name
+            region = head.meta.get("region") if self.collapse else None
+            yield Box(head.name, scope, self._lines(nodes), nodes=[n.name for n in nodes], region=region)
+
+    def _lines(self, nodes: list[fx.Node]) -> list[Line]:
+        """A line a node; changes of shape in a row share one."""
+        lines: list[Line] = []
+        rearranged = False
+        for node in nodes:
+            line = self._line(node)
+            for used in self._read(node):
+                source, _, marks = self._origin(used)
+                line.marks += marks if source in nodes else []
+            rearranges = self.collapse and line.operation in REARRANGING
+            if rearranges and rearranged and line.created_by == lines[-1].created_by:
+                lines[-1].operation += f" · {line.operation}"
+                lines[-1].detail = ""
+            else:
+                lines.append(line)
+            rearranged = rearranges
+        return lines
+
+    def _join_regions(self, together: nx.utils.UnionFind) -> None:
+        regions: dict[str, list[fx.Node]] = {}
+        for node in self.drawn:
+            if region := node.meta.get("region"):
+                regions.setdefault(str(region), []).append(node)
+        flow = nx.DiGraph((self._origin(used)[0], node) for node in self.drawn for used in self._read(node))
+        for nodes in regions.values():
+            if _convex(flow, set(nodes)):
+                together.union(*nodes)
+                flow = nx.relabel_nodes(flow, dict.fromkeys(nodes, nodes[0]))
+
+    def _join_followers(self, together: nx.utils.UnionFind) -> None:
+        readers: dict[fx.Node, int] = {}
+        for node in self.drawn:
+            for used in self._read(node):
+                source = self._origin(used)[0]
+                readers[source] = readers.get(source, 0) + 1
+        sizes: dict[fx.Node, int] = {}
+        for node in self.drawn:
+            read = self._read(node)
+            follows = len(read) == 1 and operation_name(node.target) in FOLLOWING and not node.meta.get("region")
+            if not follows or read[0] in self.passing or readers[read[0]] > 1 or read[0].op == "placeholder":
+                continue
+            if not f"{node.meta.get('scope') or ''}.".startswith(_numbered(read[0].meta.get("scope") or "")):
+                continue
+            group = together[read[0]]
+            if sizes.get(group, 1) < MOST_LINES:
+                count = sizes.get(group, 1) + 1
+                together.union(read[0], node)
+                sizes[together[node]] = count
+
+    def _wires(self) -> Iterator[Wire]:
+        reads: dict[tuple[fx.Node, int], list[Sink]] = {}
+        counts: dict[str, int] = {}
+        for node in self.drawn:
+            for used in self._read(node):
+                source, index, marks = self._origin(used)
+                box = self.home[node]
+                if self.home[source] != box:
+                    counts[box] = counts.get(box, -1) + 1
+                    reads.setdefault((source, index), []).append(Sink(box, marks, counts[box]))
+        for (source, index), sinks in reads.items():
+            shared = _common([sink.marks for sink in sinks])
+            for sink in sinks:
+                sink.marks = sink.marks[len(shared) :]
+            yield Wire(self.home[source], index, shared, sinks, self._changed_shape(source, index))
+
+    def _changed_shape(self, source: fx.Node, index: int) -> str | None:
+        """The shape of a value, where it is not that of what its whole box reads first."""
+        value = self._shape_of(source, index)
+        head = source
+        while (read := self._read(head)) and self.home.get(self._origin(read[0])[0]) == self.home[source]:
+            head = self._origin(read[0])[0]
+        first = self._shape_of(*self._origin(read[0])[:2]) if read else None
+        return None if value == first else value
+
+    def _shape_of(self, node: fx.Node, index: int) -> str | None:
+        shape = self.notation.shape(node)
+        if shape is None and any(user.target is operator.getitem for user in node.users):
+            chosen = [u for u in node.users if u.target is operator.getitem and u.args[1] == index]
+            shape = self.notation.shape(chosen[0]) if chosen else None
+        return None if shape is None else "×".join(str(s) for s in shape) or "scalar"
+
+
+def _numbered(scope: str) -> str:
+    """The outermost numbered module around `scope`, with a dot; empty where there is none: "layer1.0" gives "layer1."."""
+    parts = scope.split(".")[:-1]
+    return next((".".join(parts[: i + 1]) + "." for i, part in enumerate(parts) if part[-1:].isdigit()), "")
+
+
+def _common(chains: list[list[Mark]]) -> list[Mark]:
+    """The longest start that all `chains` share."""
+    shared = []
+    for marks in zip(*chains):
+        if len(set(marks)) > 1:
+            break
+        shared.append(marks[0])
+    return shared
+
+
+def _convex(flow: nx.DiGraph, nodes: set[fx.Node]) -> bool:
+    """Whether no path leaves `nodes` and comes back, so that drawing them as one leaves no cycle."""
+    out = {v for u in nodes if u in flow for v in flow.successors(u)} - nodes
+    reached = out.union(*(nx.descendants(flow, v) for v in out))
+    return not reached & nodes

@@ -1,0 +1,52 @@
+"""Regions that torch.export sets apart (`no_grad`, `autocast`), put back into the graph around them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxcompress.errors import CaptureError
+
+_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
+_AUTOCAST = torch.ops.higher_order.wrap_with_autocast
+
+
+def inline_regions(module: fx.GraphModule, notes: list[str]) -> None:
+    """Inline every `no_grad` and every disabled `autocast` region of `module`; `notes` says so of the former.
+
+    Raises:
+        CaptureError: a region switches autocast on, which a graph of plain operations cannot say.
+    """
+    regions = [n for n in module.graph.nodes if n.op == "call_function" and n.target in (_GRAD, _AUTOCAST)]
+    for node in regions:
+        if node.target is _GRAD:
+            skipped, note = 1, "a torch.no_grad() region of the model lets gradients pass in the graph"
+            if not node.args[0] and note not in notes and _has_parameters(node):
+                notes.append(note)
+        else:
+            skipped = 4
+            if node.args[2]:
+                raise CaptureError("the model switches autocast on in its forward; convert its dtype before capture instead")
+        body = module.get_submodule(node.args[skipped].target)
+        inline_regions(body, notes)
+        _inline(node, body, node.args[skipped + 1 :])
+
+
+def _has_parameters(node: fx.Node) -> bool:
+    return any(getattr(n.meta.get("val"), "requires_grad", False) for n in node.all_input_nodes if n.op == "get_attr")
+
+
+def _inline(node: fx.Node, body: fx.GraphModule, inputs: Any) -> None:
+    values = dict(zip(body.graph.find_nodes(op="placeholder"), inputs))
+    with node.graph.inserting_before(node):
+        outputs = node.graph.graph_copy(body.graph, values)
+    for reader in list(node.users):
+        if reader.target is operator.getitem:
+            reader.replace_all_uses_with(outputs[reader.args[1]], propagate_meta=False)
+            node.graph.erase_node(reader)
+    if node.users:
+        node.replace_all_uses_with(outputs)
+    node.graph.erase_node(node)

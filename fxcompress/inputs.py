@@ -1,0 +1,238 @@
+"""Example inputs: where they come from, and whether a batch of data fits them."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxcompress.errors import InputError
+
+_HOW = (
+    "pass them as compile(model, example_inputs=(torch.randn(1, 3, 224, 224),)), "
+    "or by name as example_inputs={'input_ids': ids, 'attention_mask': mask}, or pass data=loader"
+)
+
+
+@dataclass(frozen=True)
+class ExampleInputs:
+    """One call of a model: ``model(*args, **kwargs)``."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        named = [f"{name}={describe_value(value)}" for name, value in self.kwargs.items()]
+        return f"ExampleInputs({', '.join([*map(describe_value, self.args), *named])})"
+
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Every leaf value with the name that a reader would give it: ``inputs[0]``, ``attention_mask``."""
+        found = [(f"inputs{pytree.keystr(path)}", leaf) for path, leaf in pytree.tree_leaves_with_path(self.args)]
+        for name, value in self.kwargs.items():
+            found += [(f"{name}{pytree.keystr(path)}", leaf) for path, leaf in pytree.tree_leaves_with_path(value)]
+        return found
+
+
+def describe_value(value: Any) -> str:
+    """`value` in a few words: ``float32[1, 3, 224, 224]`` for a tensor."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(map(describe_value, value))})"
+    if isinstance(value, Mapping):
+        return f"dict({', '.join(f'{k}={describe_value(v)}' for k, v in value.items())})"
+    return repr(value) if value is None or isinstance(value, (int, float, str)) else type(value).__name__
+
+
+def example_inputs(
+    model: nn.Module | ExportedProgram, example_inputs: Any = None, data: Iterable[Any] | None = None
+) -> ExampleInputs:
+    """The inputs to trace `model` with.
+
+    From `example_inputs` (a tensor, a tuple of positional inputs, or a dict of keyword inputs); else the first batch of
+    `data`; else the conventions of Hugging Face (`dummy_inputs`), Lightning (`example_input_array`) and timm
+    (`pretrained_cfg["input_size"]`). `data` is iterated: give it through `peek` where it can be read once only.
+
+    Raises:
+        InputError: there are none, or they cannot be used.
+    """
+    if example_inputs is not None:
+        return _on_device(_from_argument(example_inputs), model, move=False)
+    if data is not None:
+        return _on_device(_from_batch(model, peek(data)[0]), model, move=True)
+    if isinstance(model, ExportedProgram):
+        if model.example_inputs is None:
+            raise InputError(f"the exported program carries no example inputs; {_HOW}")
+        args, kwargs = model.example_inputs
+        return ExampleInputs(tuple(args), dict(kwargs))
+    found = _by_convention(model)
+    if found is None:
+        raise InputError(f"no example inputs for {type(model).__name__}; {_HOW}")
+    return _on_device(found, model, move=True)
+
+
+def _from_argument(given: Any) -> ExampleInputs:
+    if isinstance(given, ExampleInputs):
+        return given
+    if isinstance(given, Tensor):
+        return ExampleInputs((given,))
+    if isinstance(given, Mapping):
+        strange = [key for key in given if not isinstance(key, str)]
+        if strange or not given:
+            raise InputError(f"a dict of example inputs maps parameter names of forward to values, not {dict(given)!r}; {_HOW}")
+        return ExampleInputs((), dict(given))
+    if isinstance(given, (tuple, list)):
+        if not given:
+            raise InputError(f"example_inputs is empty; {_HOW}")
+        return ExampleInputs(tuple(given))
+    raise InputError(f"example_inputs is a {type(given).__name__}, not a tensor, a tuple or a dict; {_HOW}")
+
+
+def _from_batch(model: Any, batch: Any) -> ExampleInputs:
+    """The part of `batch` that the model takes: as many leading items as its forward has required parameters."""
+    if isinstance(batch, Mapping):
+        accepted = _parameters(model)
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted)
+        names = {p.name for p in accepted}
+        return _from_argument({k: v for k, v in batch.items() if takes_any or not names or k in names} or batch)
+    if isinstance(batch, (tuple, list)):
+        wanted = max(1, sum(p.default is p.empty and p.kind in (0, 1) for p in _parameters(model)))
+        if len(batch) < wanted:
+            raise InputError(
+                f"a batch of data holds {len(batch)} items, but forward of {type(model).__name__} requires {wanted}; {_HOW}"
+            )
+        return _from_argument(tuple(batch[:wanted]))
+    return _from_argument(batch)
+
+
+def _parameters(model: Any) -> list[inspect.Parameter]:
+    if isinstance(model, ExportedProgram):
+        model = model.graph_module
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+def _by_convention(model: Any) -> ExampleInputs | None:
+    for name in ("dummy_inputs", "example_input_array"):
+        try:
+            value = getattr(model, name, None)
+        except NotImplementedError:
+            continue
+        if value is not None:
+            return _from_argument(value)
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None) or {}
+        size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+        if size:
+            return ExampleInputs((torch.randn(1, *size, generator=torch.Generator().manual_seed(0)),))
+    return None
+
+
+def _on_device(found: ExampleInputs, model: Any, move: bool) -> ExampleInputs:
+    """`found` on the device of the model's weights: moved there, or an error where the user placed them elsewhere."""
+    if not any(isinstance(leaf, Tensor) for _, leaf in found.leaves()):
+        raise InputError(f"the example inputs {found!r} hold no tensor; {_HOW}")
+    state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict(keep_vars=True)
+    device = next((t.device for t in state.values() if isinstance(t, Tensor)), None)
+    if device is None:
+        return found
+    if move:
+        args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(device), (found.args, found.kwargs))
+        return ExampleInputs(args, kwargs)
+    for name, leaf in found.leaves():
+        if isinstance(leaf, Tensor) and leaf.device != device:
+            raise InputError(f"{name} is on {leaf.device}, but the model is on {device}; move it: {name}.to({str(device)!r})")
+    return found
+
+
+def peek(data: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
+    """The first batch of `data`, and an iterable that still yields it.
+
+    A re-iterable (a list, a `DataLoader`) is handed back as it is; an iterator is chained behind its first batch.
+
+    Raises:
+        InputError: `data` cannot be iterated or is empty.
+    """
+    if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
+        raise InputError(f"data is a {type(data).__name__}, not an iterable of batches; wrap a single batch in a list: data=[batch]")
+    iterator = iter(data)
+    try:
+        first = next(iterator)
+    except StopIteration:
+        raise InputError("data is empty; it must yield at least one batch of inputs") from None
+    return first, itertools.chain([first], iterator) if isinstance(data, Iterator) else data
+
+
+def batch_inputs(batch: Any, example: ExampleInputs) -> ExampleInputs:
+    """The part of a data `batch` that is the model's inputs, checked against `example`.
+
+    Only the sizes that are equal to the example's batch size (dimension 0) may differ.
+
+    Raises:
+        InputError: wrong number of inputs, shape, dtype or device; says which, expected against got.
+    """
+    inputs = _aligned(batch, example)
+    expected, got = example.leaves(), inputs.leaves()
+    if [name for name, _ in expected] != [name for name, _ in got]:
+        raise InputError(f"a batch of data has the structure {inputs!r}, but the model was given {example!r}")
+    size = _batch_size(expected)
+    for (name, want), (_, have) in zip(expected, got):
+        problem = _mismatch(want, have, size)
+        if problem:
+            raise InputError(f"{name} of a batch of data: {problem}")
+    return inputs
+
+
+def _aligned(batch: Any, example: ExampleInputs) -> ExampleInputs:
+    """`batch` arranged as `example` is: by position, by name, or both."""
+    positions, names = len(example.args), list(example.kwargs)
+    if isinstance(batch, ExampleInputs):
+        return batch
+    if isinstance(batch, Mapping):
+        if positions and not (positions == 1 and isinstance(example.args[0], Mapping)):
+            raise InputError(
+                f"a batch of data is a dict with the keys {sorted(map(str, batch))}, but the model was given "
+                f"{positions} positional inputs; let the batches be tuples, or pass example_inputs as a dict"
+            )
+        if positions:
+            return ExampleInputs((batch,))
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise InputError(f"a batch of data lacks {', '.join(missing)}; it has the keys {sorted(map(str, batch))}")
+        return ExampleInputs((), {name: batch[name] for name in names})
+    items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if len(items) < positions + len(names):
+        raise InputError(f"a batch of data holds {len(items)} inputs, but the model was given {positions + len(names)}: {example!r}")
+    return ExampleInputs(items[:positions], dict(zip(names, items[positions:])))
+
+
+def _batch_size(leaves: list[tuple[str, Any]]) -> int | None:
+    return next((leaf.shape[0] for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def _mismatch(want: Any, have: Any, size: int | None) -> str | None:
+    if not isinstance(want, Tensor):
+        return None
+    if not isinstance(have, Tensor):
+        return f"expected a tensor {describe_value(want)}, got {describe_value(have)}; convert it with torch.as_tensor"
+    free = want.dim() > 0 and want.shape[0] == size
+    shape = list(want.shape)
+    if len(shape) != have.dim() or shape[free:] != list(have.shape)[free:]:
+        wanted = ["batch", *shape[1:]] if free else shape
+        return f"expected the shape [{', '.join(map(str, wanted))}], got {list(have.shape)}"
+    if free and have.shape[0] == 0:
+        return "it holds no samples (its first dimension is 0)"
+    if want.dtype != have.dtype:
+        return f"expected {want.dtype}, got {have.dtype}; convert it with .to({want.dtype})"
+    if want.device != have.device:
+        return f"expected a tensor on {want.device}, got one on {have.device}; move it with .to({str(want.device)!r})"
+    return None

@@ -1,0 +1,38 @@
+"""`train()` and `eval()` on a graph: only the literals that tell training from inference change."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxcompress.signature import argument
+
+aten = torch.ops.aten
+
+_TRAINING_ARGUMENT = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}
+_ATTENTION = aten.scaled_dot_product_attention.default
+
+
+def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
+    """Switch every batch norm and dropout of `graph_module` to training or to inference, and nothing else.
+
+    A batch norm without running statistics always uses those of the batch and is left alone. The dropout of an
+    attention is switched where capture found its probability (``meta["dropout_p"]``).
+    """
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node.target is _ATTENTION and "dropout_p" in node.meta:
+            _set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
+        position = _TRAINING_ARGUMENT.get(node.target)
+        if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
+            continue
+        node.update_arg(position, mode)
+    graph_module.recompile()
+
+
+def _set_attention_dropout(node: fx.Node, probability: float) -> None:
+    if "dropout_p" in node.kwargs or len(node.args) < 5:
+        node.update_kwarg("dropout_p", probability)
+    else:
+        node.update_arg(4, probability)

@@ -1,0 +1,70 @@
+"""The two operations that a lowered graph uses: quantize and dequantize, with ONNX semantics.
+
+They carry their names through `torch.library`, so that a lowered graph prints, runs and exports as it reads. Integer
+values of 4 bits and fewer are stored one per byte; the file packs them.
+
+Source: ONNX operators QuantizeLinear and DequantizeLinear, opset 21 (rounding half to even, saturation, blocks).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+INTEGER_RANGES: dict[str, tuple[int, int]] = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+    "int32": (-(2**31), 2**31 - 1),
+}
+"""Lowest and highest value of each integer type a lowered graph may hold."""
+
+STORAGE = {"int8": torch.int8, "uint8": torch.uint8, "int4": torch.int8, "uint4": torch.uint8, "int32": torch.int32}
+"""The torch type that holds each of them; 4-bit values take a byte here and half a byte in a file."""
+
+
+def _along(values: Tensor, axis: int | None, block_size: int, shape: torch.Size) -> Tensor:
+    """`values` (one per tensor, per index of `axis`, or per block along `axis`) broadcast against `shape`."""
+    if axis is None:
+        return values
+    if block_size:
+        return values.repeat_interleave(block_size, dim=axis).narrow(axis, 0, shape[axis])
+    view = [1] * len(shape)
+    view[axis] = -1
+    return values.reshape(view)
+
+
+@torch.library.custom_op("fxcompress::quantize", mutates_args=())
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, dtype: str, block_size: int = 0) -> Tensor:
+    """``saturate(round(x / scale) + zero_point)`` as `dtype`, rounding half to even.
+
+    Args:
+        x: float tensor of any shape.
+        scale: positive floats; shape ``[]`` (per tensor), ``[x.shape[axis]]`` (per channel), or that of `x` with `axis`
+            divided by `block_size` (per block).
+        zero_point: integers of `scale`'s shape.
+        axis: the channel or block axis; None per tensor.
+        dtype: a key of `INTEGER_RANGES`.
+        block_size: elements that share a scale along `axis`; 0 for none.
+    """
+    low, high = INTEGER_RANGES[dtype]
+    steps = torch.round(x / _along(scale, axis, block_size, x.shape))
+    return torch.clamp(steps + _along(zero_point, axis, block_size, x.shape), low, high).to(STORAGE[dtype])
+
+
+@quantize.register_fake
+def _(x, scale, zero_point, axis, dtype, block_size=0):
+    return torch.empty_like(x, dtype=STORAGE[dtype])
+
+
+@torch.library.custom_op("fxcompress::dequantize", mutates_args=())
+def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, dtype: str, block_size: int = 0) -> Tensor:
+    """``(q - zero_point) * scale`` as float; the arguments are those of `quantize`, `q` its result."""
+    steps = q.to(scale.dtype) - _along(zero_point, axis, block_size, q.shape).to(scale.dtype)
+    return steps * _along(scale, axis, block_size, q.shape)
+
+
+@dequantize.register_fake
+def _(q, scale, zero_point, axis, dtype, block_size=0):
+    return torch.empty_like(q, dtype=scale.dtype)

@@ -1,0 +1,128 @@
+"""The module that a quantizer node calls: simulated quantization in float, bit-equal to what is lowered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fxcompress.errors import CalibrationError
+from fxcompress.quantization.spec import QuantizationSpec
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale``; the gradient passes where nothing saturates.
+
+    The straight-through estimator of Bengio et al., arXiv 1308.3432. The operations are those of
+    `fxcompress::quantize` and `fxcompress::dequantize` in the same order, so the bits are equal.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+        steps = torch.div(x, scale).round_().add_(zero_point)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((steps >= low) & (steps <= high))
+        return steps.clamp_(low, high).sub_(zero_point).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None, None, None
+
+
+class Quantizer(nn.Module):
+    """Rounds its input to the integer grid of `spec`, and returns floats.
+
+    Until a range is set it returns its input unchanged.
+
+    Args:
+        spec: the grid.
+        channels: length of the channel axis; None for one scale a tensor.
+
+    Attributes:
+        scale: the step, shape ``[]`` or ``[channels]``.
+        zero_point: the integer that stands for 0.0, float of the same shape.
+        signed: whether the grid is signed, decided when the range is set.
+    """
+
+    def __init__(self, spec: QuantizationSpec, channels: int | None = None):
+        super().__init__()
+        self.spec = spec
+        shape = () if channels is None else (channels,)
+        self.register_buffer("scale", torch.ones(shape))
+        self.register_buffer("zero_point", torch.zeros(shape))
+        self.register_buffer("ready", torch.tensor(False))
+        self.signed = bool(spec.signed)
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes that one quantized element takes in a file."""
+        return (4 if self.spec.bits <= 4 else 8) / 8
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        return self.spec.levels(self.signed)
+
+    @torch.no_grad()
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Fit the grid to values from `low` to `high` (shape of `scale`); 0.0 is always representable.
+
+        Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, section 2.
+
+        Raises:
+            CalibrationError: a bound is NaN or infinite.
+        """
+        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+            raise CalibrationError(f"the range is {_span(low, high)}")
+        low, high = low.clamp(max=0.0).float(), high.clamp(min=0.0).float()
+        spec = self.spec
+        if spec.signed is None:
+            self.signed = spec.symmetric and bool((low < 0).any())
+        lowest, highest = self.levels
+        if spec.symmetric:
+            scale = torch.maximum(high / highest, low / lowest if lowest else torch.zeros_like(low))
+            zero_point = torch.zeros_like(scale)
+        else:
+            scale = (high - low) / (highest - lowest)
+            zero_point = (lowest - low / _positive(scale)).round().clamp(lowest, highest)
+        self.scale.copy_(_positive(scale))
+        self.zero_point.copy_(zero_point)
+        self.ready.fill_(True)
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds the integers in a file: a key of `fxcompress.quantization.ops.INTEGER_RANGES`."""
+        return f"{'int' if self.signed else 'uint'}{4 if self.spec.bits <= 4 else 8}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            return x
+        return _FakeQuantize.apply(x, *self.broadcast(x.dim()), *self.levels)
+
+    @torch.no_grad()
+    def integers(self, x: Tensor) -> Tensor:
+        """The integers that stand for `x`, as float."""
+        scale, zero_point = self.broadcast(x.dim())
+        return torch.div(x, scale).round_().add_(zero_point).clamp_(*self.levels)
+
+    def broadcast(self, dimensions: int) -> tuple[Tensor, Tensor]:
+        """`scale` and `zero_point`, shaped to broadcast over a tensor of so many dimensions."""
+        axis = self.spec.channel_axis
+        if axis is None:
+            return self.scale, self.zero_point
+        view = [1] * dimensions
+        view[axis] = -1
+        return self.scale.view(view), self.zero_point.view(view)
+
+    def extra_repr(self) -> str:
+        grid = f"{'int' if self.signed else 'uint'}{self.spec.bits}"
+        where = "per tensor" if self.spec.channel_axis is None else f"per channel of axis {self.spec.channel_axis}"
+        return f"{grid}, {where}" + ("" if self.ready else ", no range yet")
+
+
+def _positive(scale: Tensor) -> Tensor:
+    """`scale` with 1.0 where it is zero or too small to divide by: a range of nothing but zeros."""
+    return torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
+
+
+def _span(low: Tensor, high: Tensor) -> str:
+    return f"{float(low.min()):g} to {float(high.max()):g}"

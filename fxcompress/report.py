@@ -1,0 +1,79 @@
+"""What the driver did: one row a pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pass: node counts, rewrites, bytes of weights afterwards, agreement in dB (None: unchecked), milliseconds."""
+
+    name: str
+    effect: str
+    nodes_before: int
+    nodes_after: int
+    rewrites: int
+    bytes: int
+    decibels: float | None
+    milliseconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """The rows in the order of the passes. `print` shows a table; `notes` holds what could not be done, and why."""
+
+    rows: list[Row] = field(default_factory=list)
+    title: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"{row.name}: {note}" for row in self.rows for note in row.notes]
+
+    @property
+    def milliseconds(self) -> float:
+        return sum(row.milliseconds for row in self.rows)
+
+    def table(self) -> Table:
+        table = Table(title=self.title or None, caption="\n".join(self.notes) or None, caption_justify="left")
+        table.add_column("pass", overflow="fold")
+        table.add_column("effect")
+        for name in ("nodes", "rewrites", "weights", "dB", "ms"):
+            table.add_column(name, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.name,
+                row.effect,
+                f"{row.nodes_before} → {row.nodes_after}",
+                str(row.rewrites),
+                readable_bytes(row.bytes),
+                readable_decibels(row.decibels),
+                f"{row.milliseconds:.0f}",
+            )
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=110, force_terminal=False, no_color=True)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+
+def readable_bytes(count: float) -> str:
+    """`count` bytes for people: ``11.7 MB``, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def readable_decibels(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "same bits" if math.isinf(value) and value > 0 else f"{value:.1f}"

@@ -1,0 +1,30 @@
+"""The runtimes that a compiled model is meant for, one table each."""
+
+from __future__ import annotations
+
+import difflib
+
+from fxcompress.errors import InputError
+from fxcompress.targets.onnxruntime_cpu import ONNXRUNTIME_CPU
+from fxcompress.targets.openvino_cpu import OPENVINO_CPU
+from fxcompress.targets.table import Target, Weighted
+
+TARGETS: dict[str, Target] = {t.name: t for t in (OPENVINO_CPU, ONNXRUNTIME_CPU)}
+
+
+def find_target(target: str | Target) -> Target:
+    """`target` itself, or the one of that name.
+
+    Raises:
+        InputError: no target has this name.
+    """
+    if isinstance(target, Target):
+        return target
+    if target not in TARGETS:
+        close = difflib.get_close_matches(str(target), TARGETS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"no target is called {target!r}; {hint}There are: {', '.join(TARGETS)}")
+    return TARGETS[target]
+
+
+__all__ = ["ONNXRUNTIME_CPU", "OPENVINO_CPU", "TARGETS", "Target", "Weighted", "find_target"]

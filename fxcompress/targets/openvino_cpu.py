@@ -1,0 +1,38 @@
+"""OpenVINO on x86 CPUs with VNNI.
+
+Checked against the runtime's own execution graph (`CompiledModel.get_runtime_model`), version 2026.4: with quantizers
+on both operands, a residual add and the activation after it run inside the convolution's integer kernel; with one
+operand left in float, the sum is written as float and quantized by a separate node.
+"""
+
+from __future__ import annotations
+
+from fxcompress.dialect import resolve
+from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.targets.table import Target, Weighted, ops
+
+OPENVINO_CPU = Target(
+    name="openvino",
+    weighted={
+        resolve("conv1d"): Weighted(),
+        resolve("conv2d"): Weighted(),
+        resolve("conv3d"): Weighted(),
+        resolve("conv_transpose2d"): Weighted(channel_axis=1),
+        resolve("linear"): Weighted(),
+    },
+    elementwise={
+        resolve("add"): (0, 1),
+        resolve("mul"): (0, 1),
+        resolve("mean"): (0,),
+        resolve("avg_pool2d"): (0,),
+        resolve("adaptive_avg_pool2d"): (0,),
+    },
+    products={resolve("matmul"): (0, 1)},
+    transparent=ops(
+        "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
+        " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d dropout"
+    ),
+    joining=ops("cat stack"),
+    fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
+    activations=QuantizationSpec(symmetric=False),
+)

@@ -1,0 +1,53 @@
+"""What a runtime executes in integers, as a table that quantizer placement reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch._ops import OpOverload
+
+from fxcompress.dialect import resolve
+from fxcompress.quantization.spec import QuantizationSpec
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An operation with a weight: positions of its data and weight arguments, and the weight's output-channel axis."""
+
+    data: int = 0
+    weight: int = 1
+    channel_axis: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """One runtime on one kind of hardware.
+
+    Attributes:
+        name: as `compile(target=...)` takes it.
+        weighted: operations with an integer kernel for quantized data and weights.
+        elementwise: operations with an integer kernel that pays only between integer neighbours, and the positions of
+            the arguments to quantize: they are quantized where what they feed is quantized too.
+        products: operations on two activations with an integer kernel, and their argument positions.
+        transparent: operations that move values without changing them: a quantizer travels through.
+        joining: transparent operations over a list of tensors, whose parts must share one scale.
+        fused: operations that run inside the kernel that produces their input; no quantizer goes before them.
+        activations: the grid of activations.
+        weights: the grid of weights; its channel axis comes from `weighted`.
+    """
+
+    name: str
+    weighted: Mapping[OpOverload, Weighted]
+    elementwise: Mapping[OpOverload, tuple[int, ...]]
+    products: Mapping[OpOverload, tuple[int, ...]]
+    transparent: frozenset[OpOverload]
+    joining: frozenset[OpOverload]
+    fused: frozenset[OpOverload]
+    activations: QuantizationSpec = field(default_factory=QuantizationSpec)
+    weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
+
+
+def ops(names: str) -> frozenset[OpOverload]:
+    """The dialect's operations called by the space-separated `names`."""
+    return frozenset(map(resolve, names.split()))

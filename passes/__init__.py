@@ -1,0 +1,19 @@
+"""The passes that `fxcompress.compile(passes=[...])` takes, one a file."""
+
+from fxcompress.passes.absorb_clamps import AbsorbClamps
+from fxcompress.passes.calibrate import Calibrate
+from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
+from fxcompress.passes.fold_batch_norm import FoldBatchNorm
+from fxcompress.passes.lower_quantizers import LowerQuantizers
+from fxcompress.passes.quantize import Quantize
+from fxcompress.passes.remove_dropout import RemoveDropout
+
+__all__ = [
+    "AbsorbClamps",
+    "Calibrate",
+    "CanonicalizeActivations",
+    "FoldBatchNorm",
+    "LowerQuantizers",
+    "Quantize",
+    "RemoveDropout",
+]

@@ -1,0 +1,154 @@
+"""Set the ranges of activation quantizers from data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.errors import CalibrationError, InputError, describe, source_line
+from fxcompress.inputs import batch_inputs
+from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.ranges import ESTIMATORS, RangeEstimator
+from fxcompress.rewrite import Replacement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(Pass):
+    """Run the data through the float model and give every activation quantizer the range it sees.
+
+    Args:
+        estimator: a name in `fxcompress.quantization.ranges.ESTIMATORS`.
+        samples: at most so many samples; None for all of the data.
+        precision: of the forward passes. ``"auto"`` takes bfloat16 for convolutions and matrix products where the CPU
+            computes them natively, twice as fast: its rounding, at most 0.2% of a value, is below half a step of an
+            8-bit range. ``"float32"`` and ``"bfloat16"`` force one.
+        chunk: samples a forward pass: batches of fewer are joined, where the model's batch size is free.
+
+    Raises:
+        InputError: there is no data, or a batch does not fit the model.
+        CalibrationError: a value is NaN or infinite; names the first such place in the graph.
+    """
+
+    estimator: str = "mean_min_max"
+    samples: int | None = 300
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    chunk: int = 10
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    gives: ClassVar[frozenset[str]] = frozenset({"calibrated"})
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        if self.estimator not in ESTIMATORS:
+            raise InputError(f"no range estimator is called {self.estimator!r}; there are: {', '.join(ESTIMATORS)}")
+        if context.data is None:
+            raise InputError("Calibrate needs data: compile(model, data=loader), any iterable of batches")
+        observer = _Observer(graph_module, self.estimator)
+        free = _batch_is_free(graph_module)
+        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            seen = 0
+            for leaves, count in _chunks(self._samples(context), self.chunk if free else 0):
+                observer.observe(leaves)
+                seen += count
+                context.progress("calibrating", seen, self.samples)
+        if not seen:
+            raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
+        context.notes.append(f"{seen} samples, {'bfloat16' if bfloat16 else 'float32'} forward")
+        return observer.set_ranges()
+
+    def _samples(self, context: Context) -> Iterator[list[Tensor]]:
+        """The flattened inputs of each batch, cut off after `samples` samples."""
+        left = self.samples
+        for batch in context.data or ():
+            inputs = batch_inputs(batch, context.example)
+            leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
+            if left is not None:
+                leaves = [leaf[:left] for leaf in leaves] if len(leaves[0]) > left else leaves
+                left -= len(leaves[0])
+            yield leaves
+            if left == 0:
+                return
+
+
+def _chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:
+    """The same samples in batches of at least `size` (0: as they come), each with its number of samples."""
+    held: list[list[Tensor]] = []
+    count = 0
+    for leaves in batches:
+        held.append(leaves)
+        count += len(leaves[0])
+        if count >= size:
+            yield [torch.cat(parts) for parts in zip(*held)] if len(held) > 1 else leaves, count
+            held, count = [], 0
+    if held:
+        yield [torch.cat(parts) for parts in zip(*held)], count
+
+
+def _batch_is_free(graph_module: fx.GraphModule) -> bool:
+    """Whether every input's first dimension is the free batch size."""
+    inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
+    return all(isinstance(v, Tensor) and v.dim() > 0 and isinstance(v.shape[0], torch.SymInt) for v in inputs)
+
+
+def _has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class _Observer(fx.Interpreter):
+    """Runs the graph in float, showing each activation quantizer's input to a range estimator.
+
+    Weight quantizers have their range already and are passed by: ranges are those of the float model.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, estimator: str):
+        super().__init__(graph_module)
+        self.estimators: dict[fx.Node, RangeEstimator] = {}
+        self.estimator = estimator
+        self.node: fx.Node | None = None
+
+    def observe(self, leaves: Iterable[Tensor]) -> None:
+        fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in leaves]
+        self.run(*fast, enable_io_processing=False)
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.node = n
+        return super().run_node(n)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        if not isinstance(module, Quantizer):
+            return module(*args, **kwargs)
+        (x,) = args
+        if not _serves_weight(self.node):
+            if self.node not in self.estimators:
+                self.estimators[self.node] = ESTIMATORS[self.estimator]()
+            self.estimators[self.node].update(x)
+        return x
+
+    def set_ranges(self) -> list[Replacement]:
+        """Give each quantizer its range; one that serves several nodes gets the union of theirs."""
+        ranges: dict[str, tuple[Tensor, Tensor]] = {}
+        for node, estimator in self.estimators.items():
+            low, high = estimator.result()
+            if not (low.isfinite() and high.isfinite()):
+                raise CalibrationError(
+                    f"calibration met {float(low):g} to {float(high):g} in the value {describe(node.all_input_nodes[0])}; "
+                    "look there for a division by zero or an overflow, or for NaN in the data"
+                )
+            known = ranges.get(str(node.target), (low, high))
+            ranges[str(node.target)] = torch.minimum(low, known[0]), torch.maximum(high, known[1])
+        for target, (low, high) in ranges.items():
+            self.module.get_submodule(target).set_range(low, high)
+        return [Replacement("", node.name, node.name, source_line(node)) for node in self.estimators]
+
+
+def _serves_weight(node: fx.Node) -> bool:
+    return node.args[0].op == "get_attr"

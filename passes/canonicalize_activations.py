@@ -1,0 +1,23 @@
+"""Recognise activations that a model spells out in smaller operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxcompress.patterns.activation import CANONICALIZE_ACTIVATIONS
+from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.rewrite import Replacement
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanonicalizeActivations(Pass):
+    """Replace composed hardswish, hardsigmoid, SiLU, GELU, Mish and leaky ReLU by the one operation that they are."""
+
+    effect: ClassVar[Effect] = Effect.ROUNDING
+    gives: ClassVar[frozenset[str]] = frozenset({"activations-canonical"})
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        return context.apply(CANONICALIZE_ACTIVATIONS, graph_module)

@@ -1,0 +1,34 @@
+"""Remove dropout, which does nothing at inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxcompress.dialect import resolve
+from fxcompress.errors import source_line
+from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.rewrite import Replacement
+
+DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveDropout(Pass):
+    """Replace each dropout in inference mode by its input."""
+
+    effect: ClassVar[Effect] = Effect.EXACT
+    breaks: ClassVar[frozenset[str]] = frozenset({"trainable"})
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        rewritten = []
+        for target in DROPOUTS:
+            for node in graph_module.graph.find_nodes(op="call_function", target=target):
+                x, _, training = node.args
+                if not training:
+                    node.replace_all_uses_with(x)
+                    graph_module.graph.erase_node(node)  # random operations are never removed as dead code
+                    rewritten.append(Replacement("", node.name, x.name, source_line(node)))
+        return rewritten

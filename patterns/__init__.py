@@ -1,0 +1,1 @@
+"""The pattern library: nouns are patterns, verbs are rules that rewrite them."""

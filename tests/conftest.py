@@ -1,0 +1,13 @@
+"""Settings shared by all tests."""
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+# Times say nothing on a shared machine. Continuous integration repeats the same examples; elsewhere they are new each time.
+settings.register_profile("local", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+torch.set_num_threads(1)

@@ -1,0 +1,141 @@
+"""Planning, and what the verifier says of a pass that does not keep its promise."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import Effect, Pass, op, passes, rewrite, var
+from fxcompress.errors import PlanError, VerificationError
+from fxcompress.pipeline import plan
+
+x, w, b = var("x w b")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = torch.sigmoid(self.second(x))
+        return torch.relu(self.third(x))
+
+
+def compile_with(*chosen, model=None, **options):
+    torch.manual_seed(0)
+    return fxcompress.compile(model or Net(), list(chosen), example_inputs=torch.randn(3, 4), **options)
+
+
+def rules_pass(name, effect, *rules):
+    """A pass class called `name` that applies `rules`."""
+
+    def run(self, graph_module, context):
+        return context.apply(rules, graph_module)
+
+    return type(name, (Pass,), {"effect": effect, "run": run})()
+
+
+def test_an_unmet_need_names_the_pass_that_provides_it():
+    with pytest.raises(PlanError, match="Calibrate needs 'quantized'.*add Quantize before it"):
+        compile_with(passes.Calibrate())
+
+
+def test_a_pass_listed_too_early_is_told_where_it_goes():
+    with pytest.raises(PlanError, match="list Quantize before Calibrate"):
+        compile_with(passes.Calibrate(), passes.Quantize())
+
+
+@pytest.mark.parametrize("wrong", [passes.Quantize, "quantize", None])
+def test_only_passes_can_be_listed(wrong):
+    with pytest.raises(PlanError, match=r"passes\[0\] is .*not a Pass"):
+        plan([wrong])
+
+
+def test_a_pass_must_declare_its_effect():
+    with pytest.raises(PlanError, match="declares no effect"):
+        plan([type("Silent", (Pass,), {})()])
+
+
+def test_a_wrong_rule_is_caught_and_named():
+    @rewrite(op.sigmoid(x))
+    def mistake_sigmoid(new, x):
+        return new.tanh(x)
+
+    with pytest.raises(VerificationError) as caught:
+        compile_with(rules_pass("Tidy", Effect.EXACT, mistake_sigmoid))
+    message = str(caught.value)
+    assert "Tidy promised the same bits" in message
+    assert "'mistake_sigmoid'" in message and "'sigmoid'" in message
+    assert "test_pipeline.py" in message and "torch.sigmoid(self.second(x))" in message
+
+
+def test_of_many_rewrites_the_wrong_one_is_found():
+    @rewrite(op.linear(x, w, b))
+    def spell_linear(new, x, w, b):
+        if new.shape(b)[0] == 2:
+            return new.matmul(x, new.transpose(w, 0, 1))  # forgets the bias
+        return new.add(new.matmul(x, new.transpose(w, 0, 1)), b)
+
+    with pytest.raises(VerificationError) as caught:
+        compile_with(rules_pass("Spell", Effect.ROUNDING, spell_linear))
+    assert "at least 80 dB" in str(caught.value) and "'third'" in str(caught.value)
+
+
+def test_a_wrong_pass_without_rules_is_caught():
+    @dataclass(frozen=True, kw_only=True)
+    class DropLast(Pass):
+        effect: ClassVar[Effect] = Effect.ROUNDING
+
+        def run(self, graph_module, context):
+            last = graph_module.graph.output_node().args[0][0]
+            last.replace_all_uses_with(last.args[0])
+            return []
+
+    with pytest.raises(VerificationError, match="DropLast promised at least 80 dB, but .* Correct DropLast.run"):
+        compile_with(DropLast())
+
+
+def test_an_invalid_graph_is_the_passes_fault():
+    class Method(Pass):
+        effect = Effect.EXACT
+
+        def run(self, graph_module, context):
+            last = graph_module.graph.output_node().args[0][0]
+            with graph_module.graph.inserting_after(last):
+                last.replace_all_uses_with(clone := graph_module.graph.call_method("clone", (last,)))
+            clone.args = (last,)
+            return []
+
+    with pytest.raises(VerificationError, match="Method left an invalid graph behind.*call_method 'clone'"):
+        compile_with(Method())
+
+
+def test_verification_can_be_left_out():
+    @rewrite(op.sigmoid(x))
+    def mistake_sigmoid(new, x):
+        return new.tanh(x)
+
+    compiled = compile_with(rules_pass("Tidy", Effect.EXACT, mistake_sigmoid), verify=False)
+    assert compiled.report.rows[-1].decibels is None
+
+
+def test_the_report_has_a_row_a_pass():
+    compiled = compile_with(passes.FoldBatchNorm(), passes.CanonicalizeActivations())
+    assert [row.name for row in compiled.report.rows] == ["Capture", "FoldBatchNorm()", "CanonicalizeActivations()"]
+    text = str(compiled.report)
+    for word in ("effect", "nodes", "rewrites", "weights", "dB", "ms", "same bits"):
+        assert word in text
+
+
+def test_a_pass_may_be_listed_twice():
+    compile_with(passes.FoldBatchNorm(), passes.FoldBatchNorm())
+
+
+def test_passes_print_their_options():
+    assert str(passes.Quantize(ignored=("first",))) == "Quantize(ignored=('first',))"
+    assert str(passes.FoldBatchNorm()) == "FoldBatchNorm()"
