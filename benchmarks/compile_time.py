@@ -16,7 +16,7 @@ import fxcompress
 from benchmarks import models, peers
 from benchmarks.medians import median, orders, paired_ratio
 from benchmarks.scoreboard import Bar, Figure, Section
-from fxcompress.passes import Calibrate
+from fxcompress import passes
 
 NETWORKS = ("resnet18", "mobilenet_v2", "resnet50")
 
@@ -31,13 +31,13 @@ def section(
     networks: Sequence[str], images: Tensor, folder: Path, *, repeats: int, report: Callable[[str], None]
 ) -> Section:
     """Measure `networks` with `images` for calibration; the files are left in `folder`."""
-    chunk = Calibrate().chunk
+    chunk = passes.Calibrate().chunk
     result = Section(
         "From model to file",
-        f"{len(images)} calibration images of 224x224, the same list of batches of one image for both tools; {repeats} rounds in "
-        "turning order, medians. What a first use compiles or imports is not counted. Calibration: against the "
-        f"model's plain float32 forward over the same images, {chunk} at a time as the calibration takes them. The rest: "
-        "against torch.onnx.export(dynamo=True) of the float model, alone.",
+        f"{len(images)} calibration images of 224x224, the same list of batches of one image for both tools; {repeats} "
+        "rounds in turning order, medians. What a first use compiles or imports is not counted. Calibration: against "
+        f"the model's plain float32 forward over the same images, {chunk} at a time as the calibration takes them. The "
+        "rest: against torch.onnx.export(dynamo=True) of the float model, alone.",
     )
     first_uses = warm_up(folder)
     uses = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first_uses.items())
@@ -53,31 +53,27 @@ def figures(name: str, seconds: dict[str, np.ndarray]) -> list[Figure]:
     shown = ("fxcompress", "NNCF torch", "NNCF torch, batches", "calibration", "forward", "rest", "export")
     taken = [Figure.of(name, what, median(seconds[what]), "s") for what in shown]
     ratios = [
-        ("NNCF / fxcompress", paired_ratio(seconds["NNCF torch"], seconds["fxcompress"]), "times", AGAINST_NNCF),
-        (
-            "batched NNCF / fxcompress",
-            paired_ratio(seconds["NNCF torch, batches"], seconds["fxcompress"]),
-            "times",
-            None,
-        ),
-        ("calibration / forward", paired_ratio(seconds["calibration"], seconds["forward"]), "ratio", CALIBRATION),
-        ("rest / export", paired_ratio(seconds["rest"], seconds["export"]), "ratio", REST),
+        ("NNCF torch", "fxcompress", "times", AGAINST_NNCF),
+        ("NNCF torch, batches", "fxcompress", "times", None),
+        ("calibration", "forward", "ratio", CALIBRATION),
+        ("rest", "export", "ratio", REST),
     ]
-    return taken + [Figure.of(name, what, estimate, unit, bar) for what, estimate, unit, bar in ratios]
+    for above, below, unit, bar in ratios:
+        taken.append(Figure.of(name, f"{above} / {below}", paired_ratio(seconds[above], seconds[below]), unit, bar))
+    return taken
 
 
 def measure(name: str, images: Tensor, folder: Path, repeats: int) -> dict[str, np.ndarray]:
     """Seconds of each job on a fresh copy of the network `name`, (repeats,) by job; jobs take turns."""
     model = models.build(name)
-    singles, batches = list(images.split(1)), list(images.split(Calibrate().chunk))
+    singles, batches = list(images.split(1)), list(images.split(passes.Calibrate().chunk))
+    ours, theirs, plain = (peers.file_of(tool, name, folder) for tool in (peers.OURS, peers.NNCF_TORCH, peers.FLOAT))
     jobs: list[Callable[[nn.Module], Seconds]] = [
-        lambda model: _fxcompress(model, singles, peers.file_of(peers.OURS, name, folder)),
-        lambda model: _timed(
-            "NNCF torch", peers.nncf_torch, model, singles, peers.file_of(peers.NNCF_TORCH, name, folder)
-        ),
+        lambda model: _fxcompress(model, singles, ours),
+        lambda model: _timed("NNCF torch", peers.nncf_torch, model, singles, theirs),
         lambda model: _timed("NNCF torch, batches", peers.nncf_torch, model, batches, folder / "batches.xml"),
         lambda model: _timed("forward", _forward, model, batches),
-        lambda model: _timed("export", peers.export_float, model, singles, peers.file_of(peers.FLOAT, name, folder)),
+        lambda model: _timed("export", peers.export_float, model, singles, plain),
     ]
     rounds: list[Seconds] = []
     for order in orders(len(jobs), repeats):
@@ -110,13 +106,11 @@ class _Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-        )
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
         self.classifier = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        return self.classifier(self.norm(self.conv(x)).relu().mean((2, 3)))
 
 
 def _fxcompress(model: nn.Module, batches: Sequence[Tensor], path: Path) -> Seconds:

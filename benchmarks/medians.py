@@ -28,9 +28,10 @@ def median(samples: np.ndarray, seed: int = 0) -> Estimate:
     """The median of `samples`, with an interval that holds the true median with 95% confidence.
 
     Args:
-        samples: (loads, rounds), or (rounds,) where everything was measured in one go. A load is one time that the files
-            were compiled anew: where the memory happens to lie shifts all of its rounds alike, so the bootstrap draws loads
-            first, then rounds within them (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8).
+        samples: (loads, rounds), or (rounds,) where everything was measured in one go. A load is one time that the
+            files were compiled anew: where the memory happens to lie shifts all of its rounds alike, so the bootstrap
+            draws loads first, then rounds within them (Davison and Hinkley, Bootstrap Methods and their Application,
+            section 3.8).
         seed: of the resampling.
 
     Raises:
@@ -43,8 +44,8 @@ def median(samples: np.ndarray, seed: int = 0) -> Estimate:
     random = np.random.default_rng(seed)
     medians = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        chosen = random.integers(loads, size=loads)[:, None], random.integers(rounds, size=(loads, rounds))
-        medians[i] = np.median(samples[chosen])
+        load = random.integers(loads, size=(loads, 1))
+        medians[i] = np.median(samples[load, random.integers(rounds, size=(loads, rounds))])
     value = float(np.median(samples))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])

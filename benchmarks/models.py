@@ -41,8 +41,8 @@ def _efficientnet_lite0() -> nn.Module:
 def _import_torchvision():
     """torchvision, also beside a torch that its compiled operators were not built for.
 
-    Its import registers shapes for two operators of its extension. Where the extension does not load they are unknown, so
-    they are declared first; no network here calls them.
+    Its import registers shapes for two operators of its extension. Where the extension does not load they are unknown,
+    so they are declared first; no network here calls them.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):

@@ -1,7 +1,7 @@
 """Files run in OpenVINO's CPU plugin: how long they take, side by side, and what they answer.
 
-Float parts are computed in float32 (``INFERENCE_PRECISION_HINT=f32``). Left to itself the plugin takes bfloat16 where the
-CPU has it, and a "float" model is then not the reference that it is taken for.
+Float parts are computed in float32 (``INFERENCE_PRECISION_HINT=f32``). Left to itself the plugin takes bfloat16 where
+the CPU has it, and a "float" model is then not the reference that it is taken for.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def latencies(
 ) -> dict[str, np.ndarray]:
     """Seconds an inference of each of `files`, all measured side by side.
 
-    A round gives every file one short turn, in a new order (`medians.orders`): one inference that only brings the weights
-    back into the cache, then `repeats` timed ones, whose median is the round's figure. Rounds of equal number are therefore
-    comparable across files, however the machine's speed drifts. After every `rounds` rounds all files are compiled anew,
-    since where their memory lies moves a file's latency by more than the noise of one load.
+    A round gives every file one short turn, in a new order (`medians.orders`): one inference that only brings the
+    weights back into the cache, then `repeats` timed ones, whose median is the round's figure. Rounds of equal number
+    are therefore comparable across files, however the machine's speed drifts. After every `rounds` rounds all files are
+    compiled anew, since where their memory lies moves a file's latency by more than the noise of one load.
 
     Args:
         files: paths by name; one path may stand under two names, which shows what the measurement cannot tell apart.
@@ -85,7 +85,7 @@ def _turn(request, repeats: int) -> float:
 
 
 def outputs(path: Path, images: np.ndarray, batch: int = 10) -> np.ndarray:
-    """The file's first output for `images`, computed `batch` at a time; a shorter last batch is filled up and cut off."""
+    """The file's first output for `images`, `batch` at a time; a shorter last batch is filled up and cut."""
     batch = min(batch, len(images))
     compiled = compile_file(path, (batch, *images.shape[1:]))
     answers = []

@@ -45,9 +45,7 @@ def fxcompress_file(model: nn.Module, batches: Sequence[Tensor], path: Path) -> 
 
 def nncf_torch(model: nn.Module, batches: Sequence[Tensor], path: Path) -> Path:
     """NNCF on the torch model, then OpenVINO's converter. NNCF works on a copy of the model."""
-    os.environ.setdefault(
-        "NNCF_EXTENSION_LOAD_TIMEOUT", "300"
-    )  # seconds; its own 60 are short for compiling on two cores
+    os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "300")  # seconds; 60, its own, are short on two cores
     nncf, openvino = need("nncf"), need("openvino")
     quantized = nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches))
     with torch.inference_mode():

@@ -24,6 +24,8 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 CALIBRATION_SHARE = 0.4
 """How much of every photograph's longer side serves calibration."""
 
+SEEDS = {"calibration": 1, "scoring": 2}
+
 
 def calibration_images(count: int = 300) -> Tensor:
     """`count` normalised crops, (count, 3, 224, 224) float32."""
@@ -45,7 +47,7 @@ def photographs() -> tuple[Tensor, ...]:
 
 @cache
 def _crops(purpose: str, count: int) -> Tensor:
-    random = np.random.default_rng([len(purpose), SIZE])
+    random = np.random.default_rng(SEEDS[purpose])
     parts = [_part(photograph, purpose) for photograph in photographs()]
     return torch.stack([_crop(parts[i % len(parts)], random) for i in range(count)])
 

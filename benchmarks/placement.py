@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
+from rich.console import Console
 
 from benchmarks import openvino_runner, peers
 from benchmarks.models import IMAGE_SHAPE
@@ -59,7 +60,7 @@ class Layer:
 
     @property
     def role(self) -> tuple[str, tuple[int, ...]]:
-        """What the layer does, by which it is found again in another file: its kind and shape less the axes of size 1."""
+        """What the layer does, to find its equal in another file: its kind, and its shape less the axes of size 1."""
         return KINDS.get(self.type, self.type), tuple(size for size in self.shape if size != 1)
 
 
@@ -117,8 +118,9 @@ def section(files: Mapping[str, Mapping[str, Path]], *, report: Callable[[str], 
     """Compare the emitted file of each network with the peers', given by network and tool."""
     result = Section(
         "Placement",
-        "OpenVINO's execution graph. Integer: the share of computing layers whose runtime precision is 8 bits. Islands: groups of "
-        "float layers between integer layers. Lost: layers in float that the peer's file runs in integers.",
+        "OpenVINO's execution graph. Integer: the share of computing layers whose runtime precision is 8 bits. "
+        "Islands: groups of float layers between integer layers. Lost: layers in float that the peer's file runs in "
+        "integers.",
     )
     for name, by_tool in files.items():
         report(f"{name}: placement")
@@ -162,12 +164,12 @@ def _named(layer: Layer) -> str:
 
 def main(paths: Sequence[str]) -> None:
     """Print the comparison of the first path with the others."""
-    from rich.console import Console
-
     names = [peers.OURS.name, *(Path(path).name for path in paths[1:])]
     graphs = {name: execution_graph(Path(path)) for name, path in zip(names, paths)}
     stem = Path(paths[0]).stem
-    Console().print(Section("Placement", "", figures(stem, graphs), notes(stem, graphs)).table())
+    Console().print(Section("", "", figures(stem, graphs)).table())
+    for note in notes(stem, graphs):
+        print(note)
 
 
 if __name__ == "__main__":

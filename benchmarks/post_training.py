@@ -6,8 +6,9 @@
     python -m benchmarks.post_training --quick             # does everything run? the figures mean nothing
     python -m benchmarks.post_training --only latency --networks resnet18
 
-Prints tables with the bars and writes them to benchmarks/results/ as JSON and markdown, with the machine named; a quick run
-writes to out/benchmarks/ instead. Exits with 1 where a benchmark failed to run; a missed bar is a result, not a failure.
+Prints tables with the bars and writes them to benchmarks/results/ as JSON and markdown, with the machine named; a quick
+run writes to out/benchmarks/ instead. Exits with 1 where a benchmark failed to run; a missed bar is a result, not a
+failure.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = describe_machine()
     if load_average() > 0.5:
         console.print(
-            f"[yellow]load average {load_average():.1f} on {cores()} cores: something else is running; wait until it is done, or "
-            "do not trust the timings[/]"
+            f"[yellow]load average {load_average():.1f} on {cores()} cores: something else is running; wait until "
+            "it is done, or do not trust the timings[/]"
         )
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.files or Path(temporary)
@@ -92,7 +93,7 @@ def _section(benchmark: str, options: argparse.Namespace, folder: Path) -> Secti
 
 
 def build_files(name: str, images: Any, folder: Path, report: Callable[[str], None]) -> dict[str, Path]:
-    """The file of every tool for the network `name`, by tool; those that stand in `folder` already are taken as they are."""
+    """The file of every tool for the network `name`, by tool; those that stand in `folder` already are kept."""
     batches = list(images.split(1))
     files = {}
     for tool in TOOLS:
@@ -112,7 +113,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="ResNet-18 with a handful of images: does everything run?")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="BENCHMARK")
     parser.add_argument(
-        "--networks", nargs="+", choices=models.MODELS, help="instead of each benchmark's own", metavar="NETWORK"
+        "--networks", nargs="+", choices=models.MODELS, help="not each benchmark's own", metavar="NETWORK"
     )
     parser.add_argument("--images", type=int, default=300, help="for calibration")
     parser.add_argument("--scoring", type=int, default=500, help="images to score agreement on")

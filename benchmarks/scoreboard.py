@@ -67,7 +67,7 @@ class Figure:
 
     @property
     def verdict(self) -> str | None:
-        """Whether the bar is met; "within noise" where it is missed by less than the interval can tell; None without a bar."""
+        """Whether the bar is met; "within noise": missed, but not beyond the interval; None: there is no bar."""
         if self.bar is None:
             return None
         if self.bar.reached(self.value):
@@ -184,7 +184,8 @@ def to_markdown(sections: Sequence[Section], machine: dict[str, Any]) -> str:
     """The whole as a document."""
     bars = _markdown_table(JUDGED_COLUMNS, _judged(sections))
     parts = ["# Benchmarks", f"{one_line(machine)}. Load average before: {machine['load average before']}."]
-    return "\n\n".join([*parts, *(section.markdown() for section in sections), f"## Bars\n\n{bars}"])
+    parts += [*(section.markdown() for section in sections), f"## Bars\n\n{bars}"]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def to_json(sections: Sequence[Section], machine: dict[str, Any]) -> str:

@@ -1,11 +1,13 @@
 """fxcompress, the compression compiler for PyTorch: graph rewrites on torch.fx, from a model to a quantized ONNX file."""
 
-from fxcompress.compiler import Compiled, compile
+from fxcompress.compiled import Compiled
+from fxcompress.compiler import compile
+from fxcompress.parts import PartlyCompiled
 from fxcompress.pattern import maybe, op, var
 from fxcompress.pipeline import Context, Effect, Pass
-from fxcompress.rewrite import rewrite
 from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.rewrite import rewrite
 
 __version__ = "0.1.0"
 
-__all__ = ["Compiled", "Context", "Effect", "Pass", "QuantizationSpec", "compile", "maybe", "op", "rewrite", "var"]
+__all__ = ["Compiled", "Context", "Effect", "PartlyCompiled", "Pass", "QuantizationSpec", "compile", "maybe", "op", "rewrite", "var"]

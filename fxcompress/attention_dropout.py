@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxcompress.inputs import ExampleInputs
+from fxcompress.modes import set_attention_dropout
 from fxcompress.signature import argument
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
@@ -26,7 +27,7 @@ def record_attention_dropout(graph: fx.Graph, model: nn.Module | None, example: 
         probability = argument(node, "dropout_p")
         if probability:
             node.meta["dropout_p"] = probability
-            node.update_arg(4, 0.0) if len(node.args) > 4 else node.update_kwarg("dropout_p", 0.0)
+            set_attention_dropout(node, 0.0)
     if model is None or not attentions or not _may_drop(model):
         return
     try:

@@ -18,8 +18,6 @@ from fxcompress.matcher import Match
 from fxcompress.opnames import nearest, target_name
 from fxcompress.signature import arguments, signature
 
-_INHERITED = ("scope", "stack_trace", "region")
-
 
 class Builder:
     """The `new` of a rule: ``new.relu(x)`` inserts such a call and returns its node.
@@ -55,10 +53,11 @@ class Builder:
         except Exception as error:
             shown = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
             raise RuleError(f"{target}({shown}) cannot be computed: {error}") from error
-        return self._insert("call_function", target, args, kwargs, value)
+        path = f"{self.match.root.meta.get('scope') or ''}.{target_name(target)}".lstrip(".")
+        return self._insert("call_function", target, path, args, kwargs, value)
 
     def like(self, node: fx.Node, **changes: Any) -> fx.Node:
-        """A call like `node`, with the arguments in `changes` (by their schema names) replaced.
+        """A call like `node`, from the same place in the model, with some arguments (by schema name) replaced.
 
         Raises:
             RuleError: the operation has no such argument.
@@ -72,7 +71,9 @@ class Builder:
         while positions and len(positions) > len(node.args) and positions[-1] == defaults[len(positions) - 1]:
             positions.pop()
         by_name = {n: v for n, v in values.items() if n in changes or n in node.kwargs}
-        return self.call(node.target, *positions, **by_name)  # type: ignore[arg-type]
+        made = self.call(node.target, *positions, **by_name)  # type: ignore[arg-type]
+        made.meta.update(_origin(node))
+        return made
 
     def constant(self, tensor: torch.Tensor, *, name: str) -> fx.Node:
         """A `get_attr` of `tensor`, kept as a buffer `name` (with a number if that is taken; dots make modules)."""
@@ -145,17 +146,16 @@ class Builder:
         target = f"{owner_path}.{unique}" if owner_path else unique
         self._attributes.append(target)
         mode = detect_fake_mode(self.value(self.match.root))
-        return self._insert(
-            "get_attr", target, (), {}, mode.from_tensor(tensor, static_shapes=True) if mode else tensor
-        )
+        value = mode.from_tensor(tensor, static_shapes=True) if mode else tensor
+        node = self._insert("get_attr", target, target, (), {}, value)
+        node.meta["scope"] = owner_path
+        return node
 
-    def _insert(self, op: str, target: Any, args: Any, kwargs: Any, value: Any) -> fx.Node:
+    def _insert(self, op: str, target: Any, path: str, args: Any, kwargs: Any, value: Any) -> fx.Node:
         root = self.match.root
-        path = target if op == "get_attr" else f"{root.meta.get('scope') or ''}.{target_name(target)}".lstrip(".")
         with root.graph.inserting_before(root):
             node = root.graph.create_node(op, target, args, kwargs, name=path.replace(".", "_"))
-        node.meta = {key: root.meta[key] for key in _INHERITED if key in root.meta}
-        node.meta |= {"val": value, "created_by": self._created_by, "rule": self._rule}
+        node.meta = _origin(root) | {"val": value, "created_by": self._created_by, "rule": self._rule}
         self._created.append(node)
         return node
 
@@ -173,6 +173,11 @@ class Builder:
     def created(self) -> tuple[fx.Node, ...]:
         """The nodes made so far."""
         return tuple(self._created)
+
+
+def _origin(node: fx.Node) -> dict[str, Any]:
+    """The metadata that say where in the user's model `node` comes from."""
+    return {key: node.meta[key] for key in ("scope", "stack_trace", "region") if key in node.meta}
 
 
 def attribute(graph_module: fx.GraphModule, target: str) -> Any:

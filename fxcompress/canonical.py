@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.fake import insert_call
+from fxcompress.fake import insert_call, static_sizes
 
 aten = torch.ops.aten
 
@@ -102,9 +102,8 @@ class Call:
 
 
 def size_of(value: Any) -> tuple[Any, ...]:
-    """The shape behind a node or a fake tensor; symbolic sizes are `torch.SymInt`."""
-    value = value.meta["val"] if isinstance(value, fx.Node) else value
-    return tuple(value.shape)
+    """The shape behind a node or a fake tensor; sizes that depend on the batch are `torch.SymInt`."""
+    return static_sizes((value.meta["val"] if isinstance(value, fx.Node) else value).shape)
 
 
 def same_sizes(left: Any, right: Any) -> bool:

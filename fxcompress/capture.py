@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
-import linecache
 import operator
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.export import ExportedProgram
 
 from fxcompress.attention_dropout import record_attention_dropout
 from fxcompress.canonical import canonicalize
@@ -24,6 +20,7 @@ from fxcompress.inline import inline_regions
 from fxcompress.inputs import ExampleInputs
 from fxcompress.modes import set_training
 from fxcompress.naming import rename
+from fxcompress.tracing import copy_tensor, private_copy, trace
 
 aten = torch.ops.aten
 
@@ -47,8 +44,8 @@ def capture(
     if isinstance(model, ExportedProgram):
         program, traced = model, None
     else:
-        traced = _scoped(private_copy(model).eval())
-        program = _trace(traced, example_inputs, dynamic_shapes, notes)
+        traced = private_copy(model).eval()
+        program = trace(traced, example_inputs, dynamic_shapes, notes)
     module = _functional(program, notes)
     canonicalize(module.graph)
     record_attention_dropout(module.graph, traced, example_inputs, notes)
@@ -56,159 +53,6 @@ def capture(
     set_training(result, False)
     result.meta["capture_notes"] = notes
     return result.eval()
-
-
-# ------------------------------------------------------------------------------------------------------------ copy
-
-
-def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` that shares no tensor with it; tied parameters stay tied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception:  # locks, files, tensors with a history: whatever a module may hold that cannot be copied
-        return _copy_structure(model, {})
-
-
-def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:
-    """Copies of the modules and their tensors; everything else that they hold is shared."""
-    if id(module) in done:
-        return done[id(module)]
-    twin = done[id(module)] = copy.copy(module)
-    for registry in ("_parameters", "_buffers"):
-        tensors = {}
-        for name, tensor in getattr(module, registry).items():
-            if tensor is not None and id(tensor) not in done:
-                done[id(tensor)] = _copy_tensor(tensor)
-            tensors[name] = None if tensor is None else done[id(tensor)]
-        twin.__dict__[registry] = tensors
-    twin.__dict__["_modules"] = {
-        name: None if child is None else _copy_structure(child, done) for name, child in module._modules.items()
-    }
-    return twin
-
-
-def _copy_tensor(tensor: Tensor) -> Tensor:
-    new = tensor.detach().clone()
-    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
-
-
-# ----------------------------------------------------------------------------------------------------------- trace
-
-
-def _scoped(model: nn.Module) -> nn.Module:
-    """Run a graph module node by node while it is traced, which hands the scopes of its nodes on."""
-    if not isinstance(model, fx.GraphModule):
-        return model
-    signature = inspect.signature(model.forward)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return fx.Interpreter(model).run(*bound.args)
-
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    model.forward = forward
-    return model
-
-
-def _trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: list[str]) -> ExportedProgram:
-    if dynamic_shapes is not None:
-        return _export(model, example, dynamic_shapes)
-    wide = _widened(example)
-    try:
-        program = _export(model, wide, _symbolic_batch(model, wide, Dim.AUTO))
-        if _has_symbolic_batch(program):
-            return program
-        reason = _why_static(model, wide)
-    except CaptureError as error:
-        reason = str(error.__cause__)
-    program = _export(model, example, None)
-    notes.append(f"the batch size is fixed to that of the example inputs: {_first_sentence(reason)}")
-    return program
-
-
-def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
-    try:
-        with _plain_kernels():
-            return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-    except Exception as error:
-        raise CaptureError(
-            f"{type(model).__name__} cannot be traced: {_first_sentence(str(error)) or type(error).__name__}; "
-            f"the line that stopped it: {_user_line(error)}. Check that the example inputs {example!r} are what forward "
-            'takes; where a part of the model cannot be traced, name those that can: submodules=["backbone"]'
-        ) from error
-
-
-@contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Without the fused inference kernel of `nn.MultiheadAttention` and `nn.TransformerEncoder`, which hides their operations."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _batched(example: ExampleInputs) -> list[Tensor]:
-    tensors = [leaf for _, leaf in example.leaves() if isinstance(leaf, Tensor)]
-    size = next((t.shape[0] for t in tensors if t.dim()), None)
-    return [t for t in tensors if t.dim() and t.shape[0] == size]
-
-
-def _widened(example: ExampleInputs) -> ExampleInputs:
-    """`example` with a batch of two instead of one: torch.export takes a size of 1 for a constant."""
-    batched = {id(t) for t in _batched(example)}
-
-    def widen(leaf: Any) -> Any:
-        one = isinstance(leaf, Tensor) and id(leaf) in batched and leaf.shape[0] == 1
-        return torch.cat([leaf.detach(), leaf.detach()]) if one else leaf
-
-    args, kwargs = torch.utils._pytree.tree_map(widen, (example.args, example.kwargs))
-    return ExampleInputs(args, kwargs)
-
-
-def _symbolic_batch(model: nn.Module, example: ExampleInputs, kind: Any) -> Any:
-    shapes = ShapesCollection()
-    for tensor in _batched(example):
-        shapes[tensor] = {0: kind}
-    return shapes.dynamic_shapes(model, example.args, example.kwargs)
-
-
-def _has_symbolic_batch(program: ExportedProgram) -> bool:
-    inputs = set(program.graph_signature.user_inputs)
-    values = [node.meta.get("val") for node in program.graph.nodes if node.name in inputs]
-    return any(isinstance(v, Tensor) and v.dim() and not isinstance(v.shape[0], int) for v in values)
-
-
-def _why_static(model: nn.Module, example: ExampleInputs) -> str:
-    """torch's explanation of why the batch cannot be symbolic, which it gives only if that is demanded."""
-    try:
-        _export(model, example, _symbolic_batch(model, example, Dim.DYNAMIC))
-    except CaptureError as error:
-        return str(error.__cause__)
-    return "the model uses it as a constant"
-
-
-def _first_sentence(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("-")), lines[0] if lines else "").lstrip("- ")[:300].rstrip(".")
-
-
-def _user_line(error: BaseException | None) -> str:
-    """The innermost line outside torch and this package in the tracebacks behind `error`."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
-    while error is not None:
-        traceback, found = error.__traceback__, None
-        while traceback is not None:
-            path = traceback.tb_frame.f_code.co_filename
-            if not path.startswith(ours):
-                found = f"{path}:{traceback.tb_lineno}: {linecache.getline(path, traceback.tb_lineno).strip()}"
-            traceback = traceback.tb_next
-        if found:
-            return found
-        error = error.__cause__ or error.__context__
-    return "(no source recorded)"
 
 
 # -------------------------------------------------------------------------------------------------------- assembly
@@ -230,7 +74,7 @@ def _functional(program: ExportedProgram, notes: list[str]) -> fx.GraphModule:
 def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
     inline_regions(module, notes)
     fold_constants(module)
-    return functionalize(module.graph)
+    return functionalize(module.graph, notes)
 
 
 def _with_kept_dropout(program: ExportedProgram) -> ExportedProgram:
@@ -253,7 +97,7 @@ def _assemble(module: fx.GraphModule, graph: fx.Graph, copy_tensors: bool) -> fx
     result = fx.GraphModule(nn.Module(), fx.Graph())
     done: dict[int, Tensor] = {}
     for path, tensor, persistent in _tensors(module, graph):
-        new = done.setdefault(id(tensor), _copy_tensor(tensor) if copy_tensors else tensor)
+        new = done.setdefault(id(tensor), copy_tensor(tensor) if copy_tensors else tensor)
         parent, _, name = path.rpartition(".")
         owner = _submodule(result, parent)
         if isinstance(new, nn.Parameter):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from fxcompress.fake import static_sizes
 from fxcompress.functionalize import is_in_place, storage_roots
 
 aten = torch.ops.aten
@@ -23,17 +25,15 @@ _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, a
 
 def fold_constants(module: fx.GraphModule) -> None:
     """Replace what depends on literals alone (position numbers, attention masks) by attributes ``constant_0``, ..."""
-    constant = _constant_nodes(module.graph)
-    if not constant:
-        return
+    constant = _constant_nodes(module)
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
         for node in constant:
-            values[node] = _run(node, values)
+            values[node] = _run(node, values, module)
     count = 0
     for node in constant:
         readers = [user for user in node.users if user not in values]
-        if not readers or not isinstance(values[node], Tensor):
+        if node.op == "get_attr" or not readers or not isinstance(values[node], Tensor):
             continue
         name = f"constant_{count}"
         count += 1
@@ -47,14 +47,17 @@ def fold_constants(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
 
 
-def _constant_nodes(graph: fx.Graph) -> list[fx.Node]:
-    """In order: calls on literals alone whose storage nothing else writes to."""
+def _constant_nodes(module: fx.GraphModule) -> list[fx.Node]:
+    """In order: calls on literals alone whose storage nothing else writes to, and tensors that are not in the state."""
+    graph = module.graph
     roots = storage_roots(graph)
+    state = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    state |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
     spoiled: set[fx.Node] = set()
     while True:
         found: dict[fx.Node, None] = {}
         for node in graph.nodes:
-            if roots[node] not in spoiled and _is_constant(node, found):
+            if roots[node] not in spoiled and _is_constant(node, found, state):
                 found[node] = None
         written = {roots[n] for n in graph.nodes if is_in_place(n) and n not in found} & {roots[n] for n in found}
         if not written:
@@ -62,11 +65,13 @@ def _constant_nodes(graph: fx.Graph) -> list[fx.Node]:
         spoiled |= written
 
 
-def _is_constant(node: fx.Node, found: dict[fx.Node, None]) -> bool:
+def _is_constant(node: fx.Node, found: dict[fx.Node, None], state: set[str]) -> bool:
+    if node.op == "get_attr":
+        return node.target not in state and isinstance(node.meta.get("val"), Tensor)
     if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         return False
     value = node.meta.get("val")
-    if any(not isinstance(size, int) for v in _tensors(value) for size in v.shape) or not _tensors(value):
+    if any(not isinstance(size, int) for v in _tensors(value) for size in static_sizes(v.shape)) or not _tensors(value):
         return False
     if node.target in _LIKE:
         return all(source in found for source in node.all_input_nodes[1:])
@@ -79,7 +84,10 @@ def _tensors(value: Any) -> list[Tensor]:
     return [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, Tensor)]
 
 
-def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+def _run(node: fx.Node, values: dict[fx.Node, Any], module: fx.GraphModule) -> Any:
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(module).detach().clone()
+
     def value_of(source: fx.Node) -> Any:
         if source in values:
             return values[source]

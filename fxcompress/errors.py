@@ -54,7 +54,7 @@ class EmitError(FxCompressError):
 
 
 def source_line(node: torch.fx.Node) -> str:
-    """The user's own source line behind `node`, as ``file:line: code``; ``"(no source recorded)"`` where unknown.
+    """The user's own source line behind `node`, as ``file:line: code``; ``"no source recorded"`` where unknown.
 
     The innermost frame of the recorded stack trace that lies outside torch itself.
     """
@@ -63,7 +63,7 @@ def source_line(node: torch.fx.Node) -> str:
         if place.startswith("File ") and "/torch/" not in place:
             path, _, rest = place.removeprefix('File "').partition('", line ')
             return f"{path}:{rest.split(',')[0]}: {code}"
-    return "(no source recorded)"
+    return "no source recorded"
 
 
 def describe(node: torch.fx.Node) -> str:

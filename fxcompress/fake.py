@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,3 +26,9 @@ def insert_call(
     node.meta = {key: value for key, value in before.meta.items() if key != "val"}
     node.meta["val"] = fake_value(target, args, kwargs) if val is None else val
     return node
+
+
+def static_sizes(shape: Iterable[Any]) -> tuple[Any, ...]:
+    """`shape` with a number for each size that was found to be constant; the others stay `torch.SymInt`."""
+    constants = [size if isinstance(size, int) else size.node.maybe_as_int() for size in shape]
+    return tuple(size if constant is None else constant for size, constant in zip(shape, constants))

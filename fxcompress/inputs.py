@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -180,7 +180,7 @@ def batch_inputs(batch: Any, example: ExampleInputs) -> ExampleInputs:
     Raises:
         InputError: wrong number of inputs, shape, dtype or device; says which, expected against got.
     """
-    inputs = _aligned(batch, example)
+    inputs = aligned(batch, example)
     expected, got = example.leaves(), inputs.leaves()
     if [name for name, _ in expected] != [name for name, _ in got]:
         raise InputError(f"a batch of data has the structure {inputs!r}, but the model was given {example!r}")
@@ -192,7 +192,7 @@ def batch_inputs(batch: Any, example: ExampleInputs) -> ExampleInputs:
     return inputs
 
 
-def _aligned(batch: Any, example: ExampleInputs) -> ExampleInputs:
+def aligned(batch: Any, example: ExampleInputs) -> ExampleInputs:
     """`batch` arranged as `example` is: by position, by name, or both."""
     positions, names = len(example.args), list(example.kwargs)
     if isinstance(batch, ExampleInputs):
@@ -236,3 +236,14 @@ def _mismatch(want: Any, have: Any, size: int | None) -> str | None:
     if want.device != have.device:
         return f"expected a tensor on {want.device}, got one on {have.device}; move it with .to({str(want.device)!r})"
     return None
+
+
+def batch_is_free(graph: fx.Graph) -> bool:
+    """Whether the first dimension of every input of a captured graph is its free batch size."""
+    values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
+    return all(isinstance(v, Tensor) and v.dim() > 0 and isinstance(v.shape[0], torch.SymInt) for v in values)
+
+
+def first_samples(example: ExampleInputs, count: int) -> ExampleInputs:
+    """`example` cut down to its first `count` samples, for a graph whose batch size is free."""
+    return ExampleInputs(*pytree.tree_map_only(Tensor, lambda tensor: tensor[:count], (example.args, example.kwargs)))

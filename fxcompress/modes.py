@@ -23,7 +23,7 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         if node.op != "call_function":
             continue
         if node.target is _ATTENTION and "dropout_p" in node.meta:
-            _set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
+            set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
         position = _TRAINING_ARGUMENT.get(node.target)
         if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
             continue
@@ -31,8 +31,11 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
     graph_module.recompile()
 
 
-def _set_attention_dropout(node: fx.Node, probability: float) -> None:
-    if "dropout_p" in node.kwargs or len(node.args) < 5:
-        node.update_kwarg("dropout_p", probability)
-    else:
-        node.update_arg(4, probability)
+def set_attention_dropout(node: fx.Node, probability: float) -> None:
+    """Write the dropout probability of the attention `node`, which is left out where it is zero."""
+    args, kwargs = list(node.args), {key: value for key, value in node.kwargs.items() if key != "dropout_p"}
+    if len(args) > 4:
+        args[4] = probability
+    elif probability:
+        kwargs["dropout_p"] = probability
+    node.args, node.kwargs = tuple(args), kwargs

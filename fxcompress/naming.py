@@ -51,7 +51,7 @@ def scope_of(node: fx.Node) -> str:
 def _last_call(node: fx.Node) -> tuple[str, str]:
     """The path of the innermost module behind `node`, and a key that tells several calls of it apart."""
     stack = node.meta.get("nn_module_stack")
-    if not stack:
+    if not stack or node.target is torch.ops.aten.sym_size.int:
         return "", ""
     key, (path, *_) = list(stack.items())[-1]
     return re.sub(r"@\d+", "", path), key
@@ -98,8 +98,11 @@ class _Names:
 
 
 def _owns_weight(node: fx.Node) -> bool:
-    weight = f"{scope_of(node)}.weight"
-    return any(source.op == "get_attr" and source.target == weight for source in node.all_input_nodes)
+    """Whether `node` applies a parameter of its own module to a value that is not one."""
+    inside = f"{scope_of(node)}."
+    attributes = [source for source in node.all_input_nodes if source.op == "get_attr"]
+    own = any(str(source.target).startswith(inside) for source in attributes)
+    return own and len(attributes) < len(node.all_input_nodes)
 
 
 def _operation(node: fx.Node) -> str:

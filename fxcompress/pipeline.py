@@ -7,6 +7,7 @@ one row a pass.
 
 from __future__ import annotations
 
+import copy
 import enum
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -141,7 +142,7 @@ def run(
     if watch:
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):
-        before = snapshot(graph_module) if check and one.effect is not Effect.LOSSY else None
+        before = copy.deepcopy(graph_module.graph) if check and one.effect is not Effect.LOSSY else None
         size_before = len(graph_module.graph.nodes)
         started = time.perf_counter()
         context._pass_name, context.notes = one.name, []
@@ -153,7 +154,7 @@ def run(
             new_outputs = verify.outputs(graph_module, context.example)
             decibels = verify.agreement(outputs, new_outputs)
             if not _kept(one.effect, decibels):
-                raise _broken_promise(one, before, context, outputs, decibels, rewritten)
+                raise _broken_promise(graph_module, one, before, context, outputs, decibels, rewritten)
             outputs = new_outputs
         report.rows.append(
             Row(
@@ -203,24 +204,16 @@ def _modules_after(graph_module: fx.GraphModule, node: fx.Node):
             yield module
 
 
-def snapshot(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """The graph as it is now; the tensors are shared, since a pass replaces weights rather than changing them."""
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(graph_module.graph, values))
-    return fx.GraphModule(graph_module, graph)
-
-
 def _kept(effect: Effect, decibels: float) -> bool:
     if effect is Effect.EXACT:
         return decibels == float("inf")
     return effect is Effect.LOSSY or decibels >= verify.ROUNDING_DECIBELS
 
 
-def _broken_promise(one, before, context, outputs, decibels, rewritten) -> VerificationError:
+def _broken_promise(graph_module, one, before, context, outputs, decibels, rewritten) -> VerificationError:
     found = f"the outputs agree to {decibels:.1f} dB only"
     promise = "the same bits" if one.effect is Effect.EXACT else f"at least {verify.ROUNDING_DECIBELS:.0f} dB"
-    culprit = _culprit(one, before, context, outputs, rewritten)
+    culprit = _culprit(graph_module, one, before, context, outputs, rewritten)
     blame = (
         f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source}). Correct the rule, or declare the pass's effect as it is"
         if culprit
@@ -229,7 +222,7 @@ def _broken_promise(one, before, context, outputs, decibels, rewritten) -> Verif
     return VerificationError(f"{one.name} promised {promise}, but {found}{blame}")
 
 
-def _culprit(one, before, context, outputs, rewritten) -> Replacement | None:
+def _culprit(graph_module, one, before, context, outputs, rewritten) -> Replacement | None:
     """The first rewrite after which the promise is broken, by bisection over how many are allowed."""
     if not any(r.rule for r in rewritten):
         return None
@@ -238,7 +231,7 @@ def _culprit(one, before, context, outputs, rewritten) -> Replacement | None:
     while high - low > 1:
         middle = (low + high) // 2
         context.limit = middle
-        trial = snapshot(before)
+        trial = fx.GraphModule(graph_module, copy.deepcopy(before))
         done = one.run(trial, context)
         trial.recompile()
         if _kept(one.effect, verify.agreement(outputs, verify.outputs(trial, context.example))):

@@ -26,21 +26,22 @@ class Row:
 
 @dataclass
 class Report:
-    """The rows in the order of the passes. `print` shows a table; `notes` holds what could not be done, and why."""
+    """The rows in the order of the passes; print it for a table. `remarks` concern the whole model."""
 
     rows: list[Row] = field(default_factory=list)
-    title: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
-        return [f"{row.name}: {note}" for row in self.rows for note in row.notes]
+        """What could not be done, and why, pass by pass."""
+        return [f"{row.name}: {note}" for row in self.rows for note in row.notes] + self.remarks
 
     @property
     def milliseconds(self) -> float:
         return sum(row.milliseconds for row in self.rows)
 
     def table(self) -> Table:
-        table = Table(title=self.title or None, caption="\n".join(self.notes) or None, caption_justify="left")
+        table = Table(caption="\n".join(self.notes) or None, caption_justify="left")
         table.add_column("pass", overflow="fold")
         table.add_column("effect")
         for name in ("nodes", "rewrites", "weights", "dB", "ms"):

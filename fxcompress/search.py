@@ -169,18 +169,26 @@ class _Items(_Matcher):
 class _Alternatives(_Matcher):
     def __init__(self, pattern: Alternatives, options: list[_Matcher]):
         super().__init__(pattern)
-        self.options = options
         heads = [option.heads for option in options if option.heads is not None]
         if len(heads) == len(options):
             self.heads = frozenset().union(*heads)
+        # the options worth trying on a call of each target, and on everything else
+        self.others = [option for option in options if option.heads is None]
+        self.options_for = {
+            target: [option for option in options if option.heads is None or target in option.heads]
+            for target in frozenset().union(*heads)
+        }
+
+    def options(self, value: Any) -> list[_Matcher]:
+        return self.options_for.get(value.target, self.others) if isinstance(value, fx.Node) else self.others
 
     def head(self, search: Search, value: Any) -> bool:
         if self.heads is not None:
             return super().head(search, value)
-        return any(option.head(search, value) for option in self.options)
+        return any(option.head(search, value) for option in self.options(value))
 
     def step(self, search: Search, value: Any, rest: Goals) -> Outcome:
-        branches = [(option, value, rest) for option in self.options if option.head(search, value)]
+        branches = [(option, value, rest) for option in self.options(value) if option.head(search, value)]
         if not branches or not self.admits(search, value):
             return search.fail(self.pattern, value)
         return search.branch(branches)

@@ -85,6 +85,9 @@ _SAME_ARGUMENTS = {
     aten.slice.Tensor: (aten.slice_copy.Tensor,),
     aten.unsqueeze.default: (aten.unsqueeze_copy.default,),
     aten.squeeze.dims: (aten.squeeze_copy.dims,),
+    aten.bitwise_and.Tensor: (aten.__and__.Tensor,),
+    aten.bitwise_or.Tensor: (aten.__or__.Tensor,),
+    aten.bitwise_xor.Tensor: (aten.__xor__.Tensor,),
     aten.maximum.default: (aten.max.other,),
     aten.minimum.default: (aten.min.other,),
 }

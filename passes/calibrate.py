@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
-from fxcompress.inputs import batch_inputs
+from fxcompress.inputs import batch_inputs, batch_is_free
 from fxcompress.pipeline import Context, Effect, Pass
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import ESTIMATORS, RangeEstimator
@@ -50,7 +50,7 @@ class Calibrate(Pass):
         if context.data is None:
             raise InputError("Calibrate needs data: compile(model, data=loader), any iterable of batches")
         observer = _Observer(graph_module, self.estimator)
-        free = _batch_is_free(graph_module)
+        free = batch_is_free(graph_module.graph)
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             seen = 0
@@ -89,12 +89,6 @@ def _chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[T
             held, count = [], 0
     if held:
         yield [torch.cat(parts) for parts in zip(*held)], count
-
-
-def _batch_is_free(graph_module: fx.GraphModule) -> bool:
-    """Whether every input's first dimension is the free batch size."""
-    inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
-    return all(isinstance(v, Tensor) and v.dim() > 0 and isinstance(v.shape[0], torch.SymInt) for v in inputs)
 
 
 def _has_bfloat16() -> bool:

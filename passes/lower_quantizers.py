@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxcompress.builder import attribute
 from fxcompress.dialect import resolve
 from fxcompress.errors import PlanError, describe, source_line
-from fxcompress.builder import attribute
 from fxcompress.pipeline import Context, Effect, Pass
 from fxcompress.quantization.ops import INTEGER_RANGES, STORAGE
 from fxcompress.quantization.quantizer import Quantizer

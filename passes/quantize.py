@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.builder import attribute
+from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.pipeline import Context, Effect, Pass
 from fxcompress.quantization.placement import ActivationSite, WeightSite, fused_chain, place
 from fxcompress.quantization.quantizer import Quantizer

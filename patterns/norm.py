@@ -40,11 +40,12 @@ def folded_weight(new: Builder, w: fx.Node, scale: torch.Tensor, transposed_grou
     group of inputs.
     """
     weight = new.tensor(w)
+    scale = scale.to(torch.promote_types(weight.dtype, torch.float32))
     if transposed_groups is None:
-        scaled = weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        scaled = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
     else:
         per_channel = scale.reshape(transposed_groups, 1, -1, *[1] * (weight.dim() - 2))
-        scaled = (weight.double().unflatten(0, (transposed_groups, -1)) * per_channel).flatten(0, 1)
+        scaled = (weight.unflatten(0, (transposed_groups, -1)) * per_channel).flatten(0, 1)
     return new.parameter(scaled.to(weight.dtype), name=f"{w.target}_folded")
 
 

@@ -12,10 +12,11 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture import capture
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.inputs import ExampleInputs
 
 BATCHES = (2, 1, 5)
 
@@ -32,12 +33,8 @@ class Call(nn.Module):
 
 
 def captured(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
-    """The graph of `model`, the first dimension of every input symbolic."""
-    shapes: tuple[Any, ...] = tuple({0: Dim.AUTO} for _ in inputs)
-    if isinstance(model, Call):
-        shapes = (shapes,)  # forward takes *inputs
-    program = torch.export.export(model.eval(), inputs, dynamic_shapes=shapes, strict=False)
-    return program.module(check_guards=False)  # type: ignore[return-value]
+    """The graph of `model`, the batch symbolic."""
+    return capture(model, ExampleInputs(inputs))
 
 
 def checked(model: ir.Model) -> bytes:
@@ -88,7 +85,7 @@ def assert_same(
 ) -> Counter[str]:
     """Emit `function` and compare with torch at every batch size; the operators of the file, counted."""
     module = function if isinstance(function, nn.Module) else Call(function)
-    graph_module = captured(module, *inputs)
+    graph_module = captured(module.eval(), *inputs)
     model = to_onnx_model(graph_module)
     serialized = checked(model)
     for batch in batches(inputs):

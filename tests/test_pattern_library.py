@@ -16,6 +16,7 @@ from fxcompress.capture import capture
 from fxcompress.example import Example
 from fxcompress.inputs import ExampleInputs
 from fxcompress.matcher import find
+from fxcompress.modes import set_training
 from fxcompress.patterns.activation import gelu, hardswish, quick_gelu, tanh_gelu
 from fxcompress.patterns.attention import attention, composed_attention
 from fxcompress.patterns.conv import FOLD_BATCH_NORM, conv_activation, conv_bn, conv_bn_activation
@@ -32,7 +33,9 @@ RULES = {name: rule for module in MODULES for name, rule in vars(module).items()
 
 def _captured(example: Example) -> tuple[nn.Module, fx.GraphModule]:
     module = example.module()
-    return module, capture(module, ExampleInputs(example.inputs(), {}))
+    graph_module = capture(module, ExampleInputs(example.inputs(), {}))
+    set_training(graph_module, example.training)
+    return module, graph_module
 
 
 def _cases(kind: str) -> list:

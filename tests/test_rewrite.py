@@ -27,6 +27,11 @@ class _Net(nn.Module):
         return torch.relu(self.second(torch.relu(self.first(x)))) * 2
 
 
+class _Activation(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x) + 1
+
+
 def graph_of(program, *shapes: tuple[int, ...]) -> fx.GraphModule:
     """The captured graph of a function or module. Inputs are 3 x 4 unless told otherwise."""
     if not isinstance(program, nn.Module):
@@ -98,7 +103,7 @@ def test_the_first_rule_listed_goes_first() -> None:
     def put_sigmoid(new, x):
         return new.sigmoid(x)
 
-    graph_module = graph_of(torch.relu)
+    graph_module = graph_of(nn.ReLU())
     assert run([put_sigmoid, put_gelu], graph_module).counts == {"put_sigmoid": 1}
 
 
@@ -200,12 +205,12 @@ def test_a_layers_name_goes_to_what_replaces_it() -> None:
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda new, x: new.mean(x, [1]), r"rule build .*: the replacement is torch.float32 \[s.*\], but .*relu.* is torch.float32"),
-        (lambda new, x: new.gt(x, 0), r"the replacement is torch.bool"),
+        (lambda new, x: new.mean(x, [1]), r"is torch.float32 \[s\d+\], but relu is torch.float32 \[s\d+, 4\]"),
+        (lambda new, x: new["gt.Scalar"](x, 0), r"the replacement is torch.bool"),
         (lambda new, x: 3, r"the builder returned 3; it must return a node"),
         (lambda new, x: new.match.root, r"the very node it replaces"),
         (lambda new, x: new.gelu(new.match.root), r"the very node it replaces"),
-        (lambda new, x: new.matmul(x, x), r"matmul.* cannot be computed"),
+        (lambda new, x: new.matmul(x, x), r"matmul.default\(x, x\) cannot be computed"),
         (lambda new, x: new.rellu(x), r"new.rellu: there is no ATen operation"),
         (lambda new, x: new.like(new.match.root, other=1), r"relu.* has no argument 'other'"),
         (lambda new, x: new.tensor(x), r"is no constant; let the builder return None"),
@@ -214,11 +219,11 @@ def test_a_layers_name_goes_to_what_replaces_it() -> None:
 )  # fmt: skip
 def test_a_wrong_rule_is_an_error_that_names_rule_node_and_source(build, message: str) -> None:
     build.__name__ = "build"
-    graph_module = graph_of(lambda x: F.relu(x) + 1, (3, 5))
+    graph_module = graph_of(_Activation())
     before, attributes = str(graph_module.graph), set(graph_module.state_dict())
     with pytest.raises(RuleError, match=message) as caught:
         run(rewrite(op.relu(x))(build), graph_module)
-    assert "rule build failed at relu" in str(caught.value) and "test_rewrite.py" in str(caught.value)
+    assert str(caught.value).startswith("rule build failed at relu ") and "return F.relu(x) + 1" in str(caught.value)
     assert caught.value.__cause__ is not None
     assert str(graph_module.graph) == before and set(graph_module.state_dict()) == attributes, "and nothing is changed"
 
@@ -229,7 +234,7 @@ def test_rules_that_never_end_are_an_error() -> None:
         return new.relu(x)
 
     with pytest.raises(RuleError, match=r"rule again still matches after \d+ rewrites, now at relu"):
-        run(again, graph_of(torch.relu))
+        run(again, graph_of(nn.ReLU()))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from fxcompress.errors import InputError
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of weights that a single ONNX file holds (protobuf ends at 2 GiB); more go to a file beside it."""
 
+_SMALLEST_EXTERNAL = 1024  # bytes; shape inference reads axes and shapes, which must stay in the model
+
 # Field numbers of the ONNX protobuf messages that are streamed; all are length-delimited (wire type 2).
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 
@@ -78,7 +80,7 @@ def _permissions(target: Path) -> int:
     return 0o666 & ~mask
 
 
-def save(model: ir.Model, path: str | os.PathLike[str], *, largest_file: int = LARGEST_FILE) -> Path:
+def write_onnx(model: ir.Model, path: str | os.PathLike[str], *, largest_file: int = LARGEST_FILE) -> Path:
     """Write `model` to `path`; its weights go from memory to the file without a copy of them all.
 
     Weights of more than `largest_file` bytes go to a file beside it (external data), called ``<name>.data``.
@@ -100,7 +102,10 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, largest_file: int = L
     try:
         with replacing(data) as file:
             for header, tensor in zip(headers, tensors):
-                _refer(header, data.name, file.tell(), _write_data(file, tensor))
+                if tensor.nbytes < min(_SMALLEST_EXTERNAL, largest_file):
+                    header.raw_data = tensor.tobytes()
+                else:
+                    _refer(header, data.name, file.tell(), _write_data(file, tensor))
         with replacing(target) as file:
             _write_model(file, _skeleton(model), headers, [])
     except BaseException:
@@ -117,8 +122,8 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     )
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
-    for key, value in model.metadata_props.items():
-        proto.metadata_props.add(key=key, value=value)
+    for key, text in model.metadata_props.items():
+        proto.metadata_props.add(key=key, value=text)
     graph = proto.graph
     graph.name = model.graph.name or ""
     for node in model.graph:
@@ -152,16 +157,16 @@ def _write_model(
     headers: list[onnx.TensorProto],
     tensors: list[ir.TensorProtocol],
 ) -> None:
-    """Write the protobuf message by its fields, in any order as protobuf allows: the weights are never joined in memory.
+    """Write the protobuf message by its fields, in any order as it allows: the weights are never joined in memory.
 
     Without `tensors`, the headers refer to external data.
     """
     graph = skeleton.graph.SerializeToString()
     skeleton.ClearField("graph")
     encoded = [header.SerializeToString() for header in headers]
-    data = [tensor.nbytes for tensor in tensors] or [None] * len(headers)
-    marks = [b"" if size is None else _mark(_TENSOR_RAW_DATA, size) for size in data]
-    bodies = [len(head) + len(mark) + (size or 0) for head, mark, size in zip(encoded, marks, data)]
+    data = [tensor.nbytes for tensor in tensors] or [0] * len(headers)
+    marks = [_mark(_TENSOR_RAW_DATA, size) if tensors else b"" for size in data]
+    bodies = [len(head) + len(mark) + size for head, mark, size in zip(encoded, marks, data)]
     opens = [_mark(_GRAPH_INITIALIZER, body) for body in bodies]
     file.write(skeleton.SerializeToString())
     file.write(_mark(_MODEL_GRAPH, len(graph) + sum(map(len, opens)) + sum(bodies)))

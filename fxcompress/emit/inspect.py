@@ -31,8 +31,8 @@ class OnnxSummary:
         quantizes, dequantizes: number of QuantizeLinear and DequantizeLinear nodes.
         bytes_by_type: bytes of initializers by element type.
         integer_weight_share: share of the weights' elements that are stored in 8 bits or fewer. Weights are the
-            initializers of two or more dimensions that a convolution or matrix product reads, directly or dequantized.
-        integer_layer_share: share of the convolutions and matrix products whose two operands both come from a dequantize.
+            initializers of two or more dimensions that a convolution or matrix product reads, maybe dequantized.
+        integer_layer_share: share of the convolutions and matrix products whose two operands are both dequantized.
         zero_share: share of the weights' elements that stand for zero.
         file_bytes: size of the file, without external data.
     """
@@ -142,7 +142,8 @@ def _weight_elements(weights: list[tuple[ir.Value, ir.Value | None]]) -> tuple[i
             if len(points) > 1:  # zero differs by channel; such files are asymmetric in weights, where zeros are rare
                 continue
             zero = int(points[0])
-        zeros += tensor.size - int(np.count_nonzero(tensor.numpy().astype(np.float32) - zero if zero else tensor.numpy()))
+        values = tensor.numpy()
+        zeros += int(np.count_nonzero(values == np.asarray(zero, values.dtype)))
     return elements, integers, zeros
 
 

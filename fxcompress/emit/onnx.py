@@ -17,10 +17,11 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 import fxcompress.emit.translate  # noqa: F401 -- fills the table of translations
+from fxcompress.emit.files import write_onnx
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, onnx_type, translation
-from fxcompress.errors import EmitError, describe
+from fxcompress.errors import EmitError, InputError, describe
 
-__all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation"]
+__all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "write_onnx"]
 
 OPSET = 21
 IR_VERSION = 10  # the version that came with opset 21
@@ -38,8 +39,8 @@ def to_onnx_model(
     """The ONNX model that computes what `graph_module` computes; weights are shared with it, not copied.
 
     Args:
-        graph_module: a graph in the dialect whose nodes carry ``meta["val"]``. Modules that passes insert must have been
-            lowered.
+        graph_module: a graph in the dialect whose nodes carry ``meta["val"]``, without the modules that passes insert
+            and lowering removes.
         input_names: names for the inputs in order; by default those of the graph's placeholders.
         output_names: names for the outputs in order; by default ``output`` for a single one, the keys of a dict, and
             ``output_0``, ``output_1`` ... for the rest.
@@ -48,6 +49,7 @@ def to_onnx_model(
     Raises:
         EmitError: an operator has no translation, or one cannot write the call in front of it. All such nodes are in
             one error, each with its source line.
+        InputError: there are not as many names as inputs or outputs.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=type(graph_module).__name__)
     walk = _Walk(graph_module, Emitter(graph), input_names, output_names)
@@ -98,7 +100,7 @@ class _Walk:
     def _check_input_names(self) -> None:
         count = len(self.graph_module.graph.find_nodes(op="placeholder"))
         if self.input_names is not None and len(self.input_names) != count:
-            raise EmitError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
+            raise InputError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
 
     def _reserve_output_names(self) -> None:
         """Take the output names first, so that no inner value gets one of them."""
@@ -106,7 +108,7 @@ class _Walk:
         leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if leaf is not None]
         names = list(self.output_names) if self.output_names is not None else _output_names(self.graph_module, output)
         if len(names) != len(leaves):
-            raise EmitError(f"output_names has {len(names)} names, the model has {len(leaves)} outputs")
+            raise InputError(f"output_names has {len(names)} names, the model has {len(leaves)} outputs")
         self.outputs = list(zip([self.emit.unique(name) for name in names], leaves))
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -143,6 +145,8 @@ class _Walk:
         except UntranslatableError as error:
             self.problems[node] = str(error)
             return self._stand_in(node)
+        except Exception as error:
+            raise EmitError(f"the translation of {node.target} failed with {error!r}: {describe(node)}") from error
         self._name_results(node, result)
         return result
 
@@ -155,8 +159,9 @@ class _Walk:
             return self._name_result(result, node.meta["val"], node.name, node.name)
         one_node = len({value.producer() for value in result if value is not None}) == 1
         for index, (value, fake) in enumerate(zip(result, node.meta["val"])):
+            name = f"{node.name}_{index}"
             if value is not None:
-                self._name_result(value, fake, f"{node.name}_{index}", node.name if one_node else f"{node.name}_{index}")
+                self._name_result(value, fake, name, node.name if one_node else name)
 
     def _name_result(self, value: ir.Value, fake: torch.Tensor, name: str, node_name: str) -> None:
         producer = value.producer()

@@ -7,7 +7,7 @@ graph input whose shape holds it, so that a value is computed only where a const
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 import sympy
@@ -17,7 +17,7 @@ from torch.utils._sympy import functions as symbolic
 if TYPE_CHECKING:
     from fxcompress.emit.translation import Emitter
 
-Size = int | torch.SymInt
+Size: TypeAlias = int | torch.SymInt
 
 
 class UnknownSizeError(Exception):

@@ -70,7 +70,7 @@ class Emitter:
         self._names: dict[str, int] = {}
         self._constants: dict[tuple, ir.Value] = {}
         self._storages: dict[tuple, ir.Value] = {}
-        self._derived: dict[tuple, ir.Value] = {}
+        self._derived: dict[tuple, tuple[ir.Value, ir.Value]] = {}  # holds the sources, whose ids are its keys
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         if not op_type[0].isupper():
@@ -84,7 +84,8 @@ class Emitter:
         while values and values[-1] is None:
             values.pop()
         name = self.unique(f"{self.node.name}/{op_type}")
-        node = ir.Node("", op_type, values, ir.convenience.convert_attributes(attributes), num_outputs=outputs, name=name)
+        settings = ir.convenience.convert_attributes(attributes)
+        node = ir.Node("", op_type, values, settings, num_outputs=outputs, name=name)
         self.graph.append(node)
         dtype = self._output_dtype(op_type, like, attributes)
         for output in node.outputs:
@@ -142,25 +143,26 @@ class Emitter:
     def constant(self, tensor: torch.Tensor) -> ir.Value:
         """An initializer that holds `tensor`; small equal constants share one."""
         shared = tensor.numel() <= _LARGEST_SHARED_CONSTANT
-        key = (tensor.dtype, tuple(tensor.shape), tuple(map(repr, tensor.flatten().tolist()))) if shared else (id(tensor),)
+        values = tuple(map(str, tensor.flatten().tolist())) if shared else (id(tensor),)  # -0.0 is not 0.0
+        key = (tensor.dtype, tuple(tensor.shape), *values)
         if key not in self._constants:
             kind = str(tensor.dtype).removeprefix("torch.")
-            values = map(str, tensor.flatten().tolist())
-            small = tensor.numel() <= _LARGEST_NAMED_CONSTANT
-            name = "/".join(["constant", "_".join([kind, *values]) if small else kind])
+            told = values if tensor.numel() <= _LARGEST_NAMED_CONSTANT else ()
+            name = "_".join(map(str, (f"constant/{kind}", *told)))
             self._constants[key] = self.initializer(TorchTensor(tensor), name)
         return self._registered(self._constants[key])
 
     def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A constant of the file, entered in it (under `name` or one like it) when a node first reads it."""
-        return ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        return ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
 
     def derived(self, source: ir.Value, what: Any, make: Callable[[], ir.Value]) -> ir.Value:
         """``make()``, once for each `source` and `what`: constants made from one another, masks used by every layer."""
         key = (id(source), what)
         if key not in self._derived:
-            self._derived[key] = make()
-        return self._derived[key]
+            self._derived[key] = source, make()
+        return self._derived[key][1]
 
     def data(self, value: ir.Value) -> torch.Tensor | None:
         """The tensor behind `value` if it is a constant, else None."""
@@ -214,7 +216,7 @@ class Emitter:
         """
         kept = [i < len(old) and not isinstance(s, int) and same(s, old[i]) for i, s in enumerate(new)]
         moved = [i for i, s in enumerate(new) if not isinstance(s, int) and not kept[i]]
-        if 0 in new:
+        if any(isinstance(size, int) and size == 0 for size in new):
             return self.Reshape(x, self.sizes(new), allowzero=1)
         if len(moved) > 1:
             return self.Reshape(x, self.sizes(new))

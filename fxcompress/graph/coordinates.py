@@ -113,6 +113,4 @@ def _balance(layouts: list[dict[Key, float]]) -> dict[Key, float]:
     ends = [(min(layout.values()), max(layout.values())) for layout in layouts]
     low, high = min(ends, key=lambda end: end[1] - end[0])
     shifts = [high - right if i % 2 else low - left for i, (left, right) in enumerate(ends)]
-    return {
-        key: sum(sorted(layout[key] + shift for layout, shift in zip(layouts, shifts))[1:3]) / 2 for key in layouts[0]
-    }
+    return {key: sum(sorted(layout[key] + shift for layout, shift in zip(layouts, shifts))[1:3]) / 2 for key in layouts[0]}

@@ -9,13 +9,13 @@ from torch import fx
 
 from fxcompress.graph.dump import write
 from fxcompress.graph.notation import attribute
-from fxcompress.graph.picture import GREY, INK, LEGEND_HEIGHT, MARGIN, WIRE, Picture, Scheme
-from fxcompress.graph.shapes import Rect
+from fxcompress.graph.picture import GREY, INK, LEGEND_HEIGHT, MARGIN, REGION, WIRE, Picture, Scheme
 from fxcompress.graph.repeats import fold_repeats
+from fxcompress.graph.shapes import Rect
 from fxcompress.graph.summary import summarize
 from fxcompress.graph.svg import Svg, cut, text_width
 
-HEADER = 46.0
+HEADER, NARROWEST = 46.0, 520.0
 
 
 def draw(
@@ -44,22 +44,27 @@ def draw(
     summary = summarize(graph_module, collapse)
     picture = Picture(fold_repeats(summary) if collapse else summary, scheme)
     svg = Svg(name)
-    legend = [(scheme.colour(maker)[0], f"{maker} · {count} nodes") for maker, count in made.items() if scheme.shown(maker)]
-    width = max(picture.width, 520.0)
-    bottom = MARGIN + HEADER
+    width = max(picture.width, NARROWEST)
     svg.text(MARGIN, MARGIN + 14, cut(name, 17, width, bold=True), 17, INK, bold=True)
     svg.text(MARGIN, MARGIN + 32, cut(_counts(graph_module), 11, width), 11, GREY)
-    x = MARGIN
-    for colour, text in legend:
-        needed = 18 + text_width(text, 11) + 22
-        if x > MARGIN and x + needed > width + MARGIN:
-            x, bottom = MARGIN, bottom + LEGEND_HEIGHT
-        svg.rect(Rect(x, bottom, 13, 11), colour, radius=3)
-        svg.text(x + 19, bottom + 9.5, text, 11, INK)
-        x += needed
-    bottom += LEGEND_HEIGHT if legend else 0
+    swatches = [(scheme.colour(maker)[0], f"{maker} · {count} nodes") for maker, count in made.items() if scheme.shown(maker)]
+    swatches += [("", "one kernel at run time")] if any(box.region for box in summary.boxes.values()) else []
+    bottom = _legend(svg, swatches, width)
     picture.paint(svg, MARGIN, bottom)
     return write(Path(path), svg.render(width + 2 * MARGIN, bottom + picture.height + MARGIN, WIRE))
+
+
+def _legend(svg: Svg, swatches: list[tuple[str, str]], width: float) -> float:
+    """Write colours (an outline for none) and what they mean; gives the y below."""
+    x, y = MARGIN, MARGIN + HEADER
+    for colour, text in swatches:
+        needed = 18 + text_width(text, 11) + 14
+        if x > MARGIN and x + needed > width + MARGIN:
+            x, y = MARGIN, y + LEGEND_HEIGHT
+        svg.rect(Rect(x, y, 13, 11), colour or "#ffffff", "none" if colour else REGION, 3, 1.6)
+        svg.text(x + 19, y + 9.5, text, 11, INK)
+        x += needed
+    return y + LEGEND_HEIGHT if swatches else y
 
 
 def _counts(graph_module: fx.GraphModule) -> str:

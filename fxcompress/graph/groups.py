@@ -19,7 +19,7 @@ def visible_groups(summary: Summary) -> dict[str, tuple[str, ...]]:
         parts = box.scope.split(".") if box.scope else []
         for i in range(len(parts)):
             members.setdefault(".".join(parts[: i + 1]), set()).add(box.name)
-    shown: dict[str, tuple[str, ...]] = {box: () for box in summary.boxes}
+    shown: dict[str, tuple[str, ...]] = dict.fromkeys(summary.boxes, ())
     for scope in sorted(members, key=lambda s: s.count(".")):
         inside = members[scope]
         outer = shown[next(iter(inside))]

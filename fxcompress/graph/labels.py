@@ -18,11 +18,22 @@ def detail(node: fx.Node, notation: Notation) -> str:
     if node.op == "placeholder":
         return node.name
     if node.op != "call_function":
-        return notation.module_label(node) or ""
-    settings = arguments(node)
+        return _short(notation.state(node), LONGEST)
     write = _WRITERS.get(operation_name(node.target).removesuffix(".padding"), _others)
-    text = write(settings, notation)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return _short(write(arguments(node), notation), LONGEST)
+
+
+def mark_label(node: fx.Node, notation: Notation) -> str:
+    """What a pill says of an inserted module, a quantize or a dequantize: the type, "Q" where that is unknown."""
+    if node.op == "call_module":
+        kind = notation.state(node).partition(",")[0]
+        return _short(kind or ("Q" if node.name.endswith("_quantizer") else notation.operation(node)), 12)
+    name = operation_name(node.target)
+    return str(arguments(node).get("dtype", name)) if name in ("quantize", "dequantize") else name
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _convolution(settings: dict[str, Any], notation: Notation) -> str:

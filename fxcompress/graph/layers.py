@@ -17,7 +17,7 @@ Links = Mapping[Key, list[Key]]
 
 SWEEPS = 12
 MOST_COLUMNS = 12
-BREAK_PRICE = 0.02
+BREAK_PRICE = 0.06
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,10 @@ def _inversions(values: list[int], bound: int) -> int:
 
 def break_columns(
     heights: Sequence[float], costs: Sequence[float], width: Callable[[int, int], float], page: tuple[float, float]
-) -> list[list[int]]:
-    """Ways to break rows into columns, as the first row of each, such that the whole is large on a `page`; best first.
+) -> list[tuple[list[int], float]]:
+    """Ways to break rows into columns such that the whole is large on a `page`; the best first.
+
+    Each is the first rows of its columns, and its price: what to take off the scale for bad breaks and uneven columns.
 
     Args:
         heights: of each row, with the gap below it.
@@ -117,20 +119,23 @@ def break_columns(
         page: width and height of the page that the drawing should fit.
     """
     total = sum(heights)
-    scored: dict[tuple[int, ...], float] = {}
+    scored: dict[tuple[int, ...], tuple[float, float]] = {}
     for columns in range(1, MOST_COLUMNS + 1):
         starts = _breaks(heights, costs, max(total / columns * 1.1, max(heights, default=0)))
         ends = [*starts[1:], len(heights)]
-        tallest = max(sum(heights[i:j]) for i, j in zip(starts, ends))
-        wide = sum(width(i, j) for i, j in zip(starts, ends))
-        scored[tuple(starts)] = fit(wide, tallest, page) - BREAK_PRICE * sum(costs[i] for i in starts[1:])
-    return [list(starts) for starts in sorted(scored, key=lambda s: (-scored[s], len(s)))]
+        tall = [sum(heights[i:j]) for i, j in zip(starts, ends)]
+        uneven = sum((1 - height / max(tall)) ** 2 for height in tall)
+        price = BREAK_PRICE * (uneven + sum(costs[i] for i in starts[1:]))
+        scale = fit(sum(width(i, j) for i, j in zip(starts, ends)), max(tall), page)
+        scored[tuple(starts)] = (scale - price, price)
+    best = sorted(scored, key=lambda starts: (-scored[starts][0], len(starts)))
+    return [(list(starts), scored[starts][1]) for starts in best]
 
 
 def fit(width: float, height: float, page: tuple[float, float]) -> float:
     """The scale at which a drawing fits a page, at most 1; a little less the emptier it leaves the page."""
     scale = min(page[0] / max(width, 1.0), page[1] / max(height, 1.0), 1.0)
-    return scale + 0.05 * min(width * scale / page[0], 1.0)
+    return scale + 0.02 * min(width * scale / page[0], 1.0)
 
 
 def _breaks(heights: Sequence[float], costs: Sequence[float], capacity: float) -> list[int]:
@@ -143,7 +148,7 @@ def _breaks(heights: Sequence[float], costs: Sequence[float], capacity: float) -
             tall += heights[first]
             if tall > capacity and first < end - 1:
                 break
-            cost = least[first] + (0.3 + costs[first] if first else 0.0) + 0.1 * (1 - tall / capacity) ** 2
+            cost = least[first] + (0.3 + costs[first] if first else 0.0) + 0.8 * (1 - tall / capacity) ** 2
             if cost < least[end]:
                 least[end], start[end] = cost, first
     starts, end = [], len(heights)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fxcompress.graph.columns import Way, fill_columns, ways
-from fxcompress.graph.layers import BREAK_PRICE, Ranks, break_columns, fit, rank
+from fxcompress.graph.layers import Ranks, break_columns, fit, rank
 from fxcompress.graph.placing import PlacedColumn
 from fxcompress.graph.shapes import Item, Layout, Net, Route
 
-PAGE = (1600.0, 1000.0)
+PAGE = (1600.0, 1060.0)
 GUTTER = 36.0
 LANE = 9.0
 TRIED = 4
@@ -31,9 +31,9 @@ def lay_out(items: Sequence[Item], nets: Sequence[Net], page: tuple[float, float
     count = max(ranks.row.values(), default=-1) + 1
     rows = [[item for item in items if ranks.row[item.name] == row] for row in range(count)]
     tried = []
-    for starts, cost in _candidates(rows, nets, ranks, page)[: TRIED if len(items) < LARGE else 1]:
+    for starts, price in _candidates(rows, nets, ranks, page)[: TRIED if len(items) < LARGE else 1]:
         layout = _lay_out(items, nets, ranks, [*starts, count])
-        tried.append((fit(layout.width, layout.height, page) - BREAK_PRICE * cost, layout))
+        tried.append((fit(layout.width, layout.height, page) - price, layout))
     return max(tried, key=lambda scored: scored[0])[1]
 
 
@@ -49,7 +49,7 @@ def _lay_out(items: Sequence[Item], nets: Sequence[Net], ranks: Ranks, bounds: l
 def _candidates(
     rows: list[list[Item]], nets: Sequence[Net], ranks: Ranks, page: tuple[float, float]
 ) -> list[tuple[list[int], float]]:
-    """First rows of columns, and what the breaks cost, from rough heights and widths; the most promising first."""
+    """Ways to break `rows` into columns, from rough heights and widths; the most promising first."""
     if not rows:
         return [([0], 0.0)]
     heights = [max(i.height for i in r) + max(i.above for i in r) + max(i.below for i in r) + 16 for r in rows]
@@ -61,8 +61,7 @@ def _candidates(
     split = [0, *(len(before & after) for before, after in zip(groups, groups[1:]))]
     costs = [max(0, p - 1) + s for p, s in zip(passing, split)]
     widths = [sum(i.width + 30 for i in row) + 16 * p for row, p in zip(rows, [*passing[1:], 0])]
-    found = break_columns(heights, costs, lambda first, end: max(widths[first:end]) + GUTTER, page)
-    return [(starts, sum(costs[i] for i in starts[1:])) for starts in found]
+    return break_columns(heights, costs, lambda first, end: max(widths[first:end]) + GUTTER, page)
 
 
 def _place(columns: list[PlacedColumn], led: list[Way], result: Layout) -> None:

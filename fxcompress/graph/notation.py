@@ -84,12 +84,9 @@ class Notation:
             return "parameter" if isinstance(value, torch.nn.Parameter) else buffer
         return {"placeholder": "input", "output": "output"}.get(node.op, str(node.target))
 
-    def module_label(self, node: fx.Node) -> str | None:
-        """What an inserted module says of itself in few characters (its attribute ``graph_label``), such as "int8"."""
-        if node.op != "call_module":
-            return None
-        label = getattr(self._module.get_submodule(str(node.target)), "graph_label", None)
-        return None if label is None else str(label)
+    def state(self, node: fx.Node) -> str:
+        """What an inserted module says of itself (its `extra_repr`), such as "int8, per tensor"; "" for other nodes."""
+        return self._module.get_submodule(str(node.target)).extra_repr() if node.op == "call_module" else ""
 
 
 def attribute(graph_module: fx.GraphModule, target: str) -> Any:

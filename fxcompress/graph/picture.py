@@ -20,7 +20,7 @@ MARGIN, LEGEND_HEIGHT = 22.0, 20.0
 INK, GREY, WIRE = "#1f2933", "#6b7683", "#76818d"
 HEAVY, HEAVY_EDGE = "#e6eef7", "#86a2c1"
 PLAIN, PLAIN_EDGE = "#ffffff", "#b3bcc6"
-TERMINAL = "#46515e"
+TERMINAL, REGION = "#46515e", "#46515e"
 FRAMES = [("#f5f6f8", "#e0e4e9"), ("#ebeef2", "#d8dde4")]
 NEUTRAL = ("#98a1ac", "#ffffff")
 # Fill and text colours that stay apart for the colour-blind. Source: Okabe and Ito, "Color universal design", 2008.
@@ -103,7 +103,7 @@ class Picture:
     def _box_width(self, box: Box) -> float:
         lines = [self._line_width(line) for line in box.lines]
         label = caption(box, self.groups[box.name])
-        lines[0] += text_width(label, TINY) + 10 if label else 0.0
+        lines[_caption_line(box)] += text_width(label, TINY) + 10 if label else 0.0
         entries = sum(max(_pills_width(s.marks) + 8, 16) for w in self.summary.wires for s in w.sinks if s.box == box.name)
         labels = [text_width(w.shape or "", SMALL) + _pills_width(w.marks) / 2 for w in self.summary.wires if w.box == box.name]
         return max(64.0, entries, 2 * max(labels, default=0.0) + 12, max(lines) + 2 * PAD_X)
@@ -117,25 +117,29 @@ class Picture:
         if box.kind != "operation":
             svg.rect(place, TERMINAL, radius=place.height / 2)
             text = box.lines[0].detail or box.lines[0].operation
-            svg.text(place.x + place.width / 2, place.y + place.height / 2 + 4, text, TEXT, "#ffffff", bold=True, anchor="middle")
+            svg.text(
+                place.x + place.width / 2, place.y + place.height / 2 + 4, text, TEXT, "#ffffff", bold=True, anchor="middle"
+            )
         else:
             heavy = any(line.heavy for line in box.lines)
             edge = HEAVY_EDGE if heavy else PLAIN_EDGE
-            svg.rect(place, HEAVY if heavy else PLAIN, "#475569" if box.region else edge, 5, 1.6 if box.region else 1)
+            svg.rect(place, HEAVY if heavy else PLAIN, REGION if box.region else edge, 5, 1.6 if box.region else 1)
             for i, line in enumerate(box.lines):
                 self._line(svg, line, place, place.y + PAD_Y + i * LINE_HEIGHT)
             label = caption(box, self.groups[box.name])
             if label:
-                used = self._line_width(box.lines[0]) - (_pills_width(box.lines[0].marks) + 8 if box.lines[0].marks else 0)
-                right = place.right - PAD_X - (_pills_width(box.lines[0].marks) + 6 if box.lines[0].marks else 0)
-                room = right - (place.x + PAD_X + used)
-                svg.text(right, place.y + PAD_Y + 12, cut(label, TINY, room), TINY, GREY, anchor="end")
+                self._caption(svg, box, label, place)
         svg.close()
+
+    def _caption(self, svg: Svg, box: Box, label: str, place: Rect) -> None:
+        i = _caption_line(box)
+        badges = _pills_width(box.lines[i].marks) + 6 if box.lines[i].marks else 0.0
+        svg.text(place.right - PAD_X - badges, place.y + PAD_Y + 12 + i * LINE_HEIGHT, label, TINY, GREY, anchor="end")
 
     def _line(self, svg: Svg, line: Line, place: Rect, y: float) -> None:
         if self.scheme.shown(line.created_by):
             fill = self.scheme.colour(line.created_by)[0]
-            svg.rect(Rect(place.x + 1.5, y + 1, place.width - 3, LINE_HEIGHT - 2), fill, radius=3, opacity=0.22)
+            svg.rect(Rect(place.x + 2, y + 1, place.width - 4, LINE_HEIGHT - 2), _tint(fill), radius=3)
             svg.rect(Rect(place.x - 2, y + 1, 4, LINE_HEIGHT - 2), fill, radius=2)
         svg.words(place.x + PAD_X, y + 12.5, line.operation, line.detail, TEXT, INK)
         self._pills(svg, line.marks, place.right - PAD_X + 3 - _pills_width(line.marks), y + 2)
@@ -192,6 +196,7 @@ class Picture:
         place = frame.rect.moved(x, y)
         fill, edge = FRAMES[min(frame.depth, 1)]
         if frame.group in self.summary.repeats:
+            edge = "#aeb8c4"
             svg.rect(place.moved(4, 4), fill, edge, 8)
         svg.rect(place, fill, edge, 8)
 
@@ -203,7 +208,7 @@ class Picture:
         text = (frame.group if short[0].isdigit() else short) + (" …" if frame.again else "")
         if frame.group in self.summary.repeats:
             last, count = self.summary.repeats[frame.group]
-            text = f"×{count}   {frame.group} … {last.rpartition('.')[2]}"
+            text = f"×{count}  {frame.group}–{last[len(frame.group.rstrip(string.digits)) :]}"
         colour = INK if frame.group in self.summary.repeats else GREY
         text = cut(text, SMALL, place.width - 12, bold=True)
         svg.text(place.x + 7, place.y + 12, text, SMALL, colour, bold=True, halo=FRAMES[min(frame.depth, 1)][0])
@@ -215,6 +220,17 @@ def caption(box: Box, groups: Sequence[str]) -> str:
     name = box.name.removeprefix(prefix).strip("_")
     plain = name.rstrip(string.digits + "_")
     return "" if not plain or plain.endswith(box.lines[0].operation) or box.kind != "operation" else name
+
+
+def _tint(colour: str, share: float = 0.2) -> str:
+    """`colour` mixed with white."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - share * (255 - part)):02x}" for part in parts)
+
+
+def _caption_line(box: Box) -> int:
+    """The line that has the caption at its end: the second where there is room, as first lines tend to be long."""
+    return int(len(box.lines) > 1 and not box.lines[1].marks)
 
 
 def _letters(i: int) -> str:

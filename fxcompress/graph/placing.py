@@ -154,7 +154,8 @@ class PlacedColumn:
         depth = {g: i for groups in self.column.groups.values() for i, g in enumerate(groups)}
         for group in sorted(self.spans, key=lambda g: (depth[g], self.spans[g])):
             rect = self._frame(group)
-            strangers = [k for k in self.column.groups if k not in self._members(group) and self._width(k)]
+            members = self._members(group)
+            strangers = [key for key in self.column.groups if self._width(key) and key not in members]
             outer = next((set(g[: g.index(group)]) for g in self.column.groups.values() if group in g), set())
             clear = not any(rect.overlaps(self._rect(k)) for k in strangers)
             if clear and all(r.holds(rect) if g in outer else not r.overlaps(rect) for g, r in drawn.items()):

@@ -14,19 +14,67 @@ from dataclasses import dataclass, field
 import networkx as nx
 from torch import fx
 
-from fxcompress.graph.labels import detail
+from fxcompress.graph.labels import detail, mark_label
 from fxcompress.graph.notation import Notation, from_data, operation_name, uses
+from fxcompress.graph.text import block, leaf_scopes
 
 REARRANGING = frozenset(
-    "reshape view flatten unflatten transpose permute squeeze unsqueeze expand slice select to.dtype _to_copy".split()
+    [
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "transpose",
+        "permute",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "slice",
+        "select",
+        "to.dtype",
+        "_to_copy",
+    ]
 )
 FOLLOWING = REARRANGING | frozenset(
-    "relu clamp gelu silu hardswish hardsigmoid sigmoid tanh leaky_relu elu mish prelu softplus log_softmax"
-    " batch_norm layer_norm group_norm instance_norm dropout softmax".split()
+    [
+        "relu",
+        "clamp",
+        "gelu",
+        "silu",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "leaky_relu",
+        "elu",
+        "mish",
+        "prelu",
+        "softplus",
+        "log_softmax",
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "dropout",
+        "softmax",
+    ]
 )
 HEAVY = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul bmm einsum"
-    " scaled_dot_product_attention lstm gru".split()
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "linear",
+        "matmul",
+        "bmm",
+        "einsum",
+        "scaled_dot_product_attention",
+        "lstm",
+        "gru",
+    ]
 )
 MOST_LINES = 6
 
@@ -113,6 +161,7 @@ class _Summarizer:
         self.data = from_data(self.graph)
         self.passing = {n for n in self.data if self._passes_on(n)}
         self.drawn = [n for n in self.graph.nodes if n in self.data and n not in self.passing]
+        self.leaves = leaf_scopes(self.graph)
         self.home: dict[fx.Node, str] = {}
 
     def run(self) -> Summary:
@@ -137,6 +186,9 @@ class _Summarizer:
         shape = self.notation.shape(node)
         return shape is None or shape == self.notation.shape(node.all_input_nodes[0])
 
+    def _block(self, node: fx.Node) -> str:
+        return block(node, self.leaves)
+
     def _read(self, node: fx.Node) -> list[fx.Node]:
         return [used for _, used in uses(node) if used in self.data]
 
@@ -153,20 +205,14 @@ class _Summarizer:
 
     def _mark(self, node: fx.Node) -> Mark | None:
         """The mark of an inserted node; none for a dequantize, whose quantize has one."""
-        label = self.notation.module_label(node)
-        if node.op == "call_function":
-            name = operation_name(node.target)
-            if name == "dequantize" and any(n.op != "get_attr" for n in node.all_input_nodes[:1]):
-                return None
-            quantizing = name in ("quantize", "dequantize")
-            label = str(node.kwargs.get("dtype", node.args[4] if len(node.args) > 4 else "?")) if quantizing else name
-        elif label is None:
-            label = "Q" if node.name.endswith("_quantizer") else self.notation.operation(node)
-        return Mark(node.name, label, node.meta.get("created_by"))
+        quantized = node.all_input_nodes[0].op == "call_function" if node.all_input_nodes else False
+        if node.op == "call_function" and operation_name(node.target) == "dequantize" and quantized:
+            return None
+        return Mark(node.name, mark_label(node, self.notation), node.meta.get("created_by"))
 
     def _line(self, node: fx.Node) -> Line:
         operation = self.notation.operation(node)
-        operation = {"scaled_dot_product_attention": "attention"}.get(operation, operation)
+        operation = {"scaled_dot_product_attention": "attention", "_to_copy": "to"}.get(operation, operation)
         line = Line(node.name, operation, detail(node, self.notation), node.meta.get("created_by"))
         line.heavy = self.notation.operation(node) in HEAVY
         for argument, used in uses(node):
@@ -193,18 +239,15 @@ class _Summarizer:
         if self.collapse:
             self._join_regions(together)
             self._join_followers(together)
-        leaves = {scope for n in self.drawn if (scope := n.meta.get("scope")) and n.name == scope.replace(".", "_")}
         members: dict[fx.Node, list[fx.Node]] = {}
         for node in self.drawn:
             members.setdefault(together[node], []).append(node)
         for nodes in members.values():
             head = nodes[0]
-            scope = head.meta.get("scope") or ""
-            scope = scope.rpartition(".")[0] if scope in leaves else scope
             for node in nodes:
                 self.home[node] = head.name
-            region = head.meta.get("region") if self.collapse else None
-            yield Box(head.name, scope, self._lines(nodes), nodes=[n.name for n in nodes], region=region)
+            region = head.meta.get("region") if self.collapse and len(nodes) > 1 else None
+            yield Box(head.name, self._block(head), self._lines(nodes), nodes=[n.name for n in nodes], region=region)
 
     def _lines(self, nodes: list[fx.Node]) -> list[Line]:
         """A line a node; changes of shape in a row share one."""
@@ -247,7 +290,7 @@ class _Summarizer:
             follows = len(read) == 1 and operation_name(node.target) in FOLLOWING and not node.meta.get("region")
             if not follows or read[0] in self.passing or readers[read[0]] > 1 or read[0].op == "placeholder":
                 continue
-            if not f"{node.meta.get('scope') or ''}.".startswith(_numbered(read[0].meta.get("scope") or "")):
+            if not f"{self._block(node)}.".startswith(_numbered(self._block(read[0]))):
                 continue
             group = together[read[0]]
             if sizes.get(group, 1) < MOST_LINES:
@@ -289,9 +332,11 @@ class _Summarizer:
 
 
 def _numbered(scope: str) -> str:
-    """The outermost numbered module around `scope`, with a dot; empty where there is none: "layer1.0" gives "layer1."."""
-    parts = scope.split(".")[:-1]
-    return next((".".join(parts[: i + 1]) + "." for i, part in enumerate(parts) if part[-1:].isdigit()), "")
+    """The innermost numbered module around `scope`, with a dot: "layer1.0.down" gives "layer1.0."; empty for none."""
+    parts = scope.split(".")
+    while parts and not parts[-1][-1:].isdigit():
+        parts.pop()
+    return ".".join(parts) + "." if parts else ""
 
 
 def _common(chains: list[list[Mark]]) -> list[Mark]:

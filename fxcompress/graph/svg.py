@@ -35,16 +35,24 @@ class Svg:
         self._parts: list[str] = []
         self._title = title
 
-    def rect(self, place: Rect, fill: str, stroke: str = "none", radius: float = 0.0, width: float = 1.0, opacity: float = 1.0) -> None:
+    def rect(self, place: Rect, fill: str, stroke: str = "none", radius: float = 0.0, width: float = 1.0) -> None:
         """A rectangle with rounded corners."""
-        faint = f' opacity="{opacity:g}"' if opacity < 1 else ""
         self._parts.append(
             f'<rect x="{place.x:.1f}" y="{place.y:.1f}" width="{place.width:.1f}" height="{place.height:.1f}" rx="{radius:g}"'
-            f' fill="{fill}" stroke="{stroke}" stroke-width="{width:g}"{faint}/>'
+            f' fill="{fill}" stroke="{stroke}" stroke-width="{width:g}"/>'
         )
 
     def text(
-        self, x: float, y: float, text: str, size: float, fill: str, *, bold: bool = False, anchor: str = "start", halo: str = ""
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        fill: str,
+        *,
+        bold: bool = False,
+        anchor: str = "start",
+        halo: str = "",
     ) -> None:
         """A line of text with its baseline at `y`; a `halo` in a colour keeps it legible on lines."""
         if not text:
@@ -93,24 +101,26 @@ class Svg:
 
 
 def route_pieces(route: Route, dx: float, dy: float) -> list[str]:
-    """Path data of a route moved by (`dx`, `dy`), piece by piece, as uses of one net have their first pieces in common.
+    """Path data of a route moved by (`dx`, `dy`), piece by piece: uses of one net have their first pieces in common.
 
-    Stretches are joined by curves that start and end vertically; the last piece ends at the reader.
+    Stretches are joined by curves that start and end vertically; the last piece is the stretch that ends at the reader.
     """
     pieces = []
-    for i, (before, after) in enumerate(zip(route.stretches, route.stretches[1:])):
-        start = f"M{before.x + dx:.1f} {before.top + dy:.1f}V{before.bottom + dy:.1f}"
+    stretches = [stretch.moved(dx, dy) for stretch in route.stretches]
+    for i, (before, after) in enumerate(zip(stretches, stretches[1:])):
+        if before.bottom > before.top:
+            pieces.append(f"M{before.x:.1f} {before.top:.1f}V{before.bottom:.1f}")
+        start = f"M{before.x:.1f} {before.bottom:.1f}"
         if i == route.turn:
             corners = _corners([(x + dx, y + dy) for x, y in route.detour])
-            pieces.append(f"{start}{corners}L{after.x + dx:.1f} {after.top + dy:.1f}")
+            pieces.append(f"{start}{corners}L{after.x:.1f} {after.top:.1f}")
         elif abs(before.x - after.x) > 0.05:
             bend = (after.top - before.bottom) * 0.55
             points = [(before.x, before.bottom + bend), (after.x, after.top - bend), (after.x, after.top)]
-            pieces.append(f"{start}C" + " ".join(f"{x + dx:.1f} {y + dy:.1f}" for x, y in points))
+            pieces.append(f"{start}C" + " ".join(f"{x:.1f} {y:.1f}" for x, y in points))
         else:
-            pieces.append(f"{start}V{after.top + dy:.1f}")
-    last = route.stretches[-1]
-    return [*pieces, f"M{last.x + dx:.1f} {last.top + dy:.1f}V{last.bottom + dy:.1f}"]
+            pieces.append(f"{start}V{after.top:.1f}")
+    return [*pieces, f"M{stretches[-1].x:.1f} {stretches[-1].top:.1f}V{stretches[-1].bottom:.1f}"]
 
 
 def _corners(points: list[tuple[float, float]], radius: float = 6.0) -> str:

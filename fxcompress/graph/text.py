@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxcompress.graph.notation import Notation, arguments, from_data, literal
+from fxcompress.graph.notation import Notation, arguments, from_data, literal, operation_name
 
 
 def to_text(graph_module: fx.GraphModule) -> str:
@@ -36,8 +36,8 @@ def diff_text(before: str, after: str) -> str:
 def _computations(graph: fx.Graph, notation: Notation) -> Iterator[str]:
     heading = ""
     leaves = leaf_scopes(graph)
-    for node in _reading_order(graph):
-        module = block(node, leaves)
+    for node, reader in _reading_order(graph).items():
+        module = block(reader, leaves)
         if module != heading:
             yield ""
             heading = module
@@ -46,26 +46,38 @@ def _computations(graph: fx.Graph, notation: Notation) -> Iterator[str]:
         yield f"{'  ' if module else ''}{_line(node, notation)}"
 
 
-def _reading_order(graph: fx.Graph) -> list[fx.Node]:
-    """All but `get_attr` in the order they run, what does not depend on data put off until it is used."""
-    order: dict[fx.Node, None] = {}
+def _reading_order(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """All but `get_attr` in the order they run, what does not depend on data put off until a node on data reads it.
+
+    Each node with that reader; those on data with themselves.
+    """
+    order: dict[fx.Node, fx.Node] = {}
     data = from_data(graph)
 
-    def visit(node: fx.Node) -> None:
+    def visit(node: fx.Node, reader: fx.Node) -> None:
         for needed in node.all_input_nodes:
             if needed not in order and needed.op != "get_attr":
-                visit(needed)
-        order[node] = None
+                visit(needed, reader)
+        order[node] = reader
 
     for node in graph.nodes:
         if node in data or (not node.users and node.op != "get_attr"):
-            visit(node)
-    return list(order)
+            visit(node, node)
+    return order
 
 
 def leaf_scopes(graph: fx.Graph) -> set[str]:
-    """The scopes whose module is one call: those that gave a node its very name."""
-    return {scope for n in graph.nodes if (scope := n.meta.get("scope")) and n.name == scope.replace(".", "_")}
+    """The scopes of modules that stand for one operation: nothing in them, and no second kind beside quantizers."""
+    kinds: dict[str, set[str]] = {}
+    inner: set[str] = set()
+    for node in graph.nodes:
+        scope = node.meta.get("scope")
+        if scope and node.op in ("call_function", "call_module"):
+            kind = operation_name(node.target) if node.op == "call_function" else "quantize"
+            kinds.setdefault(scope, set()).update({kind} - {"quantize", "dequantize"})
+            parts = scope.split(".")
+            inner.update(".".join(parts[:i]) for i in range(1, len(parts)))
+    return {scope for scope, found in kinds.items() if len(found) <= 1} - inner
 
 
 def block(node: fx.Node, leaves: set[str]) -> str:
@@ -100,9 +112,9 @@ def _expression(node: fx.Node, notation: Notation) -> str:
         return f"output {literal(node.args[0]).removeprefix('[').removesuffix(']')}"
     if node.target is operator.getitem:
         return f"{literal(node.args[0])}[{literal(node.args[1])}]"
-    label = notation.module_label(node)
+    state = notation.state(node)
     written = ", ".join(_argument(node, name, value) for name, value in arguments(node).items())
-    return f"{operation}{f'<{label}>' if label else ''}({written})"
+    return f"{operation}{f'<{state}>' if state else ''}({written})"
 
 
 def _argument(node: fx.Node, name: str, value: object) -> str:

@@ -78,8 +78,9 @@ class _Placer:
             self._visit_weighted(node, target.weighted[node.target])
         elif node.target in target.products:
             self._demand_all(node, target.products[node.target])
-        elif node.target in target.elementwise and self._result_is_quantized(node):
-            self._demand_all(node, target.elementwise[node.target])
+        elif node.target in target.elementwise:
+            if self._result_is_quantized(node) and not self._is_fused(node):
+                self._demand_all(node, target.elementwise[node.target])
         elif node.target in target.transparent or node.target in target.joining:
             self._pass_through(node)
 
@@ -118,6 +119,12 @@ class _Placer:
     def _is_wanted(self, value: fx.Node) -> bool:
         """Whether every reader of `value` wants it quantized."""
         return bool(value.users) and self.demands.get(value, set()) == value.users.keys()
+
+    def _is_fused(self, node: fx.Node) -> bool:
+        """Whether `node` runs inside the kernel that computes its input."""
+        target, source = self.target, node.args[0]
+        heads = target.weighted.keys() | target.products.keys() | target.elementwise.keys()
+        return node.target in target.fused and source.target in heads and len(source.users) == 1
 
     def _result_is_quantized(self, node: fx.Node) -> bool:
         """Whether what `node` computes is wanted, after the operations that are fused to it."""

@@ -23,6 +23,7 @@ OPENVINO_CPU = Target(
     elementwise={
         resolve("add"): (0, 1),
         resolve("mul"): (0, 1),
+        resolve("batch_norm"): (0,),
         resolve("mean"): (0,),
         resolve("avg_pool2d"): (0,),
         resolve("adaptive_avg_pool2d"): (0,),

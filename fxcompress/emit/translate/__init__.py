@@ -1,15 +1,19 @@
 """The translations, one module per family of operators; importing this package registers them."""
 
 from fxcompress.emit.translate import (  # noqa: F401
+    activation,
+    arithmetic,
     attention,
     convolution,
     creation,
     elementwise,
     indexing,
     linear,
+    logic,
     normalization,
     pooling,
     quantization,
+    rearrange,
     reduction,
     resize,
     shape,

@@ -36,9 +36,11 @@ def _transpose(emit: Emitter, matrix: ir.Value) -> ir.Value:
     data = emit.data(matrix)
     if data is not None and not matrix.uses():  # already in the file untransposed (a tied embedding): keep one copy
         return emit.stored(data.t(), f"{matrix.name}_transposed")
-    dequantize = matrix.producer()
-    if dequantize is not None and dequantize.op_type == "DequantizeLinear" and dequantize.inputs[0].const_value is not None:
-        return dequantize_as(emit, dequantize, lambda tensor: tensor.t(), {0: 1, 1: 0})
+    producer = matrix.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        integers = producer.inputs[0]
+        if integers is not None and integers.const_value is not None:
+            return dequantize_as(emit, producer, lambda tensor: tensor.t(), {0: 1, 1: 0})
     return emit.Transpose(matrix, perm=[1, 0])
 
 

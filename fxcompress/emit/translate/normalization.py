@@ -157,7 +157,7 @@ def instance_norm(
 def vector_norm(
     emit: Emitter,
     x: ir.Value,
-    ord: float = 2,  # noqa: A002 -- the schema's name
+    ord: float = 2,
     dim: int | Sequence[int] | None = None,
     keepdim: bool = False,
     dtype: torch.dtype | None = None,

@@ -65,15 +65,12 @@ def dequantize_as(
         axes: where each axis goes.
     """
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    changed = []
-    for value in node.inputs:
-        data = _integers(value)  # type: ignore[arg-type]
-        if data.dim() < 2 and len(changed) > 0:
+    changed: list[ir.Value] = []
+    for value in filter(None, node.inputs):
+        data, kind, name = _integers(value), value.dtype, f"{value.name}_transposed"
+        if data.dim() < 2:
             changed.append(value)
-            continue
-        name = f"{value.name}_transposed"  # type: ignore[union-attr]
-        kind = value.dtype  # type: ignore[union-attr]
-        if kind in (ir.DataType.INT4, ir.DataType.UINT4):
+        elif kind is not None and kind in (ir.DataType.INT4, ir.DataType.UINT4):
             changed.append(emit.initializer(_packed(change(data), kind), name))
         else:
             changed.append(emit.stored(change(data), name))
@@ -101,9 +98,8 @@ def _zero_point(emit: Emitter, zero_point: ir.Value, axis: int | None, dtype: st
     if data is None:
         emit.unsupported("the zero point is not a constant")
     name = zero_point.name or "zero_point"
-    return emit.derived(
-        zero_point, (axis is None, dtype), lambda: _stored(emit, data.reshape(()) if axis is None else data, name, dtype)
-    )
+    points = data.reshape(()) if axis is None else data
+    return emit.derived(zero_point, (axis is None, dtype), lambda: _stored(emit, points, name, dtype))
 
 
 def _stored(emit: Emitter, data: torch.Tensor, name: str, dtype: str) -> ir.Value:

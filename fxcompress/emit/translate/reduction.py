@@ -145,7 +145,12 @@ def cumsum(emit: Emitter, x: ir.Value, dim: int, dtype: Any = None) -> ir.Value:
 
 @translation(aten.topk.default)
 def topk(
-    emit: Emitter, x: ir.Value, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True  # noqa: A002
+    emit: Emitter,
+    x: ir.Value,
+    k: Any,
+    dim: int = -1,
+    largest: bool = True,
+    sorted: bool = True,
 ) -> tuple[ir.Value, ir.Value]:
     return _top(emit, x, k, dim, largest, sorted)
 
@@ -164,9 +169,7 @@ def argsort(
     return _top(emit, x, emit.shape(x)[dim], dim, descending, True)[1]
 
 
-def _top(
-    emit: Emitter, x: ir.Value, k: Any, dim: int, largest: bool, in_order: bool
-) -> tuple[ir.Value, ir.Value]:
+def _top(emit: Emitter, x: ir.Value, k: Any, dim: int, largest: bool, in_order: bool) -> tuple[ir.Value, ir.Value]:
     values, indices = emit.TopK(x, [k], outputs=2, axis=dim, largest=int(largest), sorted=int(in_order))
     indices.dtype = ir.DataType.INT64
     return values, indices
@@ -180,4 +183,3 @@ def bucketize(
     a, b = emit.promote(x, boundaries)
     below = emit.op("GreaterOrEqual" if right else "Greater", emit.Unsqueeze(a, [-1]), b)
     return emit.ReduceSum(emit.cast(below, emit.result.dtype), [-1], keepdims=0)
-

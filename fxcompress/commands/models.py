@@ -1,0 +1,132 @@
+"""Models as the command line names them: a factory in a module, or a file that torch.export saved."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxcompress.errors import InputError
+from fxcompress.inputs import ExampleInputs, example_inputs
+
+HOW = "write package.module:function, or the path of a .pt2 file that torch.export.save wrote"
+
+
+def load_model(target: str) -> nn.Module | ExportedProgram:
+    """The model that `target` names: ``"package.module:function"`` or ``"model.pt2"``.
+
+    The function is called without arguments and returns the model; a module-level model will do as well. Modules are
+    looked for in the current folder first.
+
+    Raises:
+        InputError: there is no such module, function or file, or it gives something else than a model. What the user's
+            own code raises passes through.
+    """
+    if target.endswith(".pt2"):
+        return _load_program(Path(target))
+    if Path(target).suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
+        raise InputError(f"{target} holds weights, not a model; {HOW}, where the function builds the model and loads them")
+    module_name, colon, name = target.partition(":")
+    if not colon or not module_name or not name:
+        raise InputError(f"{target!r} does not name a model; {HOW}")
+    model = _factory(_import(module_name), module_name, name)
+    if not isinstance(model, (nn.Module, ExportedProgram)):
+        model = model()
+    if not isinstance(model, (nn.Module, ExportedProgram)):
+        raise InputError(f"{target} returned a {type(model).__name__}, not a torch.nn.Module; let it return the model")
+    return model
+
+
+def model_name(target: str) -> str:
+    """A name for files about the model `target`: its function's or its file's."""
+    return Path(target).stem if target.endswith(".pt2") else target.rpartition(":")[2].rpartition(".")[2]
+
+
+def example_from_shapes(shapes: list[tuple[list[int], torch.dtype]] | None) -> ExampleInputs | None:
+    """Random inputs of these shapes (zeros for integers); None for none."""
+    if not shapes:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return ExampleInputs(
+        tuple(
+            torch.randn(shape, generator=generator, dtype=dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+            for shape, dtype in shapes
+        )
+    )
+
+
+def example_for(model: nn.Module | ExportedProgram, shapes: list[tuple[list[int], torch.dtype]] | None) -> ExampleInputs | None:
+    """Inputs of the given `shapes`; else those that the model itself knows; None where there are neither."""
+    try:
+        return example_inputs(model, example_from_shapes(shapes))
+    except InputError:
+        if shapes:
+            raise
+        return None
+
+
+def _load_program(path: Path) -> ExportedProgram:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; {HOW}")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not an exported program; write it with torch.export.save(program, {path.name!r})")
+    try:
+        return torch.export.load(path)
+    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be loaded: {reason}; write it with torch.export.save(program, path)") from error
+
+
+def _import(name: str) -> Any:
+    """The module `name`; an import that fails inside it is the user's own and passes through."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    if name.endswith(".py"):
+        raise InputError(f"{name} is a file; name it as a module: {name.removesuffix('.py').replace('/', '.')}:function")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        parent, _, leaf = name.rpartition(".")
+        hint = _nearest(leaf, _siblings(parent if error.name == name else ""))
+        raise InputError(f"there is no module {error.name!r}, here or installed{hint}; {HOW}") from None
+
+
+def _siblings(package: str) -> list[str]:
+    """The modules beside each other in `package`, or in the current folder for an empty name."""
+    if not package:
+        folders = [str(Path.cwd())]
+    else:
+        spec = importlib.util.find_spec(package)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [path for folder in folders for path in Path(folder).iterdir()]
+    return [path.stem for path in files if path.suffix == ".py" or (path / "__init__.py").is_file()]
+
+
+def _factory(module: Any, module_name: str, name: str) -> Any:
+    found = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n, None))]
+            raise InputError(f"{module_name} has no {part!r}{_nearest(part, public)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"{module_name}:{name} is a {type(found).__name__}, not a function that returns a model")
+    return found
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; it has {', '.join(sorted(known)[:8])}" if 0 < len(known) <= 8 else ""

@@ -1,0 +1,137 @@
+"""A compiled model: what `compile` returns."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxcompress import defaults, modes, pipeline
+from fxcompress.emit.files import check_writable, write_onnx
+from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.graph.dump import dump
+from fxcompress.graph.text import to_text
+from fxcompress.inputs import ExampleInputs
+from fxcompress.pipeline import Context, Pass
+from fxcompress.report import Report
+from fxcompress.targets import Target
+
+
+@dataclass
+class Compilation:
+    """How a compiled model came about.
+
+    Attributes:
+        report: one row a pass.
+        passes: what was run.
+        example: the inputs that it was traced and verified with.
+        target: the runtime that it is meant for.
+        steps: the graph after capture and after every pass, by name. Passes replace tensors and never remove them, so
+            each can still be run on the compiled model's.
+    """
+
+    report: Report
+    passes: tuple[Pass, ...]
+    example: ExampleInputs
+    target: Target
+    steps: list[tuple[str, fx.Graph]] = field(default_factory=list)
+
+
+class Compiled(fx.GraphModule):
+    """A compiled model: an ordinary module with the original's parameters and calling convention."""
+
+    compilation: Compilation
+
+    @classmethod
+    def wrap(cls, graph_module: fx.GraphModule, compilation: Compilation) -> Compiled:
+        """`graph_module` as a compiled model; the two share their tensors."""
+        compiled = cls(graph_module, graph_module.graph, "Compiled")
+        _share_state(graph_module, compiled)
+        compiled.meta = dict(graph_module.meta)
+        compiled.compilation = compilation
+        return compiled.eval()
+
+    @property
+    def report(self) -> Report:
+        """One row a pass: effect, nodes, rewrites, bytes, dB, ms. Print it."""
+        return self.compilation.report
+
+    def train(self, mode: bool = True) -> Compiled:
+        """Switch batch norms and dropouts of the graph between training and inference."""
+        super().train(mode)
+        modes.set_training(self, mode)
+        return self
+
+    def text(self) -> str:
+        """The graph as text, a line a node."""
+        return to_text(self)
+
+    def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the graph after every pass to `folder`: text, DOT, GraphML and a picture each.
+
+        Raises:
+            InputError: `folder` cannot be written.
+        """
+        written = []
+        for position, (name, graph) in enumerate(self.compilation.steps):
+            stem = f"{position:02d}-{name.partition('(')[0]}"
+            highlight = stem.partition("-")[2] if position else None
+            written += dump(fx.GraphModule(self, graph), Path(folder), stem, highlight=highlight, title=name)
+        return written
+
+    def lower(self) -> fx.GraphModule:
+        """The graph that is written to a file: quantize and dequantize operations, integer weights.
+
+        Its ``meta["report"]`` tells what the lowering did.
+
+        Raises:
+            PlanError: a quantizer has no range yet.
+            VerificationError: the lowered graph does not compute what this model computes.
+        """
+        training = self.training
+        self.eval()
+        try:
+            lowered = fx.GraphModule(self, copy.deepcopy(self.graph))
+            context = Context(self.compilation.example, self.compilation.target)
+            lowered.meta["report"] = pipeline.run(lowered, defaults.lowering(), context)
+        finally:
+            self.train(training)
+        return lowered
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 21.
+
+        The file is written under a temporary name first, so `path` never holds half a model.
+
+        Raises:
+            InputError: `path` cannot be written.
+            EmitError: an operation has no ONNX translation.
+        """
+        check_writable(path)
+        metadata = {
+            "fxcompress.passes": "; ".join(map(str, self.compilation.passes)),
+            "fxcompress.target": self.compilation.target.name,
+            "torch": torch.__version__,
+        }
+        return write_onnx(to_onnx_model(self.lower(), metadata=metadata), path)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        memo[id(self.compilation)] = self.compilation  # a record of what was done: never changed, so shared
+        twin = super().__deepcopy__(memo)
+        twin._parameters = copy.deepcopy(self._parameters, memo)
+        twin._buffers = copy.deepcopy(self._buffers, memo)
+        twin._modules = copy.deepcopy(self._modules, memo)
+        twin.compilation = self.compilation
+        twin.training = self.training
+        return twin
+
+
+def _share_state(source: nn.Module, sink: nn.Module) -> None:
+    """Give `sink` all of `source`'s state, also what its graph does not read (such as num_batches_tracked)."""
+    sink._parameters, sink._buffers, sink._modules = source._parameters, source._buffers, source._modules
+    sink._non_persistent_buffers_set = source._non_persistent_buffers_set

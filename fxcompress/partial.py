@@ -1,0 +1,131 @@
+"""Partial capture: the submodules that trace, of a model that does not as a whole."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxcompress.capture import capture
+from fxcompress.errors import CaptureError, ScopeError
+from fxcompress.inputs import ExampleInputs, describe_value
+from fxcompress.tracing import private_copy, stopped_by
+
+
+@dataclass(frozen=True)
+class PartialCapture:
+    """The captured submodules by path, the inputs that each had in the run of the whole, and the rest.
+
+    Attributes:
+        left_alone: path of each module that was tried and not captured, with the reason.
+    """
+
+    graphs: dict[str, fx.GraphModule] = field(default_factory=dict)
+    inputs: dict[str, ExampleInputs] = field(default_factory=dict)
+    left_alone: dict[str, str] = field(default_factory=dict)
+
+
+def capture_submodules(
+    model: nn.Module, example_inputs: ExampleInputs, names: Sequence[str] | None = None
+) -> PartialCapture:
+    """Capture the submodules `names` of `model`; without names, the largest ones that trace.
+
+    Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search starts
+    at the root and goes down into the modules that do not trace, those with most parameters first.
+
+    Raises:
+        ScopeError: `model` has no submodule of that name; suggests the nearest ones.
+        CaptureError: the model does not run on the example inputs, or a named submodule cannot be traced.
+    """
+    if names is not None:
+        check_names(model, names)
+    twin = private_copy(model).eval()
+    calls = _record_calls(twin, example_inputs)
+    found = PartialCapture()
+    if names is None:
+        _search(twin, "", calls, found)
+        return found
+    for name in names:
+        found.inputs[name] = _inputs(name, calls)
+        found.graphs[name] = capture(twin.get_submodule(name), found.inputs[name])
+    return found
+
+
+def check_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Raise `ScopeError` for a name that is no submodule of `model`."""
+    if isinstance(names, str):
+        raise ScopeError(f"submodules is a list of names; write submodules=[{names!r}]")
+    known = [path for path, _ in model.named_modules() if path]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, cutoff=0.4)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {', '.join(known[:5])} ..."
+            raise ScopeError(f"{type(model).__name__} has no submodule {name!r}{hint}")
+
+
+def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], found: PartialCapture) -> None:
+    """Capture the module at `path`, or else what is below it."""
+    module = root.get_submodule(path)
+    if not any(True for _ in module.parameters()):
+        return
+    if path in calls:
+        try:
+            inputs = _inputs(path, calls)
+            found.graphs[path] = capture(module, inputs)
+            found.inputs[path] = inputs
+            return
+        except CaptureError as error:
+            found.left_alone[path] = stopped_by(error.__cause__) if error.__cause__ else str(error)
+    children = [(name, child) for name, child in module.named_children()]
+    for name, _ in sorted(children, key=lambda item: -sum(p.numel() for p in item[1].parameters())):
+        _search(root, f"{path}.{name}".lstrip("."), calls, found)
+
+
+def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[ExampleInputs]]:
+    """The inputs of every call of every submodule while `model` runs on `example`, by path."""
+    calls: dict[str, list[ExampleInputs]] = {}
+
+    def recorder(path: str) -> Any:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+            calls.setdefault(path, []).append(ExampleInputs(*kept))
+
+        return record
+
+    hooks = [m.register_forward_pre_hook(recorder(path), with_kwargs=True) for path, m in model.named_modules()]
+    try:
+        with torch.no_grad():
+            model(*example.args, **example.kwargs)
+    except Exception as error:
+        raise CaptureError(f"{type(model).__name__} does not run on the example inputs {example!r}: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _inputs(path: str, calls: dict[str, list[ExampleInputs]]) -> ExampleInputs:
+    """The inputs to trace the module at `path` with, provided that all its calls agree beyond the batch size."""
+    if path not in calls:
+        raise CaptureError(f"{path!r} is not called when the model runs on the example inputs; name a module that is")
+    first, *rest = calls[path]
+    for other in rest:
+        if _form(other) != _form(first):
+            raise CaptureError(
+                f"{path!r} is called with different inputs in one run, {first!r} and {other!r}, "
+                "and a graph has one size; name the module that calls it instead"
+            )
+    return first
+
+
+def _form(inputs: ExampleInputs) -> list[Any]:
+    """What must be the same in every call: sizes beyond the batch, dtypes, other values."""
+    return [
+        (name, leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else (name, describe_value(leaf))
+        for name, leaf in inputs.leaves()
+    ]

@@ -1,0 +1,86 @@
+"""A model compiled in part: its submodules that trace, in the place of the originals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxcompress.compiled import Compiled
+from fxcompress.errors import InputError
+from fxcompress.inputs import ExampleInputs, aligned
+from fxcompress.report import Report
+from fxcompress.tracing import private_copy
+
+
+class PartlyCompiled(nn.Module):
+    """The model, with some submodules compiled; called like the model.
+
+    Attributes:
+        model: a copy of the user's model whose compiled submodules are replaced.
+        parts: the compiled submodules by path.
+        left_alone: the modules that could not be traced, with the reason.
+    """
+
+    def __init__(self, model: nn.Module, parts: dict[str, Compiled], left_alone: dict[str, str]):
+        super().__init__()
+        self.model = private_copy(model).eval()
+        self.parts, self.left_alone = parts, left_alone
+        for path, part in parts.items():
+            self.model.set_submodule(path, part)
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    @property
+    def report(self) -> Report:
+        """The rows of all parts, each pass under its part's path, and what was left alone."""
+        rows = [replace(row, name=f"{path}: {row.name}") for path, part in self.parts.items() for row in part.report.rows]
+        left = [f"{path or type(self.model).__name__} was not compiled: {why}" for path, why in self.left_alone.items()]
+        return Report(rows, remarks=left)
+
+    def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """As `Compiled.dump`, each part in a folder of its own."""
+        return [file for path, part in self.parts.items() for file in part.dump(Path(folder) / path)]
+
+    def to_onnx(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write each part to `folder` as ``<path>.onnx``; see `Compiled.to_onnx`.
+
+        Raises:
+            InputError: `folder` cannot be written.
+        """
+        directory = Path(folder)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise InputError(f"cannot make the folder {directory}: {problem.strerror}; name one that can be written") from None
+        return [part.to_onnx(directory / f"{path}.onnx") for path, part in self.parts.items()]
+
+
+class SubmoduleData:
+    """What the submodule at `path` is given while `model` runs over `data`: calibration data for that part."""
+
+    def __init__(self, model: nn.Module, path: str, data: Iterable[Any], example: ExampleInputs):
+        self.model, self.path, self.data, self.example = private_copy(model).eval(), path, data, example
+
+    def __iter__(self) -> Iterator[ExampleInputs]:
+        calls: list[ExampleInputs] = []
+        submodule = self.model.get_submodule(self.path)
+        hook = submodule.register_forward_pre_hook(
+            lambda module, args, kwargs: calls.append(ExampleInputs(args, kwargs)), with_kwargs=True
+        )
+        try:
+            for batch in self.data:
+                inputs = aligned(batch, self.example)
+                with torch.no_grad():
+                    self.model(*inputs.args, **inputs.kwargs)
+                yield from calls
+                calls.clear()
+        finally:
+            hook.remove()

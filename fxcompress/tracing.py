@@ -1,0 +1,190 @@
+"""Tracing with torch.export: a private copy of the model, a symbolic batch, and errors that name the user's line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import linecache
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.utils import _pytree as pytree
+
+from fxcompress.errors import CaptureError
+from fxcompress.fake import static_sizes
+from fxcompress.inputs import ExampleInputs
+
+
+def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: list[str]) -> ExportedProgram:
+    """`model` as an exported program whose batch is symbolic where that can be; otherwise `notes` says why it is not.
+
+    Raises:
+        CaptureError: `model` cannot be traced.
+    """
+    _hand_scopes_on(model)
+    if dynamic_shapes is not None:
+        return _export(model, example, dynamic_shapes)
+    wide = _widened(example)
+    try:
+        program = _export(model, wide, _symbolic_batch(model, wide, Dim.AUTO))
+        if _has_symbolic_batch(program):
+            return program
+        reason = _why_static(model, wide)
+    except CaptureError as error:
+        if "data-dependent" in str(error.__cause__):
+            raise
+        reason = _first_sentence(error.__cause__)
+    program = _export(model, example, None)
+    notes.append(f"the batch size is fixed to that of the example inputs: {reason}")
+    return program
+
+
+def stopped_by(error: BaseException | None) -> str:
+    """What stopped a trace, and the line of the user's that did."""
+    return f"{_first_sentence(error)}; the line that stopped it: {_user_line(error)}"
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` that shares no tensor with it; tied parameters stay tied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # locks, files, tensors with a history: whatever a module may hold that cannot be copied
+        return _copy_structure(model, {})
+
+
+def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:
+    """Copies of the modules and their tensors; everything else that they hold is shared."""
+    if id(module) in done:
+        return done[id(module)]
+    twin = done[id(module)] = copy.copy(module)
+    for registry in ("_parameters", "_buffers"):
+        tensors = {}
+        for name, tensor in getattr(module, registry).items():
+            if tensor is not None and id(tensor) not in done:
+                done[id(tensor)] = copy_tensor(tensor)
+            tensors[name] = None if tensor is None else done[id(tensor)]
+        twin.__dict__[registry] = tensors
+    twin.__dict__["_modules"] = {
+        name: None if child is None else _copy_structure(child, done) for name, child in module._modules.items()
+    }
+    return twin
+
+
+def copy_tensor(tensor: Tensor) -> Tensor:
+    """A parameter or buffer of the same value."""
+    new = tensor.detach().clone()
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _hand_scopes_on(model: nn.Module) -> None:
+    """Let a graph module run node by node, which hands the scopes of its nodes on to the trace."""
+    if not isinstance(model, fx.GraphModule):
+        return
+    signature = inspect.signature(model.forward)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return fx.Interpreter(model).run(*bound.args)
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    model.forward = forward
+
+
+def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
+    messages = io.StringIO()
+    try:
+        with _plain_kernels(), contextlib.redirect_stderr(messages):
+            return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as error:
+        graph_so_far = getattr(error, "partial_fx_graph", None)
+        messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
+        raise CaptureError(
+            f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} are what forward "
+            'takes; where a part of the model cannot be traced, name those that can: submodules=["backbone"]'
+        ) from error
+    finally:
+        sys.stderr.write(messages.getvalue())
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Without the fused inference kernel of `nn.MultiheadAttention` and `nn.TransformerEncoder`, which hides their operations."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _batched(example: ExampleInputs) -> list[Tensor]:
+    tensors = [leaf for _, leaf in example.leaves() if isinstance(leaf, Tensor)]
+    size = next((t.shape[0] for t in tensors if t.dim()), None)
+    return [t for t in tensors if t.dim() and t.shape[0] == size]
+
+
+def _widened(example: ExampleInputs) -> ExampleInputs:
+    """`example` with a batch of two instead of one: torch.export takes a size of 1 for a constant."""
+    batched = {id(t) for t in _batched(example)}
+
+    def widen(leaf: Any) -> Any:
+        one = isinstance(leaf, Tensor) and id(leaf) in batched and leaf.shape[0] == 1
+        if isinstance(leaf, Tensor):  # a tensor of our own: torch.export leaves marks on it
+            return torch.cat([leaf.detach()] * 2) if one else leaf.detach()
+        return leaf
+
+    args, kwargs = pytree.tree_map(widen, (example.args, example.kwargs))
+    return ExampleInputs(args, kwargs)
+
+
+def _symbolic_batch(model: nn.Module, example: ExampleInputs, kind: Any) -> Any:
+    shapes = ShapesCollection()
+    for tensor in _batched(example):
+        shapes[tensor] = {0: kind}
+    return shapes.dynamic_shapes(model, example.args, example.kwargs)
+
+
+def _has_symbolic_batch(program: ExportedProgram) -> bool:
+    inputs = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in inputs]
+    return any(isinstance(v, Tensor) and v.dim() and not isinstance(static_sizes(v.shape)[0], int) for v in values)
+
+
+def _why_static(model: nn.Module, example: ExampleInputs) -> str:
+    """torch's explanation of why the batch cannot be symbolic, which it gives only if that is demanded."""
+    try:
+        _export(model, example, _symbolic_batch(model, example, Dim.DYNAMIC))
+    except CaptureError as error:
+        return _first_sentence(error.__cause__)
+    return "the model uses it as a constant"
+
+
+def _first_sentence(error: BaseException | None) -> str:
+    """The explanation in torch's long messages: the first item of its list of reasons, or else the first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if line.startswith("- ")), lines[0]).removeprefix("- ").partition(". ")[0][:300].rstrip(".")
+
+
+def _user_line(error: BaseException | None) -> str:
+    """The innermost line outside torch and this package in the tracebacks behind `error`."""
+    ours = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+    while error is not None:
+        traceback, found = error.__traceback__, None
+        while traceback is not None:
+            path = traceback.tb_frame.f_code.co_filename
+            if not path.startswith(ours):
+                found = f"{path}:{traceback.tb_lineno}: {linecache.getline(path, traceback.tb_lineno).strip()}"
+            traceback = traceback.tb_next
+        if found:
+            return found
+        error = error.__cause__ or error.__context__
+    return "(no source recorded)"

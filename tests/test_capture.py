@@ -1,0 +1,406 @@
+"""Capture: the graph computes what the model does, keeps its state and its calls, and leaves the model alone."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from recipes import recipes
+from torch import nn
+
+from fxcompress import dialect
+from fxcompress.capture import capture
+from fxcompress.errors import CaptureError, ScopeError
+from fxcompress.inputs import ExampleInputs
+from fxcompress.modes import set_training
+from fxcompress.partial import capture_submodules
+
+aten = torch.ops.aten
+
+
+def calls(graph_module, *targets):
+    return [n for n in graph_module.graph.nodes if n.op == "call_function" and (not targets or n.target in targets)]
+
+
+class Residual(nn.Module):
+    def __init__(self, channels=4):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out += x
+        return self.relu(out)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.layer1 = nn.Sequential(Residual(), Residual())
+        self.drop = nn.Dropout(0.2)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.drop(self.layer1(self.stem(x)).mean((2, 3))))
+
+
+IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+# ------------------------------------------------------------------------------------------------ the same function
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(recipes())
+def test_runs_equal_to_the_original_in_every_spelling_and_batch_size(recipe):
+    model = recipe.build()
+    graph_module = capture(model, ExampleInputs((recipe.inputs(1),)))
+    dialect.check(graph_module)
+    graph_module.graph.lint()
+    assert list(graph_module.state_dict()) == list(model.state_dict())
+    with torch.no_grad():
+        for batch in (1, 2, 5):
+            torch.testing.assert_close(graph_module(recipe.inputs(batch)), model(recipe.inputs(batch)), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(recipes(max_steps=6))
+def test_both_entries_give_the_same_text(recipe):
+    model, example = recipe.build(), ExampleInputs((recipe.inputs(2),))
+    from_module = capture(model, example)
+    from_graph = capture(torch.fx.symbolic_trace(model), example)
+    assert str(from_graph.graph) == str(from_module.graph)
+
+
+def test_reads_like_the_model():
+    names = [node.name for node in capture(Net(), ExampleInputs((IMAGE,))).graph.nodes if node.op == "call_function"]
+    block = ["conv1", "bn1", "relu", "add", "relu_1"]
+    assert names == [
+        "stem",
+        *(f"layer1_0_{name}" for name in block),
+        *(f"layer1_1_{name}" for name in block),
+        "mean",
+        "drop",
+        "fc",
+    ]
+
+
+def test_nodes_say_where_they_come_from():
+    graph_module = capture(Net(), ExampleInputs((IMAGE,)))
+    by_name = {node.name: node for node in graph_module.graph.nodes}
+    assert by_name["layer1_0_conv1"].meta["scope"] == "layer1.0.conv1"
+    assert by_name["layer1_0_add"].meta["scope"] == "layer1.0"
+    assert "out += x" in by_name["layer1_0_add"].meta["stack_trace"]
+    assert by_name["layer1_0_conv1_weight"].target == "layer1.0.conv1.weight"
+    assert not isinstance(by_name["fc"].meta["val"].shape[0], int), "the batch is symbolic"
+    assert by_name["fc"].meta["val"].shape[1] == 2
+
+
+def test_a_module_that_is_called_twice_does_not_borrow_its_neighbours_name():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x):
+            return self.block(self.block(x))
+
+    names = [node.name for node in calls(capture(Twice(), ExampleInputs((IMAGE,))))]
+    assert names == ["block_0", "block_1", "block_2", "block_0_conv2d", "block_1_relu", "block_2_conv2d"]
+
+
+# ---------------------------------------------------------------------------------------------------- state and calls
+
+
+def test_the_model_is_left_alone():
+    model = Net().train()
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    graph_module = capture(model, ExampleInputs((IMAGE,)))
+    with torch.no_grad():
+        for parameter in graph_module.parameters():
+            parameter.add_(1)
+    assert [m.training for m in model.modules()] == modes
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert not graph_module.training
+
+
+def test_unused_buffers_and_tied_parameters_keep_their_keys():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.decode = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.decode.weight = self.encode.weight
+            self.norm = nn.BatchNorm1d(4)
+            self.register_buffer("spare", torch.arange(3.0))
+            self.register_buffer("hidden", torch.ones(4), persistent=False)
+            self.unused = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.decode(self.norm(self.encode(x)) * self.hidden)
+
+    model = Tied()
+    graph_module = capture(model, ExampleInputs((torch.randn(2, 4),)))
+    assert list(graph_module.state_dict()) == list(model.state_dict())
+    assert graph_module.encode.weight is graph_module.decode.weight
+    assert graph_module.encode.weight is not model.encode.weight
+    graph_module.load_state_dict(model.state_dict())
+
+
+def test_is_called_as_the_model_is():
+    class Named(nn.Module):
+        def forward(self, x, *, scale=None, extra=None):
+            return OrderedDict(logits=x * scale["by"], both=(x, extra))
+
+    x, y = torch.randn(2, 4), torch.randn(2, 4)
+    example = ExampleInputs((x,), {"scale": {"by": y}, "extra": y})
+    out = capture(Named(), example)(x, scale={"by": y}, extra=y)
+    assert isinstance(out, OrderedDict) and list(out) == ["logits", "both"]
+    assert torch.equal(out["logits"], x * y) and torch.equal(out["both"][1], y)
+
+
+def test_a_model_that_cannot_be_deep_copied():
+    class Locked(Net):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+    model = Locked()
+    graph_module = capture(model, ExampleInputs((IMAGE,)))
+    assert list(graph_module.state_dict()) == list(model.state_dict())
+    assert graph_module.fc.weight.data_ptr() != model.fc.weight.data_ptr()
+    with torch.no_grad():
+        assert torch.allclose(graph_module(IMAGE), model.eval()(IMAGE))
+
+
+def test_a_batch_that_the_model_fixes_falls_back_to_it_and_says_so():
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.reshape(3, 4) * 2
+
+    graph_module = capture(Fixed(), ExampleInputs((torch.ones(3, 4),)))
+    assert graph_module(torch.ones(3, 4)).shape == (3, 4)
+    assert "batch size is fixed" in graph_module.meta["capture_notes"][0]
+
+
+def test_the_exported_program_is_not_shared():
+    program = torch.export.export(Net().eval(), (torch.randn(2, 3, 8, 8),), strict=False)
+    graph_module = capture(program, ExampleInputs((torch.randn(2, 3, 8, 8),)))
+    with torch.no_grad():
+        graph_module.fc.weight.add_(1)
+    assert not torch.equal(graph_module.fc.weight, program.state_dict["fc.weight"])
+
+
+# ------------------------------------------------------------------------------------------------------ hard models
+
+
+class Writes(nn.Module):
+    """Changes `x` in place while a view of it is still read."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.4)
+
+    def forward(self, x):
+        x = self.drop(x * 2)
+        first = x[:, 0]
+        x[:, 1:] *= 3
+        x.add_(1)
+        return x + first.unsqueeze(1)
+
+
+def test_writing_to_a_tensor_that_a_view_still_reads():
+    model, x = Writes().eval(), torch.randn(3, 4)
+    graph_module = capture(model, ExampleInputs((x,)))
+    dialect.check(graph_module)
+    assert torch.allclose(graph_module(x), model(x))
+    assert len(calls(graph_module, aten.dropout.default)) == 1
+
+
+def test_an_in_place_operation_keeps_the_dtype():
+    class Half(nn.Module):
+        def forward(self, x, y):
+            z = x * 1
+            z += y
+            return z
+
+    x, y = torch.randn(2, 4, dtype=torch.float16), torch.randn(2, 4)
+    out = capture(Half(), ExampleInputs((x, y)))(x, y)
+    assert out.dtype == torch.float16 and torch.equal(out, Half()(x, y))
+
+
+def test_a_counter_in_a_buffer_is_left_out_with_a_note():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, x):
+            self.count += 1
+            return x * self.count
+
+    graph_module = capture(Counts(), ExampleInputs((torch.ones(2, 3),)))
+    dialect.check(graph_module)
+    assert torch.equal(graph_module(torch.ones(2, 3)), torch.ones(2, 3))
+    assert any("'count'" in note for note in graph_module.meta["capture_notes"])
+
+
+def test_constants_are_computed_at_capture():
+    class Masked(nn.Module):
+        def forward(self, x):
+            mask = torch.zeros(4, 4)
+            mask[:2] = 1.0
+            return x @ mask.tril() + torch.arange(4)
+
+    x = torch.randn(2, 4)
+    graph_module = capture(Masked(), ExampleInputs((x,)))
+    assert [n.target for n in calls(graph_module)] == [aten.matmul.default, aten.add.Tensor]
+    assert torch.allclose(graph_module(x), Masked()(x)) and not graph_module.state_dict()
+
+
+def test_no_grad_regions_are_part_of_the_graph():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.body(x)
+            return self.head(x)
+
+    graph_module = capture(Frozen(), ExampleInputs((torch.randn(2, 4),)))
+    assert [node.name for node in calls(graph_module)] == ["body", "head"]
+    assert any("no_grad" in note for note in graph_module.meta["capture_notes"])
+
+
+# ---------------------------------------------------------------------------------------------- training and inference
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dropout = 0.25
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=self.dropout if self.training else 0.0)
+
+
+def test_training_mode_flips_literals_and_nothing_else():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.1, momentum=0.3), nn.Dropout(0.7))
+    graph_module = capture(model, ExampleInputs((IMAGE,)))
+    before = str(graph_module.graph)
+    set_training(graph_module, True)
+    changed = str(graph_module.graph)
+    assert "True, 0.3, 0.1, True" in changed and "0.7, True" in changed
+    graph_module(torch.randn(4, 3, 8, 8))
+    assert not torch.equal(graph_module.get_buffer("1.running_mean"), model[1].running_mean)
+    set_training(graph_module, False)
+    assert str(graph_module.graph) == before
+
+
+def test_training_mode_gives_attention_its_dropout_back():
+    graph_module = capture(Attends(), ExampleInputs((torch.randn(2, 2, 4, 8),)))
+    before = str(graph_module.graph)
+    assert "0.25" not in before
+    set_training(graph_module, True)
+    assert "dropout_p: 0.25" in str(graph_module.graph)
+    set_training(graph_module, False)
+    assert str(graph_module.graph) == before
+
+
+def test_a_batch_norm_without_statistics_stays_as_it_is():
+    graph_module = capture(nn.BatchNorm2d(3, track_running_stats=False), ExampleInputs((IMAGE,)))
+    (norm,) = calls(graph_module, aten.batch_norm.default)
+    assert norm.args[5] is True
+    set_training(graph_module, False)
+    assert norm.args[5] is True
+
+
+# -------------------------------------------------------------------------------------------------- what cannot be traced
+
+
+class Detector(nn.Module):
+    """A body and a head that trace, around a decision that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        scores = self.head(self.backbone(x)).flatten(1)
+        if scores.max() > 0.1:  # depends on the data
+            scores = scores - scores.max()
+        return scores[scores > -1]
+
+
+def test_the_error_names_the_users_line_and_what_to_do():
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+: if scores\.max\(\) > 0\.1.*submodules=") as caught:
+        capture(Detector(), ExampleInputs((IMAGE,)))
+    assert caught.value.__cause__ is not None
+
+
+def test_wrong_inputs_are_a_capture_error():
+    with pytest.raises(CaptureError, match=r"ExampleInputs\(float32\[2, 5\]\)"):
+        capture(nn.Linear(4, 4), ExampleInputs((torch.randn(2, 5),)))
+
+
+def test_the_largest_submodules_that_trace():
+    model = Detector()
+    found = capture_submodules(model, ExampleInputs((IMAGE,)))
+    assert sorted(found.graphs) == ["backbone", "head"]
+    assert "scores.max()" in found.left_alone[""]
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(found.graphs["backbone"](x), model.backbone(x))
+
+
+def test_named_submodules():
+    found = capture_submodules(Detector(), ExampleInputs((IMAGE,)), ["head"])
+    assert list(found.graphs) == ["head"] and found.inputs["head"].args[0].shape == (1, 16, 6, 6)
+
+
+def test_an_unknown_submodule_suggests_the_nearest():
+    with pytest.raises(ScopeError, match="did you mean 'backbone'"):
+        capture_submodules(Detector(), ExampleInputs((IMAGE,)), ["bakbone"])
+
+
+def test_a_submodule_that_is_called_with_several_sizes_is_refused():
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.shared(x), self.shared(x[:, :, ::2])
+
+    with pytest.raises(CaptureError, match="different inputs"):
+        capture_submodules(Pyramid(), ExampleInputs((IMAGE,)), ["shared"])
+
+
+def test_the_backbone_of_a_torchvision_detector():
+    try:
+        import torchvision
+    except (ImportError, RuntimeError):
+        pytest.skip("torchvision cannot be imported")
+    detection = torchvision.models.detection
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    try:
+        model.eval()([IMAGE[0]])
+    except RuntimeError as error:
+        pytest.skip(f"torchvision's operators are missing: {error}")
+    found = capture_submodules(model, ExampleInputs(([torch.randn(3, 64, 64)],)), ["backbone"])
+    images = found.inputs["backbone"].args[0]
+    with torch.no_grad():
+        expected, got = model.backbone(images), found.graphs["backbone"](images)
+    assert list(got) == list(expected)
+    for key in expected:
+        torch.testing.assert_close(got[key], expected[key])

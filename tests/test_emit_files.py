@@ -1,0 +1,161 @@
+"""Files appear whole or not at all, and hold what the model holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from emission import captured
+from torch import Tensor, nn
+
+from fxcompress.emit import files
+from fxcompress.emit.files import check_writable, replacing, write_onnx
+from fxcompress.emit.inspect import inspect_onnx
+from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.errors import InputError
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+        with torch.no_grad():
+            self.head.weight[0] = 0
+        self.register_buffer("integers", torch.tensor([[1, -7], [0, 3]], dtype=torch.int8))
+        self.register_buffer("scale", torch.rand(2) + 0.1)
+        self.register_buffer("zero_point", torch.zeros(2, dtype=torch.int8))
+        self.register_buffer("flag", torch.tensor([True, False]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.ops.fxcompress.dequantize(self.integers, self.scale, self.zero_point, 0, "int4")
+        return torch.where(self.flag, self.head(self.conv(x).mean((2, 3))) @ weight, 0.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> ir.Model:
+    return to_onnx_model(captured(Small(), torch.randn(2, 3, 5, 5)), metadata={"made_by": "a test"})
+
+
+def test_the_file_is_what_the_library_would_write(model: ir.Model, tmp_path: Path) -> None:
+    path = write_onnx(model, tmp_path / "model.onnx")
+    written, reference = onnx.load(path), ir.to_proto(model)
+    assert {t.name: onnx.numpy_helper.to_array(t).tolist() for t in written.graph.initializer} == {
+        t.name: onnx.numpy_helper.to_array(t).tolist() for t in reference.graph.initializer
+    }
+    assert list(written.graph.node) == list(reference.graph.node)
+    assert list(written.metadata_props) == list(reference.metadata_props)
+    for proto in (written, reference):
+        proto.graph.ClearField("initializer")
+        proto.graph.ClearField("value_info")
+    assert written == reference
+    onnx.checker.check_model(path, full_check=True)
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 16383, 16384, 2**31, 2**35 + 7])
+def test_lengths_are_encoded_as_protobuf_does(length: int) -> None:
+    encoder = pytest.importorskip("google.protobuf.internal.encoder")
+    assert files._mark(7, length) == encoder.TagBytes(7, 2) + encoder._VarintBytes(length)
+
+
+def test_large_weights_go_beside_the_file(model: ir.Model, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 3, 5, 5), dtype=np.float32)
+    whole = onnxruntime.InferenceSession(write_onnx(model, tmp_path / "whole.onnx")).run(None, {"x": x})
+    for names in (["big.onnx", "big.onnx.data"], ["big.onnx", "big.onnx.1.data"], ["big.onnx", "big.onnx.data"]):
+        path = write_onnx(model, tmp_path / "big.onnx", largest_file=100)  # written again over itself
+        assert sorted(p.name for p in tmp_path.glob("big*")) == sorted(names)
+        onnx.checker.check_model(path, full_check=True)
+        np.testing.assert_array_equal(onnxruntime.InferenceSession(path).run(None, {"x": x}), whole)
+        assert inspect_onnx(path).bytes_by_type == inspect_onnx(tmp_path / "whole.onnx").bytes_by_type
+
+
+@pytest.mark.parametrize("limit", [files.LARGEST_FILE, 100])
+def test_an_interrupted_write_leaves_the_old_file(
+    model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    write_onnx(model, path, largest_file=limit)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    written: list[Any] = []
+
+    def interrupted(file: Any, tensor: Any) -> int:
+        written.append(file.write(b"half"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_write_data", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_onnx(model, path, largest_file=limit)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before and len(written) == 1
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(
+    model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, tensor: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_data", full)
+    with pytest.raises(InputError, match=r"model\.onnx: No space left"):
+        write_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_files_too(tmp_path: Path) -> None:
+    path = tmp_path / "graph.txt"
+    with replacing(path, "w") as file:
+        file.write("old")
+    with pytest.raises(RuntimeError), replacing(path, "w") as file:
+        file.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["graph.txt"]
+
+
+def test_unwritable_paths_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="the folder .*missing does not exist; create it first"):
+        check_writable(tmp_path / "missing" / "model.onnx")
+    with pytest.raises(InputError, match="it is a folder"):
+        check_writable(tmp_path)
+
+    def refused(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refused)
+    with pytest.raises(InputError, match="no file can be made in .* \\(Permission denied\\)"):
+        check_writable(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    with replacing(tmp_path / "made") as file:
+        file.write(b"")
+    assert (tmp_path / "made").stat().st_mode == plain.stat().st_mode
+
+
+def test_inspection(model: ir.Model, tmp_path: Path) -> None:
+    summary = inspect_onnx(write_onnx(model, tmp_path / "model.onnx"))
+    assert (summary.quantizes, summary.dequantizes) == (0, 1)
+    assert summary.operators["Conv"] == 1 and summary.opset == 21
+    assert summary.integer_weight_share == pytest.approx(4 / (4 + 8 + 4 * 27))
+    assert summary.integer_layer_share == 0
+    assert summary.zero_share == pytest.approx((4 + 1) / 120)  # the head's first row and an integer
+    assert summary.bytes_by_type["float"] >= 4 * (108 + 4 + 8 + 2) and summary.bytes_by_type["int4"] == 2 + 1
+    text = str(summary)
+    assert "x float[batch, 3, 5, 5]" in text and "1 DequantizeLinear" in text and "made_by = a test" in text
+
+
+def test_inspecting_what_is_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        inspect_onnx(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("not a model at all")
+    with pytest.raises(InputError, match="text.onnx"):
+        inspect_onnx(tmp_path / "text.onnx")
