@@ -46,10 +46,11 @@ def figures(name: str, files: Mapping[str, Path], images: np.ndarray) -> list[Fi
     found = []
     for tool, path in files.items():
         if tool != peers.FLOAT.name:
-            answers, subject, ours = outputs(path, images), f"{name}, {tool}", tool == peers.OURS.name
+            answers, subject = outputs(path, images), f"{name}, {tool}"
+            judged = tool == peers.OURS.name and name in NETWORKS
             agreed = 100 * top1_agreement(answers, reference)
-            found.append(Figure(subject, "top-1", agreed, "%", bar=TOP1 if ours else None))
-            found.append(Figure(subject, "SQNR", decibels(answers, reference), "dB", bar=SQNR if ours else None))
+            found.append(Figure(subject, "top-1", agreed, "%", bar=TOP1 if judged else None))
+            found.append(Figure(subject, "SQNR", decibels(answers, reference), "dB", bar=SQNR if judged else None))
     return found
 
 

@@ -27,9 +27,7 @@ REST = Bar("at most", 1.5)
 Seconds = dict[str, float]
 
 
-def section(
-    networks: Sequence[str], images: Tensor, folder: Path, *, repeats: int, report: Callable[[str], None]
-) -> Section:
+def section(networks: Sequence[str], images: Tensor, folder: Path, *, repeats: int, report: Callable[[str], None]) -> Section:
     """Measure `networks` with `images` for calibration; the files are left in `folder`."""
     chunk = passes.Calibrate().chunk
     result = Section(
@@ -37,7 +35,7 @@ def section(
         f"{len(images)} calibration images of 224x224, the same list of batches of one image for both tools; {repeats} "
         "rounds in turning order, medians. What a first use compiles or imports is not counted. Calibration: against "
         f"the model's plain float32 forward over the same images, {chunk} at a time as the calibration takes them. The "
-        "rest: against torch.onnx.export(dynamo=True) of the float model, alone.",
+        "rest: against torch.onnx.export(dynamo=True) of the float model alone, with a free batch size as in our file.",
     )
     first_uses = warm_up(folder)
     uses = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first_uses.items())

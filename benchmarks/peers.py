@@ -40,7 +40,8 @@ def fxcompress_file(model: nn.Module, batches: Sequence[Tensor], path: Path) -> 
     """`fxcompress.compile` with its default passes."""
     import fxcompress
 
-    return fxcompress.compile(model, example_inputs=(batches[0],), data=batches).to_onnx(path)
+    fxcompress.compile(model, example_inputs=(batches[0],), data=batches).to_onnx(path)
+    return path
 
 
 def nncf_torch(model: nn.Module, batches: Sequence[Tensor], path: Path) -> Path:

@@ -107,14 +107,10 @@ def build_files(name: str, images: Any, folder: Path, report: Callable[[str], No
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.post_training", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.post_training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="ResNet-18 with a handful of images: does everything run?")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="BENCHMARK")
-    parser.add_argument(
-        "--networks", nargs="+", choices=models.MODELS, help="not each benchmark's own", metavar="NETWORK"
-    )
+    parser.add_argument("--networks", nargs="+", choices=models.MODELS, help="not each benchmark's own", metavar="NETWORK")
     parser.add_argument("--images", type=int, default=300, help="for calibration")
     parser.add_argument("--scoring", type=int, default=500, help="images to score agreement on")
     parser.add_argument("--repeats", type=int, default=3, help="of every way from model to file")

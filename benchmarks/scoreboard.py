@@ -20,7 +20,7 @@ from benchmarks.medians import Estimate
 
 FORMATS = {
     "ms": "{:.2f} ms",
-    "s": "{:.1f} s",
+    "s": "{:.2f} s",
     "times": "{:.2f}x",
     "ratio": "{:.3f}",
     "%": "{:.1f}%",

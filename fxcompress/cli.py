@@ -1,1 +1,186 @@
-def main(): ...
+"""The command line: ``fxcompress demo | compile | graph | inspect``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+from fxcompress import __version__
+from fxcompress.errors import FxCompressError
+from fxcompress.targets import TARGETS
+
+EXAMPLES = """\
+examples:
+  fxcompress demo
+  fxcompress compile my_package.models:resnet --data photos/ --output resnet.onnx
+  fxcompress compile model.pt2 --data calibration.npy --samples 100
+  fxcompress graph my_package.models:resnet --input-shape 1,3,224,224 --passes
+  fxcompress inspect resnet.onnx
+"""
+COMPILE_EXAMPLES = """\
+examples:
+  fxcompress compile my_package.models:resnet --data photos/
+      my_package/models.py, here or installed, has a function resnet() that returns the model with its weights.
+      Images are cut to the middle, resized to what the model takes (224x224 unless it says otherwise), normalised
+      as ImageNet is, and spread evenly over the folders in photos/.
+  fxcompress compile my_package.models:grey --data photos/ --input-shape 1,1,64,64 --mean 0.5 --std 0.5
+  fxcompress compile model.pt2 --data calibration.npy
+      model.pt2 is what torch.export.save wrote; the array has one row a sample, prepared as the model takes it.
+  fxcompress compile my_package.models:resnet --data photos/ --ignore layer4 op:linear
+      leaves the module layer4 and all linear layers in float.
+"""
+GRAPH_EXAMPLES = """\
+examples:
+  fxcompress graph my_package.models:resnet --input-shape 1,3,224,224
+  fxcompress graph my_package.models:bert --input-shape 1,128:int64 --input-shape 1,128:int64 --passes
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. 0: done; 2: something to correct, told in one paragraph; 130: interrupted."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own, of its own use
+    arguments = parser().parse_args(argv)
+    try:
+        importlib.import_module(f"fxcompress.commands.{arguments.command}").run(arguments, Console())
+    except FxCompressError as error:
+        _complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _complain("interrupted; no file was left half-written")
+        return 130
+    return 0
+
+
+def _complain(message: str) -> None:
+    console = Console(stderr=True)
+    console.print(message, style="red", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; ``arguments.command`` is the module in `fxcompress.commands` that runs one."""
+    description = "Compress PyTorch models: from a model to a quantized ONNX file that OpenVINO and onnxruntime run."
+    root = _Parser(prog="fxcompress", description=description, epilog=EXAMPLES)
+    root.add_argument("--version", action="version", version=f"fxcompress {__version__}, torch {torch.__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_demo(commands)
+    _add_compile(commands)
+    _add_graph(commands)
+    command = commands.add_parser("inspect", help="count what an ONNX file holds", description="Count what an ONNX file holds.")
+    command.add_argument("file", help="an ONNX file, of any origin")
+    return root
+
+
+class _Parser(argparse.ArgumentParser):
+    """Keeps the line breaks of the examples."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+
+def _add_demo(commands) -> None:
+    about = "train, compile and compare a small network, in under a minute"
+    described = (
+        "Train a small residual network on the handwritten digits inside scikit-learn, compile it to INT8, "
+        "and compare both in OpenVINO on images held out from training and calibration."
+    )
+    command = commands.add_parser("demo", help=about, description=described)
+    command.add_argument("--out", default="fxcompress-demo", metavar="DIR", help="folder for the files (%(default)s)")
+    command.add_argument(
+        "--epochs", type=_positive, default=6, metavar="N", help="passes over the training images (%(default)s)"
+    )
+
+
+def _add_compile(commands) -> None:
+    about = "compile a model to an INT8 ONNX file"
+    described = "Quantize a model to INT8 after training, and write it as an ONNX file."
+    command = commands.add_parser("compile", help=about, description=described, epilog=COMPILE_EXAMPLES)
+    _add_model(command)
+    command.add_argument(
+        "--data",
+        metavar="FOLDER|FILE.npy",
+        help="calibration data: a folder of images, an array of samples, or the word 'random' to try the speed only",
+    )
+    command.add_argument("--samples", type=_positive, default=300, metavar="N", help="calibrate on at most N (%(default)s)")
+    command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")
+    command.add_argument("--mean", type=_numbers, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")
+    command.add_argument("--std", type=_numbers, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
+    command.add_argument("--output", metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)")
+    command.add_argument("--dump", metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
+
+
+def _add_graph(commands) -> None:
+    about = "dump and draw the graph of a model"
+    described = "Write the captured graph of a model as text, DOT, GraphML and a picture."
+    command = commands.add_parser("graph", help=about, description=described, epilog=GRAPH_EXAMPLES)
+    _add_model(command)
+    command.add_argument("--out", metavar="DIR", help="folder for the files (the function's name, with -graphs)")
+    command.add_argument("--passes", action="store_true", help="compile as well, and draw the graph after every pass")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="package.module:function, or a .pt2 file of torch.export.save")
+    command.add_argument(
+        "--input-shape",
+        type=_shape,
+        action="append",
+        metavar="1,3,224,224",
+        help="shape of the model's input, the batch first; again for each further input, with :int64 for integers",
+    )
+    command.add_argument(
+        "--ignore",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SCOPE",
+        help="stay in float: a module path, a glob of them, a node's name, or an operation as op:linear",
+    )
+    command.add_argument(
+        "--submodule",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="compile only these submodules; without it the whole model, or the largest submodules that can be traced",
+    )
+    command.add_argument("--target", choices=sorted(TARGETS), default="openvino", help="the runtime (%(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[list[int], torch.dtype]:
+    sizes, _, name = text.partition(":")
+    dtype = getattr(torch, name or "float32", None)
+    if not isinstance(dtype, torch.dtype):
+        raise argparse.ArgumentTypeError(f"{name!r} is not a type; write float32, int64 and the like")
+    try:
+        return [_positive(size.strip()) for size in sizes.split(",")], dtype
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; write it as 1,3,224,224") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    sizes = [_positive(size.strip()) for size in text.split(",")]
+    if len(sizes) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 224, or height,width")
+    return sizes[0], sizes[-1]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers; write it as 0.485,0.456,0.406") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,8 @@ from fxcompress.functionalize import is_in_place, storage_roots
 
 aten = torch.ops.aten
 
+PREFIX = "constant_"
+
 # Read shape, dtype or device of their first argument, not its values.
 _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default} | {
     aten.zeros_like.default,
@@ -35,7 +37,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         readers = [user for user in node.users if user not in values]
         if node.op == "get_attr" or not readers or not isinstance(values[node], Tensor):
             continue
-        name = f"constant_{count}"
+        name = f"{PREFIX}{count}"
         count += 1
         module.register_buffer(name, values[node].clone(), persistent=False)
         with module.graph.inserting_before(node):

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 
 def fake_value(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `target` returns on the fake values (``meta["val"]``) of the nodes among its arguments."""
     values = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
-    with torch.no_grad():
+    with torch.no_grad(), enable_python_dispatcher():  # kernels that know symbolic sizes: others would fix the batch
         return target(*values[0], **values[1])  # type: ignore[index]
 
 

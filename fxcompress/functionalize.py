@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 
 import torch
 from torch import fx
@@ -75,15 +76,22 @@ def _aliased_argument(node: fx.Node) -> fx.Node | None:
     return first if shares or node.target in _HIDDEN_ALIASES else None
 
 
+@cache
 def _functional_twin(target: OpOverload) -> OpOverload | None:
+    """The functional operation that takes the same arguments as the in-place one (its overload may have another name)."""
     schema = target._schema
     name = schema.name.partition("::")[2]
     writes = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    packet = getattr(getattr(torch.ops, target.namespace), name.rstrip("_"), None)
+    packet = getattr(getattr(torch.ops, target.namespace), name.removesuffix("_"), None)
     if not name.endswith("_") or writes != [schema.arguments[0]] or packet is None:
         return None
-    twin = getattr(packet, schema.overload_name or "default", None)
-    return twin if twin is not None and not twin._schema.is_mutable else None
+    wanted = _argument_types(target)
+    twins = [getattr(packet, overload) for overload in packet.overloads()]
+    return next((t for t in twins if not t._schema.is_mutable and _argument_types(t) == wanted), None)
+
+
+def _argument_types(target: OpOverload) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in target._schema.arguments]
 
 
 def _read_later(node: fx.Node, changed: fx.Node, aliases: list[fx.Node], order: dict[fx.Node, int]) -> fx.Node | None:

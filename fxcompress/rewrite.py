@@ -19,7 +19,8 @@ from fxcompress.errors import PatternError, RuleError, describe, source_line
 from fxcompress.example import Example
 from fxcompress.matcher import Match, match_at, root_targets
 from fxcompress.opnames import nearest, target_name
-from fxcompress.pattern import Pattern, depth, names
+from fxcompress.pattern import Pattern
+from fxcompress.structure import depth, names
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +46,7 @@ class Rule:
             if parameter.name not in names(self.pattern):
                 hint = nearest(parameter.name, names(self.pattern))
                 known = ", ".join(names(self.pattern))
-                raise PatternError(
-                    f"rule {self.name}: its pattern binds no {parameter.name!r}{hint}; the names are: {known}"
-                )
+                raise PatternError(f"rule {self.name}: its pattern binds no {parameter.name!r}{hint}; the names are: {known}")
         root_targets(self.pattern)
 
     @property

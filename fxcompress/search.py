@@ -15,8 +15,9 @@ from torch import fx
 
 from fxcompress.dialect import COMMUTATIVE
 from fxcompress.errors import MatchBudgetError, PatternError, describe
-from fxcompress.pattern import Alternatives, Call, Items, Literal, Pattern, Variable, literal, names
+from fxcompress.pattern import Alternatives, Call, Items, Literal, Pattern, Variable
 from fxcompress.signature import DIMENSIONS, same_dimensions, same_value, signature
+from fxcompress.structure import literal, names
 
 # A linked list of goals: () or (matcher, value, the rest). A step returns the goals left to solve, or the outcome.
 Goals = tuple
@@ -271,9 +272,7 @@ def compiled(pattern: Pattern) -> Compiled:
     """
     matcher = _compile(pattern, {})
     if matcher.heads is None:
-        raise PatternError(
-            f"{pattern} may match a value that is not a call; its outermost part must be one, as op.relu(x)"
-        )
+        raise PatternError(f"{pattern} may match a value that is not a call; its outermost part must be one, as op.relu(x)")
     return Compiled(matcher, matcher.heads, names(pattern))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxcompress.canonical import Call, same_sizes, size_of
+from fxcompress.constants import PREFIX
 from fxcompress.spellings import spelling
 
 aten = torch.ops.aten
@@ -74,7 +75,7 @@ def _matrix_product(call: Call) -> fx.Node | None:
 
 def _transposed_weight(call: Call, matrix: Any) -> fx.Node | None:
     """The weight whose transpose is `matrix`; None where `matrix` does not come from a parameter or buffer."""
-    if matrix.op == "get_attr":
+    if matrix.op == "get_attr" and not matrix.target.startswith(PREFIX):
         return call.new(aten.transpose.int, matrix, 0, 1)
     source = matrix.args[0] if matrix.target is aten.transpose.int else None
     return source if isinstance(source, fx.Node) and source.op == "get_attr" else None

@@ -187,4 +187,4 @@ def _user_line(error: BaseException | None) -> str:
         if found:
             return found
         error = error.__cause__ or error.__context__
-    return "(no source recorded)"
+    return "no source recorded"

@@ -24,18 +24,19 @@ def outputs(model: torch.nn.Module, example: ExampleInputs) -> list[Any]:
 def sqnr(reference: Tensor, other: Tensor) -> float:
     """Signal to quantization noise ratio in dB: ``10 log10(sum(reference^2) / sum((reference - other)^2))``.
 
-    Infinite where the two are equal bit for bit (NaN equals NaN), minus infinite where they differ in shape or dtype.
+    Infinite where all values are equal (NaN equals NaN), minus infinite where shape, dtype or a non-finite value differ.
     """
     if reference.shape != other.shape or reference.dtype != other.dtype:
         return float("-inf")
-    if torch.equal(torch.nan_to_num(reference), torch.nan_to_num(other)) and torch.equal(reference.isnan(), other.isnan()):
+    same = (reference == other) | (reference.isnan() & other.isnan())
+    if same.all():
         return float("inf")
     if not reference.dtype.is_floating_point:
         return float("-inf")
-    signal = reference.detach().double().square().sum()
-    noise = (reference.detach().double() - other.detach().double()).square().sum()
-    value = 10 * torch.log10(signal / noise)
-    return float("-inf") if value.isnan() else value.item()
+    exact, found = reference.detach().double(), other.detach().double()
+    signal = exact[exact.isfinite()].square().sum()
+    noise = (exact - found)[~same].square().sum()
+    return (10 * torch.log10(signal / noise)).item() if noise.isfinite() else float("-inf")
 
 
 def agreement(before: Sequence[Any], after: Sequence[Any]) -> float:

@@ -66,7 +66,7 @@ class Calibrate(Pass):
     def _samples(self, context: Context) -> Iterator[list[Tensor]]:
         """The flattened inputs of each batch, cut off after `samples` samples."""
         left = self.samples
-        for batch in context.data or ():
+        for batch in _outside_autocast(context.data or ()):
             inputs = batch_inputs(batch, context.example)
             leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
             if left is not None:
@@ -75,6 +75,17 @@ class Calibrate(Pass):
             yield leaves
             if left == 0:
                 return
+
+
+def _outside_autocast(data: Iterable[Any]) -> Iterator[Any]:
+    """`data`, whose own computations (an augmentation, the layers before a submodule) keep their precision."""
+    iterator, end = iter(data), object()
+    while True:
+        with torch.autocast("cpu", enabled=False):
+            batch = next(iterator, end)
+        if batch is end:
+            return
+        yield batch
 
 
 def _chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:

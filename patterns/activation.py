@@ -33,9 +33,7 @@ def scaled_product(left: Pattern, right: Pattern, factor: float) -> Pattern:
 
 
 _ramp = op.clamp(x + 3, 0, 6)
-_composed_hardsigmoid = (
-    scaled(_ramp, 1 / 6) | op.clamp(scaled(x, 1 / 6) + 0.5, 0, 1) | op.clamp(scaled(x + 3, 1 / 6), 0, 1)
-)
+_composed_hardsigmoid = scaled(_ramp, 1 / 6) | op.clamp(scaled(x, 1 / 6) + 0.5, 0, 1) | op.clamp(scaled(x + 3, 1 / 6), 0, 1)
 hardsigmoid = op.hardsigmoid(x) | _composed_hardsigmoid
 """clamp(x + 3, 0, 6) / 6 (Howard et al., MobileNetV3, arXiv 1905.02244, section 5.2)."""
 
@@ -166,20 +164,14 @@ def recognize_gelu(new: Builder, x):
 @rewrite(
     _composed_tanh_gelu,
     accept=[
-        Example(
-            lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0)))), (2, 3)
-        ),
+        Example(lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0)))), (2, 3)),
         Example(lambda x: x * 0.5 * (1 + torch.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x))), (2, 3)),
         Example(lambda x: 0.5 * (x * (1 + torch.tanh((x + 0.044715 * x * x * x) * math.sqrt(2 / math.pi)))), (2, 3)),
         Example(lambda x: x / 2 * (torch.tanh(0.7978845608028654 * (x + (x * x * x) * 0.044715)) + 1), (2, 3)),
     ],
     reject=[
-        Example(
-            lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.0447 * torch.pow(x, 3.0)))), (2, 3)
-        ),
-        Example(
-            lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 2.0)))), (2, 3)
-        ),
+        Example(lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.0447 * torch.pow(x, 3.0)))), (2, 3)),
+        Example(lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 2.0)))), (2, 3)),
         Example(lambda x: 0.5 * x * (1 + torch.sigmoid(0.7978845608 * (x + 0.044715 * x**3))), (2, 3)),
     ],
 )

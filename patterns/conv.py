@@ -19,9 +19,7 @@ x, w, b = var("x w b")
 conv = op.conv1d(x, w, b, ...) | op.conv2d(x, w, b, ...) | op.conv3d(x, w, b, ...)
 """A convolution of 1, 2 or 3 spatial dimensions; `b` may be None."""
 
-conv_transpose = (
-    op.conv_transpose1d(x, w, b, ...) | op.conv_transpose2d(x, w, b, ...) | op.conv_transpose3d(x, w, b, ...)
-)
+conv_transpose = op.conv_transpose1d(x, w, b, ...) | op.conv_transpose2d(x, w, b, ...) | op.conv_transpose3d(x, w, b, ...)
 """A transposed convolution of 1, 2 or 3 spatial dimensions; `b` may be None."""
 
 

@@ -17,9 +17,7 @@ residual_activation = activated(residual_sum.named("sum")).named("activation")
 add_relu = op.relu(residual_sum.named("sum"))
 """The sum of two branches and a ReLU."""
 
-conv_add_activation = activated(op.add(conv.named("conv") | normed(conv.named("conv")), y).named("sum")).named(
-    "activation"
-)
+conv_add_activation = activated(op.add(conv.named("conv") | normed(conv.named("conv")), y).named("sum")).named("activation")
 """A convolution, with or without its batch norm, added to another branch `y`, and an activation."""
 
 _w1, _b1, _w2, _b2 = var("w1 b1 w2 b2")

@@ -21,6 +21,7 @@ VARIABLES = ("a", "b", "c")
 UNARY = ("relu", "sigmoid", "tanh")
 COMMUTATIVE = ("add", "mul")
 ORDERED = ("sub", "div", "matmul")
+EITHER_ORDER = 4
 OPERATORS = dict(zip(("add", "mul", "sub", "div", "matmul"), (add, mul, sub, truediv, matmul)))
 
 
@@ -47,7 +48,8 @@ def _extended(inner: st.SearchStrategy) -> st.SearchStrategy[Term]:
     one, two = st.tuples(inner), st.tuples(inner, inner)
     return st.one_of(
         st.builds(Term, st.sampled_from(UNARY), one, spelling=spelling),
-        st.builds(Term, st.sampled_from(COMMUTATIVE + ORDERED), two, spelling=spelling),
+        st.builds(Term, st.sampled_from(COMMUTATIVE), two, spelling=spelling),
+        st.builds(Term, st.sampled_from(ORDERED), two, spelling=spelling),
         st.builds(Term, st.just("mul"), one, numbers.map(lambda n: (("other", n),)), spelling=spelling),
         st.builds(Term, st.just("clamp"), one, numbers.map(lambda n: (("min", -n), ("max", n))), spelling=spelling),
         st.builds(Term, st.just("softmax"), one, st.integers(-2, 1).map(lambda n: (("dim", n),)), spelling=spelling),
@@ -73,8 +75,8 @@ def as_pattern(term: Term | str) -> Pattern:
         call = make(*inputs, **dict(term.literals))
     if term.spelling == 3:
         return op.erf(inputs[0]) | call
-    if term.spelling == 4:
-        return call | op.cos(inputs[0])
+    if term.spelling == EITHER_ORDER and len(inputs) == 2:
+        return make(*reversed(inputs)) | call  # fails late, after it has bound variables
     return maybe(op.erf(call)) if term.spelling == 5 else call
 
 
@@ -124,25 +126,26 @@ def near_misses(term: Term) -> list[tuple[str, Term]]:
     changed = []
     occurrences = [value for part in term.terms() for value in part.inputs if isinstance(value, str)]
     for index, part in enumerate(term.terms()):
-        for name, value in part.literals:
+        for name, _ in part.literals:
             other = tuple((n, v + 1 if n == name else v) for n, v in part.literals)
-            changed.append((f"literal {name} {value}", _with(term, index, replace(part, literals=other))))
+            changed.append(("literal", _with(term, index, replace(part, literals=other))))
         if part.name in UNARY:
             other_name = UNARY[UNARY.index(part.name) - 1]
-            changed.append((f"op {part.name}", _with(term, index, replace(part, name=other_name))))
+            changed.append(("operation", _with(term, index, replace(part, name=other_name))))
         if part.name == "softmax":
             dtype = (*part.literals, ("dtype", 6))
             changed.append(("an argument not mentioned", _with(term, index, replace(part, literals=dtype))))
         if part.name in ("add", "sub") and not part.literals:
             alpha = (*part.literals, ("alpha", 2))
             changed.append(("an argument not mentioned", _with(term, index, replace(part, literals=alpha))))
-        if part.name in ORDERED and sum(isinstance(value, str) for value in part.inputs) == 1:
+        heads = {value.name if isinstance(value, Term) else "variable" for value in part.inputs}
+        if part.name in ORDERED and part.spelling != EITHER_ORDER and len(heads) == 2:
             swapped = replace(part, inputs=part.inputs[::-1])
             changed.append(("operands", _with(term, index, swapped)))
         for place, value in enumerate(part.inputs):
             if isinstance(value, str) and occurrences.count(value) > 1:
                 inputs = (*part.inputs[:place], "stranger", *part.inputs[place + 1 :])
-                changed.append((f"variable {value}", _with(term, index, replace(part, inputs=inputs))))
+                changed.append(("variable", _with(term, index, replace(part, inputs=inputs))))
     return changed
 
 

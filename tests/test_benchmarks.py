@@ -114,7 +114,8 @@ def test_neighbours_change():
     ],
 )
 def test_verdict(bar, value, interval, verdict):
-    assert Figure("model", "what", value, "ratio", *interval, bar=bar).verdict == verdict
+    low, high = interval
+    assert Figure("model", "what", value, "ratio", low, high, bar).verdict == verdict
 
 
 def test_bar_knows_two_kinds():
@@ -206,9 +207,8 @@ def test_results_are_written_whole_and_as_valid_json(tmp_path):
 
 
 def test_terminal_shows_every_figure_bar_and_note():
-    console = Console(file=io.StringIO(), width=140)
-    scoreboard.show(SECTIONS, MACHINE, console)
-    shown = console.file.getvalue()
+    shown = io.StringIO()
+    scoreboard.show(SECTIONS, MACHINE, Console(file=shown, width=140))
     for text in (
         "4.80 ms [4.70, 4.95]",
         "1.010 [0.990, 1.020] ≈",
@@ -217,7 +217,7 @@ def test_terminal_shows_every_figure_bar_and_note():
         "within noise",
         "A CPU",
     ):
-        assert text in shown
+        assert text in shown.getvalue()
 
 
 def layer(name, precision, *inputs, type="Convolution", shape=(1, 8, 4, 4)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from emission import captured
 from torch import Tensor, nn
 
@@ -96,9 +98,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before and len(written) == 1
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(
-    model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file(model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: Any, tensor: Any) -> int:
         raise OSError(28, "No space left on device")
 
@@ -151,6 +151,25 @@ def test_inspection(model: ir.Model, tmp_path: Path) -> None:
     assert summary.bytes_by_type["float"] >= 4 * (108 + 4 + 8 + 2) and summary.bytes_by_type["int4"] == 2 + 1
     text = str(summary)
     assert "x float[batch, 3, 5, 5]" in text and "1 DequantizeLinear" in text and "made_by = a test" in text
+
+
+def test_a_layer_behind_a_pool_still_reads_integers(tmp_path: Path) -> None:
+    class Pooled(nn.Module):
+        def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.pool = pool
+            self.register_buffer("integers", torch.randint(-9, 9, (4, 3, 1, 1), dtype=torch.int8))
+            self.register_buffer("scale", torch.tensor(0.1))
+            self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = (self.scale, self.zero_point, None, "int8")
+            x = torch.ops.fxcompress.dequantize(torch.ops.fxcompress.quantize(x, *grid), *grid)
+            return F.conv2d(self.pool(x), torch.ops.fxcompress.dequantize(self.integers, *grid))
+
+    for pool, share in ((lambda x: F.max_pool2d(x, 2).transpose(2, 3), 1), (lambda x: F.avg_pool2d(x, 2), 0)):
+        emitted = to_onnx_model(captured(Pooled(pool), torch.randn(2, 3, 4, 4)))
+        assert inspect_onnx(write_onnx(emitted, tmp_path / "model.onnx")).integer_layer_share == share
 
 
 def test_inspecting_what_is_not_a_model(tmp_path: Path) -> None:

@@ -207,6 +207,14 @@ def test_attention_masks() -> None:
     assert_same(Attention(), query, key, value, seen, runtimes=BOTH)
 
 
+def test_a_mask_that_hides_nothing_is_left_out() -> None:
+    def attention(x: Tensor) -> Tensor:
+        seen = torch.ones(1, 1, 5, 5, dtype=torch.bool).expand(x.shape[0], 1, 5, 5)
+        return F.scaled_dot_product_attention(x, x, x, seen)
+
+    assert not {"Where", "Expand", "Shape"} & set(assert_same(attention, torch.randn(2, 4, 5, 8)))
+
+
 def test_causal_attention_of_symbolic_length() -> None:
     assert_same(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), torch.randn(4, 8))
 

@@ -107,9 +107,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "split_batch": lambda x: x.reshape(x.shape[0] * 5, 8).reshape(x.shape[0], 5, 2, 4),
     "flatten": lambda x: x.flatten(1),
     "unflatten": lambda x: x.unflatten(2, (2, 4)),
-    "two_symbolic": lambda x: (
-        x.reshape(x.shape[0], 1, -1).expand(x.shape[0], x.shape[0], 40).reshape(-1, x.shape[0], 8)
-    ),
+    "two_symbolic": lambda x: x.reshape(x.shape[0], 1, -1).expand(x.shape[0], x.shape[0], 40).reshape(-1, x.shape[0], 8),
     "permute": lambda x: x.permute(2, 0, 1),
     "transpose": lambda x: x.transpose(-1, -2).contiguous(),
     "matrix_t": lambda x: x[:, 0].t(),
@@ -138,9 +136,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "pad_reflect": lambda x: F.pad(x, (2, 1), mode="reflect") + F.pad(x, (2, 1), mode="replicate"),
     "pad_circular": lambda x: F.pad(x, (2, 1), mode="circular"),
     "tril": lambda x: torch.tril(x) + torch.triu(x, 1) + torch.tril(x > 0, -1),
-    "fill": lambda x: (
-        torch.full_like(x, 2.5) + torch.zeros_like(x) + torch.ones(x.shape[0], 5, 1) + x.new_full((8,), 3)
-    ),
+    "fill": lambda x: torch.full_like(x, 2.5) + torch.zeros_like(x) + torch.ones(x.shape[0], 5, 1) + x.new_full((8,), 3),
     "arange": lambda x: torch.arange(x.shape[0])[:, None] + torch.arange(5) + torch.arange(1, 16, 3),
     "linspace": lambda x: x + torch.linspace(0, 1, 8) + torch.eye(8)[:5],
     "size_as_value": lambda x: x * x.shape[0] + x.shape[0] // 2,
@@ -170,9 +166,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "var_mean": lambda x: torch.var_mean(x, (1, 2), keepdim=True),
     "var_over_batch": lambda x: torch.cat([x, x]).var(0),
     "logsumexp": lambda x: x.logsumexp(1),
-    "norms": lambda x: (
-        F.normalize(x, dim=1) + x.norm(p=1, dim=2, keepdim=True) + torch.linalg.vector_norm(x, 3, (1,), True)
-    ),
+    "norms": lambda x: F.normalize(x, dim=1) + x.norm(p=1, dim=2, keepdim=True) + torch.linalg.vector_norm(x, 3, (1,), True),
     "softmax": lambda x: x.softmax(1) + x.log_softmax(-1),
     "softmax_type": lambda x: (x * 8).to(torch.int64).softmax(-1, dtype=torch.float32),
     "cumsum": lambda x: x.cumsum(2) + (x > 0).cumsum(-1),

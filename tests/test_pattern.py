@@ -55,11 +55,13 @@ def test_a_planted_pattern_is_found(term: Term, data: st.DataObject) -> None:
     assert root in [match.root for match in find(as_pattern(term), graph)]
 
 
+@settings(max_examples=150)
 @given(terms, st.data())
 def test_a_near_miss_is_not_found(term: Term, data: st.DataObject) -> None:
     misses = near_misses(term)
     if misses:
-        _, changed = data.draw(st.sampled_from(misses))
+        kind = data.draw(st.sampled_from(sorted({kind for kind, _ in misses})))
+        changed = data.draw(st.sampled_from([miss for of_kind, miss in misses if of_kind == kind]))
         planting = Planting(data)
         root = planting.plant(changed)
         planting.finish(root)
@@ -366,9 +368,9 @@ def test_explain_tells_of_the_attempt_that_got_furthest() -> None:
 
     lines = explain(pattern, graph_of(make)).splitlines()
     assert lines == [
-        "3 candidates do not match; the closest is relu ((no source recorded))",
+        "3 candidates do not match; the closest is relu (no source recorded)",
         "  matched: relu, tanh",
-        "  failed:  argument 'self' of tanh ((no source recorded)) should be a call of sigmoid, but it is erf (erf)",
+        "  failed:  argument 'self' of tanh (no source recorded) should be a call of sigmoid, but it is erf (erf)",
     ]
 
 

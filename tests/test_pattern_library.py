@@ -25,9 +25,7 @@ from fxcompress.patterns.norm import batch_norm, layer_norm, rms_norm
 from fxcompress.patterns.residual import add_relu, conv_add_activation, squeeze_excite
 from fxcompress.rewrite import Rule, apply
 
-MODULES = [
-    importlib.import_module(f"fxcompress.patterns.{m.name}") for m in pkgutil.iter_modules(fxcompress.patterns.__path__)
-]
+MODULES = [importlib.import_module(f"fxcompress.patterns.{m.name}") for m in pkgutil.iter_modules(fxcompress.patterns.__path__)]
 RULES = {name: rule for module in MODULES for name, rule in vars(module).items() if isinstance(rule, Rule)}
 
 
@@ -142,10 +140,7 @@ def test_squeeze_and_excitation(gate, pool) -> None:
 
 
 def test_squeeze_and_excitation_needs_the_mean_of_what_it_gates() -> None:
-    assert (
-        _count(squeeze_excite, lambda: _SqueezeExcite(pool=lambda x: F.adaptive_avg_pool2d(x + 1, 1)), (2, 4, 6, 6))
-        == 0
-    )
+    assert _count(squeeze_excite, lambda: _SqueezeExcite(pool=lambda x: F.adaptive_avg_pool2d(x + 1, 1)), (2, 4, 6, 6)) == 0
     assert _count(squeeze_excite, lambda: _SqueezeExcite(pool=lambda x: F.adaptive_avg_pool2d(x, 2)), (2, 4, 2, 2)) == 0
 
 

@@ -65,6 +65,8 @@ def example_from_shapes(shapes: list[tuple[list[int], torch.dtype]] | None) -> E
 
 def example_for(model: nn.Module | ExportedProgram, shapes: list[tuple[list[int], torch.dtype]] | None) -> ExampleInputs | None:
     """Inputs of the given `shapes`; else those that the model itself knows; None where there are neither."""
+    if shapes and isinstance(model, ExportedProgram):
+        raise InputError("an exported program takes the shape that it was exported with; leave out --input-shape")
     try:
         return example_inputs(model, example_from_shapes(shapes))
     except InputError:

@@ -14,6 +14,9 @@ from google.protobuf.message import DecodeError
 from fxcompress.errors import InputError
 
 _HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+# Operators that only move values, or pick among them: what they read of a dequantize, they still read as integers.
+_MOVES = {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Split"}
+_MOVES |= {"Squeeze", "Tile", "Transpose", "Unsqueeze"}
 _INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
 
 
@@ -32,7 +35,8 @@ class OnnxSummary:
         bytes_by_type: bytes of initializers by element type.
         integer_weight_share: share of the weights' elements that are stored in 8 bits or fewer. Weights are the
             initializers of two or more dimensions that a convolution or matrix product reads, maybe dequantized.
-        integer_layer_share: share of the convolutions and matrix products whose two operands are both dequantized.
+        integer_layer_share: share of the convolutions and matrix products whose two operands are both dequantized,
+            maybe moved (reshaped, transposed, max-pooled) on the way.
         zero_share: share of the weights' elements that stand for zero.
         file_bytes: size of the file, without external data.
     """
@@ -113,7 +117,16 @@ def _dequantize(value: ir.Value | None) -> ir.Node | None:
 
 
 def _reads_integers(node: ir.Node) -> bool:
-    return all(_dequantize(value) is not None for value in node.inputs[:2])
+    return all(_carries_integers(value) for value in node.inputs[:2])
+
+
+def _carries_integers(value: ir.Value | None) -> bool:
+    while value is not None and _dequantize(value) is None:
+        producer = value.producer()
+        if producer is None or producer.op_type not in _MOVES:
+            return False
+        value = producer.inputs[0]
+    return value is not None
 
 
 def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Value | None]]:

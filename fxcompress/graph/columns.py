@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fxcompress.graph.layers import Key, Rows
 from fxcompress.graph.shapes import Item, Net
@@ -51,7 +52,7 @@ class Column:
         for row, key in enumerate(trunk, start):
             if not isinstance(key, str):
                 self._put(key, row, groups)
-        for key, following in zip(trunk, trunk[1:]):
+        for key, following in pairwise(trunk):
             self._link(key, following)
         for use in uses:
             chain = trunk[: self.row[targets[use]] - start]
@@ -98,7 +99,7 @@ def fill_columns(
     items: Mapping[str, Item], nets: Sequence[Net], led: Sequence[Way], row: Mapping[str, int], bounds: Sequence[int]
 ) -> list[Column]:
     """A column for each pair of `bounds`, with everything in it, not yet in order."""
-    columns = [Column(items, nets, row, first, end) for first, end in zip(bounds, bounds[1:])]
+    columns = [Column(items, nets, row, first, end) for first, end in pairwise(bounds)]
     for number, (net, way) in enumerate(zip(nets, led)):
         if way.near or way.next:
             columns[way.column].add_net(number, way.near, starts=True, leaves=bool(way.next))

@@ -8,6 +8,7 @@ the main line), and each alignment is compacted by longest paths over its block 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import networkx as nx
 
@@ -59,7 +60,7 @@ def _main_links(above: Links, below: Links, bends: set[Key], priority: Mapping[K
 def _conflicts(rows: Rows, above: Links, bends: set[Key]) -> set[tuple[Key, Key]]:
     """Links (upper, lower) that cross the link between two bends, which goes first."""
     found = set()
-    for upper, lower in zip(rows, rows[1:]):
+    for upper, lower in pairwise(rows):
         position = {key: i for i, key in enumerate(upper)}
         links = [(position[u], i, u, v) for i, v in enumerate(lower) for u in above.get(v, ()) if u in position]
         straight = [(p, i) for p, i, u, v in links if u in bends and v in bends]
@@ -72,7 +73,7 @@ def _conflicts(rows: Rows, above: Links, bends: set[Key]) -> set[tuple[Key, Key]
 def _align(rows: Rows, links: Links, conflicts: set[tuple[Key, Key]]) -> dict[Key, Key]:
     """The root of the vertical block that each key belongs to."""
     root: dict[Key, Key] = {key: key for row in rows for key in row}
-    for before, row in zip(rows, rows[1:]):
+    for before, row in pairwise(rows):
         position = {key: i for i, key in enumerate(before)}
         last = -1
         for key in row:
@@ -92,7 +93,7 @@ def _compact(rows: Rows, root: dict[Key, Key], gap: Gap) -> dict[Key, float]:
     blocks = nx.DiGraph()
     blocks.add_nodes_from(root.values())
     for row in rows:
-        for left, right in zip(row, row[1:]):
+        for left, right in pairwise(row):
             a, b = root[left], root[right]
             least = max(gap(left, right), blocks.edges[a, b]["gap"] if blocks.has_edge(a, b) else 0.0)
             blocks.add_edge(a, b, gap=least)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import fx
 
-from fxcompress.graph.dump import write
+from fxcompress.graph.files import write
 from fxcompress.graph.notation import attribute
 from fxcompress.graph.picture import GREY, INK, LEGEND_HEIGHT, MARGIN, REGION, WIRE, Picture, Scheme
 from fxcompress.graph.repeats import fold_repeats
 from fxcompress.graph.shapes import Rect
-from fxcompress.graph.summary import summarize
+from fxcompress.graph.summarize import summarize
 from fxcompress.graph.svg import Svg, cut, text_width
 
 HEADER, NARROWEST = 46.0, 520.0
@@ -47,7 +47,11 @@ def draw(
     width = max(picture.width, NARROWEST)
     svg.text(MARGIN, MARGIN + 14, cut(name, 17, width, bold=True), 17, INK, bold=True)
     svg.text(MARGIN, MARGIN + 32, cut(_counts(graph_module), 11, width), 11, GREY)
-    swatches = [(scheme.colour(maker)[0], f"{maker} · {count} nodes") for maker, count in made.items() if scheme.shown(maker)]
+    swatches = [
+        (scheme.colour(maker)[0], f"{maker} · {count} node{'s' * (count > 1)}")
+        for maker, count in made.items()
+        if scheme.shown(maker)
+    ]
     swatches += [("", "one kernel at run time")] if any(box.region for box in summary.boxes.values()) else []
     bottom = _legend(svg, swatches, width)
     picture.paint(svg, MARGIN, bottom)

@@ -88,13 +88,22 @@ def _swap(settings: dict[str, Any], notation: Notation) -> str:
     return f"{settings['dim0']}↔{settings['dim1']}"
 
 
+def _resize(settings: dict[str, Any], notation: Notation) -> str:
+    """The factor, or the size."""
+    factors = settings.get("scale_factors")
+    if factors is None:
+        return _others(settings, notation)
+    factors = factors if isinstance(factors, (list, tuple)) else [factors]
+    return f"by {'×'.join(f'{factor:g}' for factor in dict.fromkeys(factors))}"
+
+
 def _silent(settings: dict[str, Any], notation: Notation) -> str:
     return ""
 
 
 def _others(settings: dict[str, Any], notation: Notation) -> str:
     """Whatever is neither computed nor a default, by name."""
-    told = {name: value for name, value in settings.items() if not isinstance(value, fx.Node) and not _nodes(value)}
+    told = {k: v for k, v in settings.items() if v is not None and not isinstance(v, fx.Node) and not _nodes(v)}
     return " ".join(f"{name}={literal(value).replace(' ', '')}" for name, value in told.items() if not name.isdigit())
 
 
@@ -117,6 +126,7 @@ _WRITERS: dict[str, _Writer] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "rsub", "pow", "eq", "ne", "lt", "le", "gt", "ge"), _elementwise),
     **dict.fromkeys(("batch_norm", "layer_norm", "group_norm", "reshape", "view", "flatten", "expand", "slice"), _silent),
     **dict.fromkeys(("dropout", "scaled_dot_product_attention", "gelu", "quantize", "dequantize"), _silent),
+    **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"), _resize),
     "linear": _linear,
     "embedding": _embedding,
     "clamp": _clamp,

@@ -6,12 +6,14 @@ passes several rows stands in each of them as a bend, shared by all its readers,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import networkx as nx
 
-Key = Hashable
+Key = str | tuple[Any, ...]
 Rows = list[list[Key]]
 Links = Mapping[Key, list[Key]]
 
@@ -81,7 +83,7 @@ def _by_barycentre(row: list[Key], links: Links, positions: dict[Key, float]) ->
 def crossings(rows: Rows, below: Links) -> int:
     """How many pairs of links cross."""
     total = 0
-    for upper, lower in zip(rows, rows[1:]):
+    for upper, lower in pairwise(rows):
         position = {key: i for i, key in enumerate(lower)}
         ends = [p for key in upper for p in sorted(position[k] for k in below.get(key, ()) if k in position)]
         total += _inversions(ends, len(lower))
@@ -125,7 +127,7 @@ def break_columns(
         ends = [*starts[1:], len(heights)]
         tall = [sum(heights[i:j]) for i, j in zip(starts, ends)]
         uneven = sum((1 - height / max(tall)) ** 2 for height in tall)
-        price = BREAK_PRICE * (uneven + sum(costs[i] for i in starts[1:]))
+        price = BREAK_PRICE * (uneven + sum(0.1 + costs[i] for i in starts[1:]))
         scale = fit(sum(width(i, j) for i, j in zip(starts, ends)), max(tall), page)
         scored[tuple(starts)] = (scale - price, price)
     best = sorted(scored, key=lambda starts: (-scored[starts][0], len(starts)))
@@ -133,9 +135,8 @@ def break_columns(
 
 
 def fit(width: float, height: float, page: tuple[float, float]) -> float:
-    """The scale at which a drawing fits a page, at most 1; a little less the emptier it leaves the page."""
-    scale = min(page[0] / max(width, 1.0), page[1] / max(height, 1.0), 1.0)
-    return scale + 0.02 * min(width * scale / page[0], 1.0)
+    """The scale at which a drawing fits a page, at most 1."""
+    return min(page[0] / max(width, 1.0), page[1] / max(height, 1.0), 1.0)
 
 
 def _breaks(heights: Sequence[float], costs: Sequence[float], capacity: float) -> list[int]:
@@ -151,7 +152,8 @@ def _breaks(heights: Sequence[float], costs: Sequence[float], capacity: float) -
             cost = least[first] + (0.3 + costs[first] if first else 0.0) + 0.8 * (1 - tall / capacity) ** 2
             if cost < least[end]:
                 least[end], start[end] = cost, first
-    starts, end = [], len(heights)
+    starts: list[int] = []
+    end = len(heights)
     while end:
         starts.insert(0, start[end])
         end = start[end]

@@ -7,6 +7,7 @@ A wire that crosses a break goes through the gutter; one that goes further is cu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fxcompress.graph.columns import Way, fill_columns, ways
 from fxcompress.graph.layers import Ranks, break_columns, fit, rank
@@ -56,9 +57,9 @@ def _candidates(
     spans = [(ranks.row[net.source], max((ranks.row[t] for t in net.targets), default=0)) for net in nets]
     passing = [sum(first < i <= last for first, last in spans) for i in range(len(rows))]
     groups = [{group for item in row for group in item.groups} for row in rows]
-    for i, (before, after) in enumerate(zip(groups, groups[1:]), 1):
+    for i, (before, after) in enumerate(pairwise(groups), 1):
         heights[i] += 25 * len(after - before)
-    split = [0, *(len(before & after) for before, after in zip(groups, groups[1:]))]
+    split = [0, *(len(before & after) for before, after in pairwise(groups))]
     costs = [max(0, p - 1) + s for p, s in zip(passing, split)]
     widths = [sum(i.width + 30 for i in row) + 16 * p for row, p in zip(rows, [*passing[1:], 0])]
     return break_columns(heights, costs, lambda first, end: max(widths[first:end]) + GUTTER, page)

@@ -116,10 +116,8 @@ class Picture:
         svg.open(box.kind, box.nodes, "\n".join(f"{line.node}: {line.operation} {line.detail}" for line in box.lines))
         if box.kind != "operation":
             svg.rect(place, TERMINAL, radius=place.height / 2)
-            text = box.lines[0].detail or box.lines[0].operation
-            svg.text(
-                place.x + place.width / 2, place.y + place.height / 2 + 4, text, TEXT, "#ffffff", bold=True, anchor="middle"
-            )
+            x, y = place.x + place.width / 2, place.y + place.height / 2 + 4
+            svg.text(x, y, box.lines[0].detail or box.lines[0].operation, TEXT, "#ffffff", bold=True, anchor="middle")
         else:
             heavy = any(line.heavy for line in box.lines)
             edge = HEAVY_EDGE if heavy else PLAIN_EDGE

@@ -23,7 +23,7 @@ class PlacedColumn:
     def __init__(self, column: Column, ranks: Ranks):
         self.column = column
         column.rows = order([sorted(r, key=lambda k: isinstance(k, tuple)) for r in column.rows], column.above, column.below)
-        bends = {k for k in column.groups if isinstance(k, tuple) and k[0] == "bend" and k[2] >= column.first}
+        bends: set[Key] = {k for k in column.groups if isinstance(k, tuple) and k[0] == "bend" and k[2] >= column.first}
         priority = {k: (ranks.depth[k], ranks.height[k]) if isinstance(k, str) else (-1, -1) for k in column.groups}
         self.x = assign(column.rows, column.above, column.below, bends, priority, self._gap)
         self.index = {key: i for i, row in enumerate(column.rows) for key in row}
@@ -206,7 +206,7 @@ class PlacedColumn:
         for (net, _), chain in self.column.chains.items():
             if isinstance(chain[0], str):
                 givers.setdefault(chain[0], {}).setdefault(net, self.x[chain[1]])
-        found = {}
+        found: dict[int, float] = {}
         for giver, nets in givers.items():
             leaving = sorted(nets, key=lambda net: nets[net])
             step = min(26.0, self._width(giver) / (len(leaving) + 1))

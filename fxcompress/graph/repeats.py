@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from fxcompress.graph.summary import Box, Mark, Summary, Wire
 
@@ -12,11 +13,15 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 @dataclass(frozen=True)
-class _Input:
-    """What a box reads: box `place` of this block or of the one `before`, or a `fixed` box; with the pills on the way."""
+class _Read:
+    """What box number `reader` of a block reads: a box of the same block, of the one before, or a fixed one.
 
+    `source` is that box's number in the block, or the name of a fixed one.
+    """
+
+    reader: int
     whence: str
-    place: int | str
+    source: int | str
     index: int
     marks: tuple[str, ...]
 
@@ -40,7 +45,7 @@ def _series(summary: Summary) -> list[list[str]]:
     for scope in scopes:
         if match := _NUMBERED.fullmatch(scope):
             numbered.setdefault(match[1], {})[int(match[2])] = scope
-    series = []
+    series: list[list[str]] = []
     for _, found in sorted(numbered.items(), key=lambda item: (item[0].count("."), item[0])):
         for number in sorted(found):
             if number - 1 in found:
@@ -63,7 +68,7 @@ def _equal_runs(summary: Summary, scopes: list[str]) -> list[list[str]]:
     """The stretches of `scopes` that can be folded."""
     blocks = {scope: _inside(summary, scope) for scope in scopes}
     runs: list[list[str]] = [[scopes[0]]]
-    for before, scope in zip(scopes, scopes[1:]):
+    for before, scope in pairwise(scopes):
         if _continues(summary, blocks, runs[-1], before, scope):
             runs[-1].append(scope)
         else:
@@ -73,52 +78,58 @@ def _equal_runs(summary: Summary, scopes: list[str]) -> list[list[str]]:
 
 def _continues(summary: Summary, blocks: dict[str, list[Box]], run: list[str], before: str, scope: str) -> bool:
     """Whether block `scope` repeats the last of `run`, which is `before`."""
-    if not blocks[scope] or _looks(blocks[scope], scope) != _looks(blocks[before], before):
+    if not blocks[scope] or _looks(summary, blocks[scope], scope) != _looks(summary, blocks[before], before):
         return False
-    here, there = _reads(summary, blocks[scope], blocks[before]), _reads(summary, blocks[before], [])
-    entered = {read for reads in here for read in reads if read.whence == "before"}
-    sources = {(read.place, read.index) for read in entered}
-    if len(sources) != 1 or not _only_read_by(summary, blocks[before], blocks[scope], next(iter(sources))):
+    reads = _reads(summary, blocks[scope], blocks[before])
+    results = {(read.source, read.index) for read in reads if read.whence == "before"}
+    if len(results) != 1 or not _only_read_by(summary, blocks[before], blocks[scope], next(iter(results))):
         return False
     if len(run) > 1:
-        return here == _reads(summary, blocks[before], blocks[run[-2]])
+        return reads == _reads(summary, blocks[before], blocks[run[-2]])
+    return _starts(_reads(summary, blocks[before], []), reads)
+
+
+def _starts(first: list[_Read], second: list[_Read]) -> bool:
+    """Whether the first block of a run reads one fixed value where the second reads the first, and else the same."""
     entrances = set()
-    for read, first in zip(sum(here, []), sum(there, [])):
-        if read.whence == "before":
-            entrances.add((first.place, first.index))
-        elif read != first:
+    for read, later in zip(first, second):
+        if later.whence == "before":
+            entrances.add((read.whence, read.source, read.index))
+            read = replace(read, whence="before", source=later.source, index=later.index)
+        if read != later:
             return False
-        if read.marks != first.marks or first.whence == "here" != read.whence:
-            return False
-    return len(sum(here, [])) == len(sum(there, [])) and len(entrances) == 1
+    return len(first) == len(second) and len(entrances) == 1 and next(iter(entrances))[0] == "fixed"
 
 
-def _looks(boxes: list[Box], scope: str) -> list[tuple]:
-    """What can be seen of the boxes of a block, names apart."""
-    return [
-        (box.kind, box.scope.removeprefix(scope), box.region is None)
-        + tuple((li.operation, li.detail, li.created_by, _labels(li.marks)) for li in box.lines)
-        for box in boxes
-    ]
+def _looks(summary: Summary, boxes: list[Box], scope: str) -> list[list[tuple]]:
+    """What can be seen of the boxes of a block, names apart: their modules, operations, marks, and the shapes they give."""
+    seen: dict[str, list[tuple]] = {box.name: [(box.scope.removeprefix(scope), box.region is None)] for box in boxes}
+    for box in boxes:
+        seen[box.name] += [(line.operation, line.detail, line.created_by, _labels(line.marks)) for line in box.lines]
+    for wire in summary.wires:
+        if wire.box in seen:
+            seen[wire.box].append((wire.index, wire.shape))
+    return list(seen.values())
 
 
 def _labels(marks: list[Mark]) -> tuple[str, ...]:
     return tuple(f"{mark.label} {mark.created_by}" for mark in marks)
 
 
-def _reads(summary: Summary, boxes: list[Box], before: list[Box]) -> list[list[_Input]]:
-    """What each of `boxes` reads, in order."""
-    here = {box.name: i for i, box in enumerate(boxes)}
-    there = {box.name: i for i, box in enumerate(before)}
-    reads: list[dict[int, _Input]] = [{} for _ in boxes]
+def _reads(summary: Summary, boxes: list[Box], before: list[Box]) -> list[_Read]:
+    """What `boxes` read, in order."""
+    known: dict[str, tuple[str, int | str]] = {box.name: ("before", i) for i, box in enumerate(before)}
+    known |= {box.name: ("here", i) for i, box in enumerate(boxes)}
+    readers = {box.name: i for i, box in enumerate(boxes)}
+    found: dict[tuple[int, int], _Read] = {}
     for wire in summary.wires:
+        whence, source = known.get(wire.box, ("fixed", wire.box))
         for sink in wire.sinks:
-            if sink.box in here:
+            if sink.box in readers:
                 marks = _labels([*wire.marks, *sink.marks])
-                place = ("here", here[wire.box]) if wire.box in here else None
-                place = place or (("before", there[wire.box]) if wire.box in there else ("fixed", wire.box))
-                reads[here[sink.box]][sink.position] = _Input(*place, wire.index, marks)
-    return [[found[position] for position in sorted(found)] for found in reads]
+                reader = readers[sink.box]
+                found[reader, sink.position] = _Read(reader, whence, source, wire.index, marks)
+    return [found[place] for place in sorted(found)]
 
 
 def _only_read_by(summary: Summary, boxes: list[Box], following: list[Box], source: tuple[int | str, int]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
 from fxcompress.graph.shapes import Rect, Route
@@ -42,24 +43,17 @@ class Svg:
             f' fill="{fill}" stroke="{stroke}" stroke-width="{width:g}"/>'
         )
 
-    def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        size: float,
-        fill: str,
-        *,
-        bold: bool = False,
-        anchor: str = "start",
-        halo: str = "",
-    ) -> None:
-        """A line of text with its baseline at `y`; a `halo` in a colour keeps it legible on lines."""
+    def text(self, x: float, y: float, text: str, size: float, fill: str, **look: str | bool) -> None:
+        """A line of text with its baseline at `y`.
+
+        `look` may have `bold`, `anchor` ("middle", "end"), and `halo`: the colour of a rim that keeps it legible on lines.
+        """
         if not text:
             return
-        style = ' font-weight="600"' if bold else ""
-        style += f' text-anchor="{anchor}"' if anchor != "start" else ""
-        style += f' stroke="{halo}" stroke-width="3" paint-order="stroke" stroke-linejoin="round"' if halo else ""
+        style = ' font-weight="600"' if look.get("bold") else ""
+        style += f' text-anchor="{look["anchor"]}"' if "anchor" in look else ""
+        rim = 'stroke-width="3" paint-order="stroke" stroke-linejoin="round"'
+        style += f' stroke="{look["halo"]}" {rim}' if "halo" in look else ""
         self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{fill}"{style}>{_xml(text)}</text>')
 
     def words(self, x: float, y: float, bold: str, plain: str, size: float, fill: str) -> None:
@@ -107,7 +101,7 @@ def route_pieces(route: Route, dx: float, dy: float) -> list[str]:
     """
     pieces = []
     stretches = [stretch.moved(dx, dy) for stretch in route.stretches]
-    for i, (before, after) in enumerate(zip(stretches, stretches[1:])):
+    for i, (before, after) in enumerate(pairwise(stretches)):
         if before.bottom > before.top:
             pieces.append(f"M{before.x:.1f} {before.top:.1f}V{before.bottom:.1f}")
         start = f"M{before.x:.1f} {before.bottom:.1f}"

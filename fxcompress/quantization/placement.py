@@ -74,7 +74,10 @@ class _Placer:
 
     def _visit(self, node: fx.Node) -> None:
         target = self.target
-        if node.target in target.weighted:
+        exception = target.exceptions.get(node.target, lambda node: None)(node)
+        if exception:
+            self.left[node] = exception
+        elif node.target in target.weighted:
             self._visit_weighted(node, target.weighted[node.target])
         elif node.target in target.products:
             self._demand_all(node, target.products[node.target])

@@ -7,9 +7,20 @@ operand left in float, the sum is written as float and quantized by a separate n
 
 from __future__ import annotations
 
+from torch import fx
+
 from fxcompress.dialect import resolve
 from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.signature import argument
 from fxcompress.targets.table import Target, Weighted, ops
+
+
+def _padded_average(node: fx.Node) -> str | None:
+    """The padding of an average pool counts as the integer 0, whatever the zero point."""
+    if any(argument(node, "padding")) and argument(node, "count_include_pad"):
+        return "OpenVINO averages padding wrongly in integers; use count_include_pad=False to have it quantized"
+    return None
+
 
 OPENVINO_CPU = Target(
     name="openvino",
@@ -35,5 +46,6 @@ OPENVINO_CPU = Target(
     ),
     joining=ops("cat stack"),
     fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
+    exceptions={resolve("avg_pool2d"): _padded_average},
     activations=QuantizationSpec(symmetric=False),
 )

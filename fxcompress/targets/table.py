@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from torch import fx
 from torch._ops import OpOverload
 
 from fxcompress.dialect import resolve
@@ -32,6 +33,7 @@ class Target:
         products: operations on two activations with an integer kernel, and their argument positions.
         transparent: operations that move values without changing them: a quantizer travels through.
         joining: transparent operations over a list of tensors, whose parts must share one scale.
+        exceptions: for some operations, a function of the call that says why this one must stay in float, or None.
         fused: operations that run inside the kernel that produces their input; no quantizer goes before them.
         activations: the grid of activations.
         weights: the grid of weights; its channel axis comes from `weighted`.
@@ -44,6 +46,7 @@ class Target:
     transparent: frozenset[OpOverload]
     joining: frozenset[OpOverload]
     fused: frozenset[OpOverload]
+    exceptions: Mapping[OpOverload, Callable[[fx.Node], str | None]] = field(default_factory=dict)
     activations: QuantizationSpec = field(default_factory=QuantizationSpec)
     weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
 

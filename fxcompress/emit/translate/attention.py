@@ -60,7 +60,7 @@ def _bias(
     dtype = emit.dtype(query)
     if is_causal:
         return _causal(emit, query, key, dtype), None
-    if mask is None:
+    if mask is None or _hides_nothing(emit, mask):
         return None, None
     if emit.dtype(mask) != torch.bool:
         return emit.cast(mask, dtype), None
@@ -71,13 +71,19 @@ def _bias(
     return bias, seen
 
 
+def _hides_nothing(emit: Emitter, mask: ir.Value) -> bool:
+    """A constant boolean mask, perhaps expanded to the batch, that is true everywhere."""
+    producer = mask.producer()
+    source = producer.inputs[0] if producer is not None and producer.op_type == "Expand" else mask
+    data = emit.data(source) if source is not None else None
+    return data is not None and data.dtype == torch.bool and bool(data.all())
+
+
 def _causal(emit: Emitter, query: ir.Value, key: ir.Value, dtype: torch.dtype) -> ir.Value:
     """Minus infinity above the diagonal: a query sees the keys up to its own position."""
     rows, columns = emit.shape(query)[-2], emit.shape(key)[-2]
     if isinstance(rows, int) and isinstance(columns, int):
         return emit.constant(torch.full((rows, columns), -math.inf, dtype=dtype).triu(1))
-    row, column = (
-        emit.Range(emit.size_scalar(0), emit.size_scalar(size), emit.size_scalar(1)) for size in (rows, columns)
-    )
+    row, column = (emit.Range(emit.size_scalar(0), emit.size_scalar(size), emit.size_scalar(1)) for size in (rows, columns))
     zero, low = (emit.constant(torch.tensor(v, dtype=dtype)) for v in (0.0, -math.inf))
     return emit.Where(emit.LessOrEqual(column, emit.Unsqueeze(row, [1])), zero, low)

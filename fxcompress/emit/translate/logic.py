@@ -83,10 +83,7 @@ _register_logic("Xor", aten.logical_xor.default, _overloads(aten.bitwise_xor, at
 @translation(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def where(emit: Emitter, condition: ir.Value, x: Any, other: Any) -> ir.Value:
     dtype = emit.result.dtype
-    a, b = (
-        emit.cast(o, dtype) if isinstance(o, ir.Value) else emit.constant(torch.tensor(o, dtype=dtype))
-        for o in (x, other)
-    )
+    a, b = (emit.cast(o, dtype) if isinstance(o, ir.Value) else emit.constant(torch.tensor(o, dtype=dtype)) for o in (x, other))
     return emit.Where(_truth(emit, condition), a, b)
 
 

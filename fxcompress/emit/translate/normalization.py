@@ -44,9 +44,7 @@ def batch_norm(
     return emit.BatchNormalization(x, weight, bias, running_mean, running_var, epsilon=float(eps))
 
 
-def _by_own_statistics(
-    emit: Emitter, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None, eps: float
-) -> ir.Value:
+def _by_own_statistics(emit: Emitter, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None, eps: float) -> ir.Value:
     """Without running statistics a batch norm has only those of its input, such as a standardized weight."""
     axes = [0, *range(2, emit.rank(x))]
     (channels,) = emit.static(x, 1)

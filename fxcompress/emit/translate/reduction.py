@@ -163,9 +163,7 @@ def sort(
 
 
 @translation(aten.argsort.default, aten.argsort.stable)
-def argsort(
-    emit: Emitter, x: ir.Value, dim: int = -1, descending: bool = False, *, stable: bool | None = None
-) -> ir.Value:
+def argsort(emit: Emitter, x: ir.Value, dim: int = -1, descending: bool = False, *, stable: bool | None = None) -> ir.Value:
     return _top(emit, x, emit.shape(x)[dim], dim, descending, True)[1]
 
 
@@ -176,9 +174,7 @@ def _top(emit: Emitter, x: ir.Value, k: Any, dim: int, largest: bool, in_order: 
 
 
 @translation(aten.bucketize.Tensor)
-def bucketize(
-    emit: Emitter, x: ir.Value, boundaries: ir.Value, *, out_int32: bool = False, right: bool = False
-) -> ir.Value:
+def bucketize(emit: Emitter, x: ir.Value, boundaries: ir.Value, *, out_int32: bool = False, right: bool = False) -> ir.Value:
     """How many boundaries lie below `x` (or at it, if `right`)."""
     a, b = emit.promote(x, boundaries)
     below = emit.op("GreaterOrEqual" if right else "Greater", emit.Unsqueeze(a, [-1]), b)

@@ -53,9 +53,7 @@ def cubic(emit: Emitter, x: ir.Value, output_size: Any, align_corners: bool, sca
 
 
 @translation(aten._upsample_bilinear2d_aa.vec, aten._upsample_bicubic2d_aa.vec)
-def antialiased(
-    emit: Emitter, x: ir.Value, output_size: Any, align_corners: bool, scale_factors: Any = None
-) -> ir.Value:
+def antialiased(emit: Emitter, x: ir.Value, output_size: Any, align_corners: bool, scale_factors: Any = None) -> ir.Value:
     cubic_kind = emit.node.target is aten._upsample_bicubic2d_aa.vec
     return _resize(
         emit,

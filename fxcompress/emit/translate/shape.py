@@ -144,9 +144,7 @@ def select(emit: Emitter, x: ir.Value, dim: int, index: Any) -> ir.Value:
 
 
 @translation(aten.slice.Tensor)
-def slice_tensor(
-    emit: Emitter, x: ir.Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> ir.Value:
+def slice_tensor(emit: Emitter, x: ir.Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> ir.Value:
     start = 0 if start is None else start
     end = _END if end is None else end
     size = emit.shape(x)[dim]

@@ -1,0 +1,160 @@
+"""`fxcompress compile`: a model and calibration data to an ONNX file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+import fxcompress
+from fxcompress import Compiled, PartlyCompiled, defaults
+from fxcompress.commands.models import example_for, load_model, model_name
+from fxcompress.commands.progress import shown
+from fxcompress.emit.files import check_writable
+from fxcompress.emit.inspect import inspect_onnx
+from fxcompress.errors import InputError
+from fxcompress.images import ArrayFile, ImageFolder, find_images
+from fxcompress.inputs import ExampleInputs
+from fxcompress.passes import Calibrate, Quantize
+from fxcompress.pipeline import Pass
+from fxcompress.report import readable_bytes
+
+RANDOM = "random"
+HOW_DATA = "--data FOLDER (images), --data FILE.npy, or --data random to try the speed only"
+
+
+class RandomData:
+    """Normal noise in the shape of the example: says what the model costs, nothing about its accuracy."""
+
+    def __init__(self, example: ExampleInputs, samples: int):
+        self.example, self.samples = example, samples
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(self.samples):
+            yield tuple(_noise(value, generator) for value in self.example.args)
+
+    def __str__(self) -> str:
+        return f"{self.samples} samples of noise: good to measure speed, not accuracy"
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    output = check_writable(arguments.output or f"{model_name(arguments.model)}.onnx")
+    if arguments.data is None:
+        raise InputError(f"INT8 needs calibration data to set its ranges: {HOW_DATA}")
+    if arguments.data != RANDOM and not Path(arguments.data).exists():
+        raise InputError(f"there is no file or folder {arguments.data}; give {HOW_DATA}")
+    if Path(arguments.data).is_dir():
+        find_images(arguments.data)  # an empty folder is known before the model is built
+    with shown(Console(stderr=True), "loading the model") as show:
+        model = load_model(arguments.model)
+        data = calibration_data(arguments, model)
+        example = data.example if isinstance(data, RandomData) else first_batch(data)
+        show("compiling", 0, None)
+        compiled = fxcompress.compile(
+            model,
+            post_training(arguments.ignore, data.samples),
+            example_inputs=example,
+            data=data,
+            target=arguments.target,
+            dump=arguments.dump,
+            submodules=arguments.submodule or None,
+            progress=show,
+        )
+        show("writing", 0, None)
+        files = write(compiled, output)
+    console.print(compiled.report.table())
+    lines = [f"calibrated on {data}", *map(describe, files)]
+    before = sum(row.bytes for row in compiled.report.rows if row.name.endswith("Capture"))
+    lines.append(f"the float weights took {readable_bytes(before)}; to look closer: fxcompress inspect {files[0]}")
+    if arguments.dump:
+        lines.append(f"the graph after every pass is in {arguments.dump}")
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+def write(compiled: Compiled | PartlyCompiled, output: Path) -> list[Path]:
+    """The files written: `output`, or, where submodules were compiled, one for each in a folder of that name."""
+    if isinstance(compiled, PartlyCompiled):
+        return compiled.to_onnx(output.with_suffix(""))
+    return [compiled.to_onnx(output)]
+
+
+def describe(file: Path) -> str:
+    summary = inspect_onnx(file)
+    return (
+        f"wrote [bold]{file}[/], {readable_bytes(summary.file_bytes)}; "
+        f"{summary.integer_layer_share:.0%} of its convolutions and matrix products read integers"
+    )
+
+
+def post_training(ignored: Sequence[str] = (), samples: int | None = None) -> list[Pass]:
+    """The default passes, with these scopes left in float and so many calibration samples."""
+    changed: list[Pass] = []
+    for one in defaults.post_training():
+        if isinstance(one, Quantize) and ignored:
+            one = replace(one, ignored=tuple(ignored))
+        elif isinstance(one, Calibrate) and samples is not None:
+            one = replace(one, samples=samples)
+        changed.append(one)
+    return changed
+
+
+def calibration_data(arguments: argparse.Namespace, model: nn.Module | ExportedProgram) -> ImageFolder | ArrayFile | RandomData:
+    """What `--data` names, prepared for `model`.
+
+    Raises:
+        InputError: it does not fit the model, or the model's input shape is not known.
+    """
+    example = example_for(model, arguments.input_shape)
+    if arguments.data == RANDOM:
+        if example is None:
+            raise InputError("noise needs a shape: add --input-shape, such as 1,3,224,224")
+        return RandomData(example, arguments.samples)
+    value = _only_input(example)
+    shape, batch = (value.shape[1:], len(value)) if value is not None else (None, 1)
+    if not Path(arguments.data).is_dir():
+        dtype = value.dtype if value is not None else torch.float32
+        return ArrayFile(arguments.data, shape, dtype=dtype, samples=arguments.samples, batch_size=batch)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if arguments.size and isinstance(model, ExportedProgram):
+        raise InputError("an exported program takes images of the size that it was exported with; leave out --size")
+    if arguments.size:
+        shape = (shape[0] if shape else 3, *arguments.size)
+    return ImageFolder(
+        arguments.data,
+        shape or (3, 224, 224),
+        mean=arguments.mean or config.get("mean"),
+        std=arguments.std or config.get("std"),
+        samples=arguments.samples,
+        batch_size=batch,
+    )
+
+
+def first_batch(data: Any) -> ExampleInputs:
+    """Real data make the best example: the decibels of the report are about them."""
+    return ExampleInputs((next(iter(data)),))
+
+
+def _only_input(example: ExampleInputs | None) -> Tensor | None:
+    if example is None:
+        return None
+    values = [value for _, value in example.leaves()]
+    if len(values) != 1 or not isinstance(values[0], Tensor) or not values[0].dim():
+        raise InputError(
+            f"calibration files hold one input, but the model takes {example!r}; calibrate it from Python: "
+            "fxcompress.compile(model, data=loader) takes batches of any structure"
+        )
+    return values[0]
+
+
+def _noise(value: Any, generator: torch.Generator) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    return value

@@ -1,0 +1,42 @@
+"""`fxcompress graph`: the graph of a model, as text and as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+import fxcompress
+from fxcompress.commands.compile import post_training
+from fxcompress.commands.models import example_for, load_model, model_name
+from fxcompress.commands.progress import shown
+from fxcompress.errors import InputError
+from fxcompress.passes import Calibrate
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    folder = Path(arguments.out or f"{model_name(arguments.model)}-graphs")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot write into {folder}: it is a file; choose a folder with --out")
+    with shown(Console(stderr=True), "loading the model") as show:
+        model = load_model(arguments.model)
+        example = example_for(model, arguments.input_shape)
+        if example is None:
+            raise InputError("the model does not say what it takes; add --input-shape, such as 1,3,224,224")
+        show("capturing", 0, None)
+        passes = [p for p in post_training(arguments.ignore) if not isinstance(p, Calibrate)] if arguments.passes else []
+        compiled = fxcompress.compile(
+            model,
+            passes,
+            example_inputs=example,
+            target=arguments.target,
+            submodules=arguments.submodule or None,
+            progress=show,
+        )
+        show("drawing", 0, None)
+        written = compiled.dump(folder)
+    console.print(compiled.report.table())
+    pictures = [path for path in written if path.suffix == ".svg"]
+    lines = [f"wrote {len(written)} files (text, DOT, GraphML, SVG); open in a browser:", *(f"  {path}" for path in pictures)]
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)

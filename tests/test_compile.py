@@ -1,0 +1,259 @@
+"""`compile` end to end: what is simulated is what is emitted, and the emitted file runs in both runtimes."""
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from recipes import recipes
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.errors import CalibrationError, CaptureError, InputError, PlanError, ScopeError
+from fxcompress.verify import agreement, outputs, sqnr
+
+CORE = openvino.Core()
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.dropout, self.head = nn.Dropout(0.5), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = F.relu(self.body(x) + x)
+        return self.head(self.dropout(x.mean((2, 3))))
+
+
+def images(batch=4, seed=0):
+    return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def residual():
+    torch.manual_seed(0)
+    return Residual()
+
+
+def run_onnx(path, x, optimized=True):
+    options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options)
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def run_openvino(path, x):
+    model = CORE.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return torch.from_numpy(np.array(model([x.numpy()])[0]))
+
+
+def quantized_values(path, x):
+    """Every QuantizeLinear of the file at `path`: (name, its float input, scale, zero point, its integers)."""
+    model = onnx.load(path)
+    nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    known = {value.name for value in model.graph.output}
+    for node in nodes:
+        for name in {node.input[0], node.output[0]} - known - {value.name for value in model.graph.input}:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+            known.add(name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    found = dict(zip([o.name for o in session.get_outputs()], session.run(None, {session.get_inputs()[0].name: x.numpy()})))
+    return {node.name: found[node.output[0]] for node in nodes}
+
+
+@settings(max_examples=12)
+@given(recipes())
+def test_the_file_computes_what_the_simulation_does(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    compiled = fxcompress.compile(recipe.build(), data=[recipe.inputs(4)])
+    compiled.to_onnx(path)
+    onnx.checker.check_model(path, full_check=True)
+    for batch in (1, 2, 5):
+        x = recipe.inputs(batch)
+        expected = compiled(x)
+        for found in (run_onnx(path, x, optimized=False), run_onnx(path, x), run_openvino(path, x)):
+            assert found.shape == expected.shape
+            assert sqnr(expected, found) > 25  # a few values may round to the neighbouring step, and shift others
+
+
+def test_every_quantizer_agrees_to_one_step_with_onnxruntime(tmp_path):
+    compiled = fxcompress.compile(residual(), data=[images()])
+    path = compiled.to_onnx(tmp_path / "model.onnx")
+    lowered, x = compiled.lower(), images(8, seed=1)
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n):
+            value = super().run_node(n)
+            seen[n.name] = value
+            return value
+
+    seen = {}
+    Recorder(lowered).run(x)
+    theirs = quantized_values(path, x)
+    assert len(theirs) >= 5
+    for name, integers in theirs.items():
+        difference = seen[name].int().numpy() - integers.astype(np.int32)
+        assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 1e-2, name
+
+
+def test_the_report_and_the_file_say_what_was_done(tmp_path):
+    compiled = fxcompress.compile(residual(), data=[images()])
+    assert [row.effect for row in compiled.report.rows] == ["exact", "rounding", "rounding", "lossy", "lossy"]
+    model = onnx.load(compiled.to_onnx(tmp_path / "model.onnx"))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert "Quantize()" in metadata["fxcompress.passes"] and metadata["fxcompress.target"] == "openvino"
+    weights = [i for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 4]
+    assert len(weights) == 2
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_the_users_model_is_left_as_it_was():
+    model = residual().train()
+    before = copy.deepcopy(model.state_dict())
+    fxcompress.compile(model, data=[images()])
+    assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_compiled_model_copies_and_switches_modes():
+    compiled = fxcompress.compile(residual(), data=[images()])
+    twin = copy.deepcopy(compiled)
+    assert twin.state_dict().keys() == compiled.state_dict().keys()
+    assert agreement([compiled(images())], [twin(images())]) == float("inf")
+    assert not compiled.training
+    compiled.train()
+    assert "training=True" not in compiled.text() or compiled.training
+    assert not torch.equal(compiled(images()), compiled(images()))  # dropout is alive
+    compiled.eval()
+    assert agreement([compiled(images())], [twin(images())]) == float("inf")
+
+
+@pytest.mark.parametrize("entry", ["module", "graph module", "exported program"])
+def test_all_entries_give_the_same_result(entry):
+    model = residual().eval()
+    given_model = {
+        "module": lambda: model,
+        "graph module": lambda: torch.fx.symbolic_trace(model),
+        "exported program": lambda: torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("n")},)),
+    }[entry]()
+    compiled = fxcompress.compile(given_model, example_inputs=images(), data=[images()])
+    expected = fxcompress.compile(model, example_inputs=images(), data=[images()])
+    assert sqnr(expected(images(2)), compiled(images(2))) > 60
+
+
+def test_data_may_come_in_any_form():
+    expected = fxcompress.compile(residual(), data=[images(4)])(images(2))
+    for data in ([(images(4), torch.zeros(4))], iter([images(4)]), [images(4)[:1], images(4)[1:]]):
+        assert torch.equal(fxcompress.compile(residual(), data=data, example_inputs=images(2))(images(2)), expected)
+
+
+def test_running_the_pipeline_twice_changes_nothing_more():
+    twice = [passes.FoldBatchNorm(), passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.CanonicalizeActivations()]
+    compiled = fxcompress.compile(residual(), twice, example_inputs=images())
+    assert [row.rewrites for row in compiled.report.rows[2::2]] == [0, 0]
+
+
+class Undecided(nn.Module):
+    """Control flow that depends on values, around a part that traces."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = residual()
+
+    def forward(self, x):
+        y = self.backbone(x)
+        return y * 2 if y.sum() > 0 else y - 1
+
+
+@pytest.mark.parametrize("submodules", [None, ["backbone"]])
+def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
+    model = Undecided().eval()
+    compiled = fxcompress.compile(model, data=[images()], submodules=submodules)
+    assert isinstance(compiled, fxcompress.PartlyCompiled) and list(compiled.parts) == ["backbone"]
+    assert sqnr(model(images()), compiled(images())) > 20
+    assert [path.name for path in compiled.to_onnx(tmp_path / "parts")] == ["backbone.onnx"]
+    assert "backbone: Quantize()" in str(compiled.report)
+    if submodules is None:
+        assert "was not compiled" in str(compiled.report)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, InputError, "example_inputs"),
+        ({"data": []}, InputError, "empty"),
+        ({"data": [images()[:, :2]], "example_inputs": images()}, InputError, "expected the shape"),
+        ({"data": [images().double()], "example_inputs": images()}, InputError, "expected torch.float32"),
+        ({"data": [torch.full_like(images(), torch.nan)], "example_inputs": images()}, CalibrationError, "nan.*'?x"),
+        ({"data": [images() * torch.inf], "example_inputs": images()}, CalibrationError, "x"),
+        ({"example_inputs": images()}, InputError, "needs data"),
+        ({"data": [images()], "target": "openvin"}, InputError, "did you mean 'openvino'"),
+        ({"data": [images()], "submodules": ["stam"]}, ScopeError, "did you mean 'stem'"),
+        ({"data": [images()], "passes": [passes.Quantize(ignored=["stemm"])]}, ScopeError, "did you mean .*'stem'"),
+        ({"data": [images()], "passes": [passes.Calibrate()]}, PlanError, "Quantize"),
+        ({"data": [images()], "passes": [passes.Quantize(), passes.Calibrate(estimator="mean")]}, InputError, "min_max"),
+    ],
+)
+def test_bad_input_is_explained(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fxcompress.compile(residual(), **arguments)
+
+
+def test_a_device_mismatch_is_explained():
+    with pytest.raises(InputError, match="meta"):
+        fxcompress.compile(residual(), data=[images().to("meta")], example_inputs=images())
+
+
+def test_a_model_that_cannot_be_traced_at_all_is_explained():
+    class Hopeless(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(CaptureError, match="x if x.sum"):
+        fxcompress.compile(Hopeless(), example_inputs=images())
+
+
+def test_nan_in_a_weight_is_explained():
+    model = residual()
+    model.head.weight.data[0, 0] = torch.nan
+    with pytest.raises(CalibrationError, match="head_weight.*repair the model"):
+        fxcompress.compile(model, data=[images()])
+
+
+def test_lowering_needs_ranges(tmp_path):
+    compiled = fxcompress.compile(residual(), [passes.Quantize()], example_inputs=images())
+    with pytest.raises(PlanError, match=r"list Calibrate\(\) after Quantize\(\)"):
+        compiled.to_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_path_is_explained(tmp_path):
+    compiled = fxcompress.compile(residual(), [passes.FoldBatchNorm()], example_inputs=images())
+    with pytest.raises(InputError, match="nowhere"):
+        compiled.to_onnx(tmp_path / "nowhere" / "model.onnx")
+
+
+def test_other_grids_can_be_lowered(tmp_path):
+    grid = fxcompress.QuantizationSpec(bits=6, symmetric=False)
+    chosen = [passes.FoldBatchNorm(), passes.Quantize(activations=grid, per_channel=False), passes.Calibrate()]
+    compiled = fxcompress.compile(residual(), chosen, data=[images()])
+    path = compiled.to_onnx(tmp_path / "model.onnx")
+    assert sqnr(compiled(images()), run_onnx(path, images())) > 25
+
+
+def test_outputs_are_compared_in_whole():
+    assert agreement(outputs(nn.Identity(), fxcompress.inputs.ExampleInputs((images(),))), [images()]) == float("inf")
+    assert agreement([images()], [images(), images()]) == float("-inf")

@@ -1,0 +1,132 @@
+"""Where example inputs come from, and what a batch of data must look like."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from fxcompress.errors import InputError
+from fxcompress.inputs import ExampleInputs, batch_inputs, example_inputs, peek
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x, y, scale=None):
+        return self.linear(x + y)
+
+
+X, Y, LABEL = torch.randn(3, 4), torch.randn(3, 4), torch.zeros(3, dtype=torch.long)
+EXAMPLE = ExampleInputs((X,))
+
+
+def test_given_as_a_tensor_a_tuple_or_by_name():
+    assert example_inputs(Pair(), X).args == (X,)
+    assert example_inputs(Pair(), (X, Y)).args == (X, Y)
+    assert example_inputs(Pair(), [X, Y]).args == (X, Y)
+    assert example_inputs(Pair(), {"x": X, "y": Y}).kwargs == {"x": X, "y": Y}
+    assert example_inputs(Pair(), EXAMPLE) is EXAMPLE
+
+
+def test_from_data_as_many_as_forward_requires():
+    assert example_inputs(Pair(), data=[(X, Y, LABEL)]).args == (X, Y)
+    assert example_inputs(nn.Linear(4, 2), data=[(X, LABEL)]).args == (X,)
+    assert example_inputs(nn.Linear(4, 2), data=[X]).args == (X,)
+    assert example_inputs(Pair(), data=[{"x": X, "y": Y, "label": LABEL}]).kwargs.keys() == {"x", "y"}
+
+
+def test_from_conventions():
+    hugging_face, lightning, timm = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 2)
+    hugging_face.dummy_inputs = {"input": X}
+    lightning.example_input_array = X
+    timm.pretrained_cfg = {"input_size": (3, 5, 7)}
+    assert example_inputs(hugging_face).kwargs == {"input": X}
+    assert example_inputs(lightning).args == (X,)
+    assert example_inputs(timm).args[0].shape == (1, 3, 5, 7)
+    timm.pretrained_cfg = SimpleNamespace(input_size=(1, 2, 2))
+    assert example_inputs(timm).args[0].shape == (1, 1, 2, 2)
+
+
+def test_from_an_exported_program():
+    program = torch.export.export(nn.Linear(4, 2), (X,), strict=False)
+    assert torch.equal(example_inputs(program).args[0], X)
+
+
+def test_without_any_the_error_shows_what_to_write():
+    with pytest.raises(InputError, match=r"example_inputs=\(torch\.randn\(1, 3, 224, 224\),\)"):
+        example_inputs(nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("useless", [(), {}, "picture.png", 3, {1: X}, (1, 2)])
+def test_useless_example_inputs(useless):
+    with pytest.raises(InputError, match="example"):
+        example_inputs(nn.Linear(4, 2), useless)
+
+
+def test_example_inputs_on_another_device():
+    with pytest.raises(InputError, match=r"inputs\[0\] is on meta, but the model is on cpu"):
+        example_inputs(nn.Linear(4, 2), X.to("meta"))
+
+
+def test_too_few_items_in_a_batch():
+    with pytest.raises(InputError, match="holds 1 items, but forward of Pair requires 2"):
+        example_inputs(Pair(), data=[(X,)])
+
+
+@pytest.mark.parametrize("empty", [[], (), iter([]), (x for x in ()), DataLoader(TensorDataset(X[:0]), sampler=[])])
+def test_empty_data(empty):
+    with pytest.raises(InputError, match="data is empty"):
+        peek(empty)
+
+
+@pytest.mark.parametrize("single", [X, {"x": X}, 5, "folder"])
+def test_data_that_is_no_iterable_of_batches(single):
+    with pytest.raises(InputError, match="wrap a single batch"):
+        peek(single)
+
+
+@given(st.lists(st.integers(), min_size=1), st.booleans())
+def test_peek_loses_nothing(items, once):
+    first, data = peek(iter(items) if once else items)
+    assert first == items[0]
+    assert list(data) == items
+
+
+@given(st.integers(1, 7))
+def test_any_batch_size_fits(batch):
+    x = torch.zeros(batch, 4)
+    assert batch_inputs(x, EXAMPLE).args == (x,)
+    assert batch_inputs((x, LABEL), EXAMPLE).args == (x,)
+    named = ExampleInputs((), {"x": X, "y": Y})
+    assert batch_inputs({"y": x, "x": x, "label": LABEL}, named).kwargs == {"x": x, "y": x}
+    assert batch_inputs((x, x), named).kwargs == {"x": x, "y": x}
+    mixed = ExampleInputs((X,), {"y": Y})
+    assert batch_inputs((x, x, LABEL), mixed) == ExampleInputs((x,), {"y": x})
+
+
+MISFITS = {
+    "shape": (torch.zeros(3, 5), EXAMPLE, r"inputs\[0\].*expected the shape \[batch, 4\], got \[3, 5\]"),
+    "rank": (torch.zeros(3, 4, 1), EXAMPLE, r"got \[3, 4, 1\]"),
+    "dtype": (torch.zeros(3, 4, dtype=torch.uint8), EXAMPLE, r"expected torch.float32, got torch.uint8"),
+    "device": (torch.zeros(3, 4, device="meta"), EXAMPLE, "on cpu, got one on meta"),
+    "no samples": (torch.zeros(0, 4), EXAMPLE, "no samples"),
+    "no tensor": ([[1, 2]], EXAMPLE, "torch.as_tensor|structure"),
+    "number": ((X,), ExampleInputs((X, Y)), "holds 1 inputs, but the model was given 2"),
+    "missing name": ({"x": X}, ExampleInputs((), {"x": X, "y": Y}), "lacks y"),
+    "dict for positions": ({"x": X}, EXAMPLE, "positional"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_batch_that_does_not_fit(name):
+    batch, example, message = MISFITS[name]
+    with pytest.raises(InputError, match=message):
+        batch_inputs(batch, example)

@@ -1,0 +1,103 @@
+"""Where quantizers go, on small networks drawn as ``producer -> consumers``."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxcompress.capture import capture
+from fxcompress.inputs import ExampleInputs
+from fxcompress.quantization.placement import place
+from fxcompress.scopes import select
+from fxcompress.targets import OPENVINO_CPU
+
+
+class Convs(nn.Module):
+    """Named convolutions, and a forward given as a function of the module and the input."""
+
+    def __init__(self, forward, names="a b c"):
+        super().__init__()
+        for name in names.split():
+            self.add_module(name, nn.Conv2d(4, 4, 3, padding=1))
+        self.fc = nn.Linear(4, 2)
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+def sites(forward, ignored=()):
+    """The placement on `forward`: activations as text, in order, with ``*`` on those that share another's scale."""
+    graph = capture(Convs(forward), ExampleInputs((torch.randn(2, 4, 8, 8),))).graph
+    placement = place(graph, OPENVINO_CPU, select(graph, ignored))
+    return [
+        f"{site.producer.name} -> {', '.join(user.name for user in site.consumers)}"
+        + (f" *{site.group}" if site.group != site.producer.name else "")
+        for site in placement.activations
+    ]
+
+
+def test_nothing_goes_between_a_convolution_and_its_activation():
+    assert sites(lambda m, x: m.b(F.relu(m.a(x)))) == ["x -> a", "relu -> b"]
+
+
+def test_one_quantizer_serves_all_readers_of_a_value():
+    assert sites(lambda m, x: m.a(x) + m.b(x).sigmoid()) == ["x -> a, b"]
+
+
+def test_both_sides_of_a_residual_add_are_quantized_if_its_result_is():
+    forward = lambda m, x: m.b(F.relu(m.a(x) + x))  # noqa: E731
+    assert sites(forward) == ["x -> a, add", "a -> add", "relu -> b"]
+
+
+def test_an_add_that_feeds_a_float_operation_stays_in_float():
+    assert sites(lambda m, x: torch.exp(m.a(x) + x)) == ["x -> a"]
+
+
+def test_quantizers_travel_up_through_operations_that_move_values():
+    forward = lambda m, x: m.b(F.max_pool2d(F.relu(m.a(x)), 2).permute(0, 1, 3, 2))  # noqa: E731
+    assert sites(forward) == ["x -> a", "relu -> max_pool2d"]
+
+
+def test_but_not_past_a_reader_that_needs_the_float_value():
+    def forward(m, x):
+        y = F.max_pool2d(m.a(x), 2)
+        return m.b(y), y.exp()
+
+    assert sites(forward) == ["x -> a", "max_pool2d -> b"]
+
+
+def test_the_classifier_reads_the_pooled_value_through_the_flatten():
+    forward = lambda m, x: m.fc(torch.flatten(F.adaptive_avg_pool2d(F.relu(m.a(x)), 1), 1))  # noqa: E731
+    assert sites(forward) == ["x -> a", "relu -> adaptive_avg_pool2d", "adaptive_avg_pool2d -> flatten"]
+
+
+def test_the_parts_of_a_concatenation_share_a_scale():
+    def forward(m, x):
+        joined = torch.cat([F.relu(m.a(x)), m.b(x)], 1)
+        return m.c(joined[:, :4])
+
+    assert sites(forward) == ["x -> a, b", "relu -> cat", "b -> cat *relu"]
+
+
+def test_all_parts_of_a_split_must_want_it():
+    both = lambda m, x: [m.b(part) for part in torch.cat([m.a(x), x], 1).split(4, 1)]  # noqa: E731
+    one = lambda m, x: [f(part) for f, part in zip((m.b, torch.exp), torch.cat([m.a(x), x], 1).split(4, 1))]  # noqa: E731
+    assert sites(both) == ["x -> a, cat", "a -> cat *x"]
+    assert sites(one) == ["x -> a", "split_0 -> b"]
+
+
+def test_products_of_activations_are_quantized():
+    assert sites(lambda m, x: m.a(x) @ x) == ["x -> a, matmul", "a -> matmul"]
+
+
+def test_ignored_operations_stay_in_float():
+    assert sites(lambda m, x: m.b(F.relu(m.a(x))), ignored=["b"]) == ["x -> a"]
+
+
+def test_a_weight_that_is_computed_stays_in_float():
+    graph = capture(
+        Convs(lambda m, x: F.conv2d(x, m.a.weight * 2)), ExampleInputs((torch.randn(2, 4, 8, 8),))
+    ).graph
+    placement = place(graph, OPENVINO_CPU)
+    assert not placement.weights and not placement.activations
+    assert list(placement.left_in_float.values()) == ["its weight is computed by the graph, not a constant"]
