@@ -33,7 +33,8 @@ BATCHES = (1, 2, 5)
 
 TIMM = {
     "CNN": "resnet26d resnetv2_50x1_bit resnext50_32x4d seresnet50 ecaresnet50t densenet121 vgg11_bn dla34 hrnet_w18_small "
-    "res2net50_26w_4s xception41 inception_v4 dpn68 selecsls42b cspresnet50 ghostnet_100 rexnet_100 nfnet_l0 repvgg_a0 darknet53",
+    "res2net50_26w_4s xception41 inception_v4 dpn68 selecsls42b cspresnet50 ghostnet_100 rexnet_100 nfnet_l0 "
+    "repvgg_a0 darknet53",
     "MobileNet": "mobilenetv2_100 mobilenetv3_large_100 mobilenetv3_small_050 mobilenetv4_conv_small mobilenetv4_conv_medium "
     "mobilenetv4_hybrid_medium mobilenet_edgetpu_v2_s mnasnet_100 fbnetc_100 hardcorenas_a tinynet_a lcnet_050 mobileone_s0",
     "EfficientNet": "efficientnet_b0 efficientnet_lite0 efficientnetv2_rw_t tf_efficientnet_b0 tf_efficientnet_lite0 "
@@ -43,7 +44,8 @@ TIMM = {
     "ViT": "vit_tiny_patch16_224 deit_tiny_patch16_224 vit_small_patch16_224 cait_xxs24_224 beit_base_patch16_224 "
     "eva02_tiny_patch14_224 xcit_nano_12_p16_224 pit_ti_224 tnt_s_patch16_224 levit_128s crossvit_tiny_240 volo_d1_224 "
     "efficientformer_l1 tiny_vit_5m_224 mobilevit_xxs fastvit_t8 poolformer_s12 coat_tiny",
-    "Swin": "swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swin_s3_tiny_224 twins_svt_small maxvit_tiny_rw_224 nest_tiny",
+    "Swin": "swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swin_s3_tiny_224 twins_svt_small "
+    "maxvit_tiny_rw_224 nest_tiny",
     "MLP-Mixer": "mixer_s32_224 gmixer_24_224 resmlp_12_224 gmlp_s16_224 convmixer_768_32",
 }
 
@@ -80,9 +82,7 @@ def torchvision_cases() -> Iterator[Case]:
     models = torchvision.models
     for name in models.list_models(module=models):
         size = 75 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit")) else 64
-        yield Case(
-            "torchvision", name, lambda name=name: models.get_model(name, weights=None, **_quiet(name)), images(size)
-        )
+        yield Case("torchvision", name, lambda name=name: models.get_model(name, weights=None, **_quiet(name)), images(size))
     for name in models.list_models(module=models.segmentation):
         make = lambda name=name: models.get_model(name, weights=None, weights_backbone=None)  # noqa: E731
         yield Case("torchvision segmentation", name, make, images(64))

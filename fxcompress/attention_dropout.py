@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -75,6 +77,11 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is nn.functional.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention:
             self.probabilities.append(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+        elif func is F.multi_head_attention_forward:  # what it calls inside does not pass by here
+            call = inspect.signature(func).bind(*args, **kwargs)
+            call.apply_defaults()
+            if not call.arguments["need_weights"]:
+                self.probabilities.append(call.arguments["dropout_p"] if call.arguments["training"] else 0.0)
         return func(*args, **kwargs)

@@ -49,7 +49,7 @@ def canonical_call(node: fx.Node) -> fx.Node:
     from fxcompress.spellings import SPELLINGS
 
     while True:
-        _arrange(node)
+        arrange(node)
         respell = SPELLINGS.get(node.target)
         new = respell(Call(node)) if respell else None
         if new is None:
@@ -140,7 +140,7 @@ def _parameters(target: OpOverload) -> tuple[_Parameter, ...]:
     )
 
 
-def _arrange(node: fx.Node) -> None:
+def arrange(node: fx.Node) -> None:
     """Give the arguments of `node` their one form."""
     if not isinstance(node.target, OpOverload):
         return

@@ -163,7 +163,9 @@ def peek(data: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
         InputError: `data` cannot be iterated or is empty.
     """
     if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
-        raise InputError(f"data is a {type(data).__name__}, not an iterable of batches; wrap a single batch in a list: data=[batch]")
+        raise InputError(
+            f"data is a {type(data).__name__}, not an iterable of batches; wrap a single batch in a list: data=[batch]"
+        )
     iterator = iter(data)
     try:
         first = next(iterator)
@@ -211,7 +213,9 @@ def aligned(batch: Any, example: ExampleInputs) -> ExampleInputs:
         return ExampleInputs((), {name: batch[name] for name in names})
     items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if len(items) < positions + len(names):
-        raise InputError(f"a batch of data holds {len(items)} inputs, but the model was given {positions + len(names)}: {example!r}")
+        raise InputError(
+            f"a batch of data holds {len(items)} inputs, but the model was given {positions + len(names)}: {example!r}"
+        )
     return ExampleInputs(items[:positions], dict(zip(names, items[positions:])))
 
 

@@ -19,16 +19,20 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
     A batch norm without running statistics always uses those of the batch and is left alone. The dropout of an
     attention is switched where capture found its probability (``meta["dropout_p"]``).
     """
+    changed = False
     for node in graph_module.graph.nodes:
         if node.op != "call_function":
             continue
         if node.target is _ATTENTION and "dropout_p" in node.meta:
+            changed = True
             set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
         position = _TRAINING_ARGUMENT.get(node.target)
         if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
             continue
+        changed |= node.args[position] != mode
         node.update_arg(position, mode)
-    graph_module.recompile()
+    if changed:
+        graph_module.recompile()
 
 
 def set_attention_dropout(node: fx.Node, probability: float) -> None:

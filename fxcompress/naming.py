@@ -68,7 +68,7 @@ class _Names:
         paths = {scope_of(node) for node in calls} | {
             str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"
         }
-        self._parents = {"", *(path[:dot.start()] for path in paths for dot in re.finditer(r"\.", path))}
+        self._parents = {"", *(path[: dot.start()] for path in paths for dot in re.finditer(r"\.", path))}
 
     def of(self, node: fx.Node, scope: str, copies: dict[fx.Node, fx.Node]) -> str:
         operation = _operation(node)

@@ -30,9 +30,7 @@ class PartialCapture:
     left_alone: dict[str, str] = field(default_factory=dict)
 
 
-def capture_submodules(
-    model: nn.Module, example_inputs: ExampleInputs, names: Sequence[str] | None = None
-) -> PartialCapture:
+def capture_submodules(model: nn.Module, example_inputs: ExampleInputs, names: Sequence[str] | None = None) -> PartialCapture:
     """Capture the submodules `names` of `model`; without names, the largest ones that trace.
 
     Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search starts

@@ -53,8 +53,13 @@ _SAME_ARGUMENTS = {
     aten.add.Tensor: (aten.add.Scalar,),
     aten.sub.Tensor: (aten.sub.Scalar, aten.subtract.Tensor, aten.subtract.Scalar),
     aten.mul.Tensor: (aten.mul.Scalar, aten.multiply.Tensor, aten.multiply.Scalar),
-    aten.div.Tensor: (aten.div.Scalar, aten.divide.Tensor, aten.divide.Scalar, aten.true_divide.Tensor)
-    + (aten.true_divide.Scalar,),
+    aten.div.Tensor: (
+        aten.div.Scalar,
+        aten.divide.Tensor,
+        aten.divide.Scalar,
+        aten.true_divide.Tensor,
+        aten.true_divide.Scalar,
+    ),
     aten.neg.default: (aten.negative.default,),
     aten.abs.default: (aten.absolute.default,),
     aten.ne.Tensor: (aten.not_equal.Tensor,),
@@ -79,8 +84,11 @@ _SAME_ARGUMENTS = {
     aten.permute.default: (aten.permute_copy.default,),
     aten.reshape.default: (aten.view.default, aten._unsafe_view.default, aten.view_copy.default),
     aten.split.Tensor: (aten.unsafe_split.Tensor, aten.split_copy.Tensor),
-    aten.split_with_sizes.default: (aten.split.sizes, aten.unsafe_split_with_sizes.default)
-    + (aten.split_with_sizes_copy.default,),
+    aten.split_with_sizes.default: (
+        aten.split.sizes,
+        aten.unsafe_split_with_sizes.default,
+        aten.split_with_sizes_copy.default,
+    ),
     aten.adaptive_avg_pool2d.default: (aten._adaptive_avg_pool2d.default,),
     aten.adaptive_avg_pool3d.default: (aten._adaptive_avg_pool3d.default,),
     aten.index.Tensor: (aten._unsafe_index.Tensor,),

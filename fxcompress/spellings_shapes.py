@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
-from fxcompress.canonical import Call, same_size, same_sizes, size_of
+from fxcompress.canonical import Call, arrange, same_size, same_sizes, size_of
 from fxcompress.spellings import spelling
 
 aten = torch.ops.aten
@@ -27,21 +28,19 @@ def _reshape(call: Call) -> fx.Node | None:
         return x
     run = _flattened_run(old, new)
     if run:
-        wanted = (aten.flatten.using_ints, (x, *run))
-    else:
-        sizes = _sizes(call, new)
-        if sizes is None:
-            return None
-        wanted = (aten.reshape.default, (x, sizes))
-    if call.node.target is wanted[0] and _resolved(call, old) == wanted[1]:
+        return _respelled(call, aten.flatten.using_ints, x, *run)
+    sizes = _sizes(call, new)
+    return None if sizes is None else _respelled(call, aten.reshape.default, x, sizes)
+
+
+def _respelled(call: Call, target: OpOverload, *args: Any) -> fx.Node | None:
+    """`target` with `args`, unless that is what the call already is."""
+    new = call.same(target, *args)
+    arrange(new)
+    if (new.target, new.args) == (call.node.target, call.node.args):
+        new.graph.erase_node(new)
         return None
-    return call.same(wanted[0], *wanted[1])
-
-
-def _resolved(call: Call, old: tuple[Any, ...]) -> tuple[Any, ...]:
-    if call.node.target is aten.flatten.using_ints:
-        return (call["self"], call["start_dim"], call["end_dim"] % len(old))
-    return tuple(call.node.args)
+    return new
 
 
 def _flattened_run(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[int, int] | None:
@@ -85,8 +84,8 @@ def _expand(call: Call) -> fx.Node | None:
         -1 if before is not None and same_size(before, after) else after if isinstance(after, int) else argument
         for before, after, argument in zip(kept, new, given)
     ]
-    return None if call.node.target is aten.expand.default and sizes == list(given) else call.same(
-        aten.expand.default, x, sizes
+    return (
+        None if call.node.target is aten.expand.default and sizes == list(given) else call.same(aten.expand.default, x, sizes)
     )
 
 

@@ -108,8 +108,9 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
         raise CaptureError(
-            f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} are what forward "
-            'takes; where a part of the model cannot be traced, name those that can: submodules=["backbone"]'
+            f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} "
+            "are what forward takes; where a part of the model cannot be traced, name those that can: "
+            'submodules=["backbone"]'
         ) from error
     finally:
         sys.stderr.write(messages.getvalue())
@@ -117,7 +118,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Without the fused inference kernel of `nn.MultiheadAttention` and `nn.TransformerEncoder`, which hides their operations."""
+    """Without the fused inference kernels of torch's own attention and encoder layers, which hide their operations."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -171,7 +172,12 @@ def _why_static(model: nn.Module, example: ExampleInputs) -> str:
 def _first_sentence(error: BaseException | None) -> str:
     """The explanation in torch's long messages: the first item of its list of reasons, or else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if line.startswith("- ")), lines[0]).removeprefix("- ").partition(". ")[0][:300].rstrip(".")
+    return (
+        next((line for line in lines if line.startswith("- ")), lines[0])
+        .removeprefix("- ")
+        .partition(". ")[0][:300]
+        .rstrip(".")
+    )
 
 
 def _user_line(error: BaseException | None) -> str:

@@ -142,7 +142,9 @@ class Recipe:
 
     def __repr__(self) -> str:
         lines = [f"v{position} = {step}" for position, step in enumerate(self.steps, 1)]
-        return "\n    ".join([f"Recipe of 3x{self.size}x{self.size}, seed {self.seed}", *lines, f"flatten as {self.flattening}"])
+        return "\n    ".join(
+            [f"Recipe of 3x{self.size}x{self.size}, seed {self.seed}", *lines, f"flatten as {self.flattening}"]
+        )
 
     def build(self) -> nn.Module:
         """The network in inference mode, its weights and batch norm statistics random but the same each time."""
@@ -218,7 +220,11 @@ def _module_of(step: Step, recipe: Recipe) -> nn.Module | None:
 def _run(step: Step, module: nn.Module | None, sources: list[Tensor]) -> Tensor:
     if module is not None:
         functional = step.operation == "conv" and step.spelling == "F"
-        return F.conv2d(sources[0], module.weight, module.bias, 1, module.padding, 1, module.groups) if functional else module(*sources)
+        return (
+            F.conv2d(sources[0], module.weight, module.bias, 1, module.padding, 1, module.groups)
+            if functional
+            else module(*sources)
+        )
     if step.operation in ACTIVATIONS:
         return ACTIVATIONS[step.operation][step.spelling](sources[0])
     return _FUNCTIONS[step.operation](step, *sources)

@@ -114,7 +114,7 @@ SPELLINGS: dict[str, tuple[tuple[tuple[int, ...], ...], dict[str, torch.Tensor],
             lambda x: torch.special.softmax(x, 2),
         ],
     ),
-    "flatten": ((IMAGE,), {}, functions(FLATTENINGS) + [lambda x: x.reshape(-1, 144), lambda x: x.flatten(-3)]),
+    "flatten": ((IMAGE,), {}, [*functions(FLATTENINGS), lambda x: x.reshape(-1, 144), lambda x: x.flatten(-3)]),
     "reshape": (
         (TOKENS,),
         {},
@@ -139,7 +139,11 @@ SPELLINGS: dict[str, tuple[tuple[tuple[int, ...], ...], dict[str, torch.Tensor],
             lambda x: x.transpose(1, 2).contiguous(),
         ],
     ),
-    "permute": ((IMAGE,), {}, [lambda x: x.permute(0, 2, 3, 1), lambda x: x.movedim(1, -1), lambda x: torch.permute(x, (0, 2, 3, -3))]),
+    "permute": (
+        (IMAGE,),
+        {},
+        [lambda x: x.permute(0, 2, 3, 1), lambda x: x.movedim(1, -1), lambda x: torch.permute(x, (0, 2, 3, -3))],
+    ),
     "squeeze": (
         ((2, 4, 1, 1),),
         {},
@@ -158,7 +162,11 @@ SPELLINGS: dict[str, tuple[tuple[tuple[int, ...], ...], dict[str, torch.Tensor],
             lambda x: torch.tensor_split(x, 2, 1)[0],
         ],
     ),
-    "cat": ((ROWS, ROWS), {}, [lambda x, y: torch.cat([x, y], 1), lambda x, y: torch.concat((x, y), -1), lambda x, y: torch.hstack([x, y])]),
+    "cat": (
+        (ROWS, ROWS),
+        {},
+        [lambda x, y: torch.cat([x, y], 1), lambda x, y: torch.concat((x, y), -1), lambda x, y: torch.hstack([x, y])],
+    ),
     "mean": (
         (IMAGE,),
         {},
@@ -178,7 +186,12 @@ SPELLINGS: dict[str, tuple[tuple[tuple[int, ...], ...], dict[str, torch.Tensor],
     "max pool": (
         (IMAGE,),
         {},
-        [lambda: nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), lambda x: torch.max_pool2d(x, [2, 2], [2, 2]), lambda x: F.max_pool2d(x, 2, 2)],
+        [
+            lambda: nn.MaxPool2d(2),
+            lambda x: F.max_pool2d(x, 2),
+            lambda x: torch.max_pool2d(x, [2, 2], [2, 2]),
+            lambda x: F.max_pool2d(x, 2, 2),
+        ],
     ),
     "avg pool": ((IMAGE,), {}, [lambda: nn.AvgPool2d(3, 1, 1), lambda x: F.avg_pool2d(x, (3, 3), 1, (1, 1))]),
     "pad": ((IMAGE,), {}, [lambda: nn.ZeroPad2d(1), lambda x: F.pad(x, (1, 1, 1, 1)), lambda: nn.ConstantPad2d(1, 0.0)]),
@@ -237,7 +250,12 @@ SPELLINGS: dict[str, tuple[tuple[tuple[int, ...], ...], dict[str, torch.Tensor],
     "linear without bias": (
         (ROWS,),
         {"weight": W},
-        [lambda m, x: F.linear(x, m.weight), lambda m, x: x @ m.weight.t(), lambda m, x: torch.mm(x, m.weight.T), lambda m, x: x.matmul(m.weight.mT)],
+        [
+            lambda m, x: F.linear(x, m.weight),
+            lambda m, x: x @ m.weight.t(),
+            lambda m, x: torch.mm(x, m.weight.T),
+            lambda m, x: x.matmul(m.weight.mT),
+        ],
     ),
     "matmul": (
         ((2, 3, 4), (2, 4, 5)),
@@ -345,9 +363,17 @@ NEAR_MISSES: dict[str, tuple[tuple[int, ...], Callable[..., Any], Any]] = {
     "threshold of 1 is no relu": (ROWS, lambda x: F.threshold(x, 1, 0), torch.ops.aten.relu.default),
     "floor division is no division": (ROWS, lambda x: torch.div(x, 2, rounding_mode="floor"), torch.ops.aten.div.Tensor),
     "a reshape of the batch is no flatten": (IMAGE, lambda x: x.reshape(-1, 12), torch.ops.aten.flatten.using_ints),
-    "a reflecting pad is no constant pad": (IMAGE, lambda x: F.pad(x, (1, 1, 1, 1), "reflect"), torch.ops.aten.constant_pad_nd.default),
+    "a reflecting pad is no constant pad": (
+        IMAGE,
+        lambda x: F.pad(x, (1, 1, 1, 1), "reflect"),
+        torch.ops.aten.constant_pad_nd.default,
+    ),
     "a cyclic permutation is no transpose": (TOKENS, lambda x: x.permute(1, 2, 0), torch.ops.aten.transpose.int),
-    "a mean of one dimension is no pool": (IMAGE, lambda x: x.mean(2, keepdim=True), torch.ops.aten.adaptive_avg_pool2d.default),
+    "a mean of one dimension is no pool": (
+        IMAGE,
+        lambda x: x.mean(2, keepdim=True),
+        torch.ops.aten.adaptive_avg_pool2d.default,
+    ),
 }
 
 
@@ -372,7 +398,9 @@ def test_uneven_same_padding_becomes_a_pad_of_its_own():
 
 
 def test_alpha_survives():
-    graph_module = capture(host(lambda x, y: torch.add(x, y, alpha=2), {}, 2), ExampleInputs((torch.ones(ROWS), torch.ones(ROWS))))
+    graph_module = capture(
+        host(lambda x, y: torch.add(x, y, alpha=2), {}, 2), ExampleInputs((torch.ones(ROWS), torch.ones(ROWS)))
+    )
     (call,) = graph_module.graph.find_nodes(op="call_function", target=torch.ops.aten.add.Tensor)
     assert call.kwargs == {"alpha": 2}
 

@@ -72,7 +72,7 @@ def quantized_values(path, x):
     return {node.name: found[node.output[0]] for node in nodes}
 
 
-@settings(max_examples=12)
+@settings(max_examples=25)
 @given(recipes())
 def test_the_file_computes_what_the_simulation_does(tmp_path_factory, recipe):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"

@@ -22,6 +22,11 @@ def _padded_average(node: fx.Node) -> str | None:
     return None
 
 
+def _padding_off_the_grid(node: fx.Node) -> str | None:
+    """Only zero is on every grid, so only padding with zeros can go behind a quantizer."""
+    return "it pads with a value that a quantizer may not represent" if argument(node, "value") else None
+
+
 OPENVINO_CPU = Target(
     name="openvino",
     weighted={
@@ -42,10 +47,10 @@ OPENVINO_CPU = Target(
     products={resolve("matmul"): (0, 1)},
     transparent=ops(
         "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
-        " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d dropout"
+        " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"
     ),
     joining=ops("cat stack"),
     fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
-    exceptions={resolve("avg_pool2d"): _padded_average},
+    exceptions={resolve("avg_pool2d"): _padded_average, resolve("constant_pad_nd"): _padding_off_the_grid},
     activations=QuantizationSpec(symmetric=False),
 )
