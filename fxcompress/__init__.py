@@ -2,12 +2,25 @@
 
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
+from fxcompress.effect import Effect
 from fxcompress.parts import PartlyCompiled
 from fxcompress.pattern import maybe, op, var
-from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.rewrite import rewrite
 
 __version__ = "0.1.0"
 
-__all__ = ["Compiled", "Context", "Effect", "PartlyCompiled", "Pass", "QuantizationSpec", "compile", "maybe", "op", "rewrite", "var"]
+__all__ = [
+    "Compiled",
+    "Context",
+    "Effect",
+    "PartlyCompiled",
+    "Pass",
+    "QuantizationSpec",
+    "compile",
+    "maybe",
+    "op",
+    "rewrite",
+    "var",
+]

@@ -17,6 +17,7 @@ from fxcompress import defaults, pipeline
 from fxcompress import verify as verification
 from fxcompress.capture import capture
 from fxcompress.compiled import Compilation, Compiled
+from fxcompress.effect import ROUNDING_DECIBELS
 from fxcompress.errors import CaptureError
 from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples, peek
 from fxcompress.inputs import example_inputs as find_example_inputs
@@ -76,7 +77,7 @@ def compile(
     else:
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
-    settings = _Settings(chosen, find_target(target), verify, dump and Path(dump), progress)
+    settings = _Settings(chosen, find_target(target), verify, Path(dump) if dump is not None else None, progress)
     if submodules is None:
         try:
             return settings.compile(_capture(model, example, dynamic_shapes, verify), example, data)
@@ -100,9 +101,7 @@ class _Settings:
     folder: Path | None
     progress: Progress | None
 
-    def compile(
-        self, captured: _Captured, example: ExampleInputs, data: Iterable[Any] | None, part: str = ""
-    ) -> Compiled:
+    def compile(self, captured: _Captured, example: ExampleInputs, data: Iterable[Any] | None, part: str = "") -> Compiled:
         """Run the passes over a captured graph."""
         small = first_samples(example, VERIFIED_SAMPLES) if captured.free_batch else example
         context = Context(small, self.target, data)
@@ -146,7 +145,7 @@ def _described(graph_module: fx.GraphModule, model: Any, example: ExampleInputs,
         if batch_is_free(graph_module.graph):
             example = first_samples(example, VERIFIED_SAMPLES)
         decibels = verification.agreement(_reference(model, example), verification.outputs(graph_module, example))
-        if decibels < verification.ROUNDING_DECIBELS:
+        if decibels < ROUNDING_DECIBELS:
             raise CaptureError(
                 f"the captured graph agrees with the model to {decibels:.1f} dB only; does its forward depend on randomness, "
                 "on state that it changes, or on the values of its inputs? Such a part must stay outside the compiled submodule"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx
@@ -65,7 +65,7 @@ COMMUTATIVE: frozenset[OpOverload] = frozenset(
 """Operations whose first two operands may be swapped (`add` only while its `alpha` is 1)."""
 
 # Functions on symbolic sizes (SymInt, SymBool) and tuples that torch.export leaves beside the ATen calls.
-SCALAR_FUNCTIONS: frozenset[Callable] = frozenset(
+SCALAR_FUNCTIONS: frozenset[Any] = frozenset(
     {operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg}
     | {operator.truediv, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.pow}
     | {math.ceil, math.floor, math.trunc, torch.sym_int, torch.sym_float, torch.sym_max, torch.sym_min, torch.sym_not}
@@ -89,7 +89,8 @@ def resolve(name: str) -> OpOverload:
         return getattr(packet, overload or "default")
     functional = [o for o in packet.overloads() if not o.endswith("out")]
     if len(functional) != 1:
-        raise DialectError(f"aten.{packet_name} has several overloads {functional}; name one, as '{packet_name}.{functional[0]}'")
+        one = f"{packet_name}.{functional[0]}"
+        raise DialectError(f"aten.{packet_name} has several overloads {functional}; name one, as {one!r}")
     return getattr(packet, functional[0])
 
 

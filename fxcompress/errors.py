@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch.fx
 
 
@@ -59,7 +61,7 @@ def source_line(node: torch.fx.Node) -> str:
     The innermost frame of the recorded stack trace that lies outside torch itself.
     """
     frames = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
-    for place, code in reversed(list(zip(frames, frames[1:]))):
+    for place, code in reversed(list(itertools.pairwise(frames))):
         if place.startswith("File ") and "/torch/" not in place:
             path, _, rest = place.removeprefix('File "').partition('", line ')
             return f"{path}:{rest.split(',')[0]}: {code}"

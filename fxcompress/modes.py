@@ -9,7 +9,13 @@ from fxcompress.signature import argument
 
 aten = torch.ops.aten
 
-_TRAINING_ARGUMENT = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}
+_TRAINING_ARGUMENT = {
+    aten.batch_norm.default: 5,
+    aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+    aten.alpha_dropout.default: 2,
+    aten.feature_alpha_dropout.default: 2,
+}
 _ATTENTION = aten.scaled_dot_product_attention.default
 
 

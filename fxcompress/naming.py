@@ -78,6 +78,9 @@ class _Names:
         if node.target is torch.ops.aten.sym_size.int and isinstance(source, fx.Node):
             return self.unique(f"{copies[source].name}_size_{node.args[1]}")
         path, both = _identifier(scope), _identifier(f"{scope}.{operation}" if scope else operation)
+        borrowed = _identifier(_inner_owner(node))
+        if borrowed and borrowed not in self._taken:
+            return self.unique(borrowed)
         if scope in self._parents or not self._is_the_operation(node):
             return self.unique(both)
         # A second call of `block.1` must not take the name of `block.2`.
@@ -103,6 +106,17 @@ def _owns_weight(node: fx.Node) -> bool:
     attributes = [source for source in node.all_input_nodes if source.op == "get_attr"]
     own = any(str(source.target).startswith(inside) for source in attributes)
     return own and len(attributes) < len(node.all_input_nodes)
+
+
+def _inner_owner(node: fx.Node) -> str:
+    """The submodule whose weight `node` applies without calling it, as torch's attention does; empty if there is none."""
+    scope = scope_of(node)
+    inside = f"{scope}." if scope else ""
+    for source in node.all_input_nodes if len(node.all_input_nodes) > 1 else ():
+        owner, _, name = str(source.target).rpartition(".")
+        if source.op == "get_attr" and name == "weight" and owner.startswith(inside) and owner != scope:
+            return owner
+    return ""
 
 
 def _operation(node: fx.Node) -> str:

@@ -8,34 +8,25 @@ one row a pass.
 from __future__ import annotations
 
 import copy
-import enum
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import fx
 
-from fxcompress import dialect, verify
+from fxcompress import dialect
 from fxcompress.builder import attribute
+from fxcompress.effect import Effect
 from fxcompress.errors import FxCompressError, PlanError, VerificationError
 from fxcompress.inputs import ExampleInputs
 from fxcompress.report import Report, Row
 from fxcompress.rewrite import Replacement, Rule, apply
 from fxcompress.targets import Target
-
-
-class Effect(enum.Enum):
-    """What a pass promises about the outputs."""
-
-    EXACT = "exact"
-    """The same bits."""
-    ROUNDING = "rounding"
-    """The same function over the reals: outputs within 80 dB."""
-    LOSSY = "lossy"
-    """Compression happens here; the loss is reported, not judged."""
+from fxcompress.verify import Verifier
 
 
 @dataclass
@@ -47,6 +38,9 @@ class Context:
         target: the runtime that the result is meant for.
         data: calibration batches, or None.
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
+        notes: what the running pass tells the reader of the report.
+        limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
+        pass_name: the running pass.
     """
 
     example: ExampleInputs
@@ -55,14 +49,13 @@ class Context:
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None
     notes: list[str] = field(default_factory=list)
     limit: int | None = None
-    """At most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise."""
-    _pass_name: str = ""
+    pass_name: str = ""
 
     def apply(
         self, rules: Sequence[Rule], graph_module: fx.GraphModule, where: Callable[[fx.Node], bool] | None = None
     ) -> list[Replacement]:
         """Apply `rules` to `graph_module` until none matches, and return what was rewritten."""
-        return apply(rules, graph_module, created_by=self._pass_name, where=where, limit=self.limit).replacements
+        return apply(rules, graph_module, created_by=self.pass_name, where=where, limit=self.limit).replacements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,40 +131,42 @@ def run(
         VerificationError: a pass broke its promise; names the pass, the rule, the node and the source line.
     """
     report = Report()
-    outputs = verify.outputs(graph_module, context.example) if check else None
+    verifier = Verifier(graph_module, context.example) if check else None
     if watch:
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):
-        before = copy.deepcopy(graph_module.graph) if check and one.effect is not Effect.LOSSY else None
-        size_before = len(graph_module.graph.nodes)
+        before = copy.deepcopy(graph_module.graph)
         started = time.perf_counter()
-        context._pass_name, context.notes = one.name, []
-        rewritten = one.run(graph_module, context)
-        tidy(graph_module, one)
-        seconds = time.perf_counter() - started
+        rewritten = _run_one(one, graph_module, context)
+        milliseconds = (time.perf_counter() - started) * 1e3
         decibels = None
-        if outputs is not None:
-            new_outputs = verify.outputs(graph_module, context.example)
-            decibels = verify.agreement(outputs, new_outputs)
-            if not _kept(one.effect, decibels):
-                raise _broken_promise(graph_module, one, before, context, outputs, decibels, rewritten)
-            outputs = new_outputs
+        if verifier:
+            retry = partial(_run_one, one, context=context)
+            decibels = verifier.check(one.name, one.effect, before, rewritten, retry)
         report.rows.append(
             Row(
                 name=str(one),
                 effect=one.effect.value,
-                nodes_before=size_before,
+                nodes_before=len(before.nodes),
                 nodes_after=len(graph_module.graph.nodes),
                 rewrites=len(rewritten),
                 bytes=weight_bytes(graph_module),
                 decibels=decibels,
-                milliseconds=seconds * 1e3,
+                milliseconds=milliseconds,
                 notes=tuple(context.notes),
             )
         )
         if watch:
             watch(position, one, graph_module)
     return report
+
+
+def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: int | None = None) -> list[Replacement]:
+    """Run `one`, with at most `limit` applications of rules, and tidy up behind it."""
+    context.pass_name, context.notes, context.limit = one.name, [], limit
+    rewritten = one.run(graph_module, context)
+    tidy(graph_module, one)
+    return rewritten
 
 
 def tidy(graph_module: fx.GraphModule, one: Pass) -> None:
@@ -202,44 +197,6 @@ def _modules_after(graph_module: fx.GraphModule, node: fx.Node):
         module = graph_module.get_submodule(user.target) if user.op == "call_module" else None
         if hasattr(module, "bytes_per_weight"):
             yield module
-
-
-def _kept(effect: Effect, decibels: float) -> bool:
-    if effect is Effect.EXACT:
-        return decibels == float("inf")
-    return effect is Effect.LOSSY or decibels >= verify.ROUNDING_DECIBELS
-
-
-def _broken_promise(graph_module, one, before, context, outputs, decibels, rewritten) -> VerificationError:
-    found = f"the outputs agree to {decibels:.1f} dB only"
-    promise = "the same bits" if one.effect is Effect.EXACT else f"at least {verify.ROUNDING_DECIBELS:.0f} dB"
-    culprit = _culprit(graph_module, one, before, context, outputs, rewritten)
-    blame = (
-        f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source}). Correct the rule, or declare the pass's effect as it is"
-        if culprit
-        else f". Correct {one.name}.run, or declare its effect as it is"
-    )
-    return VerificationError(f"{one.name} promised {promise}, but {found}{blame}")
-
-
-def _culprit(graph_module, one, before, context, outputs, rewritten) -> Replacement | None:
-    """The first rewrite after which the promise is broken, by bisection over how many are allowed."""
-    if not any(r.rule for r in rewritten):
-        return None
-    low, high = 0, len(rewritten)  # with `low` rewrites the promise holds, with `high` it does not
-    culprit = None
-    while high - low > 1:
-        middle = (low + high) // 2
-        context.limit = middle
-        trial = fx.GraphModule(graph_module, copy.deepcopy(before))
-        done = one.run(trial, context)
-        trial.recompile()
-        if _kept(one.effect, verify.agreement(outputs, verify.outputs(trial, context.example))):
-            low = middle
-        else:
-            high, culprit = middle, done[-1]
-    context.limit = None
-    return culprit or rewritten[high - 1]
 
 
 def write_dump(folder: Path) -> Callable[[int, Pass | None, fx.GraphModule], None]:

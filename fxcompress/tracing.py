@@ -9,6 +9,7 @@ import io
 import linecache
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: 
         CaptureError: `model` cannot be traced.
     """
     _hand_scopes_on(model)
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.inplace = False  # an idle dropout in place leaves nothing in the graph that training could switch on
     if dynamic_shapes is not None:
         return _export(model, example, dynamic_shapes)
     wide = _widened(example)
@@ -102,7 +106,9 @@ def _hand_scopes_on(model: nn.Module) -> None:
 def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
     messages = io.StringIO()
     try:
-        with _plain_kernels(), contextlib.redirect_stderr(messages):
+        with _plain_kernels(), contextlib.redirect_stderr(messages), warnings.catch_warnings():
+            # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
             return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
         graph_so_far = getattr(error, "partial_fx_graph", None)

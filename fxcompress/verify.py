@@ -1,18 +1,19 @@
-"""How far two runs of a graph agree, in decibels."""
+"""Whether a pass kept its promise, and which of its rewrites did not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.effect import Effect
+from fxcompress.errors import VerificationError
 from fxcompress.inputs import ExampleInputs
-
-ROUNDING_DECIBELS = 80.0
-"""A pass that only rounds differently stays above this: about 13 bits, far from any compression's loss."""
+from fxcompress.rewrite import Replacement
 
 
 @torch.no_grad()
@@ -52,3 +53,57 @@ def _agreement(before: Any, after: Any) -> float:
     return float("inf") if before == after else float("-inf")
 
 
+class Verifier:
+    """Compares a graph's outputs on the example inputs before and after each pass."""
+
+    def __init__(self, graph_module: fx.GraphModule, example: ExampleInputs):
+        self.graph_module, self.example = graph_module, example
+        self.outputs = outputs(graph_module, example)
+
+    def check(
+        self,
+        name: str,
+        effect: Effect,
+        before: fx.Graph,
+        rewritten: Sequence[Replacement],
+        retry: Callable[..., Sequence[Replacement]],
+    ) -> float:
+        """The agreement in dB with the outputs before the pass called `name`.
+
+        Args:
+            before: the graph that the pass was given.
+            rewritten: what it did.
+            retry: runs the pass again, as ``retry(graph_module, limit=number of rewrites)``.
+
+        Raises:
+            VerificationError: the promise was broken.
+        """
+        after = outputs(self.graph_module, self.example)
+        decibels = agreement(self.outputs, after)
+        if not effect.kept(decibels):
+            culprit = self._culprit(effect, before, rewritten, retry)
+            where = culprit and f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source})"
+            remedy = "Correct the rule" if culprit else f"Correct {name}.run"
+            raise VerificationError(
+                f"{name} promised {effect.promise}, but the outputs agree to {decibels:.1f} dB only{where or ''}. "
+                f"{remedy}, or declare the pass's effect as it is"
+            )
+        self.outputs = after
+        return decibels
+
+    def _culprit(
+        self, effect: Effect, before: fx.Graph, rewritten: Sequence[Replacement], retry: Callable[..., Sequence[Replacement]]
+    ) -> Replacement | None:
+        """The first rewrite after which the promise is broken, by bisection over how many are allowed."""
+        if not any(replacement.rule for replacement in rewritten):
+            return None
+        low, high, culprit = 0, len(rewritten), rewritten[-1]  # the promise holds with `low` rewrites, not with `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            trial = fx.GraphModule(self.graph_module, copy.deepcopy(before))
+            done = retry(trial, limit=middle)
+            if effect.kept(agreement(self.outputs, outputs(trial, self.example))):
+                low = middle
+            else:
+                high, culprit = middle, done[-1]
+        return culprit

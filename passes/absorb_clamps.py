@@ -10,8 +10,9 @@ from torch import fx
 
 from fxcompress.builder import attribute
 from fxcompress.dialect import resolve
+from fxcompress.effect import Effect
 from fxcompress.errors import source_line
-from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.ops import INTEGER_RANGES
 from fxcompress.rewrite import Replacement
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
 from fxcompress.inputs import batch_inputs, batch_is_free
-from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import ESTIMATORS, RangeEstimator
 from fxcompress.rewrite import Replacement

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import fx
 
+from fxcompress.effect import Effect
 from fxcompress.patterns.activation import CANONICALIZE_ACTIVATIONS
-from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 
 

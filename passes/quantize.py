@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.builder import attribute
+from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, describe, source_line
-from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.placement import ActivationSite, WeightSite, fused_chain, place
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.spec import QuantizationSpec

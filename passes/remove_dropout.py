@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.dialect import resolve
+from fxcompress.effect import Effect
 from fxcompress.errors import source_line
-from fxcompress.pipeline import Context, Effect, Pass
+from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 
 DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")))

@@ -317,6 +317,18 @@ def test_training_mode_gives_attention_its_dropout_back():
     assert str(graph_module.graph) == before
 
 
+def test_torchs_own_encoder_layer_shows_its_operations():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.35, batch_first=True).eval()
+    x = torch.randn(2, 6, 8)
+    graph_module = capture(layer, ExampleInputs((x,)))
+    names = [node.name for node in calls(graph_module, aten.linear.default)]
+    assert names == ["self_attn_linear", "self_attn_out_proj", "linear1", "linear2"]
+    (attention,) = calls(graph_module, aten.scaled_dot_product_attention.default)
+    assert attention.meta["dropout_p"] == 0.35
+    with torch.no_grad():
+        torch.testing.assert_close(graph_module(x), layer(x))
+
+
 def test_a_batch_norm_without_statistics_stays_as_it_is():
     graph_module = capture(nn.BatchNorm2d(3, track_running_stats=False), ExampleInputs((IMAGE,)))
     (norm,) = calls(graph_module, aten.batch_norm.default)
@@ -369,7 +381,7 @@ def test_named_submodules():
 
 
 def test_an_unknown_submodule_suggests_the_nearest():
-    with pytest.raises(ScopeError, match="did you mean 'backbone'"):
+    with pytest.raises(ScopeError, match="did you mean backbone"):
         capture_submodules(Detector(), ExampleInputs((IMAGE,)), ["bakbone"])
 
 

@@ -95,9 +95,7 @@ def test_ignored_operations_stay_in_float():
 
 
 def test_a_weight_that_is_computed_stays_in_float():
-    graph = capture(
-        Convs(lambda m, x: F.conv2d(x, m.a.weight * 2)), ExampleInputs((torch.randn(2, 4, 8, 8),))
-    ).graph
+    graph = capture(Convs(lambda m, x: F.conv2d(x, m.a.weight * 2)), ExampleInputs((torch.randn(2, 4, 8, 8),))).graph
     placement = place(graph, OPENVINO_CPU)
     assert not placement.weights and not placement.activations
     assert list(placement.left_in_float.values()) == ["its weight is computed by the graph, not a constant"]

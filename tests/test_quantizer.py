@@ -11,7 +11,9 @@ from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import ESTIMATORS, sample_bounds
 from fxcompress.quantization.spec import QuantizationSpec
 
-specs = st.builds(QuantizationSpec, bits=st.integers(2, 8), symmetric=st.booleans(), signed=st.sampled_from([None, True, False]))
+specs = st.builds(
+    QuantizationSpec, bits=st.integers(2, 8), symmetric=st.booleans(), signed=st.sampled_from([None, True, False])
+)
 bounds = st.tuples(st.floats(-1e4, 1e4, width=32), st.floats(-1e4, 1e4, width=32)).map(sorted)
 
 

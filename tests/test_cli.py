@@ -1,0 +1,314 @@
+"""The command line: what it writes, and what it says of each thing that a user may get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from fxcompress import cli
+from fxcompress.commands.models import load_model
+from fxcompress.errors import InputError
+from fxcompress.images import ArrayFile, ImageFolder
+
+FACTORIES = """
+import torch
+from torch import nn
+
+def tiny():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+    def forward(self, x, y):
+        return self.layer(x) + y
+
+class Box:
+    build = staticmethod(tiny)
+
+def nothing():
+    pass
+
+def broken():
+    return 1 / 0
+
+table = {}
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder of its own, with a module of factories, images, and an array."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"factories_{tmp_path.name.replace('-', '_')}"  # imported modules outlive a test
+    (tmp_path / f"{name}.py").write_text(FACTORIES)
+    np.save("data.npy", np.random.default_rng(0).standard_normal((6, 3, 8, 8)).astype(np.float32))
+    return name
+
+
+@pytest.fixture
+def photos(here):
+    image = pytest.importorskip("PIL.Image")
+    generator = np.random.default_rng(0)
+    for position, name in enumerate(["cats/a.png", "cats/b.JPG", "dogs/c.png"]):
+        path = here and __import__("pathlib").Path("photos", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (20 + position, 30, 3), dtype=np.uint8)
+        image.fromarray(pixels).save(path, format="png" if name.endswith("png") else "jpeg")
+    return "photos"
+
+
+def complaint(capsys, *argv) -> str:
+    """What the command says on standard error, having failed."""
+    assert cli.main(list(argv)) == 2
+    shown = capsys.readouterr()
+    assert not shown.out and "Traceback" not in shown.err
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1, "one paragraph"
+    return shown.err
+
+
+def refusal(capsys, *argv) -> str:
+    """What argparse says of arguments that it does not accept."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(argv))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def export(path: str, *shape: int) -> str:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    torch.export.save(torch.export.export(model.eval(), (torch.randn(shape),)), path)
+    return path
+
+
+def test_a_factory_and_an_array_give_a_quantized_file(here, capsys, tmp_path):
+    assert cli.main(["compile", f"{here}:tiny", "--data", "data.npy", "--dump", "graphs", "--samples", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "Calibrate(samples=4)" in shown and "calibrated on 4 samples of data.npy" in shown and "wrote tiny.onnx" in shown
+    model = onnx.load("tiny.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
+    assert len(list((tmp_path / "graphs").glob("*.svg"))) == 5
+
+
+def test_an_exported_program_and_images(photos, capsys):
+    assert cli.main(["compile", export("model.pt2", 1, 3, 8, 8), "--data", photos, "--output", "out.onnx"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 images in photos, RGB 8x8, mean 0.485, 0.456, 0.406" in shown and "wrote out.onnx" in shown
+
+
+def test_noise_and_ignored_scopes(here, capsys):
+    options = ["--data", "random", "--samples", "3", "--input-shape", "1,3,8,8", "--ignore", "0", "--target", "onnxruntime"]
+    assert cli.main(["compile", f"{here}:Box.build", *options]) == 0
+    assert "noise: good to measure speed, not accuracy" in capsys.readouterr().out
+    assert not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in onnx.load("build.onnx").graph.initializer)
+
+
+def test_submodules_give_a_folder_of_files(here, capsys, tmp_path):
+    assert cli.main(["compile", f"{here}:tiny", "--data", "data.npy", "--submodule", "0", "4"]) == 0
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"0.onnx", "4.onnx"}
+
+
+def test_the_graph_is_drawn(here, capsys, tmp_path):
+    assert cli.main(["graph", f"{here}:tiny", "--input-shape", "1,3,8,8"]) == 0
+    assert {path.name for path in (tmp_path / "tiny-graphs").iterdir()} == {
+        f"00-Capture.{suffix}" for suffix in ("txt", "dot", "graphml", "svg")
+    }
+    assert cli.main(["graph", f"{here}:tiny", "--input-shape", "1,3,8,8", "--passes", "--out", "deep/er"]) == 0
+    assert "quantizer" in next((tmp_path / "deep" / "er").glob("*Quantize.txt")).read_text()
+    assert "Calibrate" not in capsys.readouterr().out
+
+
+def test_a_graph_of_several_inputs(here):
+    assert cli.main(["graph", f"{here}:Two", "--input-shape", "2,3", "--input-shape", "2,3", "--out", "two"]) == 0
+
+
+def test_inspect_counts(here, capsys):
+    cli.main(["compile", f"{here}:tiny", "--data", "data.npy"])
+    capsys.readouterr()
+    assert cli.main(["inspect", "tiny.onnx"]) == 0
+    shown = capsys.readouterr().out
+    assert "QuantizeLinear" in shown and "fxcompress.target = openvino" in shown
+
+
+def test_help_has_examples(capsys):
+    for argv in (["--help"], ["compile", "--help"], ["graph", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(argv)
+        assert stop.value.code == 0
+        assert "examples:\n  fxcompress" in capsys.readouterr().out
+
+
+WRONG_MODELS = {
+    "{module}:tinny": "has no 'tinny'; did you mean 'tiny'",
+    "{module}:Box.bild": "has no 'bild'; did you mean 'build'",
+    "{module}x:tiny": "there is no module '{module}x', here or installed; did you mean '{module}'",
+    "{module}.sub:tiny": "there is no module '{module}.sub'",
+    "{module}": "does not name a model; write package.module:function",
+    "{module}:": "does not name a model",
+    "folder/{module}.py:tiny": "name it as a module: folder.{module}:function",
+    "{module}:nothing": "returned a NoneType, not a torch.nn.Module",
+    "{module}:table": "is a dict, not a function",
+    "weights.pth": "weights.pth holds weights, not a model",
+    "missing.pt2": "there is no file missing.pt2",
+    "data.pt2": "data.pt2 is not an exported program",
+}
+
+
+@pytest.mark.parametrize("model", WRONG_MODELS)
+def test_a_wrong_model_is_explained(model, here, capsys, tmp_path):
+    (tmp_path / "data.pt2").write_bytes(b"not a program")
+    said = complaint(capsys, "compile", model.format(module=here), "--data", "data.npy", "--output", "out.onnx")
+    assert WRONG_MODELS[model].format(module=here) in said
+    assert not (tmp_path / "out.onnx").exists()
+
+
+WRONG_OPTIONS = {
+    "": "INT8 needs calibration data",
+    "--data nowhere": "there is no file or folder nowhere",
+    "--data empty": "no images in the folder empty: it is empty",
+    "--data texts": "no images in the folder texts: none of its 1 files is one (.bmp",
+    "--data torn": "cannot read the image torn/torn.png",
+    "--data text.npy": "text.npy is not a numpy array",
+    "--data wide.npy --input-shape 1,3,8,8": "wide.npy has the shape [2, 4, 8, 8], but the model takes [samples, 3, 8, 8]",
+    "--data bytes.npy": "holds uint8, but the model takes float32",
+    "--data none.npy": "none.npy is empty",
+    "--data nan.npy": "nan",
+    "--data random": "noise needs a shape: add --input-shape",
+    "--data data.npy --output nowhere/out.onnx": "the folder nowhere does not exist",
+    "--data data.npy --output empty": "cannot write empty: it is a folder",
+    "--data data.npy --ignore layr": "scope 'layr' matches nothing",
+    "--data data.npy --submodule layr": "layr",
+    "--data photos --input-shape 1,5,8,8": "[batch, 1 or 3, height, width], not [batch, 5, 8, 8]",
+    "--data photos --mean 0.5,0.5": "mean has 2 values, but the model takes 3 channels",
+    "--data photos --mean 127.5": "mean 127.5 is for pixels from 0 to 255; divide it by 255",
+    "--data photos --std 0": "std must be positive",
+    "--data data.npy --dump data.npy": "cannot write data.npy",
+}
+
+
+@pytest.mark.parametrize("options", WRONG_OPTIONS)
+def test_a_wrong_option_is_explained(options, here, photos, capsys, tmp_path):
+    for folder, file, content in (("texts", "a.txt", b"text"), ("torn", "torn.png", b"\x89PNG"), ("empty", None, b"")):
+        (tmp_path / folder).mkdir()
+        if file:
+            (tmp_path / folder / file).write_bytes(content)
+    (tmp_path / "text.npy").write_text("1 2 3")
+    np.save("wide.npy", np.zeros((2, 4, 8, 8), np.float32))
+    np.save("bytes.npy", np.zeros((2, 3, 8, 8), np.uint8))
+    np.save("none.npy", np.zeros((0, 3, 8, 8), np.float32))
+    np.save("nan.npy", np.full((2, 3, 8, 8), np.nan, np.float32))
+    before = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts}
+    assert WRONG_OPTIONS[options] in complaint(capsys, "compile", f"{here}:tiny", *options.split())
+    assert {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} == before, "nothing half-written"
+
+
+REFUSED = {
+    "compile m:f --input-shape 1,x,3": "'1,x,3' is not a shape; write it as 1,3,224,224",
+    "compile m:f --input-shape 1,3:int99": "'int99' is not a type",
+    "compile m:f --samples 0": "'0' is not a whole number above 0",
+    "compile m:f --size 1,2,3": "is not a size; write 224",
+    "compile m:f --mean a,b": "is not a list of numbers",
+    "compile m:f --target opnvino": "invalid choice: 'opnvino'",
+    "compress m:f": "invalid choice: 'compress'",
+    "": "the following arguments are required: COMMAND",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_misspelled_line_is_refused(line, capsys):
+    assert REFUSED[line] in refusal(capsys, *line.split())
+
+
+def test_an_exported_program_keeps_its_shape(photos, capsys):
+    program = export("model.pt2", 1, 3, 8, 8)
+    assert "leave out --size" in complaint(capsys, "compile", program, "--data", photos, "--size", "16")
+    assert "leave out --input-shape" in complaint(capsys, "graph", program, "--input-shape", "1,3,16,16")
+
+
+def test_a_model_of_two_inputs_is_sent_to_python(here, capsys):
+    said = complaint(capsys, "compile", f"{here}:Two", "--data", "data.npy", "--input-shape", "1,3", "--input-shape", "1,3")
+    assert "calibration files hold one input" in said and "fxcompress.compile(model, data=loader)" in said
+
+
+def test_a_graph_needs_a_shape_and_a_folder(here, capsys):
+    assert "add --input-shape" in complaint(capsys, "graph", f"{here}:tiny")
+    assert "it is a file" in complaint(capsys, "graph", f"{here}:tiny", "--input-shape", "1,3,8,8", "--out", "data.npy")
+
+
+def test_inspect_says_what_is_no_model(here, capsys):
+    assert "there is no such file" in complaint(capsys, "inspect", "missing.onnx")
+    assert "not an ONNX model" in complaint(capsys, "inspect", "data.npy")
+
+
+def test_the_users_own_failures_keep_their_traceback(here, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["compile", f"{here}:broken", "--data", "data.npy"])
+    (tmp_path / f"importing_{here}.py").write_text("import nothing_of_the_kind")
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_the_kind"):
+        load_model(f"importing_{here}:model")
+
+
+def test_an_interrupt_leaves_no_traceback_and_no_file(here, capsys, monkeypatch, tmp_path):
+    def interrupt(target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fxcompress.commands.compile.load_model", interrupt)
+    assert cli.main(["compile", f"{here}:tiny", "--data", "data.npy"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+# Calibration data
+
+
+def test_images_are_fitted_normalised_and_spread(photos):
+    data = ImageFolder(photos, (3, 8, 12), samples=2, batch_size=2)
+    assert [path.name for path in data.paths] == ["a.png", "b.JPG"] and len(data) == 1
+    assert [path.name for path in ImageFolder(photos, (3, 8, 8), samples=1).paths] == ["a.png"]
+    (batch,) = data
+    assert batch.shape == (2, 3, 8, 12) and batch.dtype == torch.float32
+    assert torch.equal(batch, next(iter(data))), "it can be read again"
+
+
+def test_a_plain_image_becomes_its_normalised_colour(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (10, 20), (255, 0, 51)).save(tmp_path / "plain.png")
+    (pixels,) = ImageFolder(tmp_path, (3, 4, 4), mean=(0.5,), std=(0.5,))
+    assert torch.allclose(pixels[0].amin((1, 2)), torch.tensor([1.0, -1.0, -0.6]))
+    assert torch.allclose(pixels[0].amax((1, 2)), torch.tensor([1.0, -1.0, -0.6]))
+    (grey,) = ImageFolder(tmp_path, (1, 4, 4))
+    assert grey.shape == (1, 1, 4, 4) and 0 < float(grey.mean()) < 1
+
+
+def test_the_middle_of_an_image_is_kept(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.zeros((40, 80), np.uint8)
+    pixels[:, 20:60] = 255  # the middle square is white
+    image.fromarray(pixels).save(tmp_path / "wide.png")
+    (batch,) = ImageFolder(tmp_path, (1, 10, 10))
+    assert float(batch.min()) == 1.0
+
+
+def test_samples_are_spread_over_a_sorted_folder(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number in range(10):
+        image.new("L", (4, 4)).save(tmp_path / f"{number}.png")
+    assert [path.stem for path in ImageFolder(tmp_path, (1, 4, 4), samples=4).paths] == ["0", "2", "5", "7"]
+
+
+def test_an_array_is_read_in_batches(tmp_path):
+    array = np.arange(30, dtype=np.float64).reshape(10, 3)
+    np.save(tmp_path / "x.npy", array)
+    data = ArrayFile(tmp_path / "x.npy", (3,), samples=7, batch_size=3)
+    assert [len(batch) for batch in data] == [3, 3, 1] and len(data) == 3 and data.samples == 7
+    assert torch.equal(torch.cat(list(data)), torch.from_numpy(array[:7]).float())
+    np.savez(tmp_path / "x.npz", a=array)
+    with pytest.raises(InputError, match="archive of several arrays"):
+        ArrayFile(tmp_path / "x.npz")
