@@ -20,25 +20,30 @@ examples:
   fxcompress demo
   fxcompress compile my_package.models:resnet --data photos/ --output resnet.onnx
   fxcompress compile model.pt2 --data calibration.npy --samples 100
-  fxcompress graph my_package.models:resnet --input-shape 1,3,224,224 --passes
+  fxcompress graph my_package.models:resnet --input-shape 1,3,224,224
   fxcompress inspect resnet.onnx
 """
 COMPILE_EXAMPLES = """\
 examples:
   fxcompress compile my_package.models:resnet --data photos/
-      my_package/models.py, here or installed, has a function resnet() that returns the model with its weights.
-      Images are cut to the middle, resized to what the model takes (224x224 unless it says otherwise), normalised
-      as ImageNet is, and spread evenly over the folders in photos/.
-  fxcompress compile my_package.models:grey --data photos/ --input-shape 1,1,64,64 --mean 0.5 --std 0.5
+      my_package/models.py, here or installed, has a function resnet() that
+      returns the model with its weights. The images are cut to the middle,
+      resized to what the model takes (224x224 unless it says otherwise) and
+      normalised as ImageNet is.
+  fxcompress compile my_package.models:grey --data photos/ \\
+      --input-shape 1,1,64,64 --mean 0.5 --std 0.5
   fxcompress compile model.pt2 --data calibration.npy
-      model.pt2 is what torch.export.save wrote; the array has one row a sample, prepared as the model takes it.
-  fxcompress compile my_package.models:resnet --data photos/ --ignore layer4 op:linear
+      model.pt2 is what torch.export.save wrote; the array has one row a
+      sample, prepared as the model takes it.
+  fxcompress compile my_package.models:resnet --data photos/ \\
+      --ignore layer4 op:linear
       leaves the module layer4 and all linear layers in float.
 """
 GRAPH_EXAMPLES = """\
 examples:
   fxcompress graph my_package.models:resnet --input-shape 1,3,224,224
-  fxcompress graph my_package.models:bert --input-shape 1,128:int64 --input-shape 1,128:int64 --passes
+  fxcompress graph my_package.models:bert --passes \\
+      --input-shape 1,128:int64 --input-shape 1,128:int64
 """
 
 

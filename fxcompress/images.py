@@ -139,9 +139,7 @@ class ArrayFile:
             raise InputError(f"{self.path} is an archive of several arrays; save the model's input alone with numpy.save")
         wanted = "samples" if shape is None else f"samples, {_joined(shape)}"
         if array.ndim == 0 or (shape is not None and array.shape[1:] != tuple(shape)):
-            raise InputError(
-                f"{self.path} holds an array of the shape [{_joined(array.shape)}], but the model takes [{wanted}]"
-            )
+            raise InputError(f"{self.path} has the shape [{_joined(array.shape)}], but the model takes [{wanted}]")
         if not array.size:
             raise InputError(f"{self.path} is empty: its shape is [{_joined(array.shape)}]")
         if array.dtype != self.dtype and (array.dtype, self.dtype) != (np.float64, np.float32):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,6 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture import capture
 from fxcompress.errors import CaptureError, ScopeError
 from fxcompress.inputs import ExampleInputs, describe_value
-from fxcompress.opnames import nearest
 from fxcompress.tracing import private_copy, stopped_by
 
 
@@ -61,7 +61,8 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
     known = [path for path, _ in model.named_modules() if path]
     for name in names:
         if name not in known:
-            hint = nearest(name, known) or f"; it has {', '.join(known[:5])} ..."
+            near = difflib.get_close_matches(name, known, 3, cutoff=0.4)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {', '.join(known[:5])} ..."
             raise ScopeError(f"{type(model).__name__} has no submodule {name!r}{hint}")
 
 

@@ -381,7 +381,7 @@ def test_named_submodules():
 
 
 def test_an_unknown_submodule_suggests_the_nearest():
-    with pytest.raises(ScopeError, match="did you mean backbone"):
+    with pytest.raises(ScopeError, match="did you mean 'backbone'"):
         capture_submodules(Detector(), ExampleInputs((IMAGE,)), ["bakbone"])
 
 

@@ -53,11 +53,11 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def photos(here):
+def photos(here, tmp_path):
     image = pytest.importorskip("PIL.Image")
     generator = np.random.default_rng(0)
     for position, name in enumerate(["cats/a.png", "cats/b.JPG", "dogs/c.png"]):
-        path = here and __import__("pathlib").Path("photos", name)
+        path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (20 + position, 30, 3), dtype=np.uint8)
         image.fromarray(pixels).save(path, format="png" if name.endswith("png") else "jpeg")

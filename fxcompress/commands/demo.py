@@ -30,17 +30,17 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print("[bold]Handwritten digits[/]: a residual network, from training to INT8\n", highlight=False)
 
     digits = demo.load_digits()
-    model = demo.ResidualNet()
-    with _step(console, "training", f"trained on {len(digits.train_images):,} images") as show:
-        demo.train(model, digits, arguments.epochs, show)
-    with _step(console, "compiling", f"compiled to INT8, calibrated on {CALIBRATION_IMAGES} of them") as show:
-        data = digits.train_images[:CALIBRATION_IMAGES].split(10)
-        compiled = fxcompress.compile(model, data=data, progress=show)
-    with _step(console, "writing", "wrote both models and the pictures"):
-        fxcompress.compile(model, [], example_inputs=digits.train_images[:2]).to_onnx(float_file)
-        compiled.to_onnx(integer_file)
-        compiled.dump(folder / "graphs")
-        picture = draw(compiled, folder / "quantized.svg", title="Handwritten digits, INT8")
+    with demo.one_thread():
+        with _step(console, "training", f"trained on {len(digits.train_images):,} images") as show:
+            model = demo.train(digits, arguments.epochs, show)
+        with _step(console, "compiling", f"compiled to INT8, calibrated on {CALIBRATION_IMAGES} of them") as show:
+            data = digits.train_images[:CALIBRATION_IMAGES].split(10)
+            compiled = fxcompress.compile(model, data=data, progress=show)
+        with _step(console, "writing", "wrote both models and the pictures"):
+            fxcompress.compile(model, [], example_inputs=digits.train_images[:2]).to_onnx(float_file)
+            compiled.to_onnx(integer_file)
+            compiled.dump(folder / "graphs")
+            picture = draw(compiled, folder / "quantized.svg", title="Handwritten digits, INT8")
     with _step(console, "running", f"ran both on {len(digits.test_images)} other images, held out") as show:
         measured = demo.measure([float_file, integer_file], digits.test_images, progress=show)
 

@@ -114,7 +114,8 @@ class Quantizer(nn.Module):
         return self.scale.view(view), self.zero_point.view(view)
 
     def extra_repr(self) -> str:
-        grid = f"{'int' if self.signed else 'uint'}{self.spec.bits}"
+        decided = self.ready or self.spec.signed is not None
+        grid = f"{'int' if self.signed else 'uint'}{self.spec.bits}" if decided else f"{self.spec.bits} bits"
         where = "per tensor" if self.spec.channel_axis is None else f"per channel of axis {self.spec.channel_axis}"
         return f"{grid}, {where}" + ("" if self.ready else ", no range yet")
 
