@@ -19,8 +19,8 @@ from torch import fx
 
 from fxcompress.capture import capture
 from fxcompress.inputs import ExampleInputs
-from fxcompress.matcher import find
 from fxcompress.pattern import Pattern, op, var
+from fxcompress.pattern.matcher import find
 from fxcompress.patterns.activation import gelu, tanh_gelu
 from fxcompress.patterns.attention import attention
 from fxcompress.patterns.conv import conv_bn_activation

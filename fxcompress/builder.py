@@ -14,8 +14,8 @@ from torch._ops import OpOverload
 
 from fxcompress.dialect import resolve
 from fxcompress.errors import DialectError, RuleError, describe
-from fxcompress.matcher import Match
-from fxcompress.opnames import nearest, target_name
+from fxcompress.pattern.matcher import Match
+from fxcompress.pattern.opnames import nearest, target_name
 from fxcompress.signature import arguments, signature
 
 

@@ -15,13 +15,12 @@ from torch.export import ExportedProgram
 
 from fxcompress import defaults, pipeline
 from fxcompress import verify as verification
-from fxcompress.capture import capture
+from fxcompress.capture import PartialCapture, capture, capture_submodules
 from fxcompress.compiled import Compilation, Compiled
 from fxcompress.effect import ROUNDING_DECIBELS
 from fxcompress.errors import CaptureError
 from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples, peek
 from fxcompress.inputs import example_inputs as find_example_inputs
-from fxcompress.partial import PartialCapture, capture_submodules
 from fxcompress.parts import PartlyCompiled, SubmoduleData
 from fxcompress.pipeline import Context, Pass
 from fxcompress.report import Row

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxcompress.capture import private_copy
 from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
 from fxcompress.inputs import ExampleInputs, aligned
 from fxcompress.report import Report
-from fxcompress.tracing import private_copy
 
 
 class PartlyCompiled(nn.Module):

@@ -17,10 +17,10 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from fxcompress.builder import Builder
 from fxcompress.errors import PatternError, RuleError, describe, source_line
 from fxcompress.example import Example
-from fxcompress.matcher import Match, match_at, root_targets
-from fxcompress.opnames import nearest, target_name
 from fxcompress.pattern import Pattern
-from fxcompress.structure import depth, names
+from fxcompress.pattern.matcher import Match, match_at, root_targets
+from fxcompress.pattern.opnames import nearest, target_name
+from fxcompress.pattern.structure import depth, names
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ from torch import nn
 
 from fxcompress import dialect
 from fxcompress.capture import capture
+from fxcompress.capture.partial import capture_submodules
 from fxcompress.errors import CaptureError, ScopeError
 from fxcompress.inputs import ExampleInputs
 from fxcompress.modes import set_training
-from fxcompress.partial import capture_submodules
 
 aten = torch.ops.aten
 

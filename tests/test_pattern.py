@@ -15,9 +15,9 @@ from torch import fx
 
 from fxcompress.dialect import COMMUTATIVE, resolve
 from fxcompress.errors import MatchBudgetError, PatternError
-from fxcompress.explain import explain
-from fxcompress.matcher import Match, find, match_at
-from fxcompress.pattern import Alternatives, Call, Items, Literal, Pattern, Variable, maybe, op, var
+from fxcompress.pattern.explain import explain
+from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable, maybe, op, var
+from fxcompress.pattern.matcher import Match, find, match_at
 from fxcompress.signature import arguments, same_value
 
 x, y, w, b = var("x y w b")

@@ -15,8 +15,8 @@ import fxcompress.patterns
 from fxcompress.capture import capture
 from fxcompress.example import Example
 from fxcompress.inputs import ExampleInputs
-from fxcompress.matcher import find
 from fxcompress.modes import set_training
+from fxcompress.pattern.matcher import find
 from fxcompress.patterns.activation import gelu, hardswish, quick_gelu, tanh_gelu
 from fxcompress.patterns.attention import attention, composed_attention
 from fxcompress.patterns.conv import FOLD_BATCH_NORM, conv_activation, conv_bn, conv_bn_activation

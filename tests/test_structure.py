@@ -1,12 +1,13 @@
 """Data flows one way: the core knows neither passes nor patterns, and patterns do not know passes."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENTRIES = {"defaults.py"}  # the one place of the core that lists passes
+ENTRIES = {"defaults.py", "commands"}  # the default pipelines and the command line: what lists passes
 
 
 def imports(path):
@@ -17,11 +18,11 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-def offences(folder, forbidden, allowed=()):
+def offences(folder, forbidden, allowed):
     return [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if path.name not in allowed
+        if allowed.isdisjoint(path.parts)
         for name in imports(path)
         if name.startswith(forbidden)
     ]
@@ -43,3 +44,10 @@ def offences(folder, forbidden, allowed=()):
 def test_imports_point_one_way(folder, forbidden):
     assert (ROOT / folder).is_dir()
     assert offences(folder, forbidden, ENTRIES) == []
+
+
+def test_every_package_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {"fxcompress.patterns", "fxcompress.passes"}
+    found |= {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "fxcompress").rglob("__init__.py")}
+    assert set(settings["packages"]) == found

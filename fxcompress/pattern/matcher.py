@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import fx
 
-from fxcompress.pattern import Pattern
-from fxcompress.search import Search, compiled
+from fxcompress.pattern.language import Pattern
+from fxcompress.pattern.search import Search, compiled
 
 BUDGET = 10_000
 """Steps that a search from one root may take, unless told otherwise."""

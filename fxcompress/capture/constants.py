@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.fake import static_sizes
-from fxcompress.functionalize import is_in_place, storage_roots
+from fxcompress.capture.fake import static_sizes
+from fxcompress.capture.functionalize import is_in_place, storage_roots
 
 aten = torch.ops.aten
 

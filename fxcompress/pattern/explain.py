@@ -8,10 +8,10 @@ from typing import Any
 from torch import fx
 
 from fxcompress.errors import describe
-from fxcompress.matcher import BUDGET, candidates, match_at, root_targets
-from fxcompress.opnames import target_name
-from fxcompress.pattern import Alternatives, Call, Items, Literal, Pattern, Variable
-from fxcompress.search import Search
+from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable
+from fxcompress.pattern.matcher import BUDGET, candidates, match_at, root_targets
+from fxcompress.pattern.opnames import target_name
+from fxcompress.pattern.search import Search
 from fxcompress.signature import arguments, same_value
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.canonical import Call, arrange, same_size, same_sizes, size_of
-from fxcompress.spellings import spelling
+from fxcompress.capture.canonical import Call, arrange, same_size, same_sizes, size_of
+from fxcompress.capture.spellings import spelling
 
 aten = torch.ops.aten
 

@@ -1,6 +1,6 @@
 """The pattern language: call-shaped expressions over the dialect's operations.
 
-    from fxcompress.pattern import maybe, op, var
+    from fxcompress.pattern.language import maybe, op, var
 
     x, w, b, gamma, beta, mean, variance = var("x w b gamma beta mean variance")
     conv = op.conv2d(x, w, b, ...).named("conv")
@@ -31,7 +31,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxcompress.errors import PatternError
-from fxcompress.opnames import nearest, target_called, target_name
+from fxcompress.pattern.opnames import nearest, target_called, target_name
 from fxcompress.signature import REQUIRED, signature
 
 _SHOWN_DEPTH, _SHOWN_LENGTH = 4, 160  # calls inside one another, and characters, that a pattern's text shows

@@ -15,9 +15,9 @@ from torch import fx
 
 from fxcompress.dialect import COMMUTATIVE
 from fxcompress.errors import MatchBudgetError, PatternError, describe
-from fxcompress.pattern import Alternatives, Call, Items, Literal, Pattern, Variable
+from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable
+from fxcompress.pattern.structure import literal, names
 from fxcompress.signature import DIMENSIONS, same_dimensions, same_value, signature
-from fxcompress.structure import literal, names
 
 # A linked list of goals: () or (matcher, value, the rest). A step returns the goals left to solve, or the outcome.
 Goals = tuple

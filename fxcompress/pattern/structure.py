@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fxcompress.pattern import Call, Items, Literal, Pattern
+from fxcompress.pattern.language import Call, Items, Literal, Pattern
 
 
 def names(pattern: Pattern) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture import capture
+from fxcompress.capture.driver import capture
+from fxcompress.capture.tracing import private_copy, stopped_by
 from fxcompress.errors import CaptureError, ScopeError
 from fxcompress.inputs import ExampleInputs, describe_value
-from fxcompress.tracing import private_copy, stopped_by
 
 
 @dataclass(frozen=True)

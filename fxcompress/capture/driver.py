@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from fxcompress.attention_dropout import record_attention_dropout
-from fxcompress.canonical import canonicalize
-from fxcompress.constants import fold_constants
+from fxcompress.capture.attention_dropout import record_attention_dropout
+from fxcompress.capture.canonical import canonicalize
+from fxcompress.capture.constants import fold_constants
+from fxcompress.capture.functionalize import functionalize
+from fxcompress.capture.inline import inline_regions
+from fxcompress.capture.naming import rename
+from fxcompress.capture.tracing import copy_tensor, private_copy, trace
 from fxcompress.errors import CaptureError
-from fxcompress.functionalize import functionalize
-from fxcompress.inline import inline_regions
 from fxcompress.inputs import ExampleInputs
 from fxcompress.modes import set_training
-from fxcompress.naming import rename
-from fxcompress.tracing import copy_tensor, private_copy, trace
 
 aten = torch.ops.aten
 

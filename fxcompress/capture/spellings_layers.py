@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxcompress.canonical import Call, same_sizes, size_of
-from fxcompress.constants import PREFIX
-from fxcompress.spellings import spelling
+from fxcompress.capture.canonical import Call, same_sizes, size_of
+from fxcompress.capture.constants import PREFIX
+from fxcompress.capture.spellings import spelling
 
 aten = torch.ops.aten
 

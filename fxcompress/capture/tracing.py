@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture.fake import static_sizes
 from fxcompress.errors import CaptureError
-from fxcompress.fake import static_sizes
 from fxcompress.inputs import ExampleInputs
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.fake import insert_call, static_sizes
+from fxcompress.capture.fake import insert_call, static_sizes
 
 aten = torch.ops.aten
 
@@ -46,7 +46,7 @@ def remove_unused(graph: fx.Graph) -> None:
 
 def canonical_call(node: fx.Node) -> fx.Node:
     """The canonical form of the call `node`, which takes its place in the graph."""
-    from fxcompress.spellings import SPELLINGS
+    from fxcompress.capture.spellings import SPELLINGS
 
     while True:
         arrange(node)

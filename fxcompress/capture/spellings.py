@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.canonical import Call, same_sizes, size_of
+from fxcompress.capture.canonical import Call, same_sizes, size_of
 
 aten = torch.ops.aten
 
@@ -304,4 +304,4 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor)
 
 
-from fxcompress import spellings_layers, spellings_shapes  # noqa: E402, F401  (they enter their rows)
+from fxcompress.capture import spellings_layers, spellings_shapes  # noqa: E402, F401  (they enter their rows)
