@@ -13,4 +13,10 @@ def post_training() -> list[Pass]:
 
 def lowering() -> list[Pass]:
     """From a compiled graph to the one that is written to a file."""
-    return [passes.FoldBatchNorm(), passes.RemoveDropout(), passes.LowerQuantizers(), passes.AbsorbClamps()]
+    return [
+        passes.FoldBatchNorm(),
+        passes.RemoveDropout(),
+        passes.LowerQuantizers(),
+        passes.AbsorbClamps(),
+        passes.GuardSharedConvolutions(),
+    ]

@@ -56,6 +56,8 @@ class PartlyCompiled(nn.Module):
             InputError: `folder` cannot be written.
         """
         directory = Path(folder)
+        if directory.suffix == ".onnx":
+            raise InputError(f"the model was compiled in {len(self.parts)} parts, a file each: name a folder, not {directory}")
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as problem:

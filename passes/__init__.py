@@ -4,6 +4,7 @@ from fxcompress.passes.absorb_clamps import AbsorbClamps
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
+from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
@@ -13,6 +14,7 @@ __all__ = [
     "Calibrate",
     "CanonicalizeActivations",
     "FoldBatchNorm",
+    "GuardSharedConvolutions",
     "LowerQuantizers",
     "Quantize",
     "RemoveDropout",

@@ -146,6 +146,9 @@ class Recipe:
             [f"Recipe of 3x{self.size}x{self.size}, seed {self.seed}", *lines, f"flatten as {self.flattening}"]
         )
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis shows of a failing example
+        printer.text(repr(self))
+
     def build(self) -> nn.Module:
         """The network in inference mode, its weights and batch norm statistics random but the same each time."""
         with torch.random.fork_rng():
@@ -249,7 +252,7 @@ def _write(x: Tensor, spelling: str) -> Tensor:
     """A change of part of `x` by another name: what is hardest to make functional."""
     x = x * 1.5
     if spelling == "slice":
-        x[:, :1] += 1
+        x[:, :1].add_(1)
     else:
         x.view(x.size(0), -1).mul_(0.5)
     return x

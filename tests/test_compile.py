@@ -257,3 +257,18 @@ def test_other_grids_can_be_lowered(tmp_path):
 def test_outputs_are_compared_in_whole():
     assert agreement(outputs(nn.Identity(), fxcompress.inputs.ExampleInputs((images(),))), [images()]) == float("inf")
     assert agreement([images()], [images(), images()]) == float("-inf")
+
+
+@pytest.mark.parametrize("reader", [torch.exp, torch.abs, F.relu, lambda y: 2 * y, lambda y: y])
+def test_openvino_keeps_the_readers_of_a_convolution_apart(tmp_path, reader):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1, bias=False)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y + reader(y)
+
+    compiled = fxcompress.compile(Shared(), data=[images()])
+    assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60

@@ -109,7 +109,13 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
         with _plain_kernels(), contextlib.redirect_stderr(messages), warnings.catch_warnings():
             # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-            return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            try:
+                return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            except RuntimeError as error:
+                if "modified inplace" not in str(error):
+                    raise
+            with torch.no_grad():  # only there may the parts of a split be changed in place
+                return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))

@@ -14,5 +14,6 @@ from fxcompress.targets.openvino_cpu import OPENVINO_CPU
 ONNXRUNTIME_CPU = replace(
     OPENVINO_CPU,
     name="onnxruntime",
+    mixes_shared_convolutions=False,
     weighted={op: how for op, how in OPENVINO_CPU.weighted.items() if op is not resolve("conv3d")},
 )

@@ -52,5 +52,6 @@ OPENVINO_CPU = Target(
     joining=ops("cat stack"),
     fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
     exceptions={resolve("avg_pool2d"): _padded_average, resolve("constant_pad_nd"): _padding_off_the_grid},
+    mixes_shared_convolutions=True,
     activations=QuantizationSpec(symmetric=False),
 )

@@ -1,0 +1,65 @@
+"""Keep OpenVINO from mixing up the readers of an integer convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.builder import attribute
+from fxcompress.dialect import resolve
+from fxcompress.effect import Effect
+from fxcompress.errors import source_line
+from fxcompress.pipeline import Context, Pass
+from fxcompress.rewrite import Replacement
+from fxcompress.signature import argument
+
+CONVOLUTIONS = tuple(map(resolve, ("conv1d", "conv2d", "conv3d", "conv_transpose2d")))
+DEQUANTIZE = torch.ops.fxcompress.dequantize.default
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSharedConvolutions(Pass):
+    """Give a bias, the smallest there is, to integer convolutions without one whose result several operations read.
+
+    OpenVINO 2026.4 computes ``y + exp(y)`` wrongly where y is such a convolution: it fuses the dequantization of y into one
+    of the readers. A bias of zero is optimised away before that; the smallest normal number is not, and changes nothing
+    that a float32 sum can show. Runtimes that do not need this (`Target.mixes_shared_convolutions`) are spared it.
+    """
+
+    effect: ClassVar[Effect] = Effect.ROUNDING
+    needs: ClassVar[frozenset[str]] = frozenset({"lowered"})
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        if not context.target.mixes_shared_convolutions:
+            return []
+        rewritten = []
+        for target in CONVOLUTIONS:
+            for node in graph_module.graph.find_nodes(op="call_function", target=target):
+                if _reads(node) > 1 and node.args[1].target is DEQUANTIZE and _adds_nothing(graph_module, node):
+                    self._give_bias(graph_module, node)
+                    rewritten.append(Replacement("", node.name, node.name, source_line(node)))
+        return rewritten
+
+    def _give_bias(self, graph_module: fx.GraphModule, node: fx.Node) -> None:
+        name = f"{node.name}_guard_bias"
+        channels = node.meta["val"].shape[1]
+        graph_module.register_buffer(name, torch.full((int(channels),), torch.finfo(torch.float32).tiny))
+        with graph_module.graph.inserting_before(node):
+            bias = graph_module.graph.create_node("get_attr", name, name=name)
+        bias.meta = {"val": getattr(graph_module, name), "scope": node.meta.get("scope", ""), "created_by": self.name}
+        node.args = (*node.args[:2], bias, *node.args[3:])
+
+
+def _reads(node: fx.Node) -> int:
+    """How many arguments `node` is, counting both operands of ``y + y``."""
+    return sum(leaf is node for user in node.users for leaf in pytree.tree_leaves((user.args, user.kwargs)))
+
+
+def _adds_nothing(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the convolution `node` has no bias, or one of zeros."""
+    bias = argument(node, "bias")
+    return bias is None or (bias.op == "get_attr" and not attribute(graph_module, bias.target).any())
