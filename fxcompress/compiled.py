@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from fxcompress import defaults, modes, pipeline
+from fxcompress.dialect import copy_graph
 from fxcompress.emit.files import check_writable, write_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.graph.dump import dump
@@ -96,7 +97,7 @@ class Compiled(fx.GraphModule):
         training = self.training
         self.eval()
         try:
-            lowered = fx.GraphModule(self, copy.deepcopy(self.graph))
+            lowered = fx.GraphModule(self, copy_graph(self.graph))
             context = Context(self.compilation.example, self.compilation.target)
             lowered.meta["report"] = pipeline.run(lowered, defaults.lowering(), context)
         finally:

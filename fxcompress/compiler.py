@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from fxcompress import defaults, pipeline
 from fxcompress import verify as verification
 from fxcompress.capture import PartialCapture, capture, capture_submodules
 from fxcompress.compiled import Compilation, Compiled
+from fxcompress.dialect import copy_graph
 from fxcompress.effect import ROUNDING_DECIBELS
 from fxcompress.errors import CaptureError
 from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples, peek
@@ -110,7 +110,7 @@ class _Settings:
         writer = pipeline.write_dump(self.folder / part) if self.folder else None
 
         def watch(position: int, one: Pass | None, graph_module: fx.GraphModule) -> None:
-            steps.append((str(one or "Capture"), copy.deepcopy(graph_module.graph)))
+            steps.append((str(one or "Capture"), copy_graph(graph_module.graph)))
             if writer:
                 writer(position, one, graph_module)
 

@@ -7,8 +7,10 @@ Capture erases all other spellings (see `canonical`), so a pattern needs to know
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
+import warnings
 from typing import Any
 
 import torch
@@ -92,6 +94,13 @@ def resolve(name: str) -> OpOverload:
         one = f"{packet_name}.{functional[0]}"
         raise DialectError(f"aten.{packet_name} has several overloads {functional}; name one, as {one!r}")
     return getattr(packet, functional[0])
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy of `graph`: the same nodes and metadata, the same calling convention."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch's, of how it copies its own classes
+        return copy.deepcopy(graph)
 
 
 def check(graph_module: fx.GraphModule) -> None:

@@ -7,7 +7,6 @@ one row a pass.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -135,7 +134,8 @@ def run(
     if watch:
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):
-        before = copy.deepcopy(graph_module.graph)
+        before = dialect.copy_graph(graph_module.graph)
+        context.progress(str(one), position - 1, len(passes))
         started = time.perf_counter()
         rewritten = _run_one(one, graph_module, context)
         milliseconds = (time.perf_counter() - started) * 1e3

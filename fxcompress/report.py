@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -41,14 +42,14 @@ class Report:
         return sum(row.milliseconds for row in self.rows)
 
     def table(self) -> Table:
-        table = Table(caption="\n".join(self.notes) or None, caption_justify="left")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(self.notes) or None, caption_justify="left")
         table.add_column("pass", overflow="fold")
         table.add_column("effect")
         for name in ("nodes", "rewrites", "weights", "dB", "ms"):
             table.add_column(name, justify="right")
         for row in self.rows:
             table.add_row(
-                row.name,
+                row.name.removesuffix("()"),
                 row.effect,
                 f"{row.nodes_before} → {row.nodes_after}",
                 str(row.rewrites),

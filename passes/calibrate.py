@@ -36,7 +36,7 @@ class Calibrate(Pass):
         CalibrationError: a value is NaN or infinite; names the first such place in the graph.
     """
 
-    estimator: str = "mean_min_max"
+    estimator: str = "min_max"
     samples: int | None = 300
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     chunk: int = 10

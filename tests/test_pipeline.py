@@ -139,3 +139,16 @@ def test_a_pass_may_be_listed_twice():
 def test_passes_print_their_options():
     assert str(passes.Quantize(ignored=("first",))) == "Quantize(ignored=('first',))"
     assert str(passes.FoldBatchNorm()) == "FoldBatchNorm()"
+
+
+def test_a_pass_that_changes_a_weight_in_place_and_says_nothing_is_caught():
+    class Nudge(Pass):
+        effect = Effect.EXACT
+
+        def run(self, graph_module, context):
+            with torch.no_grad():
+                graph_module.get_parameter("first.weight").add_(0.1)
+            return []
+
+    with pytest.raises(VerificationError, match="Nudge promised the same bits"):
+        compile_with(Nudge())

@@ -99,3 +99,17 @@ def test_a_weight_that_is_computed_stays_in_float():
     placement = place(graph, OPENVINO_CPU)
     assert not placement.weights and not placement.activations
     assert list(placement.left_in_float.values()) == ["its weight is computed by the graph, not a constant"]
+
+
+def test_a_transposed_weight_is_quantized_before_the_transpose():
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 6))  # as Hugging Face's Conv1D keeps it: inputs by outputs
+
+        def forward(self, x):
+            return x @ self.weight
+
+    graph = capture(Transposed(), ExampleInputs((torch.randn(2, 3, 4),))).graph
+    (site,) = place(graph, OPENVINO_CPU).weights
+    assert (site.weight.name, site.channel_axis) == ("weight", 1)

@@ -16,7 +16,10 @@ import networkx as nx
 import torch
 from torch import fx
 
+from fxcompress.dialect import resolve
 from fxcompress.targets.table import Target, Weighted
+
+TRANSPOSE = resolve("transpose")
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,18 @@ class _Placer:
 
     def _visit_weighted(self, node: fx.Node, how: Weighted) -> None:
         data, weight = node.args[how.data], node.args[how.weight]
+        reader, axis = node, how.channel_axis
+        if isinstance(weight, fx.Node) and weight.target is TRANSPOSE and weight.meta["val"].dim() == 2:
+            reader, weight, axis = weight, weight.args[0], 1 - axis
         if not isinstance(weight, fx.Node) or weight.op != "get_attr":
             self.left[node] = "its weight is computed by the graph, not a constant"
         elif not _is_float(data):
             self.left[node] = "its input is not a float tensor"
         else:
             self._demand(data, node)
-            self.weights.setdefault((weight, how.channel_axis), []).insert(0, node)
+            readers = self.weights.setdefault((weight, axis), [])
+            if reader not in readers:
+                readers.insert(0, reader)
 
     def _demand_all(self, node: fx.Node, positions: tuple[int, ...]) -> None:
         """Quantize all operands, or none: a kernel with one float operand is not an integer kernel."""

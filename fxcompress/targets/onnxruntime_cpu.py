@@ -1,7 +1,7 @@
 """onnxruntime on CPUs.
 
 Its graph optimizer turns dequantize, operation, quantize into one integer kernel where all operands are quantized, so
-the placement is OpenVINO's; it has no integer kernel for 3-D convolutions.
+the placement is OpenVINO's, without the exceptions that OpenVINO's own faults call for.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import replace
 from fxcompress.dialect import resolve
 from fxcompress.targets.openvino_cpu import OPENVINO_CPU
 
+PAD = resolve("constant_pad_nd")
+
 ONNXRUNTIME_CPU = replace(
     OPENVINO_CPU,
     name="onnxruntime",
+    exceptions={PAD: OPENVINO_CPU.exceptions[PAD]},
     mixes_shared_convolutions=False,
-    weighted={op: how for op, how in OPENVINO_CPU.weighted.items() if op is not resolve("conv3d")},
 )
