@@ -8,6 +8,7 @@ Times are processor time of the one thread that works, so they hold on a busy ma
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import fx
 
+from benchmarks.models import import_torchvision
 from fxcompress.capture import capture
 from fxcompress.inputs import ExampleInputs
 from fxcompress.pattern import Pattern, op, var
@@ -58,6 +60,8 @@ def chain(nodes: int) -> fx.Graph:
 
 def bert(attention_implementation: str) -> fx.Graph:
     """BERT base, 12 layers, captured from random weights."""
+    with contextlib.suppress(ImportError, SystemExit):
+        import_torchvision()  # transformers imports it where it is installed
     from transformers import BertConfig, BertModel
 
     model = BertModel(BertConfig(attn_implementation=attention_implementation)).eval()

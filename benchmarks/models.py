@@ -27,7 +27,7 @@ def build(name: str) -> nn.Module:
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
-    return lambda: getattr(_import_torchvision().models, name)(weights=None)
+    return lambda: getattr(import_torchvision().models, name)(weights=None)
 
 
 def _efficientnet_lite0() -> nn.Module:
@@ -38,7 +38,7 @@ def _efficientnet_lite0() -> nn.Module:
 
 
 @cache
-def _import_torchvision():
+def import_torchvision():
     """torchvision, also beside a torch that its compiled operators were not built for.
 
     Its import registers shapes for two operators of its extension. Where the extension does not load they are unknown,
