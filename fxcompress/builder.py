@@ -13,9 +13,9 @@ from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
 
 from fxcompress.dialect import resolve
-from fxcompress.errors import DialectError, RuleError, describe
+from fxcompress.errors import DialectError, RuleError, describe, did_you_mean
 from fxcompress.pattern.matcher import Match
-from fxcompress.pattern.opnames import nearest, target_name
+from fxcompress.pattern.opnames import target_name
 from fxcompress.signature import arguments, signature
 
 
@@ -64,7 +64,7 @@ class Builder:
         """
         values, declared = arguments(node), signature(node.target)  # type: ignore[arg-type]
         for name in changes.keys() - values.keys():
-            raise RuleError(f"{node.target} has no argument {name!r}{nearest(name, values)}")
+            raise RuleError(f"{node.target} has no argument {name!r}{did_you_mean(name, values)}")
         values.update(changes)
         positions = [values.pop(name) for name in declared.names[: declared.positional]]
         defaults = list(declared.defaults[: declared.positional])
@@ -129,26 +129,14 @@ class Builder:
             return target(*fake_args, **fake_kwargs)
 
     def _attribute(self, name: str, tensor: torch.Tensor, *, parameter: bool) -> fx.Node:
-        owner_path, _, leaf = name.rpartition(".")
-        owner: torch.nn.Module = self.graph_module
-        for part in filter(None, owner_path.split(".")):
-            if not hasattr(owner, part):
-                owner.add_module(part, torch.nn.Module())
-            owner = getattr(owner, part)
-        unique, count = leaf, 0
-        while hasattr(owner, unique):
-            count += 1
-            unique = f"{leaf}_{count}"
         if parameter:
-            owner.register_parameter(unique, torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
-        else:
-            owner.register_buffer(unique, tensor)
-        target = f"{owner_path}.{unique}" if owner_path else unique
+            tensor = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+        target = add_attribute(self.graph_module, name, tensor)
         self._attributes.append(target)
         mode = detect_fake_mode(self.value(self.match.root))
         value = mode.from_tensor(tensor, static_shapes=True) if mode else tensor
         node = self._insert("get_attr", target, target, (), {}, value)
-        node.meta["scope"] = owner_path
+        node.meta["scope"] = target.rpartition(".")[0]
         return node
 
     def _insert(self, op: str, target: Any, path: str, args: Any, kwargs: Any, value: Any) -> fx.Node:
@@ -184,3 +172,27 @@ def attribute(graph_module: fx.GraphModule, target: str) -> Any:
     """What the `get_attr` `target` (a dotted path) names in `graph_module`."""
     owner_path, _, leaf = target.rpartition(".")
     return getattr(graph_module.get_submodule(owner_path), leaf)
+
+
+def add_attribute(graph_module: fx.GraphModule, name: str, value: torch.Tensor | torch.nn.Module) -> str:
+    """Keep `value` in `graph_module` as `name`, with a number where that is taken; returns the target for `get_attr`.
+
+    A parameter becomes a parameter, a module a submodule, any other tensor a buffer. Dots in `name` make modules.
+    """
+    owner_path, _, leaf = name.rpartition(".")
+    owner: torch.nn.Module = graph_module
+    for part in filter(None, owner_path.split(".")):
+        if not hasattr(owner, part):
+            owner.add_module(part, torch.nn.Module())
+        owner = getattr(owner, part)
+    unique, count = leaf, 0
+    while hasattr(owner, unique):
+        count += 1
+        unique = f"{leaf}_{count}"
+    if isinstance(value, torch.nn.Module):
+        owner.add_module(unique, value)
+    elif isinstance(value, torch.nn.Parameter):
+        owner.register_parameter(unique, value)
+    else:
+        owner.register_buffer(unique, value)
+    return f"{owner_path}.{unique}" if owner_path else unique

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
+from collections.abc import Iterable
 
 import torch.fx
 
@@ -73,3 +75,9 @@ def describe(node: torch.fx.Node) -> str:
     scope = node.meta.get("scope")
     where = f" in {scope!r}" if scope else ""
     return f"{node.name}{where} ({source_line(node)})"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A clause that suggests the names in `known` closest to `name`, to go behind it in a message; else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

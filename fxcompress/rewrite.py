@@ -15,11 +15,11 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from fxcompress.builder import Builder
-from fxcompress.errors import PatternError, RuleError, describe, source_line
+from fxcompress.errors import PatternError, RuleError, describe, did_you_mean, source_line
 from fxcompress.example import Example
 from fxcompress.pattern import Pattern
 from fxcompress.pattern.matcher import Match, match_at, root_targets
-from fxcompress.pattern.opnames import nearest, target_name
+from fxcompress.pattern.opnames import target_name
 from fxcompress.pattern.structure import depth, names
 
 
@@ -44,7 +44,7 @@ class Rule:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise PatternError(f"rule {self.name}: name the builder's parameters one by one, not {parameter}")
             if parameter.name not in names(self.pattern):
-                hint = nearest(parameter.name, names(self.pattern))
+                hint = did_you_mean(parameter.name, names(self.pattern))
                 known = ", ".join(names(self.pattern))
                 raise PatternError(f"rule {self.name}: its pattern binds no {parameter.name!r}{hint}; the names are: {known}")
         root_targets(self.pattern)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from torch import fx
 
-from fxcompress.errors import ScopeError
+from fxcompress.errors import ScopeError, did_you_mean
 
 
 def select(graph: fx.Graph, scopes: Iterable[str]) -> set[fx.Node]:
@@ -24,7 +23,8 @@ def select(graph: fx.Graph, scopes: Iterable[str]) -> set[fx.Node]:
     for scope in scopes:
         matched = {node for node in graph.nodes if scope in _names(node) or _globbed(node, scope)}
         if not matched:
-            raise ScopeError(_unknown(scope, {name for node in graph.nodes for name in _names(node)}))
+            hint = did_you_mean(scope, {name for node in graph.nodes for name in _names(node)})
+            raise ScopeError(f"scope {scope!r} matches nothing in the model{hint}; print(compiled.text()) shows all names")
         found |= matched
     return found
 
@@ -44,9 +44,3 @@ def operation(node: fx.Node) -> str:
 
 def _globbed(node: fx.Node, scope: str) -> bool:
     return any(c in scope for c in "*?[") and any(fnmatch.fnmatchcase(name, scope) for name in _names(node))
-
-
-def _unknown(scope: str, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(scope, names, 3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "print(compiled.text()) shows all names"
-    return f"scope {scope!r} matches nothing in the model; {hint}"

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import attribute
+from fxcompress.builder import add_attribute, attribute
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import source_line
@@ -45,12 +45,12 @@ class GuardSharedConvolutions(Pass):
         return rewritten
 
     def _give_bias(self, graph_module: fx.GraphModule, node: fx.Node) -> None:
-        name = f"{node.name}_guard_bias"
-        channels = node.meta["val"].shape[1]
-        graph_module.register_buffer(name, torch.full((int(channels),), torch.finfo(torch.float32).tiny))
+        channels = int(node.meta["val"].shape[1])
+        smallest = torch.full((channels,), torch.finfo(torch.float32).tiny)
+        name = add_attribute(graph_module, f"{node.name}_guard_bias", smallest)
         with graph_module.graph.inserting_before(node):
             bias = graph_module.graph.create_node("get_attr", name, name=name)
-        bias.meta = {"val": getattr(graph_module, name), "scope": node.meta.get("scope", ""), "created_by": self.name}
+        bias.meta = {"val": smallest, "scope": node.meta.get("scope", ""), "created_by": self.name}
         node.args = (*node.args[:2], bias, *node.args[3:])
 
 

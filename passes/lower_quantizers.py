@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxcompress.builder import attribute
+from fxcompress.builder import add_attribute, attribute
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import PlanError, describe, source_line
@@ -79,18 +79,10 @@ class LowerQuantizers(Pass):
         return self._describe(node.graph.create_node("call_function", target, args, name=name), node, like)
 
     def _constant(self, graph_module: fx.GraphModule, name: str, value: torch.Tensor, node: fx.Node) -> fx.Node:
-        name = _free_name(graph_module, name)
-        graph_module.register_buffer(name, value.detach().clone())
+        name = add_attribute(graph_module, name, value.detach().clone())
         return self._describe(node.graph.create_node("get_attr", name, name=name), node, value)
 
     def _describe(self, made: fx.Node, node: fx.Node, like: object) -> fx.Node:
         made.meta = {key: node.meta[key] for key in ("scope", "stack_trace", "region") if key in node.meta}
         made.meta |= {"val": like, "created_by": self.name}
         return made
-
-
-def _free_name(graph_module: fx.GraphModule, name: str) -> str:
-    number = 0
-    while hasattr(graph_module, f"{name}_{number}" if number else name):
-        number += 1
-    return f"{name}_{number}" if number else name

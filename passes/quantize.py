@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.builder import attribute
+from fxcompress.builder import add_attribute, attribute
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.pipeline import Context, Pass
@@ -66,34 +66,25 @@ class Quantize(Pass):
             quantizer.set_range(weight.amin(reduced), weight.amax(reduced))
         except CalibrationError as problem:
             raise CalibrationError(f"{problem} in the weight {describe(site.weight)}; repair the model's weights") from None
-        return self._insert(graph_module, site.weight, site.consumers, quantizer)
+        target = add_attribute(graph_module, f"{site.weight.name}_quantizer", quantizer)
+        return self._insert(graph_module, site.weight, site.consumers, target)
 
     def _quantize_activation(
         self, graph_module: fx.GraphModule, site: ActivationSite, context: Context, shared: dict[str, str]
     ) -> Replacement:
-        quantizer = None if site.group in shared else Quantizer(self.activations or context.target.activations)
-        rewritten = self._insert(graph_module, site.producer, site.consumers, quantizer, shared.get(site.group))
-        shared.setdefault(site.group, rewritten.node)
-        return rewritten
+        if site.group not in shared:
+            quantizer = Quantizer(self.activations or context.target.activations)
+            shared[site.group] = add_attribute(graph_module, f"{site.producer.name}_quantizer", quantizer)
+        return self._insert(graph_module, site.producer, site.consumers, shared[site.group])
 
-    def _insert(
-        self,
-        graph_module: fx.GraphModule,
-        value: fx.Node,
-        consumers: Iterable[fx.Node],
-        quantizer: Quantizer | None,
-        existing: str | None = None,
-    ) -> Replacement:
-        """Put `quantizer`, or the module called `existing`, between `value` and `consumers`."""
+    def _insert(self, graph_module: fx.GraphModule, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
+        """Put a call of the quantizer `target` between `value` and `consumers`."""
         graph = graph_module.graph
         place_after = value
         while value.op in ("placeholder", "get_attr") and place_after.next.op in ("placeholder", "get_attr"):
             place_after = place_after.next
         with graph.inserting_after(place_after):
-            node = graph.create_node("call_module", "pending", (value,), name=f"{value.name}_quantizer")
-        node.target = existing or node.name
-        if quantizer is not None:
-            graph_module.add_submodule(node.name, quantizer)
+            node = graph.create_node("call_module", target, (value,), name=f"{value.name}_quantizer")
         for key in ("val", "scope", "stack_trace"):
             if key in value.meta:
                 node.meta[key] = value.meta[key]

@@ -274,3 +274,21 @@ def test_openvino_keeps_the_readers_of_a_convolution_apart(tmp_path, reader):
 
     compiled = fxcompress.compile(Shared(), data=[images()])
     assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
+
+
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("taken", ["conv_guard_bias", "conv_weight_quantizer", "conv_weight_scale", "input_1_quantizer"])
+def test_what_passes_add_takes_no_name_that_the_model_has_given(taken, read):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1, bias=False)
+            self.register_buffer(taken, torch.full((4, 1, 1), 7.0))
+
+        def forward(self, input_1):
+            y = self.conv(input_1)
+            return y + torch.exp(y) + (getattr(self, taken) if read else 0)
+
+    compiled = fxcompress.compile(Named(), data=[images()])
+    assert (compiled.get_buffer(taken) == 7).all()
+    assert agreement([compiled(images())], [compiled.lower()(images())]) > 80

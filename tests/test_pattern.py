@@ -270,11 +270,11 @@ def test_a_search_over_budget_is_an_error_that_names_pattern_and_node() -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: op.rellu(x), r"no ATen operation called 'rellu'.*did you mean relu"),
+        (lambda: op.rellu(x), r"no ATen operation called 'rellu'.*did you mean 'relu'"),
         (lambda: op["div.Sensor"](x), r"no operation 'div.Sensor'; the overloads are .*Tensor"),
         (lambda: op.relu_(x), r"relu_.* works in place"),
         (lambda: op.relu(x, y), r"relu takes 1 positional arguments \(self\), not 2"),
-        (lambda: op.conv2d(x, w, strides=2), r"conv2d has no argument 'strides' \(did you mean stride\?\)"),
+        (lambda: op.conv2d(x, w, strides=2), r"conv2d has no argument 'strides' \(did you mean 'stride'\?\)"),
         (lambda: op.conv2d(x, w, weight=w), r"conv2d is given 'weight' twice"),
         (lambda: op.transpose(x), r"transpose needs dim0, dim1"),
         (lambda: op.add(..., x), r"\.\.\. may only be the last positional argument"),

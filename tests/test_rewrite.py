@@ -240,7 +240,7 @@ def test_rules_that_never_end_are_an_error() -> None:
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda new, conw: None, r"rule <lambda>: its pattern binds no 'conw' \(did you mean conv"),
+        (lambda new, conw: None, r"rule <lambda>: its pattern binds no 'conw' \(did you mean 'conv'"),
         (lambda: None, r"first parameter must be `new`"),
         (lambda x, w: None, r"first parameter must be `new`"),
         (lambda new, *rest: None, r"name the builder's parameters one by one, not \*rest"),

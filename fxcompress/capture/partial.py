@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.tracing import private_copy, stopped_by
-from fxcompress.errors import CaptureError, ScopeError
+from fxcompress.errors import CaptureError, ScopeError, did_you_mean
 from fxcompress.inputs import ExampleInputs, describe_value
 
 
@@ -61,9 +60,8 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
     known = [path for path, _ in model.named_modules() if path]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 3, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {', '.join(known[:5])} ..."
-            raise ScopeError(f"{type(model).__name__} has no submodule {name!r}{hint}")
+            hint, some = did_you_mean(name, known), ", ".join(known[:5])
+            raise ScopeError(f"{type(model).__name__} has no submodule {name!r}{hint}; it has {some} ...")
 
 
 def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], found: PartialCapture) -> None:

@@ -30,8 +30,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.errors import PatternError
-from fxcompress.pattern.opnames import nearest, target_called, target_name
+from fxcompress.errors import PatternError, did_you_mean
+from fxcompress.pattern.opnames import target_called, target_name
 from fxcompress.signature import REQUIRED, signature
 
 _SHOWN_DEPTH, _SHOWN_LENGTH = 4, 160  # calls inside one another, and characters, that a pattern's text shows
@@ -230,7 +230,7 @@ class _Operator:
         given = dict(zip(declared.names, args))
         for keyword, value in kwargs.items():
             if keyword not in declared.names:
-                hint = nearest(keyword, declared.names)
+                hint = did_you_mean(keyword, declared.names)
                 raise PatternError(f"{label} has no argument {keyword!r}{hint}; it takes {', '.join(declared.names)}")
             if keyword in given:
                 raise PatternError(f"{label} is given {keyword!r} twice, by position and by keyword")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 
 from fxcompress.dialect import resolve
-from fxcompress.errors import DialectError, PatternError
+from fxcompress.errors import DialectError, PatternError, did_you_mean
 
 
 def target_called(name: str) -> OpOverload:
@@ -27,7 +25,7 @@ def target_called(name: str) -> OpOverload:
     except DialectError as error:
         known = {n.removeprefix("aten::").partition(".")[0] for n in torch._C._dispatch_get_all_op_names()}
         known = {name for name in known if not name.endswith("_")}
-        raise PatternError(f"{error}{nearest(name, known)}") from None
+        raise PatternError(f"{error}{did_you_mean(name, known)}") from None
 
 
 def target_name(target: Any) -> str:
@@ -40,9 +38,3 @@ def target_name(target: Any) -> str:
     except DialectError:
         plain = target._overloadname == "default"
     return packet if plain else f"{packet}.{target._overloadname}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that suggests the names in `known` closest to `name`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, did_you_mean
 from fxcompress.targets.onnxruntime_cpu import ONNXRUNTIME_CPU
 from fxcompress.targets.openvino_cpu import OPENVINO_CPU
 from fxcompress.targets.table import Target, Weighted
@@ -21,9 +19,8 @@ def find_target(target: str | Target) -> Target:
     if isinstance(target, Target):
         return target
     if target not in TARGETS:
-        close = difflib.get_close_matches(str(target), TARGETS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"no target is called {target!r}; {hint}There are: {', '.join(TARGETS)}")
+        hint = did_you_mean(str(target), TARGETS)
+        raise InputError(f"no target is called {target!r}{hint}; there are: {', '.join(TARGETS)}")
     return TARGETS[target]
 
 
