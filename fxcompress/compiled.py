@@ -80,9 +80,7 @@ class Compiled(fx.GraphModule):
         """
         written = []
         for position, (name, graph) in enumerate(self.compilation.steps):
-            stem = f"{position:02d}-{name.partition('(')[0]}"
-            highlight = stem.partition("-")[2] if position else None
-            written += dump(fx.GraphModule(self, graph), Path(folder), stem, highlight=highlight, title=name)
+            written += dump_step(fx.GraphModule(self, graph), Path(folder), position, name)
         return written
 
     def lower(self) -> fx.GraphModule:
@@ -130,6 +128,12 @@ class Compiled(fx.GraphModule):
         twin.compilation = self.compilation
         twin.training = self.training
         return twin
+
+
+def dump_step(graph_module: fx.GraphModule, folder: Path, position: int, name: str) -> list[Path]:
+    """Write every view of the graph after step `position`, the pass that prints as `name`; step 0 is the capture."""
+    short = name.partition("(")[0]
+    return dump(graph_module, folder, f"{position:02d}-{short}", highlight=short if position else None, title=name)
 
 
 def _share_state(source: nn.Module, sink: nn.Module) -> None:

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from fxcompress import defaults, pipeline
 from fxcompress import verify as verification
 from fxcompress.capture import PartialCapture, capture, capture_submodules
-from fxcompress.compiled import Compilation, Compiled
+from fxcompress.compiled import Compilation, Compiled, dump_step
 from fxcompress.dialect import copy_graph
 from fxcompress.effect import ROUNDING_DECIBELS
 from fxcompress.errors import CaptureError
@@ -107,12 +107,11 @@ class _Settings:
         if self.progress:
             context.progress = self.progress
         steps: list[tuple[str, fx.Graph]] = []
-        writer = pipeline.write_dump(self.folder / part) if self.folder else None
 
         def watch(position: int, one: Pass | None, graph_module: fx.GraphModule) -> None:
             steps.append((str(one or "Capture"), copy_graph(graph_module.graph)))
-            if writer:
-                writer(position, one, graph_module)
+            if self.folder:
+                dump_step(graph_module, self.folder / part, position, steps[-1][0])
 
         report = pipeline.run(captured.graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, captured.row)

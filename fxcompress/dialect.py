@@ -2,7 +2,7 @@
 
 A graph in the dialect holds `placeholder`, `get_attr`, `output`, `call_function` of functional ATen overloads (plus
 `operator.getitem` and integer arithmetic on symbolic sizes), and `call_module` only for modules that a pass inserted.
-Capture erases all other spellings (see `canonical`), so a pattern needs to know one name per operation.
+Capture erases all other spellings (see `fxcompress.capture.canonical`), so a pattern needs to know one name per operation.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -197,14 +196,3 @@ def _modules_after(graph_module: fx.GraphModule, node: fx.Node):
         module = graph_module.get_submodule(user.target) if user.op == "call_module" else None
         if hasattr(module, "bytes_per_weight"):
             yield module
-
-
-def write_dump(folder: Path) -> Callable[[int, Pass | None, fx.GraphModule], None]:
-    """A watcher for `run` that writes the graph after every pass to `folder`, as text, DOT, GraphML and a picture."""
-    from fxcompress.graph.dump import dump
-
-    def watch(position: int, one: Pass | None, graph_module: fx.GraphModule) -> None:
-        name = one.name if one else "Capture"
-        dump(graph_module, folder, f"{position:02d}-{name}", highlight=name if one else None, title=str(one or "captured"))
-
-    return watch

@@ -98,6 +98,9 @@ def same_value(left: Any, right: Any) -> bool:
 DIMENSIONS = frozenset({"dim", "dims", "dim0", "dim1", "start_dim", "end_dim"})
 """Parameters that name dimensions, which count from the front or, below zero, from the back."""
 
+NEW_DIMENSION = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.stack.default})
+"""Operations whose dimension counts over those of the result, one more than the input has."""
+
 
 def same_dimensions(node: fx.Node, left: Any, right: Any) -> bool:
     """Whether `left` and `right` are the same dimension, or list of dimensions, of the call `node`."""
@@ -108,11 +111,8 @@ def same_dimensions(node: fx.Node, left: Any, right: Any) -> bool:
     inputs = [value.meta.get("val") for value in node.all_input_nodes]
     if not inputs or not isinstance(inputs[0], torch.Tensor):
         return False
-    rank = inputs[0].dim() + (node.target in _NEW_DIMENSION)
+    rank = inputs[0].dim() + (node.target in NEW_DIMENSION)
     return rank > 0 and left % rank == right % rank
-
-
-_NEW_DIMENSION = {torch.ops.aten.unsqueeze.default, torch.ops.aten.stack.default}
 
 
 def _same_attribute(left: Any, right: Any) -> bool:

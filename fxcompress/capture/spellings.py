@@ -1,37 +1,17 @@
-"""The table of spellings: for each overload that the dialect does not use, how to write the one that it does.
-
-A row takes the `Call` in its foreign spelling and returns the node that stands for it, or None to leave it.
-"""
+"""Rows of the table of spellings: arithmetic, activations, reductions, padding and pooling."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.capture.canonical import Call, same_sizes, size_of
+from fxcompress.capture.respelling import SPELLINGS, Call, Respell, same_sizes, size_of, spelling
 
 aten = torch.ops.aten
-
-Respell = Callable[[Call], fx.Node | None]
-
-SPELLINGS: dict[Any, Respell] = {}
-"""Foreign overload -> how to respell it. A spelling that an overload shares with the dialect's own one returns None."""
-
-
-def spelling(*targets: OpOverload) -> Callable[[Respell], Respell]:
-    """Enter a function in the table as the row of each of `targets`."""
-
-    def enter(respell: Respell) -> Respell:
-        for target in targets:
-            SPELLINGS[target] = respell
-        return respell
-
-    return enter
 
 
 def _renamed(target: OpOverload, **defaults: Any) -> Respell:
@@ -297,11 +277,3 @@ def _max_pool2d_alone(call: Call) -> fx.Node | None:
 @spelling(aten.max_pool3d_with_indices.default)
 def _max_pool3d_alone(call: Call) -> fx.Node | None:
     return call.first(aten.max_pool3d.default, *call.node.args, **call.node.kwargs)
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether `value` is a node that holds one tensor."""
-    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor)
-
-
-from fxcompress.capture import spellings_layers, spellings_shapes  # noqa: E402, F401  (they enter their rows)

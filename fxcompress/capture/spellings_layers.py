@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxcompress.capture.canonical import Call, same_sizes, size_of
 from fxcompress.capture.constants import PREFIX
-from fxcompress.capture.spellings import spelling
+from fxcompress.capture.respelling import Call, same_sizes, size_of, spelling
 
 aten = torch.ops.aten
 

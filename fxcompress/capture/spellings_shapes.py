@@ -10,8 +10,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.capture.canonical import Call, arrange, same_size, same_sizes, size_of
-from fxcompress.capture.spellings import spelling
+from fxcompress.capture.arguments import arrange
+from fxcompress.capture.respelling import Call, same_size, same_sizes, size_of, spelling
 
 aten = torch.ops.aten
 
