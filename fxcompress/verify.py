@@ -59,7 +59,7 @@ class Verifier:
     def __init__(self, graph_module: fx.GraphModule, example: ExampleInputs):
         self.graph_module, self.example = graph_module, example
         self.outputs = outputs(graph_module, example)
-        self.state = _state(graph_module)
+        self.snapshot = _Snapshot(graph_module)
 
     def check(
         self,
@@ -79,7 +79,8 @@ class Verifier:
         Raises:
             VerificationError: the promise was broken.
         """
-        if not rewritten and _state(self.graph_module) == self.state:
+        snapshot = _Snapshot(self.graph_module)
+        if not rewritten and snapshot.shows_what(self.snapshot):
             return float("inf")
         after = outputs(self.graph_module, self.example)
         decibels = agreement(self.outputs, after)
@@ -91,7 +92,7 @@ class Verifier:
                 f"{name} promised {effect.promise}, but the outputs agree to {decibels:.1f} dB only{where or ''}. "
                 f"{remedy}, or declare the pass's effect as it is"
             )
-        self.outputs, self.state = after, _state(self.graph_module)
+        self.outputs, self.snapshot = after, snapshot
         return decibels
 
     def _culprit(
@@ -112,8 +113,19 @@ class Verifier:
         return culprit
 
 
-def _state(graph_module: fx.GraphModule) -> tuple[Any, ...]:
-    """All that the outputs depend on: the calls of the graph, and which tensors it holds in which version."""
-    calls = [node.format_node() for node in graph_module.graph.nodes]
-    tensors = (*graph_module.parameters(), *graph_module.buffers())
-    return calls, [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+class _Snapshot:
+    """What the outputs depend on: the calls of the graph, its modules and tensors, and the version of each tensor.
+
+    A write through ``tensor.data`` leaves the version as it is and is not seen; passes may write to no tensor at all.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule):
+        self.calls = [node.format_node() for node in graph_module.graph.nodes]
+        tensors = [*graph_module.parameters(), *graph_module.buffers()]
+        self.versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+        self.held = [*graph_module.modules(), *tensors]  # not their ids, which new ones could take over
+
+    def shows_what(self, other: _Snapshot) -> bool:
+        """Whether both are of the same calls on the same modules and tensors, unchanged."""
+        same = len(self.held) == len(other.held) and all(a is b for a, b in zip(self.held, other.held))
+        return same and self.calls == other.calls and self.versions == other.versions

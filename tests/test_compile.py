@@ -256,6 +256,15 @@ def test_other_grids_can_be_lowered(tmp_path):
     assert sqnr(compiled(images()), run_onnx(path, images())) > 25
 
 
+def test_graphs_written_while_compiling_are_those_written_afterwards(tmp_path):
+    chosen = [passes.FoldBatchNorm(), passes.RemoveDropout()]
+    compiled = fxcompress.compile(residual(), chosen, example_inputs=images(), dump=tmp_path / "during")
+    written = compiled.dump(tmp_path / "after")
+    assert len(written) == 12
+    for file in written:
+        assert (tmp_path / "during" / file.name).read_text() == file.read_text()
+
+
 def test_outputs_are_compared_in_whole():
     assert agreement(outputs(nn.Identity(), fxcompress.inputs.ExampleInputs((images(),))), [images()]) == float("inf")
     assert agreement([images()], [images(), images()]) == float("-inf")

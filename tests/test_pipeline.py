@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress import Effect, Pass, op, passes, rewrite, var
+from fxcompress import Effect, Pass, op, passes, rewrite, var, verify
 from fxcompress.errors import PlanError, VerificationError
 from fxcompress.pipeline import plan
+from fxcompress.verify import outputs
 
 x, w, b = var("x w b")
 
@@ -152,3 +153,34 @@ def test_a_pass_that_changes_a_weight_in_place_and_says_nothing_is_caught():
 
     with pytest.raises(VerificationError, match="Nudge promised the same bits"):
         compile_with(Nudge())
+
+
+def test_a_pass_that_replaces_a_module_and_says_nothing_is_caught():
+    class Insert(Pass):
+        effect = Effect.EXACT
+
+        def run(self, graph_module, context):
+            graph_module.add_submodule("act", nn.Identity())
+            last = graph_module.graph.output_node().args[0][0]
+            with graph_module.graph.inserting_after(last):
+                node = graph_module.graph.call_module("act", (last,))
+            node.meta["created_by"] = self.name
+            last.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+            return []
+
+    class Replace(Pass):
+        effect = Effect.EXACT
+
+        def run(self, graph_module, context):
+            graph_module.set_submodule("act", nn.ReLU())
+            return []
+
+    with pytest.raises(VerificationError, match="Replace promised the same bits"):
+        compile_with(Insert(), Replace())
+
+
+def test_a_pass_that_changes_nothing_is_not_run_through_again(monkeypatch):
+    runs = []
+    monkeypatch.setattr(verify, "outputs", lambda model, example: runs.append(model) or outputs(model, example))
+    compile_with(passes.RemoveDropout(), passes.RemoveDropout())
+    assert len(runs) == 3  # the model and its graph at capture, and the graph before the passes
