@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -280,11 +279,7 @@ def recipes(draw: st.DrawFn, max_steps: int = 8, in_place: bool = True, size: in
         source = draw(st.integers(max(0, len(channels) - 3), len(channels) - 1).filter(lambda v: v > 0))
         step = _step(draw, source, channels, in_place)
         add(step, _channels_of(step, channels))
-    recipe = Recipe(tuple(steps), tuple(channels), size, draw(st.integers(0, 99)), draw(st.sampled_from(sorted(FLATTENINGS))))
-    # An idle dropout is its own input: capture refuses to follow what is written to that in place, with an error.
-    text = repr(recipe)
-    assume(not ("dropout(" in text and "in place" in text))
-    return recipe
+    return Recipe(tuple(steps), tuple(channels), size, draw(st.integers(0, 99)), draw(st.sampled_from(sorted(FLATTENINGS))))
 
 
 def _step(draw: st.DrawFn, source: int, channels: list[int], in_place: bool) -> Step:

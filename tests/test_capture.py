@@ -17,6 +17,7 @@ from fxcompress import dialect
 from fxcompress.capture import capture
 from fxcompress.capture.partial import capture_submodules
 from fxcompress.errors import CaptureError, ScopeError
+from fxcompress.example import Example
 from fxcompress.inputs import ExampleInputs
 from fxcompress.modes import set_training
 
@@ -223,6 +224,38 @@ def test_writing_to_a_tensor_that_a_view_still_reads():
     dialect.check(graph_module)
     assert torch.allclose(graph_module(x), model(x))
     assert len(calls(graph_module, aten.dropout.default)) == 1
+
+
+def written_input(x):
+    y = F.dropout(x, 0.5, False)
+    x.add_(1)
+    return y * 3
+
+
+def written_dropout(x):
+    y = F.dropout(x, 0.5, False)
+    y.add_(1)
+    return x * 3
+
+
+def written_view(x):
+    F.dropout(x, 0.5, False).view(-1).add_(1)
+    return x * 3
+
+
+@pytest.mark.parametrize("write", [written_input, written_dropout, written_view])
+def test_an_idle_dropout_is_its_own_input(write):
+    model, x = Example(lambda x: write(x * 2)).module(), torch.randn(3, 4, 4)
+    graph_module = capture(model, ExampleInputs((x,)))
+    torch.testing.assert_close(graph_module(x), model(x))
+    assert any("dropout is left out" in note for note in graph_module.meta["capture_notes"])
+
+
+def test_a_dropout_whose_input_is_gone_can_be_changed_in_place():
+    model, x = Example(lambda x: F.dropout(x * 2, 0.5, False).relu_().add_(x)).module(), torch.randn(3, 4)
+    graph_module = capture(model, ExampleInputs((x,)))
+    torch.testing.assert_close(graph_module(x), model(x))
+    assert calls(graph_module, aten.dropout.default) and not graph_module.meta["capture_notes"]
 
 
 def test_an_in_place_operation_keeps_the_dtype():

@@ -14,11 +14,11 @@ from torch.export import ExportedProgram
 from fxcompress.capture.attention_dropout import record_attention_dropout
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
-from fxcompress.capture.functionalize import functionalize
+from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.naming import rename
 from fxcompress.capture.tracing import copy_tensor, private_copy, trace
-from fxcompress.errors import CaptureError
+from fxcompress.errors import CaptureError, source_line
 from fxcompress.inputs import ExampleInputs
 from fxcompress.modes import set_training
 
@@ -64,7 +64,7 @@ def _functional(program: ExportedProgram, notes: list[str]) -> fx.GraphModule:
     reason = _make_functional(module, notes)
     if reason is None:
         return module
-    module = _with_kept_dropout(program).run_decompositions({}).module(check_guards=False)
+    module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
     reason = _make_functional(module, notes)
     if reason is not None:
         raise CaptureError(f"an in-place operation cannot be replaced: {reason}; write it without the underscore")
@@ -77,10 +77,17 @@ def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
     return functionalize(module.graph, notes)
 
 
-def _with_kept_dropout(program: ExportedProgram) -> ExportedProgram:
-    """Dropouts as `native_dropout`, which torch's functionalisation keeps where it would drop an idle `dropout`."""
+def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:
+    """Dropouts as `native_dropout`, which torch's functionalisation keeps where it would drop an idle `dropout`.
+
+    Those that the model writes through make way for their input, which they are: torch would make a copy.
+    """
     program = copy.copy(program)
     program._graph_module = copy.deepcopy(program.graph_module)
+    for node in written_dropouts(program.graph):
+        notes.append(f"a dropout is left out, since its value is changed in place afterwards: {source_line(node)}")
+        node.replace_all_uses_with(node.args[0])
+        program.graph.erase_node(node)
     for node in program.graph.find_nodes(op="call_function", target=aten.dropout.default):
         with program.graph.inserting_before(node):
             both = program.graph.call_function(aten.native_dropout.default, node.args)

@@ -55,6 +55,28 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
     return None
 
 
+def written_dropouts(graph: fx.Graph) -> list[fx.Node]:
+    """The idle dropouts, each its own input in inference mode, across which a change in place is seen.
+
+    That is, the input is changed and the dropout's value read afterwards, or the other way round.
+    """
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    roots = storage_roots(graph)
+    found = []
+    for dropout in graph.nodes:
+        if dropout.target not in _HIDDEN_ALIASES or dropout.args[2]:
+            continue
+        below: dict[fx.Node, None] = {dropout: None}
+        for node in graph.nodes:
+            if _aliased_argument(node) in below:
+                below[node] = None
+        beside = [node for node in graph.nodes if roots[node] is roots[dropout] and node not in below]
+        writes = [node for node in (*below, *beside) if is_in_place(node) and order[node] > order[dropout]]
+        if any(_read_later(w, w.args[0], beside if w in below else [*below], order) for w in writes):
+            found.append(dropout)
+    return found
+
+
 def storage_roots(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """For each node, the node whose storage it shares (itself, where it has its own)."""
     roots: dict[fx.Node, fx.Node] = {}
