@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def compile(
         example_inputs: a tensor, a tuple of inputs, or a dict of keyword inputs. Without it they come from the first batch of
             `data`, or from the model (Hugging Face `dummy_inputs`, Lightning `example_input_array`, timm `pretrained_cfg`).
         data: calibration data, any iterable of batches: a tensor, a tuple whose first items are the inputs, or a dict of
-            keyword inputs.
+            keyword inputs. Passes may read it several times; what an iterator yields is kept for that.
         target: a name in `fxcompress.targets.TARGETS`, or a `Target`.
         verify: compare the outputs before and after each pass on the example inputs.
         dump: a folder for the graph after every pass (as `Compiled.dump`, but written while compiling).
@@ -158,8 +158,6 @@ def _compile_parts(
     model: nn.Module, captured: PartialCapture, example: ExampleInputs, data: Iterable[Any] | None, settings: _Settings
 ) -> PartlyCompiled:
     """Compile each captured submodule on what it is given while the whole model runs over the data."""
-    if isinstance(data, Iterator):
-        data = list(data)  # every part reads all of it
     parts = {}
     for path, graph_module in captured.graphs.items():
         one = _described(graph_module, model.get_submodule(path), captured.inputs[path], 0.0, settings.verify)

@@ -155,9 +155,9 @@ def _on_device(found: ExampleInputs, model: Any, move: bool) -> ExampleInputs:
 
 
 def peek(data: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
-    """The first batch of `data`, and an iterable that still yields it.
+    """The first batch of `data`, and an iterable of all batches that can be read several times.
 
-    A re-iterable (a list, a `DataLoader`) is handed back as it is; an iterator is chained behind its first batch.
+    A re-iterable (a list, a `DataLoader`) is handed back as it is; an iterator is `Remembered`.
 
     Raises:
         InputError: `data` cannot be iterated or is empty.
@@ -166,12 +166,27 @@ def peek(data: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
         raise InputError(
             f"data is a {type(data).__name__}, not an iterable of batches; wrap a single batch in a list: data=[batch]"
         )
-    iterator = iter(data)
-    try:
-        first = next(iterator)
-    except StopIteration:
-        raise InputError("data is empty; it must yield at least one batch of inputs") from None
-    return first, itertools.chain([first], iterator) if isinstance(data, Iterator) else data
+    readable = Remembered(data) if isinstance(data, Iterator) else data
+    for first in readable:
+        return first, readable
+    raise InputError("data is empty; it must yield at least one batch of inputs")
+
+
+class Remembered:
+    """An iterator that can be read several times: batches are kept as they are read, and no sooner."""
+
+    def __init__(self, iterator: Iterator[Any]):
+        self._iterator = iterator
+        self._kept: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for position in itertools.count():
+            if position == len(self._kept):
+                try:
+                    self._kept.append(next(self._iterator))
+                except StopIteration:
+                    return
+            yield self._kept[position]
 
 
 def batch_inputs(batch: Any, example: ExampleInputs) -> ExampleInputs:

@@ -34,7 +34,7 @@ class Context:
     Attributes:
         example: inputs that the graph accepts; verification runs on them.
         target: the runtime that the result is meant for.
-        data: calibration batches, or None.
+        data: calibration batches, which can be read several times, or None.
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
         notes: what the running pass tells the reader of the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.

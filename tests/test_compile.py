@@ -256,6 +256,12 @@ def test_other_grids_can_be_lowered(tmp_path):
     assert sqnr(compiled(images()), run_onnx(path, images())) > 25
 
 
+def test_two_passes_read_all_of_a_generator():
+    chosen = [passes.FoldBatchNorm(), passes.Quantize(), passes.Calibrate(), passes.Calibrate(samples=None)]
+    compiled = fxcompress.compile(residual(), chosen, data=(images(seed=seed) for seed in range(3)))
+    assert [note.split(" samples")[0] for row in compiled.report.rows[-2:] for note in row.notes] == ["12", "12"]
+
+
 def test_graphs_written_while_compiling_are_those_written_afterwards(tmp_path):
     chosen = [passes.FoldBatchNorm(), passes.RemoveDropout()]
     compiled = fxcompress.compile(residual(), chosen, example_inputs=images(), dump=tmp_path / "during")

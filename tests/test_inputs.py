@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +99,16 @@ def test_peek_loses_nothing(items, once):
     first, data = peek(iter(items) if once else items)
     assert first == items[0]
     assert list(data) == items
+    assert list(data) == items, "it can be read again"
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_an_iterator_is_read_no_further_than_need_be(wanted, again):
+    source = iter(range(10))
+    _, data = peek(source)
+    assert list(itertools.islice(data, wanted)) == list(range(wanted))
+    assert list(itertools.islice(data, again)) == list(range(again))
+    assert next(source) == max(wanted, again)
 
 
 @given(st.integers(1, 7))
