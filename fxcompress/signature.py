@@ -95,11 +95,27 @@ def same_value(left: Any, right: Any) -> bool:
     return type(left) is type(right) and left == right
 
 
-DIMENSIONS = frozenset({"dim", "dims", "dim0", "dim1", "start_dim", "end_dim"})
-"""Parameters that name dimensions, which count from the front or, below zero, from the back."""
+_DIMENSIONS = frozenset({"dim", "dims", "dim0", "dim1", "dim2", "start_dim", "end_dim"})
+_REPEATS = frozenset({torch.ops.aten.tile.default})  # its `dims` are numbers of copies
+# Their dimensions are those of the result, which has one more than the input.
+_ONE_MORE = frozenset(
+    {torch.ops.aten.unsqueeze.default, torch.ops.aten.unsqueeze_copy.default}
+    | {torch.ops.aten.stack.default, torch.ops.aten.diag_embed.default}
+)
 
-NEW_DIMENSION = frozenset({torch.ops.aten.unsqueeze.default, torch.ops.aten.stack.default})
-"""Operations whose dimension counts over those of the result, one more than the input has."""
+
+def names_dimensions(target: Callable, parameter: str) -> bool:
+    """Whether `parameter` of `target` names dimensions, which count from the front or, below zero, from the back."""
+    return parameter in _DIMENSIONS and target not in _REPEATS
+
+
+def rank(node: fx.Node) -> int | None:
+    """How many dimensions a dimension argument of the call `node` counts over; None where that is not known."""
+    first = next(iter((*node.args, *node.kwargs.values())), None)
+    inputs = first if isinstance(first, (list, tuple)) else [first]
+    values = [source.meta.get("val") for source in inputs if isinstance(source, fx.Node)]
+    ranks = [value.dim() for value in values if isinstance(value, torch.Tensor)]
+    return max(ranks) + (node.target in _ONE_MORE) if ranks else None
 
 
 def same_dimensions(node: fx.Node, left: Any, right: Any) -> bool:
@@ -108,11 +124,8 @@ def same_dimensions(node: fx.Node, left: Any, right: Any) -> bool:
         return len(left) == len(right) and all(same_dimensions(node, a, b) for a, b in zip(left, right))
     if same_value(left, right) or not isinstance(left, int) or not isinstance(right, int):
         return same_value(left, right)
-    inputs = [value.meta.get("val") for value in node.all_input_nodes]
-    if not inputs or not isinstance(inputs[0], torch.Tensor):
-        return False
-    rank = inputs[0].dim() + (node.target in NEW_DIMENSION)
-    return rank > 0 and left % rank == right % rank
+    dimensions = rank(node)
+    return bool(dimensions) and left % dimensions == right % dimensions
 
 
 def _same_attribute(left: Any, right: Any) -> bool:

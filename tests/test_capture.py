@@ -258,6 +258,46 @@ def test_a_dropout_whose_input_is_gone_can_be_changed_in_place():
     assert calls(graph_module, aten.dropout.default) and not graph_module.meta["capture_notes"]
 
 
+def constant_written_between_reads(x):
+    c = torch.zeros(4)
+    before = x + c
+    c.add_(1)
+    return before + c * x
+
+
+def view_of_a_constant_written_between_reads(x):
+    c = torch.arange(8.0).view(2, 4)
+    before = x + c[0]
+    c[0].mul_(2)
+    return before * c[0] + c[1]
+
+
+def clamp_of_integers_to_a_real(x):
+    return (x * 5).long().clamp(min=0.0)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        constant_written_between_reads,
+        view_of_a_constant_written_between_reads,
+        clamp_of_integers_to_a_real,
+        lambda x: x[:, :-10].sum() + x,
+        lambda x: torch.cat([x[:, :-5], x[:, -9:-3]], 1),
+        lambda x: x.tile(2),
+        lambda x: x.tile((1, 3)),
+        lambda x: torch.diag_embed(x, 0, 0, 1),
+        lambda x: torch.diag_embed(x, 0, -3, -1),
+        lambda x: torch.cat([torch.tensor([]), x[:, None], x[:, None]], dim=-2),
+    ],
+)
+def test_arguments_keep_their_meaning(program):
+    graph_module = capture(Example(program).module(), ExampleInputs((torch.randn(2, 4),)))
+    for batch in (1, 3):
+        x = torch.randn(batch, 4)
+        torch.testing.assert_close(graph_module(x), program(x), rtol=1e-6, atol=1e-6)
+
+
 def test_an_in_place_operation_keeps_the_dtype():
     class Half(nn.Module):
         def forward(self, x, y):

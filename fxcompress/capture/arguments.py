@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.signature import DIMENSIONS, NEW_DIMENSION
+from fxcompress.signature import names_dimensions, rank, same_dimensions
 
 aten = torch.ops.aten
 
@@ -49,37 +49,26 @@ def arrange(node: fx.Node) -> None:
         return
     parameters = _parameters(node.target)
     given = {**dict(zip((p.name for p in parameters), node.args)), **node.kwargs}
-    rank = _rank(node, given, parameters)
-    values = {p.name: _one_form(node, p, given[p.name], rank) for p in parameters if p.name in given}
+    values = {p.name: _one_form(node, p, given[p.name]) for p in parameters if p.name in given}
     positional = [p for p in parameters if not p.keyword_only]
-    while positional and _is_default(positional[-1], values.get(positional[-1].name, positional[-1].default), rank):
+    while positional and _is_default(node, positional[-1], values.get(positional[-1].name, positional[-1].default)):
         positional.pop()
     args = tuple(values.get(p.name, p.default) for p in positional)
     kwargs = {
         p.name: values[p.name]
         for p in parameters
-        if p.keyword_only and p.name in values and not _is_default(p, values[p.name], rank)
+        if p.keyword_only and p.name in values and not _is_default(node, p, values[p.name])
     }
     if args != node.args or kwargs != node.kwargs or [type(a) for a in args] != [type(a) for a in node.args]:
         node.args, node.kwargs = args, kwargs
 
 
-def _rank(node: fx.Node, given: dict[str, Any], parameters: tuple[_Parameter, ...]) -> int | None:
-    """The number of dimensions that a dimension argument of `node` counts over."""
-    first = given.get(parameters[0].name) if parameters else None
-    if isinstance(first, (list, tuple)) and first:
-        first = first[0]
-    value = first.meta.get("val") if isinstance(first, fx.Node) else None
-    if not isinstance(value, Tensor):
-        return None
-    return value.dim() + (node.target in NEW_DIMENSION)
-
-
-def _one_form(node: fx.Node, parameter: _Parameter, value: Any, rank: int | None) -> Any:
+def _one_form(node: fx.Node, parameter: _Parameter, value: Any) -> Any:
     if parameter.name in _MACHINE:
         return True
-    if parameter.name in DIMENSIONS and rank and parameter.kind != "Tensor":
-        return _dimension(node.target, value, rank)
+    dimensions = rank(node)
+    if dimensions and names_dimensions(node.target, parameter.name) and parameter.kind != "Tensor":
+        return _dimension(node.target, value, dimensions)
     if isinstance(value, int) and not isinstance(value, bool):
         if parameter.length and "List" in parameter.kind:
             return [value] * parameter.length
@@ -99,12 +88,12 @@ def _dimension(target: Any, value: Any, rank: int) -> Any:
     return -1 if target in _FROM_THE_BACK and front == rank - 1 else front
 
 
-def _is_default(parameter: _Parameter, value: Any, rank: int | None) -> bool:
+def _is_default(node: fx.Node, parameter: _Parameter, value: Any) -> bool:
     if parameter.required or isinstance(value, fx.Node):
         return False
     default = parameter.default
-    if parameter.name in DIMENSIONS and isinstance(default, int) and isinstance(value, int) and rank:
-        return value % rank == default % rank
+    if names_dimensions(node.target, parameter.name) and isinstance(default, int) and isinstance(value, int):
+        return same_dimensions(node, value, default)
     if value is None or default is None or isinstance(default, (bool, str)) or isinstance(value, (bool, str)):
         return type(value) is type(default) and value == default
     if isinstance(value, (list, tuple)) and isinstance(default, (int, float)):

@@ -50,8 +50,12 @@ def fold_constants(module: fx.GraphModule) -> None:
 
 
 def _constant_nodes(module: fx.GraphModule) -> list[fx.Node]:
-    """In order: calls on literals alone whose storage nothing else writes to, and tensors that are not in the state."""
+    """In order: calls on literals alone, and tensors that are not in the state.
+
+    Their storage is written to by calls on literals alone, before anything else reads it.
+    """
     graph = module.graph
+    order = {node: position for position, node in enumerate(graph.nodes)}
     roots = storage_roots(graph)
     state = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     state |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
@@ -61,10 +65,15 @@ def _constant_nodes(module: fx.GraphModule) -> list[fx.Node]:
         for node in graph.nodes:
             if roots[node] not in spoiled and _is_constant(node, found, state):
                 found[node] = None
-        written = {roots[n] for n in graph.nodes if is_in_place(n) and n not in found} & {roots[n] for n in found}
-        if not written:
+        first_read: dict[fx.Node, int] = {}
+        for node in found:
+            readers = [order[user] for user in node.users if user not in found]
+            first_read[roots[node]] = min([first_read.get(roots[node], len(order)), *readers])
+        writes = [node for node in graph.nodes if is_in_place(node) and roots[node] in first_read]
+        late = {roots[node] for node in writes if node not in found or order[node] > first_read[roots[node]]}
+        if not late:
             return list(found)
-        spoiled |= written
+        spoiled |= late
 
 
 def _is_constant(node: fx.Node, found: dict[fx.Node, None], state: set[str]) -> bool:

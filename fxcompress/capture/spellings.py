@@ -161,7 +161,8 @@ def _clamp_max(call: Call) -> fx.Node:
 def _clamp(call: Call) -> fx.Node | None:
     floor, ceiling = call["min"], call["max"]
     infinite = isinstance(ceiling, float) and ceiling == math.inf
-    if isinstance(floor, (int, float)) and floor == 0 and (ceiling is None or infinite):
+    same_dtype = call.value.dtype == call["self"].meta["val"].dtype  # a real bound makes integers real
+    if isinstance(floor, (int, float)) and floor == 0 and (ceiling is None or infinite) and same_dtype:
         return call.same(aten.relu.default, call["self"])
     return None
 

@@ -154,8 +154,7 @@ def _slice(call: Call) -> fx.Node | None:
     x, dim, start, end, step = (call[name] for name in ("self", "dim", "start", "end", "step"))
     size = size_of(x)[dim]
     if isinstance(size, int):
-        start, end = (s + size if isinstance(s, int) and s < 0 else s for s in (start, end))
-        start = max(start, 0) if isinstance(start, int) else start
+        start, end = (max(s + size, 0) if isinstance(s, int) and s < 0 else s for s in (start, end))
     if isinstance(end, int) and (end == sys.maxsize or (isinstance(size, int) and end >= size)):
         end = None
     start = 0 if start is None else start

@@ -17,7 +17,7 @@ from fxcompress.dialect import COMMUTATIVE
 from fxcompress.errors import MatchBudgetError, PatternError, describe
 from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable
 from fxcompress.pattern.structure import literal, names
-from fxcompress.signature import DIMENSIONS, same_dimensions, same_value, signature
+from fxcompress.signature import names_dimensions, same_dimensions, same_value, signature
 
 # A linked list of goals: () or (matcher, value, the rest). A step returns the goals left to solve, or the outcome.
 Goals = tuple
@@ -214,7 +214,7 @@ class _Call(_Matcher):
             operands_in_order.append((position, name, default, matcher))
         self.pair = operands_in_order[:2] if self.commutes else []
         others = operands_in_order[len(self.pair) :]
-        self.dimensions = [o for o in others if o[1] in DIMENSIONS and literal(o[3].pattern) is not None]
+        self.dimensions = [o for o in others if names_dimensions(self.target, o[1]) and literal(o[3].pattern) is not None]
         others = [operand for operand in others if operand not in self.dimensions]
         self.leaves = [operand for operand in others if operand[3].leaf]
         self.inner = [operand for operand in reversed(others) if not operand[3].leaf]
