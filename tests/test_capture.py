@@ -298,6 +298,28 @@ def test_arguments_keep_their_meaning(program):
         torch.testing.assert_close(graph_module(x), program(x), rtol=1e-6, atol=1e-6)
 
 
+def test_a_module_called_by_a_word_of_pythons_own_is_refused_by_name():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.ModuleDict({"box": nn.Linear(4, 4), "class": nn.Linear(4, 4)})
+
+        def forward(self, x):
+            return {name: head(x) for name, head in self.heads.items()}
+
+    with pytest.raises(CaptureError, match="'heads.class'.*rename it"):
+        capture(Heads(), ExampleInputs((torch.randn(2, 4),)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_model_that_cannot_be_deep_copied_may_hold_a_parametrized_layer():
+    layers = nn.utils.weight_norm(nn.Linear(4, 4)), nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 4)
+    expected = model(x)  # leaves a tensor with a history in the first layer
+    graph_module = capture(model, ExampleInputs((x,)))
+    torch.testing.assert_close(graph_module(x), expected)
+
+
 def test_an_in_place_operation_keeps_the_dtype():
     class Half(nn.Module):
         def forward(self, x, y):

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 import io
+import keyword
 import linecache
 import os
 import sys
@@ -30,6 +31,7 @@ def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: 
     Raises:
         CaptureError: `model` cannot be traced.
     """
+    _check_names(model)
     _hand_scopes_on(model)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -68,7 +70,8 @@ def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:
     """Copies of the modules and their tensors; everything else that they hold is shared."""
     if id(module) in done:
         return done[id(module)]
-    twin = done[id(module)] = copy.copy(module)
+    twin = done[id(module)] = object.__new__(type(module))  # copy.copy refuses parametrized modules
+    twin.__dict__.update(module.__dict__)
     for registry in ("_parameters", "_buffers"):
         tensors = {}
         for name, tensor in getattr(module, registry).items():
@@ -86,6 +89,13 @@ def copy_tensor(tensor: Tensor) -> Tensor:
     """A parameter or buffer of the same value."""
     new = tensor.detach().clone()
     return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _check_names(model: nn.Module) -> None:
+    """Refuse names that cannot be written in the code that torch generates: ``self.heads.class.weight``."""
+    for path, _ in model.named_modules():
+        if keyword.iskeyword(path.rpartition(".")[2]):
+            raise CaptureError(f"the module {path!r} is called by a word of Python's own, which torch cannot trace; rename it")
 
 
 def _hand_scopes_on(model: nn.Module) -> None:
