@@ -119,6 +119,13 @@ class Compiled(fx.GraphModule):
         }
         return write_onnx(to_onnx_model(self.lower(), metadata=metadata), path)
 
+    def __reduce__(self) -> Any:
+        """Pickling would trace the generated code again and lose what the graph knows."""
+        raise TypeError(
+            "a compiled model cannot be pickled; save its state, torch.save(compiled.state_dict(), path), and load that into "
+            "the same compilation of the model, or write the model itself with compiled.to_onnx(path)"
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         memo[id(self.compilation)] = self.compilation  # a record of what was done: never changed, so shared
         twin = super().__deepcopy__(memo)

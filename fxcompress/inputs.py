@@ -32,6 +32,10 @@ class ExampleInputs:
         named = [f"{name}={describe_value(value)}" for name, value in self.kwargs.items()]
         return f"ExampleInputs({', '.join([*map(describe_value, self.args), *named])})"
 
+    def copy(self) -> ExampleInputs:
+        """The same with tensors of its own, which a model may write to."""
+        return ExampleInputs(*pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (self.args, self.kwargs)))
+
     def leaves(self) -> list[tuple[str, Any]]:
         """Every leaf value with the name that a reader would give it: ``inputs[0]``, ``attention_mask``."""
         found = [(f"inputs{pytree.keystr(path)}", leaf) for path, leaf in pytree.tree_leaves_with_path(self.args)]

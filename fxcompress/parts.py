@@ -75,11 +75,11 @@ class SubmoduleData:
         calls: list[ExampleInputs] = []
         submodule = self.model.get_submodule(self.path)
         hook = submodule.register_forward_pre_hook(
-            lambda module, args, kwargs: calls.append(ExampleInputs(args, kwargs)), with_kwargs=True
+            lambda module, args, kwargs: calls.append(ExampleInputs(args, kwargs).copy()), with_kwargs=True
         )
         try:
             for batch in self.data:
-                inputs = aligned(batch, self.example)
+                inputs = aligned(batch, self.example).copy()
                 with torch.no_grad():
                     self.model(*inputs.args, **inputs.kwargs)
                 yield from calls

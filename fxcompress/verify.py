@@ -18,8 +18,9 @@ from fxcompress.rewrite import Replacement
 
 @torch.no_grad()
 def outputs(model: torch.nn.Module, example: ExampleInputs) -> list[Any]:
-    """The outputs of `model` on `example`, flattened."""
-    return pytree.tree_leaves(model(*example.args, **example.kwargs))
+    """The outputs of `model` on a copy of `example`, flattened."""
+    given = example.copy()
+    return pytree.tree_leaves(model(*given.args, **given.kwargs))
 
 
 def sqnr(reference: Tensor, other: Tensor) -> float:

@@ -1,6 +1,7 @@
 """`compile` end to end: what is simulated is what is emitted, and the emitted file runs in both runtimes."""
 
 import copy
+import pickle
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import CalibrationError, CaptureError, InputError, PlanError, ScopeError
+from fxcompress.inputs import ExampleInputs
+from fxcompress.parts import SubmoduleData
 from fxcompress.verify import agreement, outputs, sqnr
 
 CORE = openvino.Core()
@@ -262,6 +265,40 @@ def test_two_passes_read_all_of_a_generator():
     assert [note.split(" samples")[0] for row in compiled.report.rows[-2:] for note in row.notes] == ["12", "12"]
 
 
+class Overwrites(nn.Module):
+    """Writes to its inputs in place, and so does its block."""
+
+    def __init__(self, traceable=True):
+        super().__init__()
+        self.block, self.traceable = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), traceable
+
+    def forward(self, x):
+        x = self.block(x.mul_(2).sub_(1))
+        return x if self.traceable or x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_a_model_that_writes_to_its_inputs_is_compiled_and_the_data_stay(traceable):
+    model, data = Overwrites(traceable).eval(), [torch.randn(3, 4), torch.randn(5, 4)]
+    kept = copy.deepcopy(data)
+    compiled = fxcompress.compile(model, data=data)
+    assert all(map(torch.equal, data, kept))
+    assert not traceable or "writes to 'x' while it runs" in compiled.report.notes[0]
+    assert sqnr(model(kept[1].clone()), compiled(kept[1].clone())) > 25
+
+
+def test_a_part_is_calibrated_on_what_it_is_given_not_on_what_it_makes_of_it():
+    x = torch.randn(3, 4)
+    (given,) = SubmoduleData(Overwrites(), "block", [x], ExampleInputs((x,)))
+    assert torch.equal(given.args[0], 2 * x - 1)
+
+
+def test_a_compiled_model_is_saved_by_its_state():
+    compiled = fxcompress.compile(residual(), [passes.FoldBatchNorm()], example_inputs=images())
+    with pytest.raises(TypeError, match=r"torch.save\(compiled.state_dict\(\)"):
+        pickle.dumps(compiled)
+
+
 def test_graphs_written_while_compiling_are_those_written_afterwards(tmp_path):
     chosen = [passes.FoldBatchNorm(), passes.RemoveDropout()]
     compiled = fxcompress.compile(residual(), chosen, example_inputs=images(), dump=tmp_path / "during")
@@ -272,7 +309,7 @@ def test_graphs_written_while_compiling_are_those_written_afterwards(tmp_path):
 
 
 def test_outputs_are_compared_in_whole():
-    assert agreement(outputs(nn.Identity(), fxcompress.inputs.ExampleInputs((images(),))), [images()]) == float("inf")
+    assert agreement(outputs(nn.Identity(), ExampleInputs((images(),))), [images()]) == float("inf")
     assert agreement([images()], [images(), images()]) == float("-inf")
 
 

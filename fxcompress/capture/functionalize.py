@@ -28,7 +28,7 @@ def is_in_place(node: fx.Node) -> bool:
 def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
     """Replace every in-place operation of `graph`; the reason, with nothing lost, where one cannot be.
 
-    Writing to a parameter or buffer changes later reads within the graph, not the stored tensor; `notes` says so.
+    Writing to an input, parameter or buffer changes later reads within the graph, not the tensor itself; `notes` says so.
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     roots = storage_roots(graph)
@@ -47,9 +47,8 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             reader = _read_later(node, changed, aliases[roots[node]], order)
             if reader is not None:
                 return f"{describe(node)} changes a tensor in place that {describe(reader)} reads by another name"
-            stored = roots[node].target if roots[node].op == "get_attr" else None
-            note = f"the model writes to {str(stored)!r} while it runs; the graph leaves it as it is"
-            if stored and note not in notes:
+            note = f"the model writes to {str(roots[node].target)!r} while it runs; the graph leaves it as it is"
+            if roots[node].op in ("get_attr", "placeholder") and note not in notes:
                 notes.append(note)
         _replace(node, changed, functional, order)
     return None

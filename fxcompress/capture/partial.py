@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.tracing import private_copy, stopped_by
@@ -88,15 +87,15 @@ def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[Ex
 
     def recorder(path: str) -> Any:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
-            calls.setdefault(path, []).append(ExampleInputs(*kept))
+            calls.setdefault(path, []).append(ExampleInputs(args, kwargs).copy())
 
         return record
 
     hooks = [m.register_forward_pre_hook(recorder(path), with_kwargs=True) for path, m in model.named_modules()]
     try:
         with torch.no_grad():
-            model(*example.args, **example.kwargs)
+            given = example.copy()
+            model(*given.args, **given.kwargs)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} does not run on the example inputs {example!r}: {error}") from error
     finally:
