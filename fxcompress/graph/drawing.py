@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import fx
 
-from fxcompress.graph.files import write
+from fxcompress.files import write_text
 from fxcompress.graph.notation import attribute
 from fxcompress.graph.picture import GREY, INK, LEGEND_HEIGHT, MARGIN, REGION, WIRE, Picture, Scheme
 from fxcompress.graph.repeats import fold_repeats
@@ -55,7 +55,7 @@ def draw(
     swatches += [("", "one kernel at run time")] if any(box.region for box in summary.boxes.values()) else []
     bottom = _legend(svg, swatches, width)
     picture.paint(svg, MARGIN, bottom)
-    return write(Path(path), svg.render(width + 2 * MARGIN, bottom + picture.height + MARGIN, WIRE))
+    return write_text(path, svg.render(width + 2 * MARGIN, bottom + picture.height + MARGIN, WIRE))
 
 
 def _legend(svg: Svg, swatches: list[tuple[str, str]], width: float) -> float:
