@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import fx
 
 from fxcompress.files import write_text
+from fxcompress.graph.layout.shapes import Rect
 from fxcompress.graph.notation import attribute
 from fxcompress.graph.picture import GREY, INK, LEGEND_HEIGHT, MARGIN, REGION, WIRE, Picture, Scheme
 from fxcompress.graph.repeats import fold_repeats
-from fxcompress.graph.shapes import Rect
 from fxcompress.graph.summarize import summarize
 from fxcompress.graph.svg import Svg, cut, text_width
 
