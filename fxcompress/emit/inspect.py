@@ -113,21 +113,16 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
 
 
 def _dequantize(value: ir.Value | None) -> ir.Node | None:
-    producer = value.producer() if value is not None else None
-    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+    """The dequantize that `value` comes from, maybe moved on the way."""
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type == "DequantizeLinear":
+            return producer
+        value = producer.inputs[0] if producer.op_type in _MOVES else None
+    return None
 
 
 def _reads_integers(node: ir.Node) -> bool:
-    return all(_carries_integers(value) for value in node.inputs[:2])
-
-
-def _carries_integers(value: ir.Value | None) -> bool:
-    while value is not None and _dequantize(value) is None:
-        producer = value.producer()
-        if producer is None or producer.op_type not in _MOVES:
-            return False
-        value = producer.inputs[0]
-    return value is not None
+    return all(_dequantize(value) is not None for value in node.inputs[:2])
 
 
 def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Value | None]]:
