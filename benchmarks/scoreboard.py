@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from benchmarks.machine import one_line
 from benchmarks.medians import Estimate
+from fxcompress.files import write_text
 
 FORMATS = {
     "ms": "{:.2f} ms",
@@ -208,15 +208,8 @@ def _number(value: Any) -> Any:
 
 def write(sections: Sequence[Section], machine: dict[str, Any], folder: Path, stem: str) -> list[Path]:
     """Write ``stem.json`` and ``stem.md`` to `folder`, each under a temporary name first; returns the two paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix, text in ((".json", to_json(sections, machine)), (".md", to_markdown(sections, machine))):
-        path = folder / f"{stem}{suffix}"
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-        written.append(path)
-    return written
+    texts = {".json": to_json(sections, machine), ".md": to_markdown(sections, machine)}
+    return [write_text(folder / f"{stem}{suffix}", text) for suffix, text in texts.items()]
 
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

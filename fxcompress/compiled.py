@@ -13,8 +13,9 @@ from torch import fx, nn
 
 from fxcompress import defaults, modes, pipeline
 from fxcompress.dialect import copy_graph
-from fxcompress.emit.files import check_writable, write_onnx
+from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.files import check_writable
 from fxcompress.graph.dump import dump
 from fxcompress.graph.text import to_text
 from fxcompress.inputs import ExampleInputs

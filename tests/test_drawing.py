@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from fxcompress.graph.drawing import draw
-from fxcompress.graph.layers import break_columns, crossings, order, rank
-from fxcompress.graph.layout import lay_out
+from fxcompress.graph.layout.layers import break_columns, crossings, order, rank
+from fxcompress.graph.layout.page import lay_out
+from fxcompress.graph.layout.shapes import Item, Layout, Net, Rect, Route
 from fxcompress.graph.notation import from_data
 from fxcompress.graph.repeats import fold_repeats
-from fxcompress.graph.shapes import Item, Layout, Net, Rect, Route
 from fxcompress.graph.summarize import summarize
 from fxcompress.graph.summary import Summary
 from fxcompress.graph.svg import cut, text_width

@@ -112,13 +112,6 @@ def test_integer_weights(dtype: str, shape: tuple[int, ...]) -> None:
     assert stored[0].const_value.nbytes == (model.weight.numel() + 1) // 2 if "4" in dtype else model.weight.numel()
 
 
-def test_weights_in_blocks() -> None:
-    model = Layer(integers((6, 8), "int4"), "int4", torch.rand(6, 2) + 0.1, axis=1, block_size=4)
-    for x in (torch.randn(2, 8), torch.randn(2, 3, 8)):
-        _, serialized = emitted(model, x)
-        np.testing.assert_allclose(in_onnxruntime(serialized, [x])[0], model(x).numpy(), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3, 5)])
 def test_nothing_stands_between_integer_weight_and_product(shape: tuple[int, ...]) -> None:
     found, _ = emitted(Layer(integers((4, 5), "int8"), "int8", torch.rand(4)), torch.randn(*shape))

@@ -13,7 +13,6 @@ from hypothesis import given
 from torch import fx
 
 from fxcompress.errors import InputError
-from fxcompress.graph import files
 from fxcompress.graph.dump import dump
 from fxcompress.graph.text import diff_text, to_text
 from fxcompress.graph.views import to_dot, to_graphml, to_networkx
@@ -151,16 +150,3 @@ def test_dump_into_what_is_no_folder(tmp_path):
     with pytest.raises(InputError, match=r"cannot write .*name a folder that you may write to"):
         dump(build([]), tmp_path / "file", "graph")
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    (tmp_path / "graph.txt").write_text("old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(InputError, match="No space left"):
-        dump(build([]), tmp_path, "graph")
-    assert [path.name for path in tmp_path.iterdir()] == ["graph.txt"]
-    assert (tmp_path / "graph.txt").read_text() == "old"

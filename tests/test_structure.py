@@ -39,6 +39,7 @@ def offences(folder, forbidden, allowed):
         ("fxcompress/emit", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.rewrite", "fxcompress.pattern")),
         ("fxcompress/quantization", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit")),
         ("fxcompress/graph", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit")),
+        ("fxcompress/graph/layout", ("torch",)),
     ],
 )
 def test_imports_point_one_way(folder, forbidden):

@@ -17,9 +17,9 @@ import fxcompress
 from fxcompress import Compiled, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.commands.progress import shown
-from fxcompress.emit.files import check_writable
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.errors import InputError
+from fxcompress.files import check_writable
 from fxcompress.images import ArrayFile, ImageFolder, find_images
 from fxcompress.inputs import ExampleInputs
 from fxcompress.passes import Calibrate, Quantize

@@ -15,8 +15,8 @@ from rich.table import Table
 import fxcompress
 from fxcompress import demo
 from fxcompress.commands.progress import Show, shown
-from fxcompress.emit.files import check_writable
 from fxcompress.errors import InputError
+from fxcompress.files import check_writable
 from fxcompress.graph.drawing import draw
 from fxcompress.report import readable_bytes
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from fxcompress.errors import InputError
+from fxcompress.report import readable_bytes
 
 _HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 # Operators that only move values, or pick among them: what they read of a dequantize, they still read as integers.
@@ -57,10 +58,10 @@ class OnnxSummary:
     file_bytes: int
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{_size(count)} {kind}" for kind, count in self.bytes_by_type.items()) or "none"
+        sizes = ", ".join(f"{readable_bytes(count)} {kind}" for kind, count in self.bytes_by_type.items()) or "none"
         operators = ", ".join(f"{count} {name}" for name, count in self.operators.items()) or "none"
         lines = [
-            f"{self.path}  ({_size(self.file_bytes)}, opset {self.opset}, by {self.producer or 'unknown'})",
+            f"{self.path}  ({readable_bytes(self.file_bytes)}, opset {self.opset}, by {self.producer or 'unknown'})",
             f"inputs        {', '.join(self.inputs) or 'none'}",
             f"outputs       {', '.join(self.outputs) or 'none'}",
             f"operators     {operators}",
@@ -112,21 +113,16 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
 
 
 def _dequantize(value: ir.Value | None) -> ir.Node | None:
-    producer = value.producer() if value is not None else None
-    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+    """The dequantize that `value` comes from, maybe moved on the way."""
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type == "DequantizeLinear":
+            return producer
+        value = producer.inputs[0] if producer.op_type in _MOVES else None
+    return None
 
 
 def _reads_integers(node: ir.Node) -> bool:
-    return all(_carries_integers(value) for value in node.inputs[:2])
-
-
-def _carries_integers(value: ir.Value | None) -> bool:
-    while value is not None and _dequantize(value) is None:
-        producer = value.producer()
-        if producer is None or producer.op_type not in _MOVES:
-            return False
-        value = producer.inputs[0]
-    return value is not None
+    return all(_dequantize(value) is not None for value in node.inputs[:2])
 
 
 def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Value | None]]:
@@ -171,11 +167,3 @@ def _bytes_by_type(graph: ir.Graph) -> dict[str, int]:
 def _signature(value: ir.Value) -> str:
     dims = ", ".join(str(d.value) if isinstance(d, ir.SymbolicDim) else str(d) for d in value.shape or ())
     return f"{value.name} {value.dtype.name.lower() if value.dtype else '?'}[{dims}]"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

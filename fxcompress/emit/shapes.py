@@ -7,15 +7,12 @@ graph input whose shape holds it, so that a value is computed only where a const
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import onnx_ir as ir
 import sympy
 import torch
 from torch.utils._sympy import functions as symbolic
-
-if TYPE_CHECKING:
-    from fxcompress.emit.translation import Emitter
 
 Size: TypeAlias = int | torch.SymInt
 
@@ -35,6 +32,14 @@ def expression(size: Size) -> sympy.Expr | int:
 def same(a: Size, b: Size) -> bool:
     """Whether two sizes are provably equal."""
     return bool(expression(a) == expression(b))
+
+
+class Writer(Protocol):
+    """What appends the nodes that compute a size."""
+
+    def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any: ...
+
+    def constant(self, tensor: torch.Tensor) -> ir.Value: ...
 
 
 class SymbolicSizes:
@@ -67,7 +72,7 @@ class SymbolicSizes:
         names = {symbol: sympy.Symbol(self._names.get(symbol, symbol.name)) for symbol in size.free_symbols}
         return str(size.xreplace(names)).replace(" ", "")
 
-    def value(self, emit: Emitter, size: Size) -> ir.Value:
+    def value(self, emit: Writer, size: Size) -> ir.Value:
         """`size` as an int64 tensor of shape [1].
 
         Raises:
@@ -75,14 +80,14 @@ class SymbolicSizes:
         """
         return self._compute(emit, sympy.sympify(expression(size)))
 
-    def _compute(self, emit: Emitter, size: sympy.Expr) -> ir.Value:
+    def _compute(self, emit: Writer, size: sympy.Expr) -> ir.Value:
         if size.is_Integer:
             return emit.constant(torch.tensor([int(size)]))
         if size not in self._values:
             self._values[size] = self._symbol(emit, size) if size.is_Symbol else self._arithmetic(emit, size)
         return self._values[size]
 
-    def _symbol(self, emit: Emitter, symbol: sympy.Symbol) -> ir.Value:
+    def _symbol(self, emit: Writer, symbol: sympy.Symbol) -> ir.Value:
         if symbol not in self._sources:
             raise UnknownSizeError(f"size {symbol} depends on the data, not on the shapes of the inputs")
         source, axis, held = self._sources[symbol]
@@ -95,7 +100,7 @@ class SymbolicSizes:
             raise UnknownSizeError(f"size {symbol} cannot be read from an input size of {held}")
         return emit.op("Div", emit.op("Sub", read, [int(offset)]), [int(factor)])
 
-    def _arithmetic(self, emit: Emitter, size: sympy.Expr) -> ir.Value:
+    def _arithmetic(self, emit: Writer, size: sympy.Expr) -> ir.Value:
         operators = {
             sympy.Add: "Add",
             sympy.Mul: "Mul",

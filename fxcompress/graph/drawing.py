@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import fx
 
-from fxcompress.graph.files import write
+from fxcompress.files import write_text
+from fxcompress.graph.layout.shapes import Rect
 from fxcompress.graph.notation import attribute
 from fxcompress.graph.picture import GREY, INK, LEGEND_HEIGHT, MARGIN, REGION, WIRE, Picture, Scheme
 from fxcompress.graph.repeats import fold_repeats
-from fxcompress.graph.shapes import Rect
 from fxcompress.graph.summarize import summarize
 from fxcompress.graph.svg import Svg, cut, text_width
 
@@ -55,7 +55,7 @@ def draw(
     swatches += [("", "one kernel at run time")] if any(box.region for box in summary.boxes.values()) else []
     bottom = _legend(svg, swatches, width)
     picture.paint(svg, MARGIN, bottom)
-    return write(Path(path), svg.render(width + 2 * MARGIN, bottom + picture.height + MARGIN, WIRE))
+    return write_text(path, svg.render(width + 2 * MARGIN, bottom + picture.height + MARGIN, WIRE))
 
 
 def _legend(svg: Svg, swatches: list[tuple[str, str]], width: float) -> float:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import fx
 
+from fxcompress.files import write_text
 from fxcompress.graph.drawing import draw
-from fxcompress.graph.files import write
 from fxcompress.graph.text import to_text
 from fxcompress.graph.views import to_dot, to_graphml
 
@@ -24,7 +24,7 @@ def dump(
     """
     target = Path(folder)
     written = [
-        write(target / f"{stem}{suffix}", view(graph_module))
+        write_text(target / f"{stem}{suffix}", view(graph_module))
         for suffix, view in ((".txt", to_text), (".dot", to_dot), (".graphml", to_graphml))
     ]
     return [*written, draw(graph_module, target / f"{stem}.svg", highlight=highlight, title=title or stem)]

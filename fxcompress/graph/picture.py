@@ -6,8 +6,8 @@ import string
 from collections.abc import Sequence
 
 from fxcompress.graph.groups import visible_groups
-from fxcompress.graph.layout import lay_out
-from fxcompress.graph.shapes import Frame, Item, Net, Rect, Route
+from fxcompress.graph.layout.page import lay_out
+from fxcompress.graph.layout.shapes import Frame, Item, Net, Rect, Route
 from fxcompress.graph.summary import Box, Line, Mark, Summary, Wire
 from fxcompress.graph.svg import Svg, cut, route_pieces, text_width
 

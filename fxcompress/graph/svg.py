@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
-from fxcompress.graph.shapes import Rect, Route
+from fxcompress.graph.layout.shapes import Rect, Route
 
 # Advance widths in em, those of DejaVu Sans: the widest of the usual sans-serif fonts, so that text fits in any.
 _WIDTHS = {width: set(chars) for width, chars in {0.29: "ijlI'|.,:;! ", 0.4: "frt()[]/\\-·", 0.85: "mwMW%@×→↔…≥"}.items()}

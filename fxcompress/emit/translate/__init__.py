@@ -7,6 +7,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     convolution,
     creation,
     elementwise,
+    embedding,
     indexing,
     linear,
     logic,

@@ -1,4 +1,4 @@
-"""Look-ups: embedding, gather, scatter and indexing by tensors."""
+"""Look-ups: gather, scatter and indexing by tensors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from fxcompress.emit.translate.shape import broadcast
 from fxcompress.emit.translation import Emitter, translation
 
 aten = torch.ops.aten
-
-
-@translation(aten.embedding.default)
-def embedding(emit: Emitter, weight: ir.Value, indices: ir.Value, *_: Any) -> ir.Value:
-    return emit.Gather(weight, indices, axis=0)
 
 
 @translation(aten.index_select.default)

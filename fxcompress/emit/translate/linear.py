@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.translate.quantization import dequantize_as
+from fxcompress.emit.translate.quantization import dequantize_transposed, dequantized
 from fxcompress.emit.translation import Emitter, translation
 
 aten = torch.ops.aten
@@ -15,7 +15,8 @@ aten = torch.ops.aten
 
 @translation(aten.linear.default)
 def linear(emit: Emitter, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
-    if emit.rank(x) == 2:
+    # onnxruntime has kernels for integer weights alone behind MatMul, and none behind Gemm; OpenVINO takes either.
+    if emit.rank(x) == 2 and (dequantized(weight) is None or _is_dequantized(x)):
         untransposed = _before_transpose(emit, weight)
         if untransposed is not None:
             return emit.Gemm(x, untransposed, bias)
@@ -36,12 +37,8 @@ def _transpose(emit: Emitter, matrix: ir.Value) -> ir.Value:
     data = emit.data(matrix)
     if data is not None and not matrix.uses():  # already in the file untransposed (a tied embedding): keep one copy
         return emit.stored(data.t(), f"{matrix.name}_transposed")
-    producer = matrix.producer()
-    if producer is not None and producer.op_type == "DequantizeLinear":
-        integers = producer.inputs[0]
-        if integers is not None and integers.const_value is not None:
-            return dequantize_as(emit, producer, lambda tensor: tensor.t(), {0: 1, 1: 0})
-    return emit.Transpose(matrix, perm=[1, 0])
+    held = dequantized(matrix)
+    return dequantize_transposed(emit, held) if held is not None else emit.Transpose(matrix, perm=[1, 0])
 
 
 def _before_transpose(emit: Emitter, matrix: ir.Value) -> ir.Value | None:
@@ -63,8 +60,12 @@ def _folded_transpose(emit: Emitter, b: ir.Value) -> ir.Value:
 
 
 def _is_weight(value: ir.Value) -> bool:
+    return value.const_value is not None or dequantized(value) is not None
+
+
+def _is_dequantized(value: ir.Value) -> bool:
     producer = value.producer()
-    return value.const_value is not None or (producer is not None and producer.op_type == "DequantizeLinear")
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 @translation(aten.addmm.default)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -33,12 +33,45 @@ def quantize(
     return result
 
 
+@dataclass(frozen=True)
+class Dequantized:
+    """A constant of integers and their grid: what a dequantize of it was called with."""
+
+    integers: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
+    axis: int | None
+    dtype: str
+    block_size: int
+
+
+def dequantized(value: ir.Value) -> Dequantized | None:
+    """The integers that `value` stands for, if it is a dequantized constant."""
+    return value.meta.get("dequantized")
+
+
 @translation(torch.ops.fxcompress.dequantize.default)
 def dequantize(
     emit: Emitter, q: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, dtype: str, block_size: int = 0
 ) -> ir.Value:
-    data = emit.data(q)
-    integers = q if data is None else _stored(emit, data, q.name or "integers", dtype)
+    if emit.data(q) is None:
+        return _dequantize(emit, q, scale, zero_point, axis, dtype, block_size)
+    padding = 0
+    if axis is not None and block_size:
+        (size,) = emit.static(q, axis)
+        block_size = min(block_size, size)
+        padding = -size % block_size  # OpenVINO takes whole blocks only
+    integers = emit.derived(q, (dtype, axis, padding), lambda: _integers(emit, q, dtype, axis, padding))
+    result = _dequantize(emit, integers, scale, zero_point, axis, dtype, block_size)
+    if padding:
+        result = emit.Slice(result, [0], [size], [axis])
+    result.meta["dequantized"] = Dequantized(q, scale, zero_point, axis, dtype, block_size)
+    return result
+
+
+def _dequantize(
+    emit: Emitter, q: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, dtype: str, block_size: int
+) -> ir.Value:
     if dtype == "int32":
         values = emit.data(zero_point)
         if values is None or bool(values.any()):
@@ -46,39 +79,30 @@ def dequantize(
         grid = (_scale(emit, scale, axis),)  # type: tuple[ir.Value, ...]
     else:
         grid = _scale(emit, scale, axis), _zero_point(emit, zero_point, axis, dtype)
-    result = emit.DequantizeLinear(integers, *grid, **_attributes(axis, block_size))
+    result = emit.DequantizeLinear(q, *grid, **_attributes(axis, block_size))
     result.dtype = grid[0].dtype
     return result
 
 
-def dequantize_as(
-    emit: Emitter,
-    node: ir.Node,
-    change: Callable[[torch.Tensor], torch.Tensor],
-    axes: Mapping[int, int],
-) -> ir.Value:
-    """Another dequantize of the constant that `node` dequantizes, its integers rearranged in the file.
+def dequantize_transposed(emit: Emitter, matrix: Dequantized) -> ir.Value:
+    """Another dequantize of `matrix`, its integers transposed in the file."""
+    axis = None if matrix.axis is None else 1 - matrix.axis % 2
+    integers, scale, zero_point = (_transposed(emit, v) for v in (matrix.integers, matrix.scale, matrix.zero_point))
+    return dequantize(emit, integers, scale, zero_point, axis, matrix.dtype, matrix.block_size)
 
-    Args:
-        node: a DequantizeLinear whose first input is an initializer.
-        change: rearranges the integers (and scales and zero points in blocks, which have as many dimensions).
-        axes: where each axis goes.
-    """
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    changed: list[ir.Value] = []
-    for value in filter(None, node.inputs):
-        data, kind, name = _integers(value), value.dtype, f"{value.name}_transposed"
-        if data.dim() < 2:
-            changed.append(value)
-        elif kind is not None and kind in (ir.DataType.INT4, ir.DataType.UINT4):
-            changed.append(emit.initializer(_packed(change(data), kind), name))
-        else:
-            changed.append(emit.stored(change(data), name))
-    if "axis" in attributes:
-        attributes["axis"] = axes[attributes["axis"]]
-    result = emit.DequantizeLinear(*changed, **attributes)
-    result.dtype = changed[1].dtype
-    return result
+
+def _transposed(emit: Emitter, value: ir.Value) -> ir.Value:
+    data = emit.data(value)
+    return value if data is None or data.dim() < 2 else emit.stored(data.t(), f"{value.name}_transposed")
+
+
+def _integers(emit: Emitter, q: ir.Value, dtype: str, axis: int | None, padding: int) -> ir.Value:
+    """The constant `q` as the file holds it, with `padding` zeros behind it along `axis`."""
+    data = emit.data(q)
+    assert data is not None
+    if padding and axis is not None:
+        data = torch.cat([data, torch.zeros_like(data.narrow(axis, 0, 1)).repeat_interleave(padding, axis)], axis)
+    return _stored(emit, data, q.name or "integers", dtype)
 
 
 def _attributes(axis: int | None, block_size: int) -> dict[str, int | None]:
@@ -117,13 +141,3 @@ def _packed(data: torch.Tensor, kind: ir.DataType) -> ir.TensorProtocol:
     if nibbles.size % 2:
         nibbles = np.append(nibbles, np.uint8(0))
     return ir.PackedTensor(nibbles[0::2] | (nibbles[1::2] << 4), kind, shape=tuple(data.shape))
-
-
-def _integers(value: ir.Value) -> torch.Tensor:
-    """The constant behind `value`, 4-bit integers one a byte."""
-    tensor = value.const_value
-    assert tensor is not None
-    if tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4):
-        storage = np.int8 if tensor.dtype == ir.DataType.INT4 else np.uint8
-        return torch.from_numpy(tensor.numpy().astype(storage))
-    return tensor.raw  # type: ignore[attr-defined]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fxcompress.graph.columns import Way, fill_columns, ways
-from fxcompress.graph.layers import Ranks, break_columns, fit, rank
-from fxcompress.graph.placing import PlacedColumn
-from fxcompress.graph.shapes import Item, Layout, Net, Route
+from fxcompress.graph.layout.columns import Way, fill_columns, ways
+from fxcompress.graph.layout.layers import Ranks, break_columns, fit, rank
+from fxcompress.graph.layout.placing import PlacedColumn
+from fxcompress.graph.layout.shapes import Item, Layout, Net, Route
 
 PAGE = (1600.0, 1060.0)
 GUTTER = 36.0

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import networkx as nx
 
-from fxcompress.graph.layers import Key, Links, Rows
+from fxcompress.graph.layout.layers import Key, Links, Rows
 
 Gap = Callable[[Key, Key], float]
 

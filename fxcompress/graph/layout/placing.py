@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxcompress.graph.columns import Column
-from fxcompress.graph.coordinates import assign
-from fxcompress.graph.layers import Key, Ranks, order
-from fxcompress.graph.shapes import Frame, Rect, Stretch
+from fxcompress.graph.layout.columns import Column
+from fxcompress.graph.layout.coordinates import assign
+from fxcompress.graph.layout.layers import Key, Ranks, order
+from fxcompress.graph.layout.shapes import Frame, Rect, Stretch
 
 BOX_GAP = 24.0
 WIRE_GAP = 14.0

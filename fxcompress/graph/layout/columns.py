@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from fxcompress.graph.layers import Key, Rows
-from fxcompress.graph.shapes import Item, Net
+from fxcompress.graph.layout.layers import Key, Rows
+from fxcompress.graph.layout.shapes import Item, Net
 
 FAR = 14
 """Rows that a wire may span across a break before it is cut."""
