@@ -15,7 +15,7 @@ from fxcompress.errors import CalibrationError, InputError, describe, source_lin
 from fxcompress.inputs import batch_inputs, batch_is_free
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import ESTIMATORS, RangeEstimator
+from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite import Replacement
 
 
@@ -24,7 +24,8 @@ class Calibrate(Pass):
     """Run the data through the float model and give every activation quantizer the range it sees.
 
     Args:
-        estimator: a name in `fxcompress.quantization.ranges.ESTIMATORS`.
+        estimator: chooses the ranges: a name in `fxcompress.quantization.ranges.ESTIMATORS`, or an `Estimator`. A quantizer
+            with an estimator of its own (see `Quantize`) keeps to that.
         samples: at most so many samples; None for all of the data.
         precision: of the forward passes. ``"auto"`` takes bfloat16 for convolutions and matrix products where the CPU
             computes them natively, twice as fast: its rounding, at most 0.2% of a value, is below half a step of an
@@ -32,11 +33,11 @@ class Calibrate(Pass):
         chunk: samples a forward pass: batches of fewer are joined, where the model's batch size is free.
 
     Raises:
-        InputError: there is no data, or a batch does not fit the model.
+        InputError: there is no data, a batch does not fit the model, or no estimator has this name.
         CalibrationError: a value is NaN or infinite; names the first such place in the graph.
     """
 
-    estimator: str = "min_max"
+    estimator: str | Estimator = "min_max"
     samples: int | None = 300
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     chunk: int = 10
@@ -46,11 +47,10 @@ class Calibrate(Pass):
     gives: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        if self.estimator not in ESTIMATORS:
-            raise InputError(f"no range estimator is called {self.estimator!r}; there are: {', '.join(ESTIMATORS)}")
+        estimator = find_estimator(self.estimator)
         if context.data is None:
             raise InputError("Calibrate needs data: compile(model, data=loader), any iterable of batches")
-        observer = _Observer(graph_module, self.estimator)
+        observer = _Observer(graph_module, estimator)
         free = batch_is_free(graph_module.graph)
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -109,14 +109,14 @@ def _has_bfloat16() -> bool:
 
 
 class _Observer(fx.Interpreter):
-    """Runs the graph in float, showing each activation quantizer's input to a range estimator.
+    """Runs the graph in float, and keeps a statistic of each activation quantizer's input.
 
     Weight quantizers have their range already and are passed by: ranges are those of the float model.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, estimator: str):
+    def __init__(self, graph_module: fx.GraphModule, estimator: Estimator):
         super().__init__(graph_module)
-        self.estimators: dict[fx.Node, RangeEstimator] = {}
+        self.statistics: dict[fx.Node, Statistic] = {}
         self.estimator = estimator
         self.node: fx.Node | None = None
 
@@ -134,26 +134,27 @@ class _Observer(fx.Interpreter):
             return module(*args, **kwargs)
         (x,) = args
         if not _serves_weight(self.node):
-            if self.node not in self.estimators:
-                self.estimators[self.node] = ESTIMATORS[self.estimator]()
-            self.estimators[self.node].update(x)
+            if self.node not in self.statistics:
+                channels = module.scale.numel() if module.scale.dim() else None
+                self.statistics[self.node] = (module.estimator or self.estimator).start(module.spec, channels)
+            self.statistics[self.node].update(x)
         return x
 
     def set_ranges(self) -> list[Replacement]:
         """Give each quantizer its range; one that serves several nodes gets the union of theirs."""
         ranges: dict[str, tuple[Tensor, Tensor]] = {}
-        for node, estimator in self.estimators.items():
-            low, high = estimator.result()
-            if not (low.isfinite() and high.isfinite()):
+        for node, statistic in self.statistics.items():
+            low, high = statistic.result()
+            if not (low.isfinite().all() and high.isfinite().all()):
                 raise CalibrationError(
-                    f"calibration met {float(low):g} to {float(high):g} in the value {describe(node.all_input_nodes[0])}; "
+                    f"calibration met {float(low.min()):g} to {float(high.max()):g} in the value {describe(node.all_input_nodes[0])}; "
                     "look there for a division by zero or an overflow, or for NaN in the data"
                 )
             known = ranges.get(str(node.target), (low, high))
             ranges[str(node.target)] = torch.minimum(low, known[0]), torch.maximum(high, known[1])
         for target, (low, high) in ranges.items():
             self.module.get_submodule(target).set_range(low, high)
-        return [Replacement("", node.name, node.name, source_line(node)) for node in self.estimators]
+        return [Replacement("", node.name, node.name, source_line(node)) for node in self.statistics]
 
 
 def _serves_weight(node: fx.Node) -> bool:

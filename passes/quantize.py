@@ -61,7 +61,7 @@ class Quantize(Pass):
         if self.per_channel:
             spec = replace(spec, channel_axis=site.channel_axis)
         reduced = [axis for axis in range(weight.dim()) if axis != spec.channel_axis]
-        quantizer = Quantizer(spec, weight.shape[site.channel_axis] if self.per_channel else None)
+        quantizer = Quantizer(spec, weight.shape)
         try:
             quantizer.set_range(weight.amin(reduced), weight.amax(reduced))
         except CalibrationError as problem:

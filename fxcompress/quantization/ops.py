@@ -24,7 +24,7 @@ STORAGE = {"int8": torch.int8, "uint8": torch.uint8, "int4": torch.int8, "uint4"
 """The torch type that holds each of them; 4-bit values take a byte here and half a byte in a file."""
 
 
-def _along(values: Tensor, axis: int | None, block_size: int, shape: torch.Size) -> Tensor:
+def along(values: Tensor, axis: int | None, block_size: int, shape: torch.Size) -> Tensor:
     """`values` (one per tensor, per index of `axis`, or per block along `axis`) broadcast against `shape`."""
     if axis is None:
         return values
@@ -49,8 +49,8 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, dty
         block_size: elements that share a scale along `axis`; 0 for none.
     """
     low, high = INTEGER_RANGES[dtype]
-    steps = torch.round(x / _along(scale, axis, block_size, x.shape))
-    return torch.clamp(steps + _along(zero_point, axis, block_size, x.shape), low, high).to(STORAGE[dtype])
+    steps = torch.round(x / along(scale, axis, block_size, x.shape))
+    return torch.clamp(steps + along(zero_point, axis, block_size, x.shape), low, high).to(STORAGE[dtype])
 
 
 @quantize.register_fake
@@ -61,8 +61,8 @@ def _(x, scale, zero_point, axis, dtype, block_size=0):
 @torch.library.custom_op("fxcompress::dequantize", mutates_args=())
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, dtype: str, block_size: int = 0) -> Tensor:
     """``(q - zero_point) * scale`` as float; the arguments are those of `quantize`, `q` its result."""
-    steps = q.to(scale.dtype) - _along(zero_point, axis, block_size, q.shape).to(scale.dtype)
-    return steps * _along(scale, axis, block_size, q.shape)
+    steps = q.to(scale.dtype) - along(zero_point, axis, block_size, q.shape).to(scale.dtype)
+    return steps * along(scale, axis, block_size, q.shape)
 
 
 @dequantize.register_fake

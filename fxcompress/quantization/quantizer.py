@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from fxcompress.errors import CalibrationError
+from fxcompress.quantization.ops import along
+from fxcompress.quantization.ranges import Estimator
 from fxcompress.quantization.spec import QuantizationSpec
 
 
@@ -36,20 +40,21 @@ class Quantizer(nn.Module):
 
     Args:
         spec: the grid.
-        channels: length of the channel axis; None for one scale a tensor.
+        shape: of the tensors that it rounds, which the shape of the scale follows from; not needed per tensor.
+        estimator: chooses the range from data; None for the one that `Calibrate` is given.
 
     Attributes:
-        scale: the step, shape ``[]`` or ``[channels]``.
+        scale: the step, shape ``spec.scale_shape(shape)``.
         zero_point: the integer that stands for 0.0, float of the same shape.
         signed: whether the grid is signed, decided when the range is set.
     """
 
-    def __init__(self, spec: QuantizationSpec, channels: int | None = None):
+    def __init__(self, spec: QuantizationSpec, shape: Sequence[int] = (), estimator: Estimator | None = None):
         super().__init__()
-        self.spec = spec
-        shape = () if channels is None else (channels,)
-        self.register_buffer("scale", torch.ones(shape))
-        self.register_buffer("zero_point", torch.zeros(shape))
+        self.spec, self.estimator = spec, estimator
+        scale_shape = spec.scale_shape(shape)
+        self.register_buffer("scale", torch.ones(scale_shape))
+        self.register_buffer("zero_point", torch.zeros(scale_shape))
         self.register_buffer("ready", torch.tensor(False))
         self.signed = bool(spec.signed)
 
@@ -66,25 +71,15 @@ class Quantizer(nn.Module):
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Fit the grid to values from `low` to `high` (shape of `scale`); 0.0 is always representable.
 
-        Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, section 2.
-
         Raises:
             CalibrationError: a bound is NaN or infinite.
         """
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
             raise CalibrationError(f"the range is {_span(low, high)}")
         low, high = low.clamp(max=0.0).float(), high.clamp(min=0.0).float()
-        spec = self.spec
-        if spec.signed is None:
-            self.signed = spec.symmetric and bool((low < 0).any())
-        lowest, highest = self.levels
-        if spec.symmetric:
-            scale = torch.maximum(high / highest, low / lowest if lowest else torch.zeros_like(low))
-            zero_point = torch.zeros_like(scale)
-        else:
-            scale = (high - low) / (highest - lowest)
-            zero_point = (lowest - low / _positive(scale)).round().clamp(lowest, highest)
-        self.scale.copy_(_positive(scale))
+        self.signed = self.spec.is_signed(low)
+        scale, zero_point = self.spec.fit(low, high, self.signed)
+        self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
         self.ready.fill_(True)
 
@@ -96,33 +91,26 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.ready:
             return x
-        return _FakeQuantize.apply(x, *self.broadcast(x.dim()), *self.levels)
+        return _FakeQuantize.apply(x, *self.broadcast(x.shape), *self.levels)
 
     @torch.no_grad()
     def integers(self, x: Tensor) -> Tensor:
         """The integers that stand for `x`, as float."""
-        scale, zero_point = self.broadcast(x.dim())
+        scale, zero_point = self.broadcast(x.shape)
         return torch.div(x, scale).round_().add_(zero_point).clamp_(*self.levels)
 
-    def broadcast(self, dimensions: int) -> tuple[Tensor, Tensor]:
-        """`scale` and `zero_point`, shaped to broadcast over a tensor of so many dimensions."""
-        axis = self.spec.channel_axis
-        if axis is None:
-            return self.scale, self.zero_point
-        view = [1] * dimensions
-        view[axis] = -1
-        return self.scale.view(view), self.zero_point.view(view)
+    def broadcast(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """`scale` and `zero_point`, as they broadcast over a tensor of this shape."""
+        grid = self.spec.scale_axis, self.spec.group_size or 0, shape
+        return along(self.scale, *grid), along(self.zero_point, *grid)
 
     def extra_repr(self) -> str:
         decided = self.ready or self.spec.signed is not None
         grid = f"{'int' if self.signed else 'uint'}{self.spec.bits}" if decided else f"{self.spec.bits} bits"
         where = "per tensor" if self.spec.channel_axis is None else f"per channel of axis {self.spec.channel_axis}"
+        if self.spec.group_size is not None:
+            where = f"per group of {self.spec.group_size} along axis {self.spec.scale_axis}"
         return f"{grid}, {where}" + ("" if self.ready else ", no range yet")
-
-
-def _positive(scale: Tensor) -> Tensor:
-    """`scale` with 1.0 where it is zero or too small to divide by: a range of nothing but zeros."""
-    return torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
 
 
 def _span(low: Tensor, high: Tensor) -> str:
