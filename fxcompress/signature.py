@@ -125,7 +125,7 @@ def same_dimensions(node: fx.Node, left: Any, right: Any) -> bool:
     if same_value(left, right) or not isinstance(left, int) or not isinstance(right, int):
         return same_value(left, right)
     dimensions = rank(node)
-    return bool(dimensions) and left % dimensions == right % dimensions
+    return dimensions is not None and dimensions > 0 and left % dimensions == right % dimensions
 
 
 def _same_attribute(left: Any, right: Any) -> bool:

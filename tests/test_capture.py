@@ -272,6 +272,22 @@ def view_of_a_constant_written_between_reads(x):
     return before * c[0] + c[1]
 
 
+def part_written_after_the_whole(x):
+    y = x + 1
+    y.neg_()
+    y[:, :1] += 1
+    return y * 2
+
+
+def part_of_a_part_written_after_the_whole(x):
+    y = (x + 1).relu_()
+    z = y[:, 1:]
+    z.mul_(3)
+    z[:, 1:].add_(x[:, :2])
+    y.sub_(1)
+    return y * 2, z * 2
+
+
 def clamp_of_integers_to_a_real(x):
     return (x * 5).long().clamp(min=0.0)
 
@@ -281,6 +297,8 @@ def clamp_of_integers_to_a_real(x):
     [
         constant_written_between_reads,
         view_of_a_constant_written_between_reads,
+        part_written_after_the_whole,
+        part_of_a_part_written_after_the_whole,
         clamp_of_integers_to_a_real,
         lambda x: x[:, :-10].sum() + x,
         lambda x: torch.cat([x[:, :-5], x[:, -9:-3]], 1),

@@ -207,6 +207,8 @@ def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
         ({"example_inputs": images()}, InputError, "needs data"),
         ({"data": [images()], "target": "openvin"}, InputError, "did you mean 'openvino'"),
         ({"data": [images()], "submodules": ["stam"]}, ScopeError, "did you mean 'stem'"),
+        ({"data": [images()], "submodules": []}, ScopeError, "at least one submodule"),
+        ({"data": [images()], "submodules": ["stem", "stem.0"]}, ScopeError, "'stem.0' is a part of 'stem'"),
         ({"data": [images()], "passes": [passes.Quantize(ignored=["stemm"])]}, ScopeError, "did you mean .*'stem'"),
         ({"data": [images()], "passes": [passes.Calibrate()]}, PlanError, "Quantize"),
         ({"data": [images()], "passes": [passes.Quantize(), passes.Calibrate(estimator="mean")]}, InputError, "min_max"),

@@ -50,7 +50,9 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             note = f"the model writes to {str(roots[node].target)!r} while it runs; the graph leaves it as it is"
             if roots[node].op in ("get_attr", "placeholder") and note not in notes:
                 notes.append(note)
-        _replace(node, changed, functional, order)
+        result = _replace(node, changed, functional, order)
+        roots[result] = roots[node]
+        aliases[roots[node]].append(result)  # what reads the changed tensor reads this from here on
     return None
 
 
@@ -126,8 +128,8 @@ def _read_later(node: fx.Node, changed: fx.Node, aliases: list[fx.Node], order: 
     return None
 
 
-def _replace(node: fx.Node, changed: fx.Node, functional: OpOverload, order: dict[fx.Node, int]) -> None:
-    """Put the functional twin in the place of `node`; later uses of both names read its result."""
+def _replace(node: fx.Node, changed: fx.Node, functional: OpOverload, order: dict[fx.Node, int]) -> fx.Node:
+    """Put the functional twin in the place of `node`; later uses of both names read its result, which is returned."""
     result = insert_call(node, functional, node.args, node.kwargs, val=node.meta.get("val"))
     kept, value = changed.meta.get("val"), None
     if isinstance(kept, torch.Tensor) and len(node.all_input_nodes) > 1:
@@ -140,3 +142,4 @@ def _replace(node: fx.Node, changed: fx.Node, functional: OpOverload, order: dic
     node.replace_all_uses_with(result)
     changed.replace_all_uses_with(result, delete_user_cb=lambda user: order.get(user, -1) > position)
     node.graph.erase_node(node)
+    return result

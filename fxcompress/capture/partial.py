@@ -56,11 +56,20 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
     """Raise `ScopeError` for a name that is no submodule of `model`."""
     if isinstance(names, str):
         raise ScopeError(f"submodules is a list of names; write submodules=[{names!r}]")
+    if not names or not isinstance(model, nn.Module):
+        raise ScopeError(
+            "submodules names at least one submodule of a torch.nn.Module; leave it out to compile the whole model"
+        )
     known = [path for path, _ in model.named_modules() if path]
     for name in names:
         if name not in known:
             hint, some = did_you_mean(name, known), ", ".join(known[:5])
             raise ScopeError(f"{type(model).__name__} has no submodule {name!r}{hint}; it has {some} ...")
+        for outer in names:
+            if name.startswith(f"{outer}."):
+                raise ScopeError(
+                    f"the submodule {name!r} is a part of {outer!r}, which is compiled as a whole; name one of the two"
+                )
 
 
 def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], found: PartialCapture) -> None:
