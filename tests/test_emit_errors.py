@@ -31,6 +31,12 @@ def test_unsupported_forms_join_the_error() -> None:
         to_onnx_model(captured(Call(lambda x: (x[torch.ones(2, 3) > 0], torch.digamma(x))), torch.randn(2, 3)))
 
 
+def test_fractions_of_the_batch_size_are_refused() -> None:
+    """They were once written with the example's batch size in them."""
+    with pytest.raises(EmitError, match=r"(?s)emission\.py.*computed from sizes that are known at run time only"):
+        to_onnx_model(captured(Call(lambda x: x / x.shape[0] ** 0.5), torch.randn(2, 3)))
+
+
 def test_training_mode_is_refused() -> None:
     module = captured(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.randn(2, 3))
     for node in module.graph.nodes:

@@ -266,3 +266,13 @@ def test_names_are_those_of_the_model() -> None:
 def test_symbolic_sizes_are_constants_where_possible() -> None:
     graph_module = captured(Call(lambda x: x.view(x.shape[0], 4, 10).transpose(1, 2).flatten(1)), torch.randn(2, 5, 8))
     assert not {"Shape", "Concat", "Gather"} & {node.op_type for node in to_onnx_model(graph_module).graph}
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [{"size": (4, 11)}, {"scale_factor": 0.45}, {"size": (4, 4), "align_corners": True}])
+def test_antialiased_resizing(mode: str, size: dict[str, Any]) -> None:
+    assert_same(lambda x: F.interpolate(x, mode=mode, antialias=True, **size), IMAGE, runtimes=BOTH)
+
+
+def test_integers_are_rectified() -> None:
+    assert_same(lambda x: torch.relu(x), torch.randint(-5, 5, (2, 3)), runtimes=BOTH)

@@ -133,12 +133,15 @@ class _Walk:
         if not node.users:
             return None
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), self._argument)
+        fractions = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.SymFloat | torch.SymBool)]
         if node.target is operator.getitem:
             return args[0][args[1]]
         translate = TRANSLATIONS.get(node.target)  # type: ignore[arg-type]
         try:
             if "val" not in node.meta:
                 raise UntranslatableError("its shape is not known: meta['val'] is missing")
+            if fractions:
+                raise UntranslatableError(f"{fractions[0]} is computed from sizes that are known at run time only")
             if translate is None:
                 raise UntranslatableError(f"{node.target} has no translation")
             result = translate(self.emit, *args, **kwargs)

@@ -52,9 +52,11 @@ class Svg:
             return
         style = ' font-weight="600"' if look.get("bold") else ""
         style += f' text-anchor="{look["anchor"]}"' if "anchor" in look else ""
-        rim = 'stroke-width="3" paint-order="stroke" stroke-linejoin="round"'
-        style += f' stroke="{look["halo"]}" {rim}' if "halo" in look else ""
-        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{fill}"{style}>{_xml(text)}</text>')
+        written = f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}"{style}'
+        if "halo" in look:  # a text of its own: not every viewer paints the stroke behind the letters
+            rim = f'fill="none" stroke="{look["halo"]}" stroke-width="3" stroke-linejoin="round"'
+            self._parts.append(f'{written} {rim} aria-hidden="true">{_xml(text)}</text>')
+        self._parts.append(f'{written} fill="{fill}">{_xml(text)}</text>')
 
     def words(self, x: float, y: float, bold: str, plain: str, size: float, fill: str) -> None:
         """A line that starts in bold and goes on plain."""

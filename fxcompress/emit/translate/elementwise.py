@@ -33,7 +33,6 @@ _UNARY = {
     "Mish": aten.mish.default,
     "Neg": aten.neg.default,
     "Reciprocal": aten.reciprocal.default,
-    "Relu": aten.relu.default,
     "Round": aten.round.default,
     "Sigmoid": aten.sigmoid.default,
     "Sign": aten.sign.default,
@@ -56,6 +55,11 @@ def _register_unary(op_type: str, target: Any) -> None:
 
 for _op_type, _target in _UNARY.items():
     _register_unary(_op_type, _target)
+
+
+@translation(aten.relu.default)
+def relu(emit: Emitter, x: ir.Value) -> ir.Value:
+    return emit.Relu(x) if emit.dtype(x).is_floating_point else emit.Max(x, 0)  # onnxruntime's Relu takes no int64
 
 
 @translation(aten.rsqrt.default)

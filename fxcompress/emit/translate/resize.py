@@ -54,16 +54,19 @@ def cubic(emit: Emitter, x: ir.Value, output_size: Any, align_corners: bool, sca
 
 @translation(aten._upsample_bilinear2d_aa.vec, aten._upsample_bicubic2d_aa.vec)
 def antialiased(emit: Emitter, x: ir.Value, output_size: Any, align_corners: bool, scale_factors: Any = None) -> ir.Value:
-    cubic_kind = emit.node.target is aten._upsample_bicubic2d_aa.vec
-    return _resize(
-        emit,
-        x,
-        scale_factors,
-        mode="cubic" if cubic_kind else "linear",
-        coordinate_transformation_mode=_coordinates(align_corners),
-        antialias=1,
-        cubic_coeff_a=-0.5 if cubic_kind else None,
-    )
+    """A matrix product along each axis, of what torch makes of the unit vectors: OpenVINO reads no antialias in Resize."""
+    rows, columns = (_antialiasing(emit, x, axis, align_corners, scale_factors) for axis in (-2, -1))
+    return emit.MatMul(emit.MatMul(rows, x), columns.t().contiguous())
+
+
+def _antialiasing(emit: Emitter, x: ir.Value, axis: int, align_corners: bool, scale_factors: Any) -> torch.Tensor:
+    """The matrix that resizes `axis` of `x`, of shape (new size, old size)."""
+    (size,) = emit.static(x, axis)
+    new = [int(emit.result.shape[axis]), size] if scale_factors is None else None
+    scales = None if scale_factors is None else [float(scale_factors[axis]), 1.0]
+    unit = torch.eye(size)[None, None]
+    resized: torch.Tensor = emit.node.target(unit, new, align_corners, scales)  # type: ignore[operator, misc]
+    return resized[0, 0].to(emit.result.dtype)
 
 
 @translation(aten.grid_sampler.default, aten.grid_sampler_2d.default)
