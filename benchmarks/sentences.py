@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -113,8 +112,9 @@ def _source_distribution() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fxcompress-benchmarks"
     path = folder / f"{_stem()}.tar.gz"
     if not path.exists():
-        command = ["download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", RELEASE, "-d", str(folder)]
-        done = subprocess.run([sys.executable, "-m", "pip", *command], capture_output=True, text=True, check=False)
+        source_only = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", *source_only, RELEASE, "-d", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not path.exists():
             raise SystemExit(
                 f"the sentences come with {RELEASE}, which pip could not fetch:\n{done.stderr.strip()}\n"

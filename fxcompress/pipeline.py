@@ -35,6 +35,7 @@ class Context:
         example: inputs that the graph accepts; verification runs on them.
         target: the runtime that the result is meant for.
         data: calibration batches, which can be read several times, or None.
+        reference: the float model as it was before quantizers were inserted, once they are.
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
         notes: what the running pass tells the reader of the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
@@ -44,6 +45,7 @@ class Context:
     example: ExampleInputs
     target: Target
     data: Iterable[Any] | None = None
+    reference: fx.GraphModule | None = None
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None
     notes: list[str] = field(default_factory=list)
     limit: int | None = None

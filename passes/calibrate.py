@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
-from fxcompress.inputs import batch_inputs, batch_is_free
+from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite import Replacement
+from fxcompress.samples import in_chunks, read_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,9 @@ class Calibrate(Pass):
         bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             seen = 0
-            for leaves, count in _chunks(self._samples(context), self.chunk if free else 0):
+            for leaves, count in in_chunks(
+                read_samples(context.data, context.example, self.samples), self.chunk if free else 0
+            ):
                 observer.observe(leaves)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
@@ -63,44 +65,6 @@ class Calibrate(Pass):
             raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
         context.notes.append(f"{seen} samples, {'bfloat16' if bfloat16 else 'float32'} forward")
         return observer.set_ranges()
-
-    def _samples(self, context: Context) -> Iterator[list[Tensor]]:
-        """The flattened inputs of each batch, cut off after `samples` samples."""
-        left = self.samples
-        for batch in _outside_autocast(context.data or ()):
-            inputs = batch_inputs(batch, context.example)
-            leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
-            if left is not None:
-                leaves = [leaf[:left] for leaf in leaves] if len(leaves[0]) > left else leaves
-                left -= len(leaves[0])
-            yield leaves
-            if left == 0:
-                return
-
-
-def _outside_autocast(data: Iterable[Any]) -> Iterator[Any]:
-    """`data`, whose own computations (an augmentation, the layers before a submodule) keep their precision."""
-    iterator, end = iter(data), object()
-    while True:
-        with torch.autocast("cpu", enabled=False):
-            batch = next(iterator, end)
-        if batch is end:
-            return
-        yield batch
-
-
-def _chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:
-    """The same samples in batches of at least `size` (0: as they come), each with its number of samples."""
-    held: list[list[Tensor]] = []
-    count = 0
-    for leaves in batches:
-        held.append(leaves)
-        count += len(leaves[0])
-        if count >= size:
-            yield [torch.cat(parts) for parts in zip(*held)] if len(held) > 1 else leaves, count
-            held, count = [], 0
-    if held:
-        yield [torch.cat(parts) for parts in zip(*held)], count
 
 
 def _has_bfloat16() -> bool:
@@ -147,7 +111,8 @@ class _Observer(fx.Interpreter):
             low, high = statistic.result()
             if not (low.isfinite().all() and high.isfinite().all()):
                 raise CalibrationError(
-                    f"calibration met {float(low.min()):g} to {float(high.max()):g} in the value {describe(node.all_input_nodes[0])}; "
+                    f"calibration met {float(low.min()):g} to {float(high.max()):g} "
+                    f"in the value {describe(node.all_input_nodes[0])}; "
                     "look there for a division by zero or an overflow, or for NaN in the data"
                 )
             known = ranges.get(str(node.target), (low, high))

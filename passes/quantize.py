@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.builder import add_attribute, attribute
+from fxcompress.dialect import copy_graph
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.pipeline import Context, Pass
@@ -47,6 +48,8 @@ class Quantize(Pass):
     breaks: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        if context.reference is None:
+            context.reference = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
         placement = place(graph_module.graph, context.target, select(graph_module.graph, self.ignored))
         shared: dict[str, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]

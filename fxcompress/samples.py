@@ -1,0 +1,77 @@
+"""Calibration data as passes read it: the model's flattened inputs, so many samples, in batches of a size that runs well."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.errors import InputError
+from fxcompress.inputs import ExampleInputs, batch_inputs, batch_is_free
+from fxcompress.pipeline import Context
+
+
+def read_samples(data: Iterable[Any], example: ExampleInputs, count: int | None) -> Iterator[list[Tensor]]:
+    """The flattened inputs of each batch of `data`, cut off after `count` samples (None: all of them).
+
+    Raises:
+        InputError: a batch does not fit the model that was given `example`.
+    """
+    left = count
+    for batch in _outside_autocast(data):
+        inputs = batch_inputs(batch, example)
+        leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
+        if left is not None:
+            leaves = [leaf[:left] for leaf in leaves] if len(leaves[0]) > left else leaves
+            left -= len(leaves[0])
+        yield leaves
+        if left == 0:
+            return
+
+
+def in_chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:
+    """The same samples in batches of at least `size` (0: as they come), each with its number of samples."""
+    held: list[list[Tensor]] = []
+    count = 0
+    for leaves in batches:
+        held.append(leaves)
+        count += len(leaves[0])
+        if count >= size:
+            yield [torch.cat(parts) for parts in zip(*held)] if len(held) > 1 else leaves, count
+            held, count = [], 0
+    if held:
+        yield [torch.cat(parts) for parts in zip(*held)], count
+
+
+def one_batch(graph: fx.Graph, context: Context, count: int) -> list[Tensor]:
+    """The first `count` samples of the data as one batch; the first batch as it is where the batch size is not free.
+
+    Raises:
+        InputError: there is no data, a batch does not fit the model, or `count` is not positive.
+    """
+    if count < 1:
+        raise InputError(f"{context.pass_name} needs at least one sample, not samples={count}")
+    if context.data is None:
+        raise InputError(f"{context.pass_name} needs data: compile(model, data=loader), any iterable of batches")
+    batches = read_samples(context.data, context.example, count)
+    if not batch_is_free(graph):
+        batches = itertools.islice(batches, 1)
+    parts = list(batches)
+    if not parts:
+        raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
+    return [torch.cat(leaves) for leaves in zip(*parts)]
+
+
+def _outside_autocast(data: Iterable[Any]) -> Iterator[Any]:
+    """`data`, whose own computations (an augmentation, the layers before a submodule) keep their precision."""
+    iterator, end = iter(data), object()
+    while True:
+        with torch.autocast("cpu", enabled=False):
+            batch = next(iterator, end)
+        if batch is end:
+            return
+        yield batch
