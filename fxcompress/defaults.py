@@ -8,7 +8,13 @@ from fxcompress.pipeline import Pass
 
 def post_training() -> list[Pass]:
     """INT8 without training: what ``compile(model, data=loader)`` runs."""
-    return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.Quantize(), passes.Calibrate()]
+    return [
+        passes.FoldBatchNorm(),
+        passes.CanonicalizeActivations(),
+        passes.Quantize(),
+        passes.RoundWeights(),
+        passes.Calibrate(),
+    ]
 
 
 def lowering() -> list[Pass]:

@@ -3,19 +3,23 @@
 from fxcompress.passes.absorb_clamps import AbsorbClamps
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
+from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
+from fxcompress.passes.round_weights import RoundWeights
 
 __all__ = [
     "AbsorbClamps",
     "Calibrate",
     "CanonicalizeActivations",
+    "CorrectBias",
     "FoldBatchNorm",
     "GuardSharedConvolutions",
     "LowerQuantizers",
     "Quantize",
     "RemoveDropout",
+    "RoundWeights",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +13,7 @@ from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
 from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context, Pass
+from fxcompress.precision import Precision, forward_in, takes_bfloat16
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite import Replacement
@@ -39,7 +40,7 @@ class Calibrate(Pass):
 
     estimator: str | Estimator = "min_max"
     samples: int | None = 300
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     chunk: int = 10
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -52,8 +53,7 @@ class Calibrate(Pass):
             raise InputError("Calibrate needs data: compile(model, data=loader), any iterable of batches")
         observer = _Observer(graph_module, estimator)
         free = batch_is_free(graph_module.graph)
-        bfloat16 = self.precision == "bfloat16" or (self.precision == "auto" and _has_bfloat16())
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.inference_mode(), forward_in(self.precision):
             seen = 0
             for leaves, count in in_chunks(
                 read_samples(context.data, context.example, self.samples), self.chunk if free else 0
@@ -63,13 +63,8 @@ class Calibrate(Pass):
                 context.progress("calibrating", seen, self.samples)
         if not seen:
             raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
-        context.notes.append(f"{seen} samples, {'bfloat16' if bfloat16 else 'float32'} forward")
+        context.notes.append(f"{seen} samples, {'bfloat16' if takes_bfloat16(self.precision) else 'float32'} forward")
         return observer.set_ranges()
-
-
-def _has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class _Observer(fx.Interpreter):

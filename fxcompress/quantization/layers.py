@@ -1,0 +1,116 @@
+"""Layers with a quantized weight, as passes that mend them see them, and the two models that show what to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.builder import add_attribute, attribute
+from fxcompress.precision import Precision, forward_in
+from fxcompress.quantization.execution import Execution
+from fxcompress.quantization.patches import LINEAR
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.signature import argument
+from fxcompress.targets.table import Target
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operation whose weight is quantized.
+
+    Attributes:
+        graph_module: the quantized model.
+        node: the operation in its graph.
+        twin: the operation in the float model's graph.
+        weight: the float model's.
+        created_by: the pass at work, recorded on what it makes.
+    """
+
+    graph_module: fx.GraphModule
+    node: fx.Node
+    twin: fx.Node
+    weight: Tensor
+    created_by: str
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The weight's."""
+        return self.graph_module.get_submodule(self.node.args[1].target)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The quantized model's, shape ``[channels]``."""
+        node = argument(self.node, "bias")
+        return None if node is None else attribute(self.graph_module, node.target).detach()
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the output that counts output channels."""
+        return -1 if self.node.target is LINEAR else 1
+
+    def run(self, x: Tensor) -> Tensor:
+        """What the operation puts out in the quantized model as it stands."""
+        weight = self.quantizer(attribute(self.graph_module, self.node.args[1].args[0].target).detach())
+        return self.node.target(x, weight, self.bias, *self.node.args[3:])
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Let the quantizer read `weight` from now on."""
+        quantize = self.node.args[1]
+        quantize.update_arg(0, self._constant(f"{self.twin.args[1].target}_rounded", weight, quantize))
+
+    def set_bias(self, bias: Tensor) -> None:
+        """Let the operation add `bias`, shape ``[channels]``, in place of the bias it has."""
+        known = argument(self.node, "bias")
+        name = f"{known.target}_corrected" if known is not None else f"{self.node.name}_bias"
+        self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node), *self.node.args[3:])
+
+    def _constant(self, name: str, value: Tensor, before: fx.Node) -> fx.Node:
+        """A parameter that training can go on from."""
+        graph = self.node.graph
+        target = add_attribute(self.graph_module, name, torch.nn.Parameter(value.detach().clone()))
+        with graph.inserting_before(before):
+            node = graph.create_node("get_attr", target, name=target.replace(".", "_"))
+        node.meta = {key: self.node.meta[key] for key in ("scope", "stack_trace") if key in self.node.meta}
+        node.meta |= {"val": value, "created_by": self.created_by}
+        return node
+
+
+def quantized_layers(
+    quantized: fx.GraphModule, reference: fx.GraphModule, target: Target, operations: Collection[object], created_by: str
+) -> list[Layer]:
+    """The calls in `quantized` of any of `operations` which alone read a quantized constant, as the graph orders them.
+
+    Args:
+        reference: the same graph before quantizers were inserted.
+        target: says which operations have weights.
+    """
+    float_nodes = {node.name: node for node in reference.graph.nodes}
+    found = []
+    for node in quantized.graph.nodes:
+        if node.target in target.weighted and node.target in operations and node.name in float_nodes:
+            call = node.args[1]
+            module = quantized.get_submodule(call.target) if call.op == "call_module" else None
+            if isinstance(module, Quantizer) and call.args[0].op == "get_attr" and len(call.users) == 1:
+                twin = float_nodes[node.name]
+                weight = attribute(reference, twin.args[1].target).detach()
+                found.append(Layer(quantized, node, twin, weight, created_by))
+    return found
+
+
+@torch.no_grad()
+def float_inputs(
+    layers: Sequence[Layer], reference: fx.GraphModule, inputs: Sequence[Tensor], precision: Precision = "float32"
+) -> Iterator[tuple[Layer, Tensor]]:
+    """Each layer with what it reads, as float32, when `reference`, the float model, runs on `inputs`.
+
+    Runs no further than the last layer.
+    """
+    fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
+    execution = Execution(reference, fast)
+    for layer in layers:
+        with forward_in(precision):
+            execution.advance(layer.twin)
+        yield layer, execution.value(layer.twin.args[0])

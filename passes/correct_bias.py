@@ -1,0 +1,63 @@
+"""Shift biases so that quantized layers put out what the float model's do, on average."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.effect import Effect
+from fxcompress.errors import source_line
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.execution import Execution
+from fxcompress.quantization.layers import Layer, quantized_layers
+from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
+from fxcompress.rewrite import Replacement
+from fxcompress.samples import one_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectBias(Pass):
+    """Add to each bias the mean difference between what the layer puts out in the float model and in the quantized one.
+
+    Layer by layer, from the inputs on, so that each correction sees those before it. A layer without a bias gets one.
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2,
+    with the means measured on data (its appendix D).
+
+    Args:
+        samples: of the calibration data. Both models advance together on all of them, so that a value takes
+            ``2 * samples`` times its memory until it is read for the last time.
+
+    Raises:
+        InputError: there is no data, a batch does not fit the model, or `samples` is not positive.
+    """
+
+    samples: int = 32
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
+
+    @torch.no_grad()
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        assert context.reference is not None
+        inputs = one_batch(graph_module.graph, context, self.samples)
+        layers = quantized_layers(graph_module, context.reference, context.target, (*CONVOLUTIONS, LINEAR), self.name)
+        reference, quantized = Execution(context.reference, inputs), Execution(graph_module, inputs)
+        for done, layer in enumerate(layers):
+            context.progress("correcting biases", done, len(layers))
+            reference.advance(layer.twin)
+            reference.run(layer.twin)
+            quantized.advance(layer.node)
+            output = layer.run(quantized.value(layer.node.args[0]))
+            quantized.run(layer.node, _correct(layer, reference.value(layer.twin), output))
+        return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
+
+
+def _correct(layer: Layer, wanted: Tensor, output: Tensor) -> Tensor:
+    """Shift the bias of `layer` until the mean of its `output`, by channel, is that of `wanted`; returns the new output."""
+    channels = layer.channel_axis % output.dim()
+    shift = (wanted - output).mean([axis for axis in range(output.dim()) if axis != channels])
+    layer.set_bias(shift if layer.bias is None else layer.bias + shift)
+    return output + shift.view([-1 if axis == channels else 1 for axis in range(output.dim())])

@@ -1,0 +1,156 @@
+"""Weights rounded for the layers' outputs, and biases corrected: the laws, layer by layer and on a small network."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.capture import capture
+from fxcompress.errors import InputError
+from fxcompress.inputs import ExampleInputs
+from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
+from fxcompress.quantization.rounding import descend, error
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def _problem(seed: int, groups: int, rows: int, columns: int, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight, the second moment of `rank` inputs, and a step for each row."""
+    random = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(groups, rank, columns, generator=random) * torch.rand(columns, generator=random) ** 4
+    weight = torch.randn(groups, rows, columns, generator=random)
+    return weight, inputs.mT @ inputs / rank, weight.abs().amax(2, keepdim=True) / 7
+
+
+@given(SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 150), st.integers(1, 20), st.integers(1, 4))
+def test_no_row_is_worse_than_rounded_to_nearest(seed, groups, rows, columns, rank, sweeps):
+    weight, moment, scale = _problem(seed, groups, rows, columns, rank)
+    zero = torch.zeros(())
+    nearest = (weight / scale).round().clamp(-8, 7)
+    found = descend(weight, moment, scale, zero, (-8, 7), sweeps)
+    assert torch.equal(found, found.round()) and found.min() >= -8 and found.max() <= 7
+    before, after = (error(integers * scale - weight, moment) for integers in (nearest, found))
+    assert (after <= before * (1 + 1e-4) + 1e-6).all()
+
+
+@given(SEEDS, st.integers(1, 80))
+def test_independent_inputs_leave_the_nearest_integers(seed, columns):
+    weight, moment, scale = _problem(seed, 2, 3, columns, 5)
+    moment = torch.diag_embed(moment.diagonal(dim1=1, dim2=2))
+    assert torch.equal(descend(weight, moment, scale, torch.zeros(()), (-8, 7)), (weight / scale).round().clamp(-8, 7))
+
+
+def test_inputs_that_are_always_zero_leave_the_nearest_integers():
+    weight = torch.randn(1, 3, 4)
+    assert torch.equal(descend(weight, torch.zeros(1, 4, 4), torch.tensor(0.1), torch.tensor(3.0), (-128, 127)),
+                       (weight / 0.1 + 3).round())  # fmt: skip
+
+
+@st.composite
+def layers(draw) -> tuple[nn.Module, tuple[int, ...]]:
+    """A layer that patches are taken of, and the shape of an input."""
+    dimensions = draw(st.integers(0, 3))
+    if not dimensions:
+        return nn.Linear(5, 3), draw(st.sampled_from([(2, 5), (2, 4, 5), (2, 3, 2, 5)]))
+    groups = draw(st.integers(1, 3))
+    sizes = lambda low, high: draw(st.tuples(*[st.integers(low, high)] * dimensions))  # noqa: E731
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    layer = kind(
+        2 * groups, 3 * groups, sizes(1, 3), stride=sizes(1, 3), padding=sizes(0, 2), dilation=sizes(1, 2), groups=groups
+    )
+    return layer, (2, 2 * groups, *[7] * dimensions)
+
+
+@given(layers(), SEEDS)
+def test_patches_times_weights_are_the_outputs(drawn, seed):
+    layer, shape = drawn
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    (node,) = [n for n in capture(layer, ExampleInputs((x,))).graph.nodes if n.target in (*CONVOLUTIONS, LINEAR)]
+    with torch.no_grad():
+        outputs = input_patches(node, x, layer.weight.shape, 10**9) @ weight_rows(node, layer.weight).mT
+        expected = layer(x) - layer.bias.view(-1, *[1] * (len(shape) - 2 if node.target in CONVOLUTIONS else 0))
+    if node.target in CONVOLUTIONS:
+        expected = expected.flatten(2).unflatten(1, (len(outputs), -1)).permute(1, 0, 3, 2)
+    torch.testing.assert_close(outputs, expected.reshape(outputs.shape), rtol=1e-4, atol=1e-4)
+
+
+class Network(nn.Module):
+    """A depthwise convolution between two others, on images whose neighbouring pixels are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8, bias=False)
+        self.head = nn.Linear(8, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.depthwise(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+def _network() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    pixels = nn.functional.interpolate(torch.randn(40, 3, 6, 6), size=24, mode="bilinear")
+    return Network().eval(), pixels
+
+
+def _compiled(model: nn.Module, images: torch.Tensor, *after: passes.Quantize, bits: int = 4) -> fxcompress.Compiled:
+    grid = fxcompress.QuantizationSpec(bits=bits, signed=True, narrow=True)
+    return fxcompress.compile(model, [passes.Quantize(weights=grid), *after], data=images[:20].split(5))
+
+
+def _noise(compiled: fxcompress.Compiled, model: nn.Module, images: torch.Tensor) -> float:
+    with torch.no_grad():
+        return (compiled(images) - model(images)).square().mean().item()
+
+
+def test_it_pays_on_images_that_it_has_not_seen():
+    model, images = _network()
+    plain, rounded = (_compiled(model, images, *after) for after in ([], [passes.RoundWeights()]))
+    assert rounded.report.rows[-1].rewrites == 3
+    assert _noise(rounded, model, images[20:]) < 0.5 * _noise(plain, model, images[20:])
+
+
+def test_rounding_twice_changes_nothing_more():
+    model, images = _network()
+    once, twice = (_compiled(model, images, *[passes.RoundWeights()] * times) for times in (1, 2))
+    assert torch.equal(once(images), twice(images))
+
+
+def test_layers_with_too_many_inputs_are_left_out():
+    model, images = _network()
+    after = _compiled(model, images, passes.RoundWeights(columns=9))
+    assert after.report.rows[-1].rewrites == 2  # not the stem: 27
+    few = _compiled(model, images, passes.RoundWeights(samples=1, patches=10))
+    assert few.report.rows[-1].rewrites == 1  # one sample shows the stem 10 of its 27 unknowns, the head 1 of its 8
+
+
+def test_biases_take_up_the_mean_difference():
+    model, images = _network()
+    corrected = _compiled(model, images, passes.Calibrate(), passes.CorrectBias(samples=20))
+    with torch.no_grad():
+        mean = (corrected(images[:20]) - model(images[:20])).mean(0)
+    torch.testing.assert_close(mean, torch.zeros(4), atol=1e-6, rtol=0)
+    assert _noise(corrected, model, images[20:]) < _noise(_compiled(model, images, passes.Calibrate()), model, images[20:])
+
+
+@pytest.mark.parametrize(
+    "options", [{"samples": 0}, {"patches": 0}, {"sweeps": 0}, {"columns": 0}, {"damping": -1.0}, {"damping": float("nan")}]
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        passes.RoundWeights(**options)
+
+
+def test_rounding_needs_data():
+    model, images = _network()
+    with pytest.raises(InputError, match="RoundWeights needs data"):
+        fxcompress.compile(model, [passes.Quantize(), passes.RoundWeights()], example_inputs=(images,))
+
+
+def test_correcting_needs_samples():
+    model, images = _network()
+    with pytest.raises(InputError, match="CorrectBias needs at least one sample"):
+        _compiled(model, images, passes.Calibrate(), passes.CorrectBias(samples=0))
