@@ -94,7 +94,7 @@ def test_a_factory_and_an_array_give_a_quantized_file(here, capsys, tmp_path):
     model = onnx.load("tiny.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
-    assert len(list((tmp_path / "graphs").glob("*.svg"))) == 5
+    assert len(list((tmp_path / "graphs").glob("*.svg"))) == 6
 
 
 def test_an_exported_program_and_images(photos, capsys):

@@ -12,7 +12,7 @@ from fxcompress.commands.compile import post_training
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.commands.progress import shown
 from fxcompress.errors import InputError
-from fxcompress.passes import Calibrate
+from fxcompress.passes import Calibrate, RoundWeights
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
@@ -25,7 +25,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if example is None:
             raise InputError("the model does not say what it takes; add --input-shape, such as 1,3,224,224")
         show("capturing", 0, None)
-        passes = [p for p in post_training(arguments.ignore) if not isinstance(p, Calibrate)] if arguments.passes else []
+        passes = (
+            [p for p in post_training(arguments.ignore) if not isinstance(p, (RoundWeights, Calibrate))]
+            if arguments.passes
+            else []
+        )
         compiled = fxcompress.compile(
             model,
             passes,
