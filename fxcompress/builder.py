@@ -174,6 +174,17 @@ def attribute(graph_module: fx.GraphModule, target: str) -> Any:
     return getattr(graph_module.get_submodule(owner_path), leaf)
 
 
+def insert_constant(
+    graph_module: fx.GraphModule, name: str, value: torch.Tensor, *, before: fx.Node, created_by: str
+) -> fx.Node:
+    """A `get_attr` of `value`, kept as `name` (see `add_attribute`), before the node that it is for."""
+    target = add_attribute(graph_module, name, value)
+    with before.graph.inserting_before(before):
+        node = before.graph.create_node("get_attr", target, name=target.replace(".", "_"))
+    node.meta = _origin(before) | {"val": value, "created_by": created_by}
+    return node
+
+
 def add_attribute(graph_module: fx.GraphModule, name: str, value: torch.Tensor | torch.nn.Module) -> str:
     """Keep `value` in `graph_module` as `name`, with a number where that is taken; returns the target for `get_attr`.
 

@@ -47,23 +47,34 @@ def in_chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list
         yield [torch.cat(parts) for parts in zip(*held)], count
 
 
+def samples_of(context: Context, count: int | None) -> Iterator[list[Tensor]]:
+    """`read_samples` of the data that the passes were given.
+
+    Raises:
+        InputError: there is no data, it is empty, a batch does not fit the model, or `count` is not positive.
+    """
+    if count is not None and count < 1:
+        raise InputError(f"{context.pass_name} needs at least one sample, not samples={count}")
+    if context.data is None:
+        raise InputError(f"{context.pass_name} needs data: compile(model, data=loader), any iterable of batches")
+    empty = True
+    for leaves in read_samples(context.data, context.example, count):
+        yield leaves
+        empty = False
+    if empty:
+        raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
+
+
 def one_batch(graph: fx.Graph, context: Context, count: int) -> list[Tensor]:
     """The first `count` samples of the data as one batch; the first batch as it is where the batch size is not free.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or `count` is not positive.
     """
-    if count < 1:
-        raise InputError(f"{context.pass_name} needs at least one sample, not samples={count}")
-    if context.data is None:
-        raise InputError(f"{context.pass_name} needs data: compile(model, data=loader), any iterable of batches")
-    batches = read_samples(context.data, context.example, count)
+    batches = samples_of(context, count)
     if not batch_is_free(graph):
         batches = itertools.islice(batches, 1)
-    parts = list(batches)
-    if not parts:
-        raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
-    return [torch.cat(leaves) for leaves in zip(*parts)]
+    return [torch.cat(leaves) for leaves in zip(*batches)]
 
 
 def _outside_autocast(data: Iterable[Any]) -> Iterator[Any]:

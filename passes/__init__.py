@@ -10,6 +10,7 @@ from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
 from fxcompress.passes.round_weights import RoundWeights
+from fxcompress.passes.smooth_activations import SmoothActivations
 
 __all__ = [
     "AbsorbClamps",
@@ -22,4 +23,5 @@ __all__ = [
     "Quantize",
     "RemoveDropout",
     "RoundWeights",
+    "SmoothActivations",
 ]

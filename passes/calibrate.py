@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.effect import Effect
-from fxcompress.errors import CalibrationError, InputError, describe, source_line
+from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision, forward_in, takes_bfloat16
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite import Replacement
-from fxcompress.samples import in_chunks, read_samples
+from fxcompress.samples import in_chunks, samples_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +49,14 @@ class Calibrate(Pass):
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         estimator = find_estimator(self.estimator)
-        if context.data is None:
-            raise InputError("Calibrate needs data: compile(model, data=loader), any iterable of batches")
         observer = _Observer(graph_module, estimator)
         free = batch_is_free(graph_module.graph)
         with torch.inference_mode(), forward_in(self.precision):
             seen = 0
-            for leaves, count in in_chunks(
-                read_samples(context.data, context.example, self.samples), self.chunk if free else 0
-            ):
+            for leaves, count in in_chunks(samples_of(context, self.samples), self.chunk if free else 0):
                 observer.observe(leaves)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
-        if not seen:
-            raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
         context.notes.append(f"{seen} samples, {'bfloat16' if takes_bfloat16(self.precision) else 'float32'} forward")
         return observer.set_ranges()
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import add_attribute, attribute
+from fxcompress.builder import attribute, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import source_line
@@ -47,10 +47,8 @@ class GuardSharedConvolutions(Pass):
     def _give_bias(self, graph_module: fx.GraphModule, node: fx.Node) -> None:
         channels = int(node.meta["val"].shape[1])
         smallest = torch.full((channels,), torch.finfo(torch.float32).tiny)
-        name = add_attribute(graph_module, f"{node.name}_guard_bias", smallest)
-        with graph_module.graph.inserting_before(node):
-            bias = graph_module.graph.create_node("get_attr", name, name=name)
-        bias.meta = {"val": smallest, "scope": node.meta.get("scope", ""), "created_by": self.name}
+        name = f"{node.name}_guard_bias"
+        bias = insert_constant(graph_module, name, smallest, before=node, created_by=self.name)
         node.args = (*node.args[:2], bias, *node.args[3:])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import add_attribute, attribute
+from fxcompress.builder import attribute, insert_constant
 from fxcompress.precision import Precision, forward_in
 from fxcompress.quantization.execution import Execution
 from fxcompress.quantization.patches import LINEAR
@@ -69,13 +69,8 @@ class Layer:
 
     def _constant(self, name: str, value: Tensor, before: fx.Node) -> fx.Node:
         """A parameter that training can go on from."""
-        graph = self.node.graph
-        target = add_attribute(self.graph_module, name, torch.nn.Parameter(value.detach().clone()))
-        with graph.inserting_before(before):
-            node = graph.create_node("get_attr", target, name=target.replace(".", "_"))
-        node.meta = {key: self.node.meta[key] for key in ("scope", "stack_trace") if key in self.node.meta}
-        node.meta |= {"val": value, "created_by": self.created_by}
-        return node
+        parameter = torch.nn.Parameter(value.detach().clone())
+        return insert_constant(self.graph_module, name, parameter, before=before, created_by=self.created_by)
 
 
 def quantized_layers(

@@ -1,0 +1,47 @@
+"""What some places of a float model see of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.inputs import batch_is_free
+from fxcompress.pipeline import Context
+from fxcompress.precision import Precision, forward_in
+from fxcompress.quantization.execution import Execution
+from fxcompress.samples import in_chunks, samples_of
+
+
+def observe(
+    graph_module: fx.GraphModule,
+    context: Context,
+    places: Collection[fx.Node],
+    *,
+    samples: int | None,
+    precision: Precision = "auto",
+    chunk: int = 10,
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    """Each of `places` with its value, batch after batch; no batch runs further than the last of them.
+
+    Args:
+        samples: of ``context.data``, at most; None for all.
+        chunk: samples a batch, where the model's batch size is free.
+
+    Raises:
+        InputError: there is no data, or a batch does not fit the model.
+    """
+    ordered = [node for node in graph_module.graph.nodes if node in places]
+    seen = 0
+    free = batch_is_free(graph_module.graph)
+    with torch.no_grad():
+        for leaves, count in in_chunks(samples_of(context, samples), chunk if free else 0):
+            execution = Execution(graph_module, leaves)
+            for node in ordered:
+                with forward_in(precision):
+                    execution.advance(node)
+                    execution.run(node)
+                yield node, execution.value(node)
+            seen += count
+            context.progress(f"observing for {context.pass_name}", seen, samples)
