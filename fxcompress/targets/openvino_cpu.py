@@ -35,6 +35,7 @@ OPENVINO_CPU = Target(
         resolve("conv3d"): Weighted(),
         resolve("conv_transpose2d"): Weighted(channel_axis=1),
         resolve("linear"): Weighted(),
+        resolve("embedding"): Weighted(data=None, weight=0),
     },
     elementwise={
         resolve("add"): (0, 1),
