@@ -14,7 +14,7 @@ from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.options import QuantizationOptions, by_operation
-from fxcompress.quantization.placement import ActivationSite, WeightSite, fused_chain, place
+from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
 from fxcompress.quantization.ranges import Estimator, MinMax
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.quantization.weights import weight_range
@@ -87,13 +87,13 @@ class Quantize(Pass):
         shared: dict[object, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]
-        self._mark_regions(graph_module, context)
+        mark_regions(graph, target)
         context.notes += [f"{node.name} stays in float: {why}" for node, why in placement.left_in_float.items()]
-        context.notes += [
-            f"nothing in the scope {scope!r} is quantized, so its override has no effect"
-            for scope, nodes, _ in overrides
-            if nodes.isdisjoint(placement.operations)
-        ]
+        for scope, nodes, _ in overrides:
+            if nodes.isdisjoint(placement.operations):
+                asked = any(node.target in target.weights_only for node in nodes)
+                hint = "; say embeddings=True to have its embeddings quantized" if asked else ""
+                context.notes.append(f"nothing in the scope {scope!r} is quantized, so its override has no effect{hint}")
         return rewritten
 
     def _quantize_weight(self, graph_module: fx.GraphModule, site: WeightSite, context: Context) -> Replacement:
@@ -131,16 +131,6 @@ class Quantize(Pass):
         for consumer in consumers:
             consumer.replace_input_with(value, node)
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
-
-    @staticmethod
-    def _mark_regions(graph_module: fx.GraphModule, context: Context) -> None:
-        """Name the kernels of the target: an operation that computes, and what is fused to it."""
-        target = context.target
-        for node in graph_module.graph.nodes:
-            if node.target in target.kernels and "region" not in node.meta:
-                chain = list(fused_chain(node, target.fused))
-                for member in chain if len(chain) > 1 else ():
-                    member.meta["region"] = node.name
 
 
 def _give_readers_their_own_transpose(graph: fx.Graph) -> None:

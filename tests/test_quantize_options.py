@@ -189,6 +189,11 @@ def test_a_matrix_that_is_transposed_once_for_two_layers_is_quantized_for_each()
     assert [layer.args[1].args[0].op for layer in layers] == ["get_attr", "call_module"]
 
 
+def test_an_override_of_an_embedding_that_stays_in_float_says_how_to_quantize_it():
+    compiled = quantized(Words(), WORDS, overrides={"words": QuantizationOptions(weights=FOUR_BITS)})
+    assert [note for note in compiled.report.notes if "embeddings=True" in note]
+
+
 # --------------------------------------------------------------------------------------------------------- patterns
 
 

@@ -192,6 +192,15 @@ def fused_chain(node: fx.Node, fused: Collection[object]) -> Iterator[fx.Node]:
         yield node
 
 
+def mark_regions(graph: fx.Graph, target: Target) -> None:
+    """Name the kernels of the target: an operation that computes, and what is fused to it."""
+    for node in graph.nodes:
+        if node.target in target.kernels and "region" not in node.meta:
+            chain = list(fused_chain(node, target.fused))
+            for member in chain if len(chain) > 1 else ():
+                member.meta["region"] = node.name
+
+
 def _is_float(value: object) -> bool:
     if not isinstance(value, fx.Node):
         return False
