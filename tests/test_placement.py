@@ -97,6 +97,11 @@ def test_all_parts_of_a_split_must_want_it():
     assert sites(one) == ["x -> a", "split_0 -> b"]
 
 
+def test_an_operand_that_is_computed_from_constants_keeps_the_sum_in_float():
+    grid = lambda m: torch.arange(8.0) + m.a.bias[:, None, None]  # noqa: E731
+    assert sites(lambda m, x: m.b(F.relu(m.a(x)) + grid(m))) == ["x -> a", "add_1 -> b"]
+
+
 def test_products_of_activations_are_quantized():
     assert sites(lambda m, x: m.a(x) @ x) == ["x -> a, matmul", "a -> matmul"]
 

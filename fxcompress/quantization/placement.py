@@ -81,6 +81,10 @@ class _Placer:
     ):
         self.graph, self.target, self.options, self.ignored = graph, target, options, set(ignored)
         self.ranks = {node: rank for rank, node in enumerate(graph.nodes)}
+        self.constants: set[object] = set()
+        for node in graph.nodes:
+            if node.op == "get_attr" or (node.op == "call_function" and self.constants.issuperset(node.all_input_nodes)):
+                self.constants.add(node)
         self.demands: dict[fx.Node, dict[fx.Node, QuantizerOptions]] = {}  # value -> the users that want it quantized
         self.weights: dict[tuple[fx.Node, int, QuantizerOptions], list[fx.Node]] = {}
         self.same_scale = nx.Graph()  # an edge between `Wanted` that hold the same numbers, or parts of them
@@ -144,9 +148,12 @@ class _Placer:
             self.operations.add(node)
 
     def _demand_all(self, node: fx.Node, positions: tuple[int, ...]) -> None:
-        """Quantize all operands, or none: a kernel with one float operand is not an integer kernel."""
+        """Quantize all operands, or none: a kernel with one float operand is not an integer kernel.
+
+        A constant is not quantized, nor what is computed from constants alone: runtimes compute that once.
+        """
         operands = [node.args[i] for i in positions]
-        if all(_is_float(o) and not _is_constant(o) for o in operands):
+        if all(_is_float(o) and o not in self.constants for o in operands):
             for operand in operands:
                 self._demand(operand, node, self.options[node].activation)
             self.operations.add(node)
@@ -206,7 +213,3 @@ def _is_float(value: object) -> bool:
         return False
     tensor = value.meta.get("val")
     return isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _is_constant(value: object) -> bool:
-    return isinstance(value, fx.Node) and value.op == "get_attr"
