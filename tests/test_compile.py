@@ -337,6 +337,20 @@ def test_openvino_keeps_the_readers_of_a_convolution_apart(tmp_path, reader):
     assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
 
 
+@pytest.mark.parametrize("join", [lambda y, z: torch.cat([y, z], 1), lambda y, z: torch.stack([y, z], 1)], ids=["cat", "stack"])
+def test_openvino_compiles_a_linear_layer_behind_joined_rows(tmp_path, join):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.head(join(torch.tanh(x), torch.sigmoid(x)))
+
+    compiled = fxcompress.compile(Joined(), FOR_THIS_CPU, data=[images()])
+    assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
+
+
 @pytest.mark.parametrize("read", [True, False])
 @pytest.mark.parametrize("taken", ["conv_guard_bias", "conv_weight_quantizer", "conv_weight_scale", "input_1_quantizer"])
 def test_what_passes_add_takes_no_name_that_the_model_has_given(taken, read):
