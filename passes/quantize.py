@@ -68,8 +68,9 @@ class Quantize(Pass):
         overrides = {} if self.overrides is None else self.overrides
         if not isinstance(overrides, Mapping) or not all(isinstance(o, QuantizationOptions) for o in overrides.values()):
             raise InputError(f"overrides is a dict from scopes to QuantizationOptions, not {overrides!r}")
+        default = self._options
         for options in overrides.values():
-            options.over(self._options)
+            options.over(default)
 
     @property
     def _options(self) -> QuantizationOptions:

@@ -322,6 +322,12 @@ def test_a_reduced_range_is_for_weights_of_8_bits_and_for_nothing_else():
     assert all(q.spec.bits == 8 for name, q in found.items() if "weight" not in name)
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what the CPU can do")
+def test_what_the_cpu_can_do_is_what_the_system_lists():
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    assert has_vnni() == (not words.isdisjoint({"avx512_vnni", "avx_vnni"}))
+
+
 # -------------------------------------------------------------------------------------------------------- embeddings
 
 
@@ -443,3 +449,10 @@ def test_every_grid_is_the_same_in_the_file(tmp_path_factory, weights, activatio
 def test_bad_options_are_explained(options, error, message):
     with pytest.raises(error, match=message):
         quantized(net(), images(), **options)
+
+
+def test_what_no_model_could_use_is_refused_before_there_is_one():
+    with pytest.raises(InputError, match="did you mean 'min_max'"):
+        passes.Quantize(weight_estimator="minmax")
+    with pytest.raises(InputError, match="per_channel=True"):
+        passes.Quantize(per_channel=False, overrides={"head": QuantizationOptions(weights=FOUR_BITS)})

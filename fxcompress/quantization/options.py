@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from torch import fx
@@ -27,16 +27,16 @@ class QuantizerOptions:
     estimator: Estimator | None
     per_channel: bool = False
 
-    def quantizer(self, shape: Collection[int] = (), channel_axis: int | None = None) -> Quantizer:
+    def quantizer(self, shape: Sequence[int] = (), channel_axis: int | None = None) -> Quantizer:
         """A quantizer without a range, of tensors of this shape.
 
         Where one group takes in the whole input axis, there is one scale a channel: nothing is left for groups to divide,
         and a kernel's places do not each need a scale.
         """
         spec = replace(self.spec, channel_axis=channel_axis if self.per_channel else None)
-        if spec.group_size and spec.scale_axis is not None and tuple(shape)[spec.scale_axis] <= spec.group_size:
+        if spec.group_size and spec.scale_axis is not None and shape[spec.scale_axis] <= spec.group_size:
             spec = replace(spec, group_size=None)
-        return Quantizer(spec, tuple(shape), self.estimator)
+        return Quantizer(spec, shape, self.estimator)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,13 +62,9 @@ def place(
     """Decide every site in `graph` for `target`; operations in `ignored` stay in float.
 
     `options` says for each operation how its weight and the activations that it reads are quantized. Where the readers of
-    one value disagree, each gets a quantizer as it asks for.
+    one value disagree, each gets the quantizer that it asks for.
     """
     return _Placer(graph, target, options, ignored).place()
-
-
-Wanted = tuple[fx.Node, QuantizerOptions]
-"""A value as one of its readers wants it."""
 
 
 class _Placer:
@@ -87,7 +83,7 @@ class _Placer:
                 self.constants.add(node)
         self.demands: dict[fx.Node, dict[fx.Node, QuantizerOptions]] = {}  # value -> the users that want it quantized
         self.weights: dict[tuple[fx.Node, int, QuantizerOptions], list[fx.Node]] = {}
-        self.same_scale = nx.Graph()  # an edge between `Wanted` that hold the same numbers, or parts of them
+        self.same_scale = nx.Graph()  # of (value, options): an edge where both hold the same numbers, or parts of them
         self.operations: set[fx.Node] = set()
         self.left: dict[fx.Node, str] = {}
 
