@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from emission import in_onnxruntime, in_openvino
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipes import recipes
 from torch import Tensor, nn
 
 import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, op, passes, var
+from fxcompress.capture import capture
 from fxcompress.errors import InputError, ScopeError
+from fxcompress.inputs import ExampleInputs
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import ESTIMATORS, MinMax, Percentile
 from fxcompress.quantization.weights import weight_range
@@ -125,6 +128,25 @@ def test_what_readers_disagree_about_is_what_the_file_computes(scope, tmp_path):
     compiled = quantized(net(), images(), overrides={scope: options}, reduce_range=not has_vnni())
     assert sum(q.spec.bits == 5 for q in quantizers(compiled).values()) >= 1
     emitted(compiled, images(), tmp_path / "model.onnx")
+
+
+some_options = st.builds(
+    QuantizationOptions,
+    weights=st.sampled_from([None, QuantizationSpec(bits=4, group_size=3), QuantizationSpec(bits=6, symmetric=False)]),
+    activations=st.sampled_from([None, QuantizationSpec(bits=7, symmetric=False), QuantizationSpec(bits=8)]),
+    activation_estimator=st.sampled_from([None, "mse"]),
+)
+
+
+@settings(max_examples=8)
+@given(recipe=recipes(), choices=st.data())
+def test_whatever_is_overridden_is_what_the_file_computes(tmp_path_factory, recipe, choices):
+    x = recipe.inputs(4)
+    nodes = capture(recipe.build().eval(), ExampleInputs((x,))).graph.nodes
+    scopes = st.lists(st.sampled_from([node.name for node in nodes if node.op == "call_function"]), max_size=4, unique=True)
+    overrides = {scope: choices.draw(some_options) for scope in choices.draw(scopes)}
+    compiled = quantized(recipe.build(), x, overrides=overrides, reduce_range=not has_vnni())
+    emitted(compiled, x, tmp_path_factory.mktemp("onnx") / "model.onnx", decibels=25)
 
 
 def test_an_override_that_says_nothing_changes_nothing():
