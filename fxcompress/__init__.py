@@ -6,6 +6,7 @@ from fxcompress.effect import Effect
 from fxcompress.parts import PartlyCompiled
 from fxcompress.pattern import maybe, op, var
 from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.options import QuantizationOptions
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.rewrite import rewrite
 
@@ -17,6 +18,7 @@ __all__ = [
     "Effect",
     "PartlyCompiled",
     "Pass",
+    "QuantizationOptions",
     "QuantizationSpec",
     "compile",
     "maybe",

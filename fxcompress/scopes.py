@@ -1,4 +1,4 @@
-"""Places in a model by name: module paths, globs, node names and operations."""
+"""Places in a model: module paths, globs, node names, operations and patterns."""
 
 from __future__ import annotations
 
@@ -7,26 +7,43 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from fxcompress.errors import ScopeError, did_you_mean
+from fxcompress.errors import InputError, ScopeError, did_you_mean
+from fxcompress.pattern import Pattern
+from fxcompress.pattern.explain import explain
+from fxcompress.pattern.matcher import find
+
+Scope = str | Pattern
 
 
-def select(graph: fx.Graph, scopes: Iterable[str]) -> set[fx.Node]:
+def select(graph: fx.Graph, scopes: Iterable[Scope]) -> set[fx.Node]:
     """The nodes that any of `scopes` names.
 
     A scope is a module path (``"layer1.0"``: that module and all below it), a glob over module paths
-    (``"layer*.conv1"``), a node's name (``"layer1_0_add"``), or an operation (``"op:conv2d"``).
+    (``"layer*.conv1"``), a node's name (``"layer1_0_add"``), an operation (``"op:conv2d"``), or a pattern (all calls
+    that its matches cover).
 
     Raises:
-        ScopeError: a scope matches nothing; the nearest names are suggested.
+        ScopeError: a scope matches nothing; the nearest names are suggested, or what stopped the pattern.
+        InputError: `scopes` is a scope itself, or something in it is not.
     """
-    found: set[fx.Node] = set()
-    for scope in scopes:
-        matched = {node for node in graph.nodes if scope in _names(node) or _globbed(node, scope)}
+    if isinstance(scopes, Scope):
+        raise InputError(f"scopes come in a list: write [{scopes!r}]")
+    return {node for scope in scopes for node in _named(graph, scope)}
+
+
+def _named(graph: fx.Graph, scope: Scope) -> set[fx.Node]:
+    if isinstance(scope, Pattern):
+        matched = {node for match in find(scope, graph) for node in match.nodes}
         if not matched:
-            hint = did_you_mean(scope, {name for node in graph.nodes for name in _names(node)})
-            raise ScopeError(f"scope {scope!r} matches nothing in the model{hint}; print(compiled.text()) shows all names")
-        found |= matched
-    return found
+            raise ScopeError(f"the pattern {scope} matches nothing in the model: {explain(scope, graph)}")
+        return matched
+    if not isinstance(scope, str):
+        raise InputError(f"a scope is a text or a pattern, not {scope!r}")
+    matched = {node for node in graph.nodes if scope in _names(node) or _globbed(node, scope)}
+    if not matched:
+        hint = did_you_mean(scope, {name for node in graph.nodes for name in _names(node)})
+        raise ScopeError(f"scope {scope!r} matches nothing in the model{hint}; print(compiled.text()) shows all names")
+    return matched
 
 
 def _names(node: fx.Node) -> list[str]:

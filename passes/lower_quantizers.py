@@ -49,7 +49,7 @@ class LowerQuantizers(Pass):
         """Node by node: clamp where the grid is smaller than its type, quantize, dequantize."""
         value, stem = node.args[0], node.name.removesuffix("_quantizer")
         integer = STORAGE[quantizer.dtype]
-        grid = (quantizer.spec.channel_axis, quantizer.dtype)
+        grid = (quantizer.spec.scale_axis, quantizer.dtype, quantizer.spec.group_size or 0)
         with graph_module.graph.inserting_before(node):
             scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
             zero_point = self._constant(graph_module, f"{stem}_zero_point", quantizer.zero_point.to(integer), node)

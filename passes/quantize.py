@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from torch import fx
 
 from fxcompress.builder import add_attribute, attribute
-from fxcompress.dialect import copy_graph
+from fxcompress.dialect import copy_graph, resolve
 from fxcompress.effect import Effect
-from fxcompress.errors import CalibrationError, describe, source_line
+from fxcompress.errors import CalibrationError, InputError, describe, source_line
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.placement import ActivationSite, WeightSite, fused_chain, place
-from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.options import QuantizationOptions, by_operation
+from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
+from fxcompress.quantization.ranges import Estimator, MinMax
 from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantization.weights import weight_range
 from fxcompress.rewrite import Replacement
-from fxcompress.scopes import select
+from fxcompress.scopes import Scope, select
+
+TRANSPOSE = resolve("transpose")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,55 +34,88 @@ class Quantize(Pass):
     Args:
         weights: the weights' grid; None for the target's. Its channel axis is set operation by operation.
         activations: the activations' grid; None for the target's.
+        weight_estimator: chooses the weights' ranges: a name in `fxcompress.quantization.ranges.ESTIMATORS`, or an
+            `Estimator`.
+        activation_estimator: likewise, the activations'; None for the one that `Calibrate` is given.
         per_channel: one scale for each output channel of a weight, rather than one for all.
+        reduce_range: 8-bit weights take 7 bits, for x86 CPUs without VNNI (`fxcompress.targets.has_vnni`).
+        embeddings: quantize the tables of embeddings too.
         ignored: scopes left in float (see `fxcompress.scopes.select`).
+        overrides: scopes with options of their own for the operations in them: their weights, and the activations that
+            they read. Where scopes overlap, the later one counts.
 
     Raises:
-        ScopeError: an entry of `ignored` matches nothing.
+        ScopeError: an entry of `ignored` or `overrides` matches nothing.
+        InputError: an option cannot be used, or contradicts another.
         CalibrationError: a weight holds NaN or infinity.
     """
 
     weights: QuantizationSpec | None = None
     activations: QuantizationSpec | None = None
+    weight_estimator: str | Estimator = "min_max"
+    activation_estimator: str | Estimator | None = None
     per_channel: bool = True
-    ignored: Iterable[str] = ()
+    reduce_range: bool = False
+    embeddings: bool = False
+    ignored: Iterable[Scope] = ()
+    overrides: Mapping[Scope, QuantizationOptions] | None = None
 
     effect: ClassVar[Effect] = Effect.LOSSY
     gives: ClassVar[frozenset[str]] = frozenset({"quantized"})
     breaks: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
+    def __post_init__(self) -> None:
+        overrides = {} if self.overrides is None else self.overrides
+        if not isinstance(overrides, Mapping) or not all(isinstance(o, QuantizationOptions) for o in overrides.values()):
+            raise InputError(f"overrides is a dict from scopes to QuantizationOptions, not {overrides!r}")
+        default = self._options
+        for options in overrides.values():
+            options.over(default)
+
+    @property
+    def _options(self) -> QuantizationOptions:
+        return QuantizationOptions(**{f.name: getattr(self, f.name) for f in fields(QuantizationOptions)})
+
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        graph, target = graph_module.graph, context.target
         if context.reference is None:
-            context.reference = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
-        placement = place(graph_module.graph, context.target, select(graph_module.graph, self.ignored))
-        shared: dict[str, str] = {}
+            context.reference = fx.GraphModule(graph_module, copy_graph(graph))
+        _give_readers_their_own_transpose(graph)
+        default = self._options.over(QuantizationOptions(weights=target.weights, activations=target.activations))
+        overrides = [(scope, select(graph, [scope]), options) for scope, options in (self.overrides or {}).items()]
+        options = by_operation(graph, default, [(nodes, options) for _, nodes, options in overrides])
+        placement = place(graph, target, options, select(graph, self.ignored))
+        shared: dict[object, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]
-        rewritten += [self._quantize_activation(graph_module, site, context, shared) for site in placement.activations]
-        self._mark_regions(graph_module, context)
+        rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]
+        mark_regions(graph, target)
         context.notes += [f"{node.name} stays in float: {why}" for node, why in placement.left_in_float.items()]
+        for scope, nodes, _ in overrides:
+            if nodes.isdisjoint(placement.operations):
+                asked = any(node.target in target.weights_only for node in nodes)
+                hint = "; say embeddings=True to have its embeddings quantized" if asked else ""
+                context.notes.append(f"nothing in the scope {scope!r} is quantized, so its override has no effect{hint}")
         return rewritten
 
     def _quantize_weight(self, graph_module: fx.GraphModule, site: WeightSite, context: Context) -> Replacement:
         weight = attribute(graph_module, site.weight.target).detach()
-        spec = self.weights or context.target.weights
-        if self.per_channel:
-            spec = replace(spec, channel_axis=site.channel_axis)
-        reduced = [axis for axis in range(weight.dim()) if axis != spec.channel_axis]
-        quantizer = Quantizer(spec, weight.shape)
+        quantizer = site.options.quantizer(weight.shape, site.channel_axis)
+        if quantizer.spec.group_size != site.options.spec.group_size:
+            context.notes.append(f"{site.weight.name} has one scale a channel: its inputs are no more than a group")
         try:
-            quantizer.set_range(weight.amin(reduced), weight.amax(reduced))
+            quantizer.set_range(*weight_range(weight, quantizer.spec, site.options.estimator or MinMax()))
         except CalibrationError as problem:
             raise CalibrationError(f"{problem} in the weight {describe(site.weight)}; repair the model's weights") from None
         target = add_attribute(graph_module, f"{site.weight.name}_quantizer", quantizer)
         return self._insert(graph_module, site.weight, site.consumers, target)
 
     def _quantize_activation(
-        self, graph_module: fx.GraphModule, site: ActivationSite, context: Context, shared: dict[str, str]
+        self, graph_module: fx.GraphModule, site: ActivationSite, shared: dict[object, str]
     ) -> Replacement:
-        if site.group not in shared:
-            quantizer = Quantizer(self.activations or context.target.activations)
-            shared[site.group] = add_attribute(graph_module, f"{site.producer.name}_quantizer", quantizer)
-        return self._insert(graph_module, site.producer, site.consumers, shared[site.group])
+        key = (site.group, site.options)
+        if key not in shared:
+            shared[key] = add_attribute(graph_module, f"{site.producer.name}_quantizer", site.options.quantizer())
+        return self._insert(graph_module, site.producer, site.consumers, shared[key])
 
     def _insert(self, graph_module: fx.GraphModule, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
         """Put a call of the quantizer `target` between `value` and `consumers`."""
@@ -96,13 +133,11 @@ class Quantize(Pass):
             consumer.replace_input_with(value, node)
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
 
-    @staticmethod
-    def _mark_regions(graph_module: fx.GraphModule, context: Context) -> None:
-        """Name the kernels of the target: an operation that computes, and what is fused to it."""
-        target = context.target
-        heads = target.weighted.keys() | target.products.keys() | target.elementwise.keys()
-        for node in graph_module.graph.nodes:
-            if node.target in heads and "region" not in node.meta:
-                chain = list(fused_chain(node, target.fused))
-                for member in chain if len(chain) > 1 else ():
-                    member.meta["region"] = node.name
+
+def _give_readers_their_own_transpose(graph: fx.Graph) -> None:
+    """Copy a transpose of a constant for each of its readers, since a quantizer before it may be for some of them."""
+    for node in graph.find_nodes(op="call_function", target=TRANSPOSE):
+        if node.args[0].op == "get_attr":
+            for user in list(node.users)[1:]:
+                with graph.inserting_after(node):
+                    user.replace_input_with(node, graph.node_copy(node))

@@ -6,7 +6,9 @@ from torch import nn
 
 from fxcompress.capture import capture
 from fxcompress.inputs import ExampleInputs
-from fxcompress.quantization.placement import place
+from fxcompress.quantization.options import QuantizationOptions, by_operation
+from fxcompress.quantization.placement import Placement, place
+from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.scopes import select
 from fxcompress.targets import OPENVINO_CPU
 
@@ -25,10 +27,19 @@ class Convs(nn.Module):
         return self._forward(self, x)
 
 
-def sites(forward, ignored=()):
+DEFAULT = QuantizationOptions(weights=OPENVINO_CPU.weights, activations=OPENVINO_CPU.activations, weight_estimator="min_max")
+
+
+def placed(graph, ignored=(), overrides=()) -> Placement:
+    """The placement in `graph`, with overrides as (scope, options)."""
+    options = by_operation(graph, DEFAULT, [(select(graph, [scope]), one) for scope, one in overrides])
+    return place(graph, OPENVINO_CPU, options, select(graph, ignored))
+
+
+def sites(forward, ignored=(), overrides=()):
     """The placement on `forward`: activations as text, in order, with ``*`` on those that share another's scale."""
     graph = capture(Convs(forward), ExampleInputs((torch.randn(2, 4, 8, 8),))).graph
-    placement = place(graph, OPENVINO_CPU, select(graph, ignored))
+    placement = placed(graph, ignored, overrides)
     return [
         f"{site.producer.name} -> {', '.join(user.name for user in site.consumers)}"
         + (f" *{site.group}" if site.group != site.producer.name else "")
@@ -86,6 +97,11 @@ def test_all_parts_of_a_split_must_want_it():
     assert sites(one) == ["x -> a", "split_0 -> b"]
 
 
+def test_an_operand_that_is_computed_from_constants_keeps_the_sum_in_float():
+    grid = lambda m: torch.arange(8.0) + m.a.bias[:, None, None]  # noqa: E731
+    assert sites(lambda m, x: m.b(F.relu(m.a(x)) + grid(m))) == ["x -> a", "add_1 -> b"]
+
+
 def test_products_of_activations_are_quantized():
     assert sites(lambda m, x: m.a(x) @ x) == ["x -> a, matmul", "a -> matmul"]
 
@@ -96,7 +112,7 @@ def test_ignored_operations_stay_in_float():
 
 def test_a_weight_that_is_computed_stays_in_float():
     graph = capture(Convs(lambda m, x: F.conv2d(x, m.a.weight * 2)), ExampleInputs((torch.randn(2, 4, 8, 8),))).graph
-    placement = place(graph, OPENVINO_CPU)
+    placement = placed(graph)
     assert not placement.weights and not placement.activations
     assert list(placement.left_in_float.values()) == ["its weight is computed by the graph, not a constant"]
 
@@ -111,5 +127,51 @@ def test_a_transposed_weight_is_quantized_before_the_transpose():
             return x @ self.weight
 
     graph = capture(Transposed(), ExampleInputs((torch.randn(2, 3, 4),))).graph
-    (site,) = place(graph, OPENVINO_CPU).weights
+    (site,) = placed(graph).weights
     assert (site.weight.name, site.channel_axis) == ("weight", 1)
+
+
+def test_readers_that_disagree_each_have_a_quantizer():
+    narrow = QuantizationOptions(activations=QuantizationSpec(bits=6))
+    forward = lambda m, x: m.a(x) + m.b(x) + m.c(x)  # noqa: E731
+    assert sites(forward, overrides=[("b", narrow)]) == ["x -> a, c", "x -> b"]
+
+
+def test_quantizers_do_not_travel_up_from_readers_that_disagree():
+    narrow = QuantizationOptions(activations=QuantizationSpec(bits=6))
+
+    def forward(m, x):
+        y = F.max_pool2d(x, 2)
+        return m.a(y), m.b(y)
+
+    assert sites(forward) == ["x -> max_pool2d"]
+    assert sites(forward, overrides=[("b", narrow)]) == ["max_pool2d -> a", "max_pool2d -> b"]
+
+
+def test_only_the_reader_of_a_concatenation_shares_its_scale():
+    narrow = QuantizationOptions(activations=QuantizationSpec(bits=6))
+
+    def forward(m, x):
+        y, z = F.relu(m.a(x)), F.relu(m.b(x))
+        return m.c(torch.cat([y, z], 1)[:, :4]), m.b(y), m.b(z)
+
+    everywhere = ["x -> a, b", "relu -> cat, b_1", "relu_1 -> cat, b_2 *relu"]
+    assert sites(forward) == everywhere
+    apart = ["x -> a, b", "relu -> cat", "relu -> b_1", "relu_1 -> cat *relu", "relu_1 -> b_2"]
+    assert sites(forward, overrides=[("b_1", narrow), ("b_2", narrow)]) == apart
+
+
+def test_embeddings_are_quantized_where_asked_for():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.fc = nn.Embedding(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(self.table(x))
+
+    graph = capture(Table(), ExampleInputs((torch.tensor([[1, 2], [3, 4]]),))).graph
+    assert [site.weight.name for site in placed(graph).weights] == ["fc_weight"]
+    found = placed(graph, overrides=[("table", QuantizationOptions(embeddings=True))])
+    assert [(site.weight.name, site.channel_axis) for site in found.weights] == [("table_weight", 0), ("fc_weight", 0)]
+    assert [site.producer.name for site in found.activations] == ["table"]

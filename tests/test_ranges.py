@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxcompress.errors import InputError
+from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import ESTIMATORS, Percentile, find_estimator
 from fxcompress.quantization.sampling import sample_extremes, subsample
 from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantization.weights import weight_range
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -39,6 +41,52 @@ def test_no_range_is_wider_than_the_values(name, seed, scale):
     statistic.update(x)
     low, high = statistic.result()
     assert x.min() <= low <= high <= x.max()
+
+
+SPECS = st.builds(QuantizationSpec, bits=st.integers(2, 8), symmetric=st.booleans(), signed=st.sampled_from([True, False]))
+VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40).map(torch.tensor)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@given(seed=SEEDS, spec=SPECS, rows=st.integers(1, 5), size=st.integers(1, 50))
+def test_a_row_of_a_weight_gets_the_range_that_it_gets_alone(name, seed, spec, rows, size):
+    weight = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+    for together, alone in zip(
+        zip(*ESTIMATORS[name].fit_values(weight, spec)), (ESTIMATORS[name].fit_values(row[None], spec) for row in weight)
+    ):
+        assert torch.equal(torch.stack(together), torch.cat(alone))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@given(values=VALUES, spec=SPECS)
+def test_no_range_of_a_weight_is_wider_than_the_weight_and_zero(name, values, spec):
+    low, high = ESTIMATORS[name].fit_values(values[None], spec)
+    assert values.min().clamp(max=0) <= low <= high <= values.max().clamp(min=0)
+
+
+@given(values=VALUES, spec=SPECS)
+def test_the_least_squared_error_is_no_more_than_that_of_the_widest_range(values, spec):
+    def error(name):
+        quantizer = Quantizer(spec)
+        quantizer.set_range(*(bound.squeeze(0) for bound in ESTIMATORS[name].fit_values(values[None], spec)))
+        return (quantizer(values).double() - values.double()).square().sum()
+
+    assert error("mse") <= error("min_max") * (1 + 1e-5)
+
+
+@given(
+    name=st.sampled_from([*ESTIMATORS]),
+    axis=st.sampled_from([None, 0, 1]),
+    group_size=st.sampled_from([None, 1, 3, 4, 9]),
+    seed=SEEDS,
+    shape=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+)
+def test_the_ranges_of_a_weight_have_the_shape_of_its_scale_and_see_what_is_broken(name, axis, group_size, seed, shape):
+    spec = QuantizationSpec(channel_axis=axis, group_size=group_size)
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    assert all(bound.shape == spec.scale_shape(shape) for bound in weight_range(weight, spec, ESTIMATORS[name]))
+    weight.view(-1)[seed % weight.numel()] = torch.nan
+    assert any(bound.isnan().any() for bound in weight_range(weight, spec, ESTIMATORS[name]))
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

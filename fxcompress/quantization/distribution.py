@@ -57,7 +57,7 @@ class Values:
         return steps.sub_(zero_point).mul_(scale).sub_(self.values).square_().mean(1)
 
     def magnitudes(self) -> tuple[Tensor, Tensor]:
-        histogram = Histogram(len(self.values))
+        histogram = Histogram(len(self.values), MANY)  # whatever the number of rows: a row is to count as it does alone
         histogram.update(self.values, self.low, self.high)
         return histogram.magnitudes()
 
@@ -69,11 +69,12 @@ class Histogram:
     value. When the range grows, the width doubles and neighbours are merged; all of that is exact.
 
     Args:
-        rows: number of rows. One row has 8192 bins; each of several has 1024.
+        rows: number of rows.
+        side: number of a row's bins on each side of zero; 4096 for one row, 512 for each of several, unless told otherwise.
     """
 
-    def __init__(self, rows: int = 1):
-        self.side = 4096 if rows == 1 else 512
+    def __init__(self, rows: int = 1, side: int | None = None):
+        self.side = side or (SINGLE if rows == 1 else MANY)
         self.counts = torch.zeros(rows, 2 * self.side, dtype=torch.int64)
         self.exponent = torch.full((rows,), _LEAST_EXPONENT)  # all values are below 2 ** exponent in size
         self.low = torch.full((rows,), torch.inf)
@@ -146,6 +147,9 @@ class Histogram:
     def magnitudes(self) -> tuple[Tensor, Tensor]:
         return self.counts[:, self.side :] + self.counts[:, : self.side].flip(1), self.width
 
+
+SINGLE, MANY = 4096, 512
+"""Bins on each side of zero, of the one row of a histogram and of each of several."""
 
 _LEAST_EXPONENT = -100
 """Smaller values are counted in the innermost bins, whose width must stay a float32 with an inverse."""

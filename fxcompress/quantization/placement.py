@@ -3,13 +3,13 @@
 Demand starts at the operations that the target executes in integers, and travels against the data flow: through
 operations that only move values, into the parts of a concatenation (which then share one scale), and across
 elementwise operations whose own result is quantized. It stops at the value that was computed; one quantizer there serves
-every consumer that asked.
+every consumer that asked for the same grid.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from fxcompress.dialect import resolve
+from fxcompress.quantization.options import QuantizationOptions, QuantizerOptions
 from fxcompress.targets.table import Target, Weighted
 
 TRANSPOSE = resolve("transpose")
@@ -24,11 +25,12 @@ TRANSPOSE = resolve("transpose")
 
 @dataclass(frozen=True)
 class ActivationSite:
-    """A quantizer on the value of `producer`, read by `consumers`; sites of one `group` share a scale."""
+    """A quantizer on the value of `producer`, read by `consumers`; sites of one `group` and options share a scale."""
 
     producer: fx.Node
     consumers: tuple[fx.Node, ...]
     group: str
+    options: QuantizerOptions
 
 
 @dataclass(frozen=True)
@@ -38,48 +40,82 @@ class WeightSite:
     weight: fx.Node
     consumers: tuple[fx.Node, ...]
     channel_axis: int
+    options: QuantizerOptions
 
 
 @dataclass
 class Placement:
-    """All sites of a graph in topological order, and the operations left in float, with the reason."""
+    """All sites of a graph in topological order.
+
+    `operations` are those that the sites are for, `left_in_float` those that cannot be served, with the reason.
+    """
 
     activations: list[ActivationSite] = field(default_factory=list)
     weights: list[WeightSite] = field(default_factory=list)
+    operations: set[fx.Node] = field(default_factory=set)
     left_in_float: dict[fx.Node, str] = field(default_factory=dict)
 
 
-def place(graph: fx.Graph, target: Target, ignored: Collection[fx.Node] = ()) -> Placement:
-    """Decide every site in `graph` for `target`; operations in `ignored` stay in float."""
-    return _Placer(graph, target, ignored).place()
+def place(
+    graph: fx.Graph, target: Target, options: Mapping[fx.Node, QuantizationOptions], ignored: Collection[fx.Node] = ()
+) -> Placement:
+    """Decide every site in `graph` for `target`; operations in `ignored` stay in float.
+
+    `options` says for each operation how its weight and the activations that it reads are quantized. Where the readers of
+    one value disagree, each gets the quantizer that it asks for.
+    """
+    return _Placer(graph, target, options, ignored).place()
 
 
 class _Placer:
-    def __init__(self, graph: fx.Graph, target: Target, ignored: Collection[fx.Node]):
-        self.graph, self.target, self.ignored = graph, target, set(ignored)
-        self.demands: dict[fx.Node, set[fx.Node]] = {}  # value -> the users that want it quantized
-        self.weights: dict[tuple[fx.Node, int], list[fx.Node]] = {}
-        self.same_scale = nx.Graph()  # an edge between values that hold the same numbers, or parts of them
+    def __init__(
+        self,
+        graph: fx.Graph,
+        target: Target,
+        options: Mapping[fx.Node, QuantizationOptions],
+        ignored: Collection[fx.Node],
+    ):
+        self.graph, self.target, self.options, self.ignored = graph, target, options, set(ignored)
+        self.ranks = {node: rank for rank, node in enumerate(graph.nodes)}
+        self.constants: set[object] = set()
+        for node in graph.nodes:
+            if node.op == "get_attr" or (node.op == "call_function" and self.constants.issuperset(node.all_input_nodes)):
+                self.constants.add(node)
+        self.demands: dict[fx.Node, dict[fx.Node, QuantizerOptions]] = {}  # value -> the users that want it quantized
+        self.weights: dict[tuple[fx.Node, int, QuantizerOptions], list[fx.Node]] = {}
+        self.same_scale = nx.Graph()  # of (value, options): an edge where both hold the same numbers, or parts of them
+        self.operations: set[fx.Node] = set()
         self.left: dict[fx.Node, str] = {}
 
     def place(self) -> Placement:
         for node in reversed(self.graph.nodes):  # every reader of a value is visited before the value
             if node.op == "call_function" and node not in self.ignored:
                 self._visit(node)
-        ranks = {node: rank for rank, node in enumerate(self.graph.nodes)}
-        sites = []
-        for producer in sorted(self.demands, key=ranks.__getitem__):
-            kin = nx.node_connected_component(self.same_scale, producer) if producer in self.same_scale else {producer}
-            first = min(kin & self.demands.keys(), key=ranks.__getitem__)
-            sites.append(ActivationSite(producer, tuple(sorted(self.demands[producer], key=ranks.__getitem__)), first.name))
-        weights = [WeightSite(weight, tuple(users), axis) for (weight, axis), users in self.weights.items()]
-        return Placement(sites, sorted(weights, key=lambda site: ranks[site.weight]), self.left)
+        values = sorted(self.demands, key=self.ranks.__getitem__)
+        sites = [site for value in values for site in self._sites(value)]
+        weights = [WeightSite(weight, tuple(users), axis, how) for (weight, axis, how), users in self.weights.items()]
+        weights.sort(key=lambda site: self.ranks[site.weight])
+        return Placement(sites, weights, self.operations, self.left)
+
+    def _sites(self, value: fx.Node) -> Iterator[ActivationSite]:
+        """A site for each kind of quantizer that readers of `value` want."""
+        readers: dict[QuantizerOptions, list[fx.Node]] = {}
+        for user in sorted(self.demands[value], key=self.ranks.__getitem__):
+            readers.setdefault(self.demands[value][user], []).append(user)
+        for options, users in readers.items():
+            wanted = (value, options)
+            kin = nx.node_connected_component(self.same_scale, wanted) if wanted in self.same_scale else {wanted}
+            alike = [other for other, _ in kin if options in self.demands.get(other, {}).values()]
+            first = min(alike, key=self.ranks.__getitem__)
+            yield ActivationSite(value, tuple(users), first.name, options)
 
     def _visit(self, node: fx.Node) -> None:
         target = self.target
         exception = target.exceptions.get(node.target, lambda node: None)(node)
         if exception:
             self.left[node] = exception
+        elif node.target in target.weights_only and not self.options[node].embeddings:
+            return
         elif node.target in target.weighted:
             self._visit_weighted(node, target.weighted[node.target])
         elif node.target in target.products:
@@ -91,51 +127,60 @@ class _Placer:
             self._pass_through(node)
 
     def _visit_weighted(self, node: fx.Node, how: Weighted) -> None:
-        data, weight = node.args[how.data], node.args[how.weight]
+        data, weight = None if how.data is None else node.args[how.data], node.args[how.weight]
         reader, axis = node, how.channel_axis
         if isinstance(weight, fx.Node) and weight.target is TRANSPOSE and weight.meta["val"].dim() == 2:
             reader, weight, axis = weight, weight.args[0], 1 - axis
         if not isinstance(weight, fx.Node) or weight.op != "get_attr":
             self.left[node] = "its weight is computed by the graph, not a constant"
-        elif not _is_float(data):
+        elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"
         else:
-            self._demand(data, node)
-            readers = self.weights.setdefault((weight, axis), [])
+            if data is not None:
+                self._demand(data, node, self.options[node].activation)
+            readers = self.weights.setdefault((weight, axis, self.options[node].weight), [])
             if reader not in readers:
                 readers.insert(0, reader)
+            self.operations.add(node)
 
     def _demand_all(self, node: fx.Node, positions: tuple[int, ...]) -> None:
-        """Quantize all operands, or none: a kernel with one float operand is not an integer kernel."""
-        operands = [node.args[i] for i in positions]
-        if all(_is_float(o) and not _is_constant(o) for o in operands):
-            for operand in operands:
-                self._demand(operand, node)
+        """Quantize all operands, or none: a kernel with one float operand is not an integer kernel.
 
-    def _demand(self, value: fx.Node, user: fx.Node) -> None:
-        self.demands.setdefault(value, set()).add(user)
+        A constant is not quantized, nor what is computed from constants alone: runtimes compute that once.
+        """
+        operands = [node.args[i] for i in positions]
+        if all(_is_float(o) and o not in self.constants for o in operands):
+            for operand in operands:
+                self._demand(operand, node, self.options[node].activation)
+            self.operations.add(node)
+
+    def _demand(self, value: fx.Node, user: fx.Node, options: QuantizerOptions) -> None:
+        self.demands.setdefault(value, {})[user] = options
 
     def _pass_through(self, node: fx.Node) -> None:
-        """Move the demand on what `node` puts out, where all readers share it, to what it takes in."""
+        """Move the demand on what `node` puts out, where all readers agree on it, to what it takes in."""
         parts = [user for user in node.users if user.target is operator.getitem] or [node]
         if not all(map(self._is_wanted, parts)):
+            return
+        options, *others = {wanted for part in parts for wanted in self.demands[part].values()}
+        if others:
             return
         for part in parts:
             del self.demands[part]
         sources = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
         for source in sources:
-            self._demand(source, node)
-        self.same_scale.add_edges_from((node, value) for value in (*parts, *sources) if value is not node)
+            self._demand(source, node, options)
+        values = [value for value in (*parts, *sources) if value is not node]
+        self.same_scale.add_edges_from(((node, options), (value, options)) for value in values)
 
     def _is_wanted(self, value: fx.Node) -> bool:
         """Whether every reader of `value` wants it quantized."""
-        return bool(value.users) and self.demands.get(value, set()) == value.users.keys()
+        return bool(value.users) and self.demands.get(value, {}).keys() == value.users.keys()
 
     def _is_fused(self, node: fx.Node) -> bool:
         """Whether `node` runs inside the kernel that computes its input."""
         target, source = self.target, node.args[0]
-        heads = target.weighted.keys() | target.products.keys() | target.elementwise.keys()
-        return node.target in target.fused and source.target in heads and len(source.users) == 1
+        return node.target in target.fused and source.target in target.kernels and len(source.users) == 1
 
     def _result_is_quantized(self, node: fx.Node) -> bool:
         """Whether what `node` computes is wanted, after the operations that are fused to it."""
@@ -150,12 +195,17 @@ def fused_chain(node: fx.Node, fused: Collection[object]) -> Iterator[fx.Node]:
         yield node
 
 
+def mark_regions(graph: fx.Graph, target: Target) -> None:
+    """Name the kernels of the target: an operation that computes, and what is fused to it."""
+    for node in graph.nodes:
+        if node.target in target.kernels and "region" not in node.meta:
+            chain = list(fused_chain(node, target.fused))
+            for member in chain if len(chain) > 1 else ():
+                member.meta["region"] = node.name
+
+
 def _is_float(value: object) -> bool:
     if not isinstance(value, fx.Node):
         return False
     tensor = value.meta.get("val")
     return isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _is_constant(value: object) -> bool:
-    return isinstance(value, fx.Node) and value.op == "get_attr"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,14 @@ class QuantizationSpec:
         grouped = list(shape)
         grouped[1 - self.channel_axis] = -(-shape[1 - self.channel_axis] // self.group_size)
         return tuple(grouped)
+
+    def reduced(self) -> QuantizationSpec:
+        """This grid, or the signed one of 7 bits in place of one of 8 bits: for weights on x86 CPUs without VNNI.
+
+        There, products of unsigned and signed bytes are added up in pairs, in 16 bits that saturate (the instruction
+        VPMADDUBSW, in AVX2 and AVX512): 255 * 127 + 255 * 127 does not fit, 255 * 64 + 255 * 64 does.
+        """
+        return replace(self, bits=7, signed=True) if self.bits == 8 else self
 
     def levels(self, signed: bool) -> tuple[int, int]:
         """Lowest and highest integer of the grid."""

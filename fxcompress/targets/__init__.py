@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxcompress.errors import InputError, did_you_mean
+from fxcompress.targets.cpu import has_vnni
 from fxcompress.targets.onnxruntime_cpu import ONNXRUNTIME_CPU
 from fxcompress.targets.openvino_cpu import OPENVINO_CPU
 from fxcompress.targets.table import Target, Weighted
@@ -24,4 +25,4 @@ def find_target(target: str | Target) -> Target:
     return TARGETS[target]
 
 
-__all__ = ["ONNXRUNTIME_CPU", "OPENVINO_CPU", "TARGETS", "Target", "Weighted", "find_target"]
+__all__ = ["ONNXRUNTIME_CPU", "OPENVINO_CPU", "TARGETS", "Target", "Weighted", "find_target", "has_vnni"]

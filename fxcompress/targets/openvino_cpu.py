@@ -27,6 +27,16 @@ def _padding_off_the_grid(node: fx.Node) -> str | None:
     return "it pads with a value that a quantizer may not represent" if argument(node, "value") else None
 
 
+def _behind_joined_rows(node: fx.Node) -> str | None:
+    """What is joined along dimension 1 gets a scale an index of it, which the matrix product does not take."""
+    joined = node.args[0]
+    if joined.target in JOINING and (rank := joined.meta["val"].dim()) > 2 and argument(joined, "dim") % rank == 1:
+        return f"OpenVINO does not compile it in integers behind {joined.name}, along dimension 1"
+    return None
+
+
+JOINING = ops("cat stack")
+
 OPENVINO_CPU = Target(
     name="openvino",
     weighted={
@@ -35,6 +45,7 @@ OPENVINO_CPU = Target(
         resolve("conv3d"): Weighted(),
         resolve("conv_transpose2d"): Weighted(channel_axis=1),
         resolve("linear"): Weighted(),
+        resolve("embedding"): Weighted(data=None, weight=0),
     },
     elementwise={
         resolve("add"): (0, 1),
@@ -49,9 +60,13 @@ OPENVINO_CPU = Target(
         "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
         " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"
     ),
-    joining=ops("cat stack"),
+    joining=JOINING,
     fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
-    exceptions={resolve("avg_pool2d"): _padded_average, resolve("constant_pad_nd"): _padding_off_the_grid},
+    exceptions={
+        resolve("avg_pool2d"): _padded_average,
+        resolve("constant_pad_nd"): _padding_off_the_grid,
+        resolve("linear"): _behind_joined_rows,
+    },
     mixes_shared_convolutions=True,
     activations=QuantizationSpec(symmetric=False),
 )

@@ -14,9 +14,12 @@ from fxcompress.quantization.spec import QuantizationSpec
 
 @dataclass(frozen=True)
 class Weighted:
-    """An operation with a weight: positions of its data and weight arguments, and the weight's output-channel axis."""
+    """An operation with a weight: positions of its data and weight arguments, and the weight's output-channel axis.
 
-    data: int = 0
+    Where `data` is None, the weight alone is quantized, and the operation runs in float.
+    """
+
+    data: int | None = 0
     weight: int = 1
     channel_axis: int = 0
 
@@ -27,7 +30,7 @@ class Target:
 
     Attributes:
         name: as `compile(target=...)` takes it.
-        weighted: operations with an integer kernel for quantized data and weights.
+        weighted: operations with an integer kernel for quantized data and weights, or whose weight can be stored as integers.
         elementwise: operations with an integer kernel that pays only between integer neighbours, and the positions of
             the arguments to quantize: they are quantized where what they feed is quantized too.
         products: operations on two activations with an integer kernel, and their argument positions.
@@ -51,6 +54,16 @@ class Target:
     mixes_shared_convolutions: bool = False
     activations: QuantizationSpec = field(default_factory=QuantizationSpec)
     weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
+
+    @property
+    def weights_only(self) -> frozenset[OpOverload]:
+        """The operations whose weight alone is quantized."""
+        return frozenset(operation for operation, how in self.weighted.items() if how.data is None)
+
+    @property
+    def kernels(self) -> frozenset[OpOverload]:
+        """The operations with an integer kernel."""
+        return frozenset(self.weighted.keys() | self.products.keys() | self.elementwise.keys()) - self.weights_only
 
 
 def ops(names: str) -> frozenset[OpOverload]:
