@@ -47,6 +47,25 @@ def in_chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list
         yield [torch.cat(parts) for parts in zip(*held)], count
 
 
+def in_small_batches(
+    graph: fx.Graph, data: Iterable[Any], example: ExampleInputs, count: int, size: int
+) -> Iterator[tuple[list[Tensor], int]]:
+    """The first `count` samples in batches of `size` and a smaller last one, each with its number of samples.
+
+    Where the batch size of `graph` is not free, the batches are those of `data`.
+
+    Raises:
+        InputError: a batch does not fit the model that was given `example`.
+    """
+    batches = read_samples(data, example, count)
+    if not batch_is_free(graph):
+        yield from in_chunks(batches, 0)
+        return
+    for leaves, _ in in_chunks(batches, size):
+        for parts in zip(*(leaf.split(size) for leaf in leaves)):
+            yield list(parts), len(parts[0])
+
+
 def one_batch(graph: fx.Graph, context: Context, count: int) -> list[Tensor]:
     """The first `count` samples of the data as one batch; the first batch as it is where the batch size is not free.
 
