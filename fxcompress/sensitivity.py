@@ -18,8 +18,8 @@ from fxcompress.errors import InputError, source_line
 from fxcompress.files import check_writable, write_text
 from fxcompress.graph.bars import Bar, bar_chart
 from fxcompress.inputs import example_inputs, peek
-from fxcompress.quantization.layers import quantizer_calls
 from fxcompress.quantization.noise import Place, layers_and_activations, measure_noise
+from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.report import readable_decibels
 from fxcompress.samples import in_small_batches

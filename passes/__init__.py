@@ -8,6 +8,7 @@ from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
+from fxcompress.passes.restore_precision import RestorePrecision
 
 __all__ = [
     "AbsorbClamps",
@@ -18,4 +19,5 @@ __all__ = [
     "LowerQuantizers",
     "Quantize",
     "RemoveDropout",
+    "RestorePrecision",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.errors import InputError, PlanError, describe
-from fxcompress.quantization.layers import Layer, quantized_layers, quantizer_calls, serves_weight
+from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.targets.table import Target
 from fxcompress.verify import RunningSqnr
 
