@@ -9,6 +9,7 @@ from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
 from fxcompress.passes.restore_precision import RestorePrecision
+from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 
 __all__ = [
     "AbsorbClamps",
@@ -20,4 +21,5 @@ __all__ = [
     "Quantize",
     "RemoveDropout",
     "RestorePrecision",
+    "RestoreSlowLayers",
 ]

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fxcompress import latency
+from fxcompress.dialect import copy_graph
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, PlanError, source_line
 from fxcompress.pipeline import Context, Pass
@@ -40,6 +43,7 @@ class RestorePrecision(Pass):
         max_layers: restore at most so many.
         bits: give the layers' weights so many bits, where they have fewer, rather than float.
         samples: of the calibration data, to rank layers and measure decibels on.
+        latency: note what each restored layer costs in milliseconds, measured in OpenVINO, and what the whole file does.
 
     Raises:
         InputError: neither `min_decibels` nor `metric` is given, an option is out of its range, there is no data, or the
@@ -52,6 +56,7 @@ class RestorePrecision(Pass):
     max_layers: int | None = None
     bits: int | None = None
     samples: int = 32
+    latency: bool = False
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
@@ -73,8 +78,18 @@ class RestorePrecision(Pass):
             raise InputError(f"bits must be 3 to 8, or None for float, got {self.bits}")
         if self.samples < 1:
             raise InputError(f"samples must be 1 or more, got {self.samples}")
+        if self.latency:
+            latency.require_openvino()
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        before = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+        restored = self._restore_until_met(graph_module, context)
+        if self.latency and restored:
+            context.progress("measuring latency", 0, None)
+            context.notes += _prices(before, graph_module, [done.node for done in restored], context)
+        return restored
+
+    def _restore_until_met(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         if context.data is None:
             raise InputError("RestorePrecision needs data: compile(model, data=loader), any iterable of batches")
         loss = _Loss(self, graph_module, context)
@@ -126,6 +141,19 @@ class RestorePrecision(Pass):
         if self.max_layers is not None and self.max_layers < len(ranked):
             return f"raise max_layers={self.max_layers}"
         return "no layer is left to restore" if self.bits is None else "leave bits out, so that layers return to float"
+
+
+def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], context: Context) -> list[str]:
+    """What restoring `names` costs in milliseconds, layer by layer and in all."""
+    variants = {"before": before, "after": after}
+    kernels = latency.measure_kernels(variants, context.example, context.target)
+    seconds = latency.measure_latencies(variants, context.example, context.target)
+    told = []
+    for name in names:
+        old, new = (latency.seconds_of(kernels[which], name) * 1e3 for which in variants)
+        told.append(f"{name}: {old:.3f} → {new:.3f} ms" if old or new else f"{name}: in the kernel of another layer")
+    old, new = (float(np.median(seconds[which])) * 1e3 for which in variants)
+    return [*told, f"the whole file: {old:.2f} → {new:.2f} ms"]
 
 
 def _weights_alone(layer: Layer) -> Layer:

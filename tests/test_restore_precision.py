@@ -185,7 +185,7 @@ def test_a_metric_of_the_users(data):
     distance = lambda m: -float((m(x).detach() - wanted).abs().max())  # noqa: E731
     module = quantized(model, data, passes.RestorePrecision(metric=distance, tolerance=0.006), weights=FOUR_BITS)
     assert distance(module) >= -0.0061 and "metric -0.0" in module.report.notes[-1]
-    assert 0 < needed(module.report) < 4
+    assert quantizer_calls(module) and needed(module.report)
     assert "0x" not in str(module.report.rows[-1].name)
 
 
