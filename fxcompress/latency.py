@@ -6,6 +6,7 @@ round gives each file one turn, in an order that rotates, so that what slows the
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +24,12 @@ from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
 from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples
+from fxcompress.quantization.placement import fused_chain
 from fxcompress.targets import Target
 
 INTEGERS = frozenset({"i8", "u8"})
 _SUFFIX = "/WithoutBiases"  # the plugin's name for a layer whose bias it took apart
+_QUANTIZE = re.compile(r"_(de)?quantize(_\d+)?$")
 _NO_WORK = frozenset({"Const", "Input", "Output"})
 
 
@@ -66,7 +69,17 @@ def is_faster(new: np.ndarray, old: np.ndarray, gain: float) -> bool:
 def _written(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, target: Target, folder: Path) -> dict[str, Path]:
     require_openvino()
     lowered = {name: lowering.lower(module, example, target) for name, module in variants.items()}
-    return {name: write_onnx(to_onnx_model(module), folder / f"{i}.onnx") for i, (name, module) in enumerate(lowered.items())}
+    files: dict[str, Path] = {}
+    for name, module in lowered.items():
+        model = to_onnx_model(module, output_names=_output_names(module))
+        files[name] = write_onnx(model, folder / f"{len(files)}.onnx")
+    return files
+
+
+def _output_names(lowered: fx.GraphModule) -> list[str]:
+    """The names of the operations that compute the outputs, which their kernels are then called by."""
+    leaves = [leaf for leaf in pytree.tree_leaves(lowered.graph.output_node().args[0]) if leaf is not None]
+    return [leaf.name if isinstance(leaf, fx.Node) else f"output_{i}" for i, leaf in enumerate(leaves)]
 
 
 def _one_input(variants: Mapping[str, fx.GraphModule], example: ExampleInputs) -> list[np.ndarray]:
@@ -112,7 +125,7 @@ def profiles(
         InputError: OpenVINO is not installed.
     """
     taken: dict[str, dict[str, list[float]]] = {name: {} for name in files}
-    graphs: dict[str, list[_Executed]] = {}
+    graphs: dict[str, list[Executed]] = {}
     for _ in range(loads):
         requests = {name: _request(path, inputs, PERF_COUNT=True) for name, path in files.items()}
         graphs = {name: _executed(request.get_compiled_model()) for name, request in requests.items()}
@@ -124,13 +137,17 @@ def profiles(
     return {name: charge(graphs[name], {key: float(np.median(t)) for key, t in taken[name].items()}) for name in files}
 
 
-def seconds_of(kernels: Sequence[Kernel], name: str) -> float:
-    """The time of the kernel that the operation `name` gave its name to; 0 where it runs inside another one."""
-    return next((kernel.seconds for kernel in kernels if kernel.names[0] == name), 0.0)
+def seconds_of(kernels: Sequence[Kernel], node: fx.Node, target: Target) -> float:
+    """The time of the kernels that the operation `node` of the graph heads; 0 where it runs inside another one's.
+
+    A kernel is called by any of its operations: by `node`, by what is fused to it, or by the quantizer behind them.
+    """
+    family = {member.name for member in fused_chain(node, target.fused)}
+    return sum(kernel.seconds for kernel in kernels if _QUANTIZE.sub("", kernel.names[0]) in family)
 
 
 @dataclass(frozen=True)
-class _Executed:
+class Executed:
     """A node of the plugin's execution graph."""
 
     name: str
@@ -142,25 +159,25 @@ class _Executed:
     @property
     def converts(self) -> bool:
         """Whether it only brings values into another layout or type."""
-        return self.kind == "Reorder" or all(name.endswith(("_quantize", "_dequantize")) for name in self.originals)
+        return self.kind == "Reorder" or (len(self.originals) == 1 and bool(_QUANTIZE.search(self.originals[0])))
 
 
-def charge(graph: Sequence[_Executed], seconds: Mapping[str, float]) -> list[Kernel]:
+def charge(graph: Sequence[Executed], seconds: Mapping[str, float]) -> list[Kernel]:
     """The kernels of an execution graph, with conversions charged to them (see `profiles`).
 
     `seconds` are those of each node by name; what has none took none.
     """
     by_name = {node.name: node for node in graph if node.kind not in _NO_WORK}
-    readers: dict[str, list[_Executed]] = {}
+    readers: dict[str, list[Executed]] = {}
     for node in by_name.values():
         for source in node.inputs:
             readers.setdefault(source, []).append(node)
 
-    def before(node: _Executed) -> list[_Executed]:
+    def before(node: Executed) -> list[Executed]:
         sources = [by_name[name] for name in node.inputs if name in by_name]
         return [found for one in sources for found in (before(one) if one.converts else [one])]
 
-    def behind(node: _Executed) -> list[_Executed]:
+    def behind(node: Executed) -> list[Executed]:
         return [found for one in readers.get(node.name, []) for found in (behind(one) if one.converts else [one])]
 
     charged = {node.name: seconds.get(node.name, 0.0) for node in by_name.values() if not node.converts}
@@ -172,7 +189,7 @@ def charge(graph: Sequence[_Executed], seconds: Mapping[str, float]) -> list[Ker
     return [Kernel(by_name[name].originals or (name,), by_name[name].integer, time) for name, time in charged.items()]
 
 
-def _executed(compiled: Any) -> list[_Executed]:
+def _executed(compiled: Any) -> list[Executed]:
     nodes = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         told = {key: value.astype(str) for key, value in node.get_rt_info().items() if hasattr(value, "astype")}
@@ -183,7 +200,7 @@ def _executed(compiled: Any) -> list[_Executed]:
             originals.sort(key=lambda name: name != first)
         inputs = tuple(port.get_source_output().get_node().get_friendly_name() for port in node.inputs())
         integer = told["runtimePrecision"].lower() in INTEGERS
-        nodes.append(_Executed(own, told["layerType"], integer, tuple(originals), inputs))
+        nodes.append(Executed(own, told["layerType"], integer, tuple(originals), inputs))
     return nodes
 
 

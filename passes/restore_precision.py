@@ -150,7 +150,8 @@ def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], con
     seconds = latency.measure_latencies(variants, context.example, context.target)
     told = []
     for name in names:
-        old, new = (latency.seconds_of(kernels[which], name) * 1e3 for which in variants)
+        nodes = {which: next(n for n in module.graph.nodes if n.name == name) for which, module in variants.items()}
+        old, new = (latency.seconds_of(kernels[which], nodes[which], context.target) * 1e3 for which in variants)
         told.append(f"{name}: {old:.3f} → {new:.3f} ms" if old or new else f"{name}: in the kernel of another layer")
     old, new = (float(np.median(seconds[which])) * 1e3 for which in variants)
     return [*told, f"the whole file: {old:.2f} → {new:.2f} ms"]

@@ -88,10 +88,12 @@ class RestoreSlowLayers(Pass):
         self, graph_module: fx.GraphModule, integer: Sequence[Kernel], real: Sequence[Kernel], context: Context
     ) -> list[_Slow]:
         """Layers with a kernel of their own that takes longer in integers, the largest difference first."""
+        assert context.reference is not None
+        twins = {node.name: node for node in context.reference.graph.nodes}
         found = []
         for layer in quantized_layers(graph_module, context.target):
-            name = layer.node.name
-            slow = _Slow(name, seconds_of(integer, name) * 1e3, seconds_of(real, name) * 1e3)
+            pairs = (integer, layer.node), (real, twins.get(layer.node.name, layer.node))
+            slow = _Slow(layer.node.name, *(seconds_of(kernels, node, context.target) * 1e3 for kernels, node in pairs))
             if slow.integer > slow.real * (1 + self.margin):
                 found.append(slow)
         return sorted(found, key=lambda slow: slow.real - slow.integer)
