@@ -28,7 +28,6 @@ from fxcompress.quantization.placement import fused_chain
 from fxcompress.targets import Target
 
 INTEGERS = frozenset({"i8", "u8"})
-_SUFFIX = "/WithoutBiases"  # the plugin's name for a layer whose bias it took apart
 _QUANTIZE = re.compile(r"_(de)?quantize(_\d+)?$")
 _NO_WORK = frozenset({"Const", "Input", "Output"})
 
@@ -193,11 +192,10 @@ def _executed(compiled: Any) -> list[Executed]:
     nodes = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         told = {key: value.astype(str) for key, value in node.get_rt_info().items() if hasattr(value, "astype")}
-        originals = [name.removesuffix(_SUFFIX) for name in told.get("originalLayersNames", "").split(",") if name]
         own = node.get_friendly_name()
-        first = own.removesuffix(_SUFFIX)
-        if first in originals:
-            originals.sort(key=lambda name: name != first)
+        # Our names have no slash; the plugin adds one and more to what it took apart, as in ``conv1/WithoutBiases``.
+        fused = [name for name in told.get("originalLayersNames", "").split(",") if name]
+        originals = dict.fromkeys(name.partition("/")[0] for name in (own, *fused)) if fused else ()
         inputs = tuple(port.get_source_output().get_node().get_friendly_name() for port in node.inputs())
         integer = told["runtimePrecision"].lower() in INTEGERS
         nodes.append(Executed(own, told["layerType"], integer, tuple(originals), inputs))
