@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -82,7 +82,7 @@ class RestorePrecision(Pass):
             latency.require_openvino()
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        before = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+        before = fx.GraphModule(graph_module, copy_graph(graph_module.graph)) if self.latency else graph_module
         restored = self._restore_until_met(graph_module, context)
         if self.latency and restored:
             context.progress("measuring latency", 0, None)
@@ -122,7 +122,7 @@ class RestorePrecision(Pass):
             calls = quantizer_calls(graph_module)
             layers = [_weights_alone(one) for one in layers if any(calls[call].spec.bits < self.bits for call in one.weights)]
         places = [Place(layer.node, layer) for layer in layers]
-        measure_noise(graph_module, places, loss.batches(), context.progress, self.samples)
+        measure_noise(graph_module, places, loss.batches, context.progress, self.samples)
         return sorted(places, key=lambda place: place.decibels)
 
     def _restore(self, graph_module: fx.GraphModule, place: Place, context: Context) -> list[str]:
@@ -183,19 +183,17 @@ class _Loss:
     """Measures a graph module, as it changes, against the model before it was quantized."""
 
     def __init__(self, wanted: RestorePrecision, graph_module: fx.GraphModule, context: Context):
-        self.wanted, self.graph_module, self.context = wanted, graph_module, context
+        self.wanted, self.graph_module = wanted, graph_module
         if context.reference is None:
             raise PlanError("RestorePrecision compares with the model before it was quantized, and nobody kept that")
+        assert context.data is not None
+        # Read once: a loader may shuffle, and the same samples must be compared.
+        self.batches = list(in_small_batches(graph_module.graph, context.data, context.example, wanted.samples, CHUNK))
         self.outputs: list[list[Tensor]] = []
         if wanted.min_decibels is not None:
-            self.outputs = [_run(context.reference, leaves) for leaves, _ in self.batches()]
+            self.outputs = [_run(context.reference, leaves) for leaves, _ in self.batches]
         if wanted.metric is not None:
             self.least = _quality(wanted.metric, context.reference) - wanted.tolerance
-
-    def batches(self) -> Iterator[tuple[list[Tensor], int]]:
-        """The samples of the calibration data, a chunk at a time."""
-        assert self.context.data is not None
-        return in_small_batches(self.graph_module.graph, self.context.data, self.context.example, self.wanted.samples, CHUNK)
 
     def measure(self) -> _Measured:
         """The present loss, and whether it is tolerable."""
@@ -204,7 +202,7 @@ class _Loss:
         met = True
         if self.wanted.min_decibels is not None:
             sqnr = RunningSqnr()
-            for expected, (leaves, _) in zip(self.outputs, self.batches()):
+            for expected, (leaves, _) in zip(self.outputs, self.batches):
                 sqnr.update(expected, _run(self.graph_module, leaves))
             decibels = sqnr.decibels
             met = decibels >= self.wanted.min_decibels

@@ -19,7 +19,7 @@ from fxcompress.quantization.quantized import quantized_layers
 from fxcompress.quantization.restoration import leave_in_float
 from fxcompress.rewrite import Replacement
 
-TRIES = 8
+TRIES = 4
 """Candidates that are tried one by one, where all together do not make the file faster."""
 
 

@@ -135,6 +135,32 @@ def test_constants_that_a_pass_exchanged_come_back(data):
     assert held[0] is module.a.weight and held[1] is module.a.bias
 
 
+def test_layers_of_which_only_the_weight_is_quantized(data):
+    """They stay what they are; no activation is quantized for them."""
+    module = quantized(Net(), data)
+    for call in list(quantizer_calls(module)):
+        if not serves_weight(call):
+            call.replace_all_uses_with(call.args[0])
+            module.graph.erase_node(call)
+    leave_in_float(module, [node for node in module.graph.nodes if node.name == "b"], OPENVINO_CPU)
+    assert wires(module) == {("a_weight", "a"), ("head_weight", "head")}
+
+
+class Shuffled:
+    """A loader whose samples are others whenever it is read."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __iter__(self):
+        yield torch.randn(6, 2, 6, 6, generator=self.generator)
+
+
+def test_data_that_is_shuffled_is_compared_with_itself():
+    report = quantized(Net(), Shuffled(), passes.RestorePrecision(min_decibels=20.0)).report
+    assert "nothing to restore" in report.notes[-1]
+
+
 def needed(report):
     return report.rows[-1].rewrites
 
