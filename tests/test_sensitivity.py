@@ -69,10 +69,10 @@ def without(module, calls):
     return module
 
 
-@given(recipe=recipes())
+@given(recipe=recipes(in_place=False))  # no views: the inputs are laid out as the measurement lays them out
 @settings(max_examples=8)
 def test_a_place_is_measured_as_if_the_others_were_not_there(recipe):
-    x = recipe.inputs(4).contiguous(memory_format=torch.channels_last)  # the same arithmetic, to the bit
+    x = recipe.inputs(4).contiguous(memory_format=torch.channels_last)  # the same arithmetic
     model = fxcompress.compile(recipe.build(), data=[x])
     if not quantizer_calls(model):
         return
