@@ -117,6 +117,11 @@ def _add_compile(commands) -> None:
     command.add_argument("--std", type=_numbers, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
     command.add_argument("--output", metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)")
     command.add_argument("--dump", metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
+    command.add_argument(
+        "--sensitivity",
+        metavar="FILE.md|FILE.svg",
+        help="measure how many decibels each quantized place costs by itself, and write a table or a bar chart",
+    )
 
 
 def _add_graph(commands) -> None:

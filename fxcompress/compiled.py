@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxcompress import defaults, modes, pipeline
-from fxcompress.dialect import copy_graph
+from fxcompress import modes
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.files import check_writable
 from fxcompress.graph.dump import dump
 from fxcompress.graph.text import to_text
 from fxcompress.inputs import ExampleInputs
-from fxcompress.pipeline import Context, Pass
+from fxcompress.lowering import lower
+from fxcompress.pipeline import Pass
 from fxcompress.report import Report
 from fxcompress.targets import Target
 
@@ -96,12 +96,9 @@ class Compiled(fx.GraphModule):
         training = self.training
         self.eval()
         try:
-            lowered = fx.GraphModule(self, copy_graph(self.graph))
-            context = Context(self.compilation.example, self.compilation.target)
-            lowered.meta["report"] = pipeline.run(lowered, defaults.lowering(), context)
+            return lower(self, self.compilation.example, self.compilation.target)
         finally:
             self.train(training)
-        return lowered
 
     def to_onnx(self, path: str | os.PathLike[str]) -> Path:
         """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 21.

@@ -79,7 +79,8 @@ class Pass:
         raise TypeError(f"{self.name} does not define run(graph_module, context)")
 
     def __str__(self) -> str:
-        options = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        options = [f"{name}={getattr(value, '__qualname__', None) or repr(value)}" for name, value in given.items()]
         return f"{self.name}({', '.join(options)})"
 
 

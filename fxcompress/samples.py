@@ -65,6 +65,25 @@ def samples_of(context: Context, count: int | None) -> Iterator[list[Tensor]]:
         raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
 
 
+def in_small_batches(
+    graph: fx.Graph, data: Iterable[Any], example: ExampleInputs, count: int, size: int
+) -> Iterator[tuple[list[Tensor], int]]:
+    """The first `count` samples in batches of `size` and a smaller last one, each with its number of samples.
+
+    Where the batch size of `graph` is not free, the batches are those of `data`.
+
+    Raises:
+        InputError: a batch does not fit the model that was given `example`.
+    """
+    batches = read_samples(data, example, count)
+    if not batch_is_free(graph):
+        yield from in_chunks(batches, 0)
+        return
+    for leaves, _ in in_chunks(batches, size):
+        for parts in zip(*(leaf.split(size) for leaf in leaves)):
+            yield list(parts), len(parts[0])
+
+
 def one_batch(graph: fx.Graph, context: Context, count: int) -> list[Tensor]:
     """The first `count` samples of the data as one batch; the first batch as it is where the batch size is not free.
 

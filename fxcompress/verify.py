@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,17 +29,47 @@ def sqnr(reference: Tensor, other: Tensor) -> float:
 
     Infinite where all values are equal (NaN equals NaN), minus infinite where shape, dtype or a non-finite value differ.
     """
+    return decibels(*energies(reference, other))
+
+
+def energies(reference: Tensor, other: Tensor) -> tuple[float, float]:
+    """The sum of squares of `reference` and of the difference, which is infinite where no decibels can tell it."""
     if reference.shape != other.shape or reference.dtype != other.dtype:
-        return float("-inf")
+        return 0.0, math.inf
     same = (reference == other) | (reference.isnan() & other.isnan())
-    if same.all():
-        return float("inf")
     if not reference.dtype.is_floating_point:
-        return float("-inf")
-    exact, found = reference.detach().double(), other.detach().double()
-    signal = exact[exact.isfinite()].square().sum()
-    noise = (exact - found)[~same].square().sum()
-    return (10 * torch.log10(signal / noise)).item() if noise.isfinite() else float("-inf")
+        return 0.0, 0.0 if same.all() else math.inf
+    exact = reference.detach().double()
+    signal = exact[exact.isfinite()].square().sum().item()
+    if same.all():
+        return signal, 0.0
+    noise = (exact - other.detach().double())[~same].square().sum().item()
+    return signal, noise if math.isfinite(noise) else math.inf
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two energies in dB; infinite where there is no noise."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and noise < math.inf else -math.inf
+
+
+class RunningSqnr:
+    """`agreement` of floating-point outputs over all batches, as if they had been one."""
+
+    def __init__(self) -> None:
+        self.sums: list[tuple[float, float]] = []
+
+    def update(self, reference: Sequence[Tensor], other: Sequence[Tensor]) -> None:
+        """Take note of the outputs for one batch; every batch has as many."""
+        found = [energies(*pair) for pair in zip(reference, other, strict=True)]
+        before = self.sums or [(0.0, 0.0)] * len(found)
+        self.sums = [(s + signal, n + noise) for (s, n), (signal, noise) in zip(before, found, strict=True)]
+
+    @property
+    def decibels(self) -> float:
+        """Of the output that agrees least."""
+        return min((decibels(*sums) for sums in self.sums), default=math.inf)
 
 
 def agreement(before: Sequence[Any], after: Sequence[Any]) -> float:

@@ -9,6 +9,8 @@ from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
+from fxcompress.passes.restore_precision import RestorePrecision
+from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
 
@@ -22,6 +24,8 @@ __all__ = [
     "LowerQuantizers",
     "Quantize",
     "RemoveDropout",
+    "RestorePrecision",
+    "RestoreSlowLayers",
     "RoundWeights",
     "SmoothActivations",
 ]

@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from fxcompress.effect import Effect
 from fxcompress.errors import source_line
+from fxcompress.execution import Execution
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.execution import Execution
 from fxcompress.quantization.layers import Layer, quantized_layers
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
 from fxcompress.rewrite import Replacement

@@ -13,9 +13,9 @@ from fxcompress.builder import attribute, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
+from fxcompress.observe import observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
-from fxcompress.quantization.observe import observe
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
 
@@ -35,7 +35,8 @@ class SmoothActivations(Pass):
 
     Args:
         strength: 0 leaves the activations as they are, 1 makes all their channels equally wide.
-        samples: of the calibration data, at most; None for all.
+        samples: of the calibration data, at most; None for all. As many as `Calibrate` is given: a value that is beyond the
+            widest one seen here is widened further by its channel's factor.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -44,7 +45,7 @@ class SmoothActivations(Pass):
     """
 
     strength: float = 0.85
-    samples: int | None = 100
+    samples: int | None = 300
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING

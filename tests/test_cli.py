@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -95,6 +97,16 @@ def test_a_factory_and_an_array_give_a_quantized_file(here, capsys, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
     assert len(list((tmp_path / "graphs").glob("*.svg"))) == 6
+
+
+def test_sensitivity_is_written(here, capsys):
+    options = ["compile", f"{here}:tiny", "--data", "data.npy", "--sensitivity"]
+    assert cli.main([*options, "table.md"]) == 0
+    assert "most is lost at" in capsys.readouterr().out
+    assert cli.main([*options, "plot.svg"]) == 0
+    assert "| layer" in Path("table.md").read_text() and Path("plot.svg").read_text().startswith("<?xml")
+    capsys.readouterr()
+    assert "plot.png: its name must end in .md or .svg" in complaint(capsys, *options, "plot.png")
 
 
 def test_an_exported_program_and_images(photos, capsys):

@@ -25,6 +25,7 @@ from fxcompress.inputs import ExampleInputs
 from fxcompress.passes import Calibrate, Quantize
 from fxcompress.pipeline import Pass
 from fxcompress.report import readable_bytes
+from fxcompress.sensitivity import check_report_path, sensitivity
 
 RANDOM = "random"
 HOW_DATA = "--data FOLDER (images), --data FILE.npy, or --data random to try the speed only"
@@ -47,6 +48,7 @@ class RandomData:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     output = check_writable(arguments.output or f"{model_name(arguments.model)}.onnx")
+    report = check_report_path(arguments.sensitivity) if arguments.sensitivity else None
     if arguments.data is None:
         raise InputError(f"INT8 needs calibration data to set its ranges: {HOW_DATA}")
     if arguments.data != RANDOM and not Path(arguments.data).exists():
@@ -70,12 +72,18 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         )
         show("writing", 0, None)
         files = write(compiled, output)
+        measured = sensitivity(compiled, data, progress=show) if report else None
     console.print(compiled.report.table())
     lines = [f"calibrated on {data}", *map(describe, files)]
     before = sum(row.bytes for row in compiled.report.rows if row.name.endswith("Capture"))
     lines.append(f"the float weights took {readable_bytes(before)}; to look closer: fxcompress inspect {files[0]}")
     if arguments.dump:
         lines.append(f"the graph after every pass is in {arguments.dump}")
+    if measured and report:
+        worst = measured.rows[0]
+        lines.append(
+            f"most is lost at {worst.place}, {worst.decibels:.1f} dB by itself; {measured.write(report)} has all places"
+        )
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.builder import attribute, insert_constant
+from fxcompress.execution import Execution
 from fxcompress.precision import Precision, forward_in
-from fxcompress.quantization.execution import Execution
 from fxcompress.quantization.patches import LINEAR
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.signature import argument

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx
 
+from fxcompress.execution import Execution
 from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context
 from fxcompress.precision import Precision, forward_in
-from fxcompress.quantization.execution import Execution
 from fxcompress.samples import in_chunks, samples_of
 
 

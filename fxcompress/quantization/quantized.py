@@ -1,0 +1,76 @@
+"""What quantizers a graph holds, and which operations read through them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.targets.table import Target
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operation that reads values through quantizers.
+
+    Attributes:
+        node: the operation.
+        weights, activations: the quantizer calls that it reads through, of constants and of computed values.
+        cone: in the order of the graph, those calls and the operations between them and `node`, which only move values.
+    """
+
+    node: fx.Node
+    weights: tuple[fx.Node, ...]
+    activations: tuple[fx.Node, ...]
+    cone: tuple[fx.Node, ...]
+
+
+def quantizer_of(graph_module: fx.GraphModule, node: fx.Node) -> Quantizer | None:
+    """The quantizer that `node` calls; None where it is something else."""
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, Quantizer) else None
+
+
+def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
+    """Every call of a quantizer, in the order of the graph."""
+    calls = graph_module.graph.find_nodes(op="call_module")
+    return {node: found for node in calls if (found := quantizer_of(graph_module, node))}
+
+
+def serves_weight(call: fx.Node) -> bool:
+    """Whether the quantizer `call` rounds a constant."""
+    return call.args[0].op == "get_attr"
+
+
+def moves_values(node: fx.Node, target: Target) -> bool:
+    """Whether `node` only moves values, so that a quantizer in front of it is as good as one behind it."""
+    return node.target is operator.getitem or node.target in target.transparent or node.target in target.joining
+
+
+def quantized_layers(graph_module: fx.GraphModule, target: Target) -> list[Layer]:
+    """The operations that read quantized values, maybe moved on the way, in the order of the graph."""
+    calls = quantizer_calls(graph_module)
+    ranks = {node: rank for rank, node in enumerate(graph_module.graph.nodes)}
+    layers = []
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or moves_values(node, target):
+            continue
+        cone = sorted({met for source in node.all_input_nodes for met in _cone(source, calls, target)}, key=ranks.__getitem__)
+        if cone:
+            read = [met for met in cone if met in calls]
+            weights = tuple(filter(serves_weight, read))
+            layers.append(Layer(node, weights, tuple(call for call in read if call not in weights), tuple(cone)))
+    return layers
+
+
+def _cone(value: fx.Node, calls: dict[fx.Node, Quantizer], target: Target) -> Iterator[fx.Node]:
+    """`value` and what is above it, up to the quantizers; nothing where no quantizer is above it."""
+    if value in calls:
+        yield value
+    elif moves_values(value, target):
+        above = [met for source in value.all_input_nodes for met in _cone(source, calls, target)]
+        if above:
+            yield from (*above, value)

@@ -1,0 +1,180 @@
+"""Taking layers of a quantized graph out of the integers again, or giving their weights more bits.
+
+Ranges that were calibrated stay as they are. Quantizers stand afterwards where placement would have put them had these
+layers been ignored: that is asked of `place` itself, so there is one set of rules. Leaving a layer in float only ever
+shortens the way that a quantizer travels up through operations that move values, so each quantizer that placement asks
+for is met on the way up from its readers, and a move changes no value that it rounds.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from fxcompress.builder import add_attribute, attribute
+from fxcompress.quantization.options import QuantizationOptions
+from fxcompress.quantization.placement import place
+from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.targets.table import Target
+
+Wiring = dict[tuple[fx.Node, fx.Node], fx.Node]
+"""The quantizer call between a value and one of its readers."""
+
+
+def leave_in_float(
+    graph_module: fx.GraphModule, layers: Collection[fx.Node], target: Target, reference: fx.GraphModule | None = None
+) -> list[fx.Node]:
+    """Take the operations `layers` out of the integers, in place.
+
+    They read real values and the constants of `reference`, the model before it was quantized. An elementwise operation
+    that stood in integers only for their sake goes with them.
+
+    Returns:
+        Every operation that was in integers before and is not any more, in the order of the graph.
+    """
+    before = [layer.node for layer in quantized_layers(graph_module, target)]
+    ignored = _left_out(graph_module, target) | set(layers)
+    wiring = _detach(graph_module)
+    alike = QuantizationOptions(weights=target.weights, activations=target.activations)  # which grid, the calls say
+    for site in place(graph_module.graph, target, dict.fromkeys(graph_module.graph.nodes, alike), ignored).activations:
+        _attach(site.producer, site.consumers, wiring, target)
+    given_up = set(layers)
+    for (value, reader), call in wiring.items():
+        if value.op == "get_attr":
+            if set(_operations(reader, target)) <= set(layers):
+                given_up.add(reader)
+            else:
+                _connect(call, value, [reader])
+    for call in {call: None for call in wiring.values() if not call.args}:
+        graph_module.graph.erase_node(call)
+    restore_constants(graph_module, given_up, reference)
+    graph_module.recompile()
+    after = {layer.node for layer in quantized_layers(graph_module, target)}
+    return [node for node in before if node not in after]
+
+
+def widen(
+    graph_module: fx.GraphModule, layer: Layer, bits: int, target: Target, reference: fx.GraphModule | None = None
+) -> None:
+    """Give the weights of `layer` the target's grid with so many bits, in place; the range is that of all their values."""
+    calls = quantizer_calls(graph_module)
+    restore_constants(graph_module, {reader for call in layer.weights for reader in call.users}, reference)
+    for call in layer.weights:
+        weight = attribute(graph_module, call.args[0].target).detach()
+        spec = replace(target.weights, bits=bits, channel_axis=calls[call].spec.channel_axis)
+        reduced = [axis for axis in range(weight.dim()) if axis != spec.channel_axis]
+        quantizer = Quantizer(spec, weight.shape)
+        quantizer.set_range(weight.amin(reduced), weight.amax(reduced))
+        call.target = add_attribute(graph_module, call.name, quantizer)
+    graph_module.recompile()
+
+
+def restore_constants(graph_module: fx.GraphModule, nodes: Iterable[fx.Node], reference: fx.GraphModule | None) -> None:
+    """Let each of `nodes` read the constants that it reads in `reference`, where a pass has put others in their place."""
+    originals = {node.name: node for node in reference.graph.nodes} if reference else {}
+    for node in nodes:
+        if node.name not in originals:
+            continue
+        arguments = originals[node.name].args
+        for position, present in enumerate(node.args):
+            original = arguments[position] if position < len(arguments) else None
+            if _is_constant(present):
+                if original is None:
+                    node.update_arg(position, None)
+                elif _is_constant(original):
+                    _exchange(graph_module, node, present, attribute(reference, original.target), original.target)
+
+
+def _is_constant(value: object) -> bool:
+    """Whether `value` is a constant, or a quantizer's call on one."""
+    if isinstance(value, fx.Node) and value.op == "call_module" and value.args:
+        value = value.args[0]
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def _exchange(graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, tensor: torch.Tensor, name: str) -> None:
+    """Let `node`, or the quantizer `present` before it, read `tensor` instead of another constant."""
+    constant, reader = (present, node) if present.op == "get_attr" else (present.args[0], present)
+    if attribute(graph_module, constant.target) is tensor:
+        return
+    with graph_module.graph.inserting_after(constant):
+        made = graph_module.graph.get_attr(add_attribute(graph_module, name, tensor))
+    made.meta = dict(constant.meta)
+    reader.replace_input_with(constant, made)
+
+
+def _left_out(graph_module: fx.GraphModule, target: Target) -> set[fx.Node]:
+    """What placement must ignore to put the quantizers where they are now.
+
+    That is operations that could read integers and do not, and moves that a quantizer did not travel through.
+    """
+    in_integers = {layer.node for layer in quantized_layers(graph_module, target) if layer.activations}
+    heads = (target.weighted.keys() | target.products.keys() | target.elementwise.keys()) - target.fused
+    found = {node for node in graph_module.graph.nodes if node.target in heads and node not in in_integers}
+    for call in quantizer_calls(graph_module):
+        value = call.args[0]
+        moved = value.args[0] if value.target is operator.getitem else value
+        if moves_values(moved, target):
+            found.add(moved)
+    return found
+
+
+def _detach(graph_module: fx.GraphModule) -> Wiring:
+    """Let all readers of quantizers read the values in front of them; the calls stay, connected to nothing."""
+    wiring: Wiring = {}
+    for call in quantizer_calls(graph_module):
+        value = call.args[0]
+        wiring |= {(value, reader): call for reader in call.users}
+        call.replace_all_uses_with(value)
+        call.args = ()
+    return wiring
+
+
+def _attach(producer: fx.Node, readers: Iterable[fx.Node], wiring: Wiring, target: Target) -> None:
+    """Put between `producer` and each of `readers` the quantizer that was met on the way up."""
+    homes = {call: value for (value, _), call in wiring.items()}
+    by_call: dict[fx.Node, list[fx.Node]] = {}
+    for reader in readers:
+        call = next(_met(producer, reader, wiring, target), None)
+        if call is not None:
+            by_call.setdefault(call, []).append(reader)
+    for call, served in by_call.items():
+        _connect(call if homes[call] is producer else _moved(call, producer), producer, served)
+
+
+def _met(value: fx.Node, reader: fx.Node, wiring: Wiring, target: Target) -> Iterator[fx.Node]:
+    """The quantizer calls that stood between `value` and `reader`, or above `value`."""
+    if (value, reader) in wiring:
+        yield wiring[value, reader]
+    elif moves_values(value, target):
+        for source in value.all_input_nodes:
+            yield from _met(source, value, wiring, target)
+
+
+def _moved(call: fx.Node, producer: fx.Node) -> fx.Node:
+    """A call of the same quantizer behind `producer`."""
+    with producer.graph.inserting_after(producer):
+        made = producer.graph.create_node("call_module", call.target, name=f"{producer.name}_quantizer")
+    made.meta = {key: producer.meta[key] for key in ("val", "scope", "stack_trace") if key in producer.meta}
+    made.meta["created_by"] = call.meta["created_by"]
+    return made
+
+
+def _connect(call: fx.Node, value: fx.Node, readers: Iterable[fx.Node]) -> None:
+    for reader in readers:
+        reader.replace_input_with(value, call)
+    call.args = (value,)
+
+
+def _operations(reader: fx.Node, target: Target) -> Iterator[fx.Node]:
+    """The operations that read what `reader` moves, or `reader` itself."""
+    if moves_values(reader, target):
+        for user in reader.users:
+            yield from _operations(user, target)
+    else:
+        yield reader

@@ -1,0 +1,272 @@
+"""Layers taken out of the integers: what the graph is afterwards, how few they are, and what is refused."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recipes import recipes
+from test_sensitivity import Net
+from torch import fx, nn
+
+import fxcompress
+from fxcompress import QuantizationSpec, passes
+from fxcompress.dialect import copy_graph
+from fxcompress.errors import InputError, PlanError
+from fxcompress.inputs import ExampleInputs
+from fxcompress.quantization.quantized import quantized_layers, quantizer_calls, serves_weight
+from fxcompress.quantization.restoration import leave_in_float, widen
+from fxcompress.targets import OPENVINO_CPU
+from fxcompress.verify import agreement, outputs
+
+FOUR_BITS = QuantizationSpec(bits=4, signed=True, narrow=True)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return list(torch.randn(12, 2, 6, 6, generator=torch.Generator().manual_seed(0)).split(5))
+
+
+def quantized(model, data, *more, **options):
+    return fxcompress.compile(model, [*passes_before(**options), *more], data=data)
+
+
+def passes_before(**options):
+    return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.Quantize(**options), passes.Calibrate()]
+
+
+def wires(module):
+    """Which value reaches which reader through a quantizer, with the integers' grid left out."""
+    calls = quantizer_calls(module)
+    return {(call.args[0].name, reader.name) for call in calls for reader in call.users}
+
+
+def copy(module):
+    return fx.GraphModule(module, copy_graph(module.graph))
+
+
+@given(recipe=recipes(), data=st.data())
+@settings(max_examples=12)
+def test_quantizers_stand_where_placement_would_have_put_them(recipe, data):
+    x = recipe.inputs(3)
+    module = quantized(recipe.build(), [x])
+    layers = [layer.node for layer in quantized_layers(module, OPENVINO_CPU)]
+    if not layers:
+        return
+    chosen = data.draw(st.lists(st.sampled_from([node.name for node in layers]), unique=True))
+    once, by_turns = copy(module), copy(module)
+    left = leave_in_float(once, [node for node in once.graph.nodes if node.name in chosen], OPENVINO_CPU)
+    for name in chosen:
+        leave_in_float(by_turns, [node for node in by_turns.graph.nodes if node.name == name], OPENVINO_CPU)
+    expected = fxcompress.compile(recipe.build(), passes_before(ignored=chosen), data=[x])
+    assert wires(once) == wires(expected) == wires(by_turns)
+    assert {node.name for node in left} >= set(chosen)
+    once.graph.lint()
+    assert all(call.users and quantizer.ready for call, quantizer in quantizer_calls(once).items())
+
+
+@given(recipe=recipes())
+@settings(max_examples=6)
+def test_without_its_layers_the_model_is_the_float_model(recipe):
+    x = recipe.inputs(3)
+    model = recipe.build()
+    module = quantized(model, [x])
+    plain = fxcompress.compile(model, passes_before()[:2], data=[x])
+    leave_in_float(module, [layer.node for layer in quantized_layers(module, OPENVINO_CPU)], OPENVINO_CPU, plain)
+    example = ExampleInputs((x,))
+    assert not quantizer_calls(module)
+    assert agreement(outputs(plain, example), outputs(module, example)) == math.inf
+
+
+@given(recipe=recipes(), data=st.data())
+@settings(max_examples=6)
+def test_other_layers_read_what_they_read_before(recipe, data):
+    """A quantizer that moves down behind a max pool or a concatenation keeps its range, and so its integers."""
+    x = recipe.inputs(3)
+    module = quantized(recipe.build(), [x])
+    names = [layer.node.name for layer in quantized_layers(module, OPENVINO_CPU)]
+    if not names:
+        return
+    chosen = data.draw(st.sampled_from(names))
+    before = {layer.node.name: grids(module, layer) for layer in quantized_layers(module, OPENVINO_CPU)}
+    leave_in_float(module, [node for node in module.graph.nodes if node.name == chosen], OPENVINO_CPU)
+    for layer in quantized_layers(module, OPENVINO_CPU):
+        assert grids(module, layer) == before[layer.node.name]
+
+
+def grids(module, layer):
+    return {str(call.target) for call in (*layer.weights, *layer.activations)}
+
+
+def test_a_quantizer_moves_behind_the_pool_that_a_float_layer_reads():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            x = F.max_pool2d(x, 2)
+            return self.a(x), self.b(x)
+
+    module = quantized(Shared(), [torch.randn(2, 2, 6, 6)])
+    assert ("x", "max_pool2d") in wires(module)
+    leave_in_float(module, [node for node in module.graph.nodes if node.name == "a"], OPENVINO_CPU)
+    assert wires(module) == {("max_pool2d", "b"), ("b_weight", "b")}
+
+
+def test_constants_that_a_pass_exchanged_come_back(data):
+    module = quantized(Net(), data)
+    plain = fx.GraphModule(module, copy_graph(module.graph))
+    for call in quantizer_calls(plain):
+        call.replace_all_uses_with(call.args[0])
+    plain.graph.eliminate_dead_code()
+    layer = next(layer for layer in quantized_layers(module, OPENVINO_CPU) if layer.node.name == "a")
+    module.rounded = nn.Parameter(module.a.weight.detach().round())
+    with module.graph.inserting_before(layer.weights[0]):
+        layer.weights[0].args = (module.graph.get_attr("rounded"),)
+    module.corrected = nn.Parameter(module.a.bias.detach() + 1)
+    with module.graph.inserting_before(layer.node):
+        layer.node.update_arg(2, module.graph.get_attr("corrected"))
+    leave_in_float(module, [layer.node], OPENVINO_CPU, plain)
+    held = [module.get_parameter(str(node.target)) for node in layer.node.all_input_nodes if node.op == "get_attr"]
+    assert held[0] is module.a.weight and held[1] is module.a.bias
+
+
+def test_layers_of_which_only_the_weight_is_quantized(data):
+    """They stay what they are; no activation is quantized for them."""
+    module = quantized(Net(), data)
+    for call in list(quantizer_calls(module)):
+        if not serves_weight(call):
+            call.replace_all_uses_with(call.args[0])
+            module.graph.erase_node(call)
+    leave_in_float(module, [node for node in module.graph.nodes if node.name == "b"], OPENVINO_CPU)
+    assert wires(module) == {("a_weight", "a"), ("head_weight", "head")}
+
+
+class Shuffled:
+    """A loader whose samples are others whenever it is read."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __iter__(self):
+        yield torch.randn(6, 2, 6, 6, generator=self.generator)
+
+
+def test_data_that_is_shuffled_is_compared_with_itself():
+    report = quantized(Net(), Shuffled(), passes.RestorePrecision(min_decibels=20.0)).report
+    assert "nothing to restore" in report.notes[-1]
+
+
+def needed(report):
+    return report.rows[-1].rewrites
+
+
+@given(wanted=st.lists(st.floats(34, 60), min_size=2, max_size=4))
+@settings(max_examples=4)
+def test_more_tolerance_never_restores_more_layers(data, wanted):
+    torch.manual_seed(0)
+    model = Net()
+    counts = []
+    for decibels in sorted(wanted):
+        report = quantized(model, data, passes.RestorePrecision(min_decibels=decibels), weights=FOUR_BITS).report
+        counts.append(needed(report))
+    assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("decibels", [37.0, 40.0, 50.0])
+def test_the_loss_asked_for_is_kept(data, decibels):
+    torch.manual_seed(0)
+    model = Net()
+    plain = fxcompress.compile(model, passes_before()[:2], data=data)
+    module = quantized(model, data, passes.RestorePrecision(min_decibels=decibels), weights=FOUR_BITS)
+    example = ExampleInputs((torch.cat(data),))
+    assert agreement(outputs(plain, example), outputs(module, example)) >= decibels - 0.1
+    module.lower()
+
+
+def test_nothing_is_restored_where_the_loss_is_tolerable(data):
+    report = quantized(Net(), data, passes.RestorePrecision(min_decibels=1.0)).report
+    assert needed(report) == 0 and "nothing to restore" in report.notes[-1]
+
+
+def test_at_most_so_many_layers_and_a_note_that_it_is_not_enough(data):
+    report = quantized(Net(), data, passes.RestorePrecision(min_decibels=300.0, max_layers=1)).report
+    assert "is not reached" in report.notes[-1] and "raise max_layers=1" in report.notes[-1]
+    assert sum("left in float" in note for note in report.notes) == 1
+
+
+def test_without_a_limit_every_loss_can_be_reached(data):
+    module = quantized(Net(), data, passes.RestorePrecision(min_decibels=300.0))
+    assert not quantizer_calls(module) and "same bits" in module.report.notes[-1]
+
+
+def test_a_metric_of_the_users(data):
+    torch.manual_seed(0)
+    model, x = Net(), torch.cat(data)
+    wanted = model(x).detach()
+    distance = lambda m: -float((m(x).detach() - wanted).abs().max())  # noqa: E731
+    module = quantized(model, data, passes.RestorePrecision(metric=distance, tolerance=0.006), weights=FOUR_BITS)
+    assert distance(module) >= -0.0061 and "metric -0.0" in module.report.notes[-1]
+    assert quantizer_calls(module) and needed(module.report)
+    assert "0x" not in str(module.report.rows[-1].name)
+
+
+def test_more_bits_instead_of_float(data):
+    torch.manual_seed(0)
+    model = Net()
+    wide = passes.RestorePrecision(min_decibels=42.0, bits=8)
+    module = quantized(model, data, wide, weights=FOUR_BITS)
+    bits = {call.name: q.spec.bits for call, q in quantizer_calls(module).items() if serves_weight(call)}
+    assert set(bits.values()) == {4, 8} and len(bits) == 3
+    assert wires(module) == wires(quantized(model, data))
+    plain = fxcompress.compile(model, passes_before()[:2], data=data)
+    example = ExampleInputs((torch.cat(data),))
+    assert agreement(outputs(plain, example), outputs(module, example)) >= 41.9
+    module.lower()
+
+
+def test_all_layers_given_eight_bits_are_those_of_eight_bits(data):
+    torch.manual_seed(0)
+    model = Net()
+    module = quantized(model, data, weights=FOUR_BITS)
+    for layer in quantized_layers(module, OPENVINO_CPU):
+        widen(module, layer, 8, OPENVINO_CPU)
+    example = ExampleInputs((torch.cat(data),))
+    assert agreement(outputs(quantized(model, data), example), outputs(module, example)) == math.inf
+
+
+def test_bits_that_do_not_suffice_are_told(data):
+    report = quantized(Net(), data, passes.RestorePrecision(min_decibels=90.0, bits=8), weights=FOUR_BITS).report
+    assert "leave bits out, so that layers return to float" in report.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give min_decibels, or metric and tolerance"),
+        ({"min_decibels": math.nan}, "min_decibels must be a finite number, got nan"),
+        ({"min_decibels": 20, "tolerance": 0.1}, "give metric, or say min_decibels instead"),
+        ({"metric": len, "tolerance": -1}, "tolerance must be 0 or more, in the unit of the metric, got -1"),
+        ({"metric": 0.5}, "metric is a function of the model that returns a number, not 0.5"),
+        ({"min_decibels": 20, "max_layers": 0}, "max_layers must be 1 or more, or None for any number, got 0"),
+        ({"min_decibels": 20, "bits": 9}, "bits must be 3 to 8, or None for float, got 9"),
+        ({"min_decibels": 20, "samples": 0}, "samples must be 1 or more, got 0"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        passes.RestorePrecision(**options)
+
+
+@pytest.mark.parametrize("metric", [lambda model: None, lambda model: math.nan, lambda model: "good"])
+def test_a_metric_must_return_a_number(data, metric):
+    with pytest.raises(InputError, match="metric did not return a number"):
+        quantized(Net(), data, passes.RestorePrecision(metric=metric))
+
+
+def test_it_comes_after_calibration(data):
+    with pytest.raises(PlanError, match="list Calibrate before RestorePrecision"):
+        fxcompress.compile(Net(), [passes.Quantize(), passes.RestorePrecision(min_decibels=1.0), passes.Calibrate()], data=data)
