@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -16,69 +16,76 @@ from fxcompress.errors import CalibrationError, InputError, describe, source_lin
 from fxcompress.observe import observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
+from fxcompress.quantization.patches import some_rows
+from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
+from fxcompress.targets import Target
 
 LINEAR, TRANSPOSE, LAYER_NORM, MULTIPLY = map(resolve, ("linear", "transpose", "layer_norm", "mul"))
 
 
+THRESHOLDS = tuple(0.8**step for step in range(16))
+"""What is tried for the widest channel that stays as it is, as a share of the widest of all: down to 1/28."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmoothActivations(Pass):
-    """Divide the channels of what linear layers read by factors, and multiply their weights by the same.
+    """Divide the widest channels of what linear layers read by factors, and multiply their weights by the same.
 
-    In transformers some channels are tens of times wider than the rest, and one scale for all of them leaves the rest
-    few levels. Xiao et al., "SmoothQuant", arXiv 2211.10438, equations 3 and 4: the factor of channel j is
-    ``max|X_j|^strength / max|W_j|^(1 - strength)``. Where a layer norm computes the activation for these layers alone, its
-    weight and bias take up the factors; else a multiplication does, which OpenVINO joins with the quantization after it.
+    In transformers a few channels are tens of times wider than the rest, and one scale for all of them leaves the rest few
+    levels. Wei et al., "Outlier Suppression+", arXiv 2304.09145: the factor of channel j is ``max(1, max|X_j| / t)``, and
+    the threshold t the one for which the layers' outputs, with inputs and weights quantized, are nearest to the float
+    model's. (Dividing all channels by a power of their width, as in Xiao et al., "SmoothQuant", arXiv 2211.10438, costs
+    the weights more.)
 
-    Only activations of three dimensions and more (samples, tokens, channels) are smoothed.
+    Where a layer norm computes the activation for these layers alone, its weight and bias take up the factors; else a
+    multiplication does, which OpenVINO joins with the quantization after it. Only activations of three dimensions and
+    more (samples, tokens, channels) are smoothed.
 
     Args:
-        strength: 0 leaves the activations as they are, 1 makes all their channels equally wide.
         samples: of the calibration data, at most; None for all. As many as `Calibrate` is given: a value that is beyond the
             widest one seen here is widened further by its channel's factor.
+        tokens: of each sample that thresholds are tried on.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
-        InputError: there is no data, a batch does not fit the model, or `strength` is not within 0 to 1.
+        InputError: there is no data, a batch does not fit the model, or an option is out of its range.
         CalibrationError: an activation is NaN or infinite.
     """
 
-    strength: float = 0.85
     samples: int | None = 300
+    tokens: int = 2
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"SmoothActivations needs a strength from 0 to 1, got {self.strength!r}")
+        if self.tokens < 1:
+            raise InputError(f"SmoothActivations needs tokens of 1 or more, got {self.tokens!r}")
 
+    @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         readers = _linear_readers(graph_module.graph)
         if not readers:
             return []
-        widths: dict[fx.Node, Tensor] = {}
-        for node, value in observe(graph_module, context, readers, samples=self.samples, precision=self.precision):
-            width = value.float().abs().amax(tuple(range(value.dim() - 1)))
-            widths[node] = torch.maximum(widths.get(node, width), width)
-        for node, width in widths.items():
-            if not width.isfinite().all():
-                raise CalibrationError(f"{describe(node)} is NaN or infinite for some of the data; look for an overflow there")
-            self._smooth(graph_module, node, readers[node], width)
-        return [Replacement("", node.name, node.name, source_line(node)) for node in readers]
+        seen = {value: _Seen(self.tokens) for value in readers}
+        for value, x in observe(graph_module, context, readers, samples=self.samples, precision=self.precision):
+            seen[value].update(x)
+        for value, linears in readers.items():
+            if not seen[value].width.isfinite().all():
+                raise CalibrationError(f"{describe(value)} is NaN or infinite for some of the data; look for an overflow there")
+            layers = [_Linear(graph_module, linear) for linear in linears]
+            factor = _best_factor(seen[value], torch.cat([layer.rows for layer in layers]), context.target)
+            self._smooth(graph_module, value, layers, factor)
+        return [Replacement("", value.name, value.name, source_line(value)) for value in readers]
 
-    def _smooth(self, graph_module: fx.GraphModule, value: fx.Node, linears: Sequence[fx.Node], width: Tensor) -> None:
-        weights = [weight for linear in linears if (weight := _constant_behind(linear.args[1]))]
-        tensors = [attribute(graph_module, weight.target).detach() for weight in weights]
-        axes = [0 if linear.args[1].target is TRANSPOSE else 1 for linear in linears]  # of the input channels
-        strongest = torch.stack([t.abs().amax(1 - axis) for t, axis in zip(tensors, axes)]).amax(0)
-        factor = width**self.strength / strongest ** (1 - self.strength)
-        factor = torch.where((width > 0) & (strongest > 0), factor, 1.0)
-        for linear, weight, tensor, axis in zip(linears, weights, tensors, axes):
-            reader = linear if linear.args[1] is weight else linear.args[1]
-            smoothed = tensor * (factor if axis == 1 else factor[:, None])
-            reader.replace_input_with(weight, self._parameter(graph_module, f"{weight.target}_smoothed", smoothed, reader))
+    def _smooth(self, graph_module: fx.GraphModule, value: fx.Node, layers: Sequence[_Linear], factor: Tensor) -> None:
+        for layer in layers:
+            smoothed = layer.tensor * (factor[:, None] if layer.transposed else factor)
+            name = f"{layer.constant.target}_smoothed"
+            layer.reader.replace_input_with(layer.constant, self._parameter(graph_module, name, smoothed, layer.reader))
+        linears = [layer.node for layer in layers]
         if _can_take_up(value, linears):
             self._divide_layer_norm(graph_module, value, factor)
         else:
@@ -109,6 +116,55 @@ class SmoothActivations(Pass):
         return insert_constant(graph_module, name, torch.nn.Parameter(value), before=before, created_by=self.name)
 
 
+class _Linear:
+    """A linear layer, and the constant behind its weight: `rows` is [outputs, inputs], `tensor` perhaps its transpose."""
+
+    def __init__(self, graph_module: fx.GraphModule, node: fx.Node):
+        self.node, weight = node, node.args[1]
+        self.constant = _constant_behind(weight)
+        self.transposed = weight is not self.constant
+        self.reader = weight if self.transposed else node
+        self.tensor = attribute(graph_module, self.constant.target).detach()
+        self.rows = self.tensor.T if self.transposed else self.tensor
+
+
+class _Seen:
+    """The lowest and highest value of each channel, and some tokens of each sample."""
+
+    def __init__(self, tokens: int):
+        self.tokens = tokens
+        self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+        self.rows: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        x = x.float()
+        reduced = tuple(range(x.dim() - 1))
+        self.low, self.high = torch.minimum(self.low, x.amin(reduced)), torch.maximum(self.high, x.amax(reduced))
+        self.rows.append(some_rows(x, self.tokens))
+
+    @property
+    def width(self) -> Tensor:
+        return torch.maximum(-self.low, self.high)
+
+
+def _best_factor(seen: _Seen, weight: Tensor, target: Target) -> Tensor:
+    """The factors, [channels], with which the outputs lose least."""
+    x, width = torch.cat(seen.rows), seen.width
+    exact = x @ weight.T
+    candidates = [
+        (width / (width.max() * share)).clamp(min=1) if width.any() else torch.ones_like(width) for share in THRESHOLDS
+    ]
+    activations, weights = Quantizer(target.activations), Quantizer(replace(target.weights, channel_axis=0), weight.shape)
+
+    def loss(factor: Tensor) -> float:
+        activations.set_range((seen.low / factor).min(), (seen.high / factor).max())
+        scaled = weight * factor
+        weights.set_range(scaled.amin(1), scaled.amax(1))
+        return (activations(x / factor) @ weights(scaled).T - exact).square().sum().item()
+
+    return min(candidates, key=loss)
+
+
 def _linear_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """The linear layers with constant weights that read each value of three dimensions or more."""
     found: dict[fx.Node, list[fx.Node]] = {}
@@ -126,7 +182,7 @@ def _can_take_up(value: fx.Node, linears: Sequence[fx.Node]) -> bool:
     return all(held is None or held.op == "get_attr" for held in (argument(value, "weight"), argument(value, "bias")))
 
 
-def _constant_behind(weight: fx.Node) -> fx.Node | None:
-    """The constant that `weight` is, or is the transpose of."""
+def _constant_behind(weight: Any) -> Any:
+    """The constant that `weight` is, or is the transpose of, or None."""
     source = weight.args[0] if weight.target is TRANSPOSE else weight
     return source if source.op == "get_attr" else None

@@ -39,8 +39,7 @@ def input_patches(node: fx.Node, x: Tensor, shape: torch.Size, limit: int) -> Te
         limit: so many places of each sample, at most, scattered; the same for all samples, and in every call.
     """
     if node.target is LINEAR:
-        rows = x.reshape(len(x), -1, x.shape[-1])
-        return rows[:, _places(rows.shape[1], limit)].reshape(1, -1, x.shape[-1]).float()
+        return some_rows(x, limit).float()[None]
     groups, kernel = group_count(node), shape[2:]
     stride, padding, dilation = (_per_dimension(node, name, len(kernel)) for name in ("stride", "padding", "dilation"))
     x = F.pad(x, [side for size in reversed(padding) for side in (size, size)])
@@ -51,6 +50,12 @@ def input_patches(node: fx.Node, x: Tensor, shape: torch.Size, limit: int) -> Te
     samples, channels, count = taken.shape[:3]
     grouped = taken.reshape(samples, groups, channels // groups, count, -1)
     return grouped.permute(1, 0, 3, 2, 4).reshape(groups, samples * count, -1).float()
+
+
+def some_rows(x: Tensor, limit: int) -> Tensor:
+    """At most `limit` of the rows of each sample, ``[rows, channels]``, of `x`, ``[samples, ..., channels]``."""
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    return rows[:, _places(rows.shape[1], limit)].reshape(-1, x.shape[-1])
 
 
 def _per_dimension(node: fx.Node, name: str, dimensions: int) -> list[int]:
