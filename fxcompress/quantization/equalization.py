@@ -17,18 +17,20 @@ class Scaling:
         widths: the largest magnitude at any place of the kernel, ``[groups, outputs of a group, inputs of a group]``.
         inputs: what input channels are multiplied by, ``[groups, 1, inputs of a group]``.
         outputs: what output channels are divided by, ``[groups, outputs of a group, 1]``.
+        offsets: the magnitude of the bias, as far as it counts beside the weights, ``[groups, outputs of a group]``.
     """
 
     widths: Tensor
     inputs: Tensor
     outputs: Tensor
+    offsets: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, groups: int) -> Scaling:
-        """Of a weight ``[outputs, inputs of a group, *kernel]``, without any scaling."""
-        matrices = weight.detach().abs().double().reshape(groups, len(weight) // groups, weight.shape[1], -1)
-        widths = matrices.amax(3)
-        return cls(widths, torch.ones_like(widths[:, :1]), torch.ones_like(widths[:, :, :1]))
+    def of(cls, weight: Tensor, groups: int, bias: Tensor | None = None) -> Scaling:
+        """Of a weight ``[outputs, inputs of a group, *kernel]`` and a bias ``[outputs]``, without any scaling."""
+        widths = weight.abs().double().reshape(groups, len(weight) // groups, weight.shape[1], -1).amax(3)
+        offsets = torch.zeros_like(widths[:, :, 0]) if bias is None else bias.abs().double().reshape(groups, -1)
+        return cls(widths, torch.ones_like(widths[:, :1]), torch.ones_like(widths[:, :, :1]), offsets)
 
     def scaled(self, weight: Tensor) -> Tensor:
         """`weight` with all factors."""
@@ -39,6 +41,7 @@ class Scaling:
         """By a factor an output channel, ``[outputs]``."""
         factor = factor.reshape(self.outputs.shape)
         self.outputs, self.widths = self.outputs * factor, self.widths / factor
+        self.offsets = self.offsets / factor.squeeze(2)
 
     def multiply_inputs(self, factor: Tensor) -> None:
         """By a factor for each run of as many consecutive input channels, ``[runs]``."""
@@ -49,9 +52,9 @@ class Scaling:
 def width_ratio(first: Scaling, second: Scaling) -> Tensor:
     """How much wider each output channel of `first` is than what reads it in `second`, ``[outputs of first]``.
 
-    1 where either is nothing but zeros, so that no factor makes them equal.
+    An output channel is as wide as its widest weight, or as its offset if that is wider. 1 where either is nothing but zeros, so that no factor makes them equal.
     """
-    before = first.widths.amax(2).flatten()
+    before = torch.maximum(first.widths.amax(2), first.offsets).flatten()
     after = second.widths.amax(1).reshape(len(before), -1).amax(1)
     ratio = before / after
     return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0)
