@@ -34,8 +34,8 @@ class EqualizeLayers(Pass):
     widened less: the bias would be widened too, and with it the range of the activation.
 
     Layers are convolutions and linear layers with constant weights of 32 bits or more that nothing else reads, linked
-    by a value that nothing else reads. No factor passes a clamp to other limits than zero, such as ReLU6: a limit for each channel would
-    take its place, which OpenVINO computes in float, behind the integer convolution rather than in it.
+    by a value that nothing else reads. No factor passes a clamp to other limits than zero, such as ReLU6: a limit for
+    each channel would take its place, which OpenVINO computes in float, behind the integer convolution rather than in it.
 
     Args:
         iterations: each pair has its turn so many times, at most: a layer between two others belongs to two pairs.

@@ -52,7 +52,8 @@ class Scaling:
 def width_ratio(first: Scaling, second: Scaling) -> Tensor:
     """How much wider each output channel of `first` is than what reads it in `second`, ``[outputs of first]``.
 
-    An output channel is as wide as its widest weight, or as its offset if that is wider. 1 where either is nothing but zeros, so that no factor makes them equal.
+    An output channel is as wide as its widest weight, or as its offset if that is wider. The ratio is 1 where either is
+    nothing but zeros, so that no factor makes them equal.
     """
     before = torch.maximum(first.widths.amax(2), first.offsets).flatten()
     after = second.widths.amax(1).reshape(len(before), -1).amax(1)

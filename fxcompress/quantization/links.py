@@ -47,7 +47,7 @@ def find_links(graph_module: fx.GraphModule) -> list[Link]:
     for first in graph_module.graph.nodes:
         if first in layers:
             reader, axis = first_reader(first)
-            if reader in layers and reader.args[0].meta["val"].dim() - axis - 1 == SPATIAL_DIMENSIONS[reader.target]:
+            if reader is not None and reader in layers and axis == _channel_axis(reader, reader.args[0]):
                 found.append(Link(first, reader))
     return found
 
@@ -57,7 +57,7 @@ def first_reader(layer: fx.Node) -> tuple[fx.Node | None, int]:
 
     None, where the value is read more than once before that.
     """
-    node, axis = layer, layer.meta["val"].dim() - 1 - SPATIAL_DIMENSIONS[layer.target]
+    node, axis = layer, _channel_axis(layer, layer)
     while len(node.users) == 1:
         reader = next(iter(node.users))
         moved = COMMUTING[reader.target](reader, axis) if reader.target in COMMUTING else None
@@ -65,6 +65,11 @@ def first_reader(layer: fx.Node) -> tuple[fx.Node | None, int]:
             return reader, axis
         node, axis = reader, moved
     return None, axis
+
+
+def _channel_axis(layer: fx.Node, value: fx.Node) -> int:
+    """The dimension that counts channels in `value`, which `layer` reads or puts out."""
+    return value.meta["val"].dim() - 1 - SPATIAL_DIMENSIONS[layer.target]
 
 
 def _scalable_layers(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
@@ -76,9 +81,10 @@ def _scalable_layers(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
     for node in graph_module.graph.nodes:
         if node.target in SPATIAL_DIMENSIONS:
             weight, bias = node.args[1], argument(node, "bias")
-            if weight in tensors and (bias is None or bias in tensors) and readers[id(tensors[weight])] == 1:
-                if tensors[weight].dtype in (torch.float32, torch.float64):
-                    yield node
+            if weight not in tensors or not (bias is None or bias in tensors):
+                continue
+            if readers[id(tensors[weight])] == 1 and tensors[weight].dtype in (torch.float32, torch.float64):
+                yield node
 
 
 # ------------------------------------------------------------------------------------------ operations that commute
@@ -97,9 +103,10 @@ def _over_last(count: int) -> Move:
     return lambda node, axis: axis if axis < node.meta["val"].dim() - count else None
 
 
-def _zero_padding(node: fx.Node, axis: int) -> int | None:
+def _padding(node: fx.Node, axis: int) -> int | None:
+    """With zeros, or with the values at hand."""
     padded = len(argument(node, "pad")) // 2
-    return axis if argument(node, "value") == 0 and axis < node.meta["val"].dim() - padded else None
+    return None if argument(node, "value") or axis >= node.meta["val"].dim() - padded else axis
 
 
 def _reduction(node: fx.Node, axis: int) -> int | None:
@@ -123,9 +130,9 @@ def _reshape(node: fx.Node, axis: int) -> int | None:
     """The dimension behind as many elements as before that takes in the channels, with what follows them if need be."""
     old, new = node.args[0].meta["val"].shape, node.meta["val"].shape
     for place, size in enumerate(new):
-        if isinstance(size, int) and isinstance(old[axis], int) and size % old[axis] == 0:
-            if _same_count(old[:axis], new[:place]):
-                return place
+        whole = isinstance(size, int) and isinstance(old[axis], int) and size % old[axis] == 0
+        if whole and _same_count(old[:axis], new[:place]):
+            return place
     return None
 
 
@@ -135,13 +142,13 @@ def _same_count(left: Sequence[int | torch.SymInt], right: Sequence[int | torch.
 
 COMMUTING: dict[OpOverload, Move] = {
     **dict.fromkeys(ops("relu leaky_relu prelu dropout"), _pointwise),
-    **dict.fromkeys(ops("max_pool1d avg_pool1d adaptive_avg_pool1d reflection_pad1d replication_pad1d"), _over_last(1)),
-    **dict.fromkeys(ops("max_pool2d avg_pool2d adaptive_avg_pool2d reflection_pad2d replication_pad2d"), _over_last(2)),
-    **dict.fromkeys(ops("max_pool3d avg_pool3d adaptive_avg_pool3d reflection_pad3d replication_pad3d"), _over_last(3)),
+    **dict.fromkeys(ops("max_pool1d avg_pool1d adaptive_avg_pool1d"), _over_last(1)),
+    **dict.fromkeys(ops("max_pool2d avg_pool2d adaptive_avg_pool2d"), _over_last(2)),
+    **dict.fromkeys(ops("max_pool3d avg_pool3d adaptive_avg_pool3d"), _over_last(3)),
     **dict.fromkeys(ops("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d"), _over_last(2)),
     **dict.fromkeys(ops("mean sum amax"), _reduction),
     **dict.fromkeys(ops("flatten reshape unflatten squeeze unsqueeze"), _reshape),
-    resolve("constant_pad_nd"): _zero_padding,
+    **dict.fromkeys(ops("constant_pad_nd pad"), _padding),
     resolve("transpose"): _transposition,
     resolve("permute"): _permutation,
 }
