@@ -1,0 +1,107 @@
+"""Make the weights of layers that follow one another equally wide, channel by channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.builder import attribute, insert_constant
+from fxcompress.dialect import resolve
+from fxcompress.effect import Effect
+from fxcompress.errors import InputError, source_line
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.equalization import Scaling, equalize
+from fxcompress.quantization.links import SPATIAL_DIMENSIONS, find_links, first_reader
+from fxcompress.quantization.patches import group_count
+from fxcompress.rewrite import Replacement
+from fxcompress.signature import argument
+
+CLAMP = resolve("clamp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualizeLayers(Pass):
+    """Divide the output channels of a layer by factors, and multiply the next layer's weights by the same.
+
+    A channel whose weights are much smaller than the others' has few levels where they share a scale. Between two layers
+    that a positive factor passes through, as it does through ReLU, pooling and flattening, the factors that make each
+    channel equally wide in both leave the function as it is. Nagel et al., "Data-Free Quantization Through Weight
+    Equalization and Bias Correction", arXiv 1906.04721, section 4.1, equations 7 to 11; its section 4.1.3, which absorbs
+    large biases, changes the function and is not part of this. Instead, weights that are small beside their bias are
+    widened less: the bias would be widened too, and with it the range of the activation.
+
+    Layers are convolutions and linear layers with constant weights of 32 bits or more that nothing else reads, linked
+    by a value that nothing else reads. No factor passes a clamp to other limits than zero, such as ReLU6: a limit for
+    each channel would take its place, which OpenVINO computes in float, behind the integer convolution rather than in it.
+
+    Args:
+        iterations: each pair has its turn so many times, at most: a layer between two others belongs to two pairs.
+        tolerance: stop when no channel's widths in a pair differ by more than this share.
+        bias_share: a bias counts as a weight of this share of its size; 0 is the paper.
+
+    Raises:
+        InputError: `iterations` is less than 1, `tolerance` not a positive number, or `bias_share` a negative one.
+    """
+
+    iterations: int = 100
+    tolerance: float = 1e-3
+    bias_share: float = 0.1
+
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise InputError(f"EqualizeLayers needs iterations of 1 or more, got {self.iterations!r}")
+        if not 0 < self.tolerance < float("inf"):
+            raise InputError(f"EqualizeLayers needs a tolerance above 0, such as 1e-3, got {self.tolerance!r}")
+        if not 0 <= self.bias_share < float("inf"):
+            raise InputError(f"EqualizeLayers needs a bias_share of 0 or more, got {self.bias_share!r}")
+
+    @torch.no_grad()
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        context.notes += _clamped(graph_module.graph)
+        links = find_links(graph_module)
+        layers = dict.fromkeys(layer for link in links for layer in (link.first, link.second))
+        scalings = {layer: self._scaling(graph_module, layer) for layer in layers}
+        pairs = [(scalings[link.first], scalings[link.second]) for link in links]
+        if not equalize(pairs, self.iterations, self.tolerance):
+            return []
+        for layer, scaling in scalings.items():
+            self._scale(graph_module, layer, scaling)
+        return [Replacement("", link.first.name, link.second.name, source_line(link.first)) for link in links]
+
+    def _scaling(self, graph_module: fx.GraphModule, layer: fx.Node) -> Scaling:
+        bias = argument(layer, "bias")
+        counted = None if bias is None else self.bias_share * _tensor(graph_module, bias)
+        return Scaling.of(_tensor(graph_module, layer.args[1]), group_count(layer), counted)
+
+    def _scale(self, graph_module: fx.GraphModule, layer: fx.Node, scaling: Scaling) -> None:
+        """Let `layer` read a weight and a bias with the factors of `scaling`."""
+        weight, bias = layer.args[1], argument(layer, "bias")
+        scaled = [self._constant(graph_module, weight, scaling.scaled(_tensor(graph_module, weight)), layer)]
+        if bias is not None:
+            tensor = _tensor(graph_module, bias)
+            divided = (tensor / scaling.outputs.flatten()).to(tensor.dtype)
+            scaled.append(self._constant(graph_module, bias, divided, layer))
+        layer.args = (layer.args[0], *scaled, *layer.args[1 + len(scaled) :])
+
+    def _constant(self, graph_module: fx.GraphModule, old: fx.Node, value: Tensor, layer: fx.Node) -> fx.Node:
+        name = f"{old.target}_equalized"
+        return insert_constant(graph_module, name, torch.nn.Parameter(value), before=layer, created_by=self.name)
+
+
+def _tensor(graph_module: fx.GraphModule, constant: fx.Node) -> Tensor:
+    return attribute(graph_module, constant.target).detach()
+
+
+def _clamped(graph: fx.Graph) -> list[str]:
+    """A note on the clamps that keep layers from being linked."""
+    readers = [first_reader(node)[0] for node in graph.nodes if node.target in SPATIAL_DIMENSIONS]
+    clamps = [reader.name for reader in readers if reader is not None and reader.target is CLAMP]
+    if not clamps:
+        return []
+    more = f" and {len(clamps) - 3} more" if len(clamps) > 3 else ""
+    return [f"layers are not linked by a clamp, which no factor passes: {', '.join(clamps[:3])}{more}"]
