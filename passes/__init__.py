@@ -7,8 +7,10 @@ from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.lower_quantizers import LowerQuantizers
+from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
+from fxcompress.passes.remove_filters import RemoveFilters
 from fxcompress.passes.restore_precision import RestorePrecision
 from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
@@ -22,8 +24,10 @@ __all__ = [
     "FoldBatchNorm",
     "GuardSharedConvolutions",
     "LowerQuantizers",
+    "PruneFilters",
     "Quantize",
     "RemoveDropout",
+    "RemoveFilters",
     "RestorePrecision",
     "RestoreSlowLayers",
     "RoundWeights",
