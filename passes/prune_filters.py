@@ -12,9 +12,9 @@ from torch import Tensor, fx
 
 from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters, importance
+from fxcompress.channels.masking import mask_elements
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, did_you_mean, source_line
-from fxcompress.masks import insert_mask
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
@@ -69,8 +69,8 @@ class PruneFilters(Pass):
         scores = [importance(channels, cluster, CRITERIA[self.criterion]) for cluster in groups]
         chosen = self._chosen(groups, scores)
         context.notes += [*_summary(channels, groups, chosen), *_pinned(channels)]
-        masked = [_mask(channels, weight, chosen, self.name) for weight in channels.weights]
-        return [Replacement("", node.name, node.name, source_line(node)) for node in masked if node is not None]
+        masked = mask_elements(channels, chosen, self.name)
+        return [Replacement("", node.name, node.name, source_line(node)) for node in masked]
 
     def _chosen(self, groups: list[Cluster], scores: list[Tensor]) -> set[int]:
         """The elements to mask."""
@@ -102,24 +102,6 @@ def _keep(channels: Channels, ignored: set[fx.Node]) -> None:
     for layer in channels.layers:
         if layer.node in ignored:
             channels.pin(layer.filters, "they are ignored")
-
-
-def _mask(channels: Channels, weight: fx.Node, chosen: set[int], created_by: str) -> fx.Node | None:
-    """Mask what the chosen elements have in `weight`; None where that is nothing."""
-    axes = channels.of(weight)
-    dtype = weight.meta["val"].dtype
-    factors = []
-    for axis, ids in enumerate(axes):
-        gone = [channels.elements.find(one) in chosen for one in ids or ()]
-        if any(gone):
-            factors.append((~torch.tensor(gone)).to(dtype).view([-1 if d == axis else 1 for d in range(len(axes))]))
-    if not factors:
-        return None
-    mask = factors[0] if len(factors) == 1 else factors[0] * factors[1]
-    constant = weight
-    while constant.op != "get_attr":
-        constant = constant.args[0]  # type: ignore[assignment]
-    return insert_mask(channels.graph_module, constant, mask, created_by)
 
 
 def _summary(channels: Channels, groups: list[Cluster], chosen: set[int]) -> list[str]:

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.channels import analyze
-from fxcompress.channels.removal import Removal, pin_what_is_not_masked
+from fxcompress.channels.masking import pin_what_is_not_masked
+from fxcompress.channels.removal import Removal
 from fxcompress.cost import cost
 from fxcompress.effect import Effect
 from fxcompress.errors import source_line

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -99,7 +99,7 @@ class Channels:
         """The axes of a tensor."""
         return self.axes[node]
 
-    def pin(self, axis: Ids | None, reason: str) -> None:
+    def pin(self, axis: Iterable[int] | None, reason: str) -> None:
         if axis is not None:
             self.elements.pin(axis, reason)
 
@@ -147,10 +147,13 @@ class Channels:
             return [self.fixed(one, reason) for one in value]
         if not isinstance(value, Tensor):
             return []
-        axes = [self.elements.fresh(size) if isinstance(size, int) and size > 1 else None for size in value.shape]
-        for axis in axes:
-            self.pin(axis, reason)
-        return axes
+        return [self.pinned(size, reason) if isinstance(size, int) and size > 1 else None for size in value.shape]
+
+    def pinned(self, size: int, reason: str) -> Ids:
+        """An axis of `size` indices all of which must stay."""
+        axis = self.elements.fresh(size)
+        self.elements.pin(axis, reason)
+        return axis
 
     def add_weight(self, weight: Any) -> bool:
         """Note that `weight` may be masked; whether it is a constant, which can be."""

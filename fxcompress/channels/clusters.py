@@ -83,7 +83,8 @@ def geometric_median(filters: Tensor) -> Tensor:
 
     He et al., "Filter Pruning via Geometric Median", arXiv 1811.00250, equation 6.
     """
-    return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+    exact = filters.double()  # the quick way to compute distances cancels digits
+    return torch.cdist(exact, exact, compute_mode="use_mm_for_euclid_dist").sum(1)
 
 
 CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {"l1": l1_norm, "l2": l2_norm, "geometric_median": geometric_median}
@@ -99,8 +100,8 @@ def importance(channels: Channels, cluster: Cluster, criterion: Callable[[Tensor
     """
     scores = []
     for layer, places in cluster.places.items():
-        weight = masked(channels.graph_module, layer.weight).double()
+        weight = masked(channels.graph_module, layer.weight).float()
         each = criterion(weight.movedim(layer.axis, 0).flatten(1))
-        each = each / each.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        each = each / each.square().mean().sqrt().clamp_min(torch.finfo(each.dtype).tiny)
         scores.append(torch.stack([each[place].mean() for place in places]))
     return torch.stack(scores).mean(0)

@@ -13,7 +13,7 @@ from torch import fx
 
 from fxcompress.channels.analysis import Axes, Channels, rule
 from fxcompress.channels.elements import Ids
-from fxcompress.channels.layers import is_tensor, listed, rank
+from fxcompress.channels.layers import listed, rank
 from fxcompress.errors import describe
 from fxcompress.signature import arguments
 
@@ -56,7 +56,7 @@ def _expand(channels: Channels, node: fx.Node) -> Axes:
     axes, sizes = channels.of(x), x.meta["val"].shape
     new = node.meta["val"].shape
     fresh = channels.fixed(node.meta["val"], f"{describe(node)} stretches to a fixed size")
-    kept: Axes = [None] * (len(new) - len(sizes)) + list(axes)
+    kept: Axes = [*[None] * (len(new) - len(sizes)), *axes]
     before = [1] * (len(new) - len(sizes)) + list(sizes)
     return [f if isinstance(b, int) and b == 1 else k for f, k, b in zip(fresh, kept, before)]
 
@@ -66,21 +66,19 @@ def _expand(channels: Channels, node: fx.Node) -> Axes:
 
 @rule("cat")
 def _cat(channels: Channels, node: fx.Node) -> Axes:
-    parts, dim = node.args[0], arguments(node)["dim"] % rank(node)
-    along: Ids = []
-    tracked = isinstance(node.meta["val"].shape[dim], int)
-    for part in parts:  # type: ignore[union-attr]
-        axis, size = channels.of(part)[dim], part.meta["val"].shape[dim]
-        if not tracked:
-            channels.pin(axis, f"{describe(node)} joins an axis of free size")
-            continue
-        if axis is None:
-            axis = channels.elements.fresh(size)
-            channels.pin(axis, f"{describe(node)} joins an axis of fixed size")
-        along += axis
-    others = [channels.meet(node, *(channels.of(part)[d] for part in parts)) for d in range(rank(node))]  # type: ignore[union-attr]
-    others[dim] = along if tracked else None
-    return others
+    """One behind the other along a dimension; equal indices meet along the others."""
+    parts, dim = list(node.args[0]), arguments(node)["dim"] % rank(node)  # type: ignore[arg-type]
+    result: Axes = [
+        None if d == dim else channels.meet(node, *(channels.of(part)[d] for part in parts)) for d in range(rank(node))
+    ]
+    pieces = [channels.of(part)[dim] for part in parts]
+    if isinstance(node.meta["val"].shape[dim], int):
+        reason = f"{describe(node)} joins an axis of fixed size"
+        sizes = [part.meta["val"].shape[dim] for part in parts]
+        result[dim] = [one for ids, size in zip(pieces, sizes) for one in ids or channels.pinned(size, reason)]
+    else:
+        channels.pin_all(pieces, f"{describe(node)} joins an axis of free size")
+    return result
 
 
 @rule("stack")
@@ -257,7 +255,7 @@ def _runs(old: list[_Atom], new: list[_Atom]) -> list[tuple[list[_Atom], list[_A
         if before[0].size == after[0].size:
             runs.append(([old.pop()], [new.pop()]))
             continue
-        while (left := _product(before)) != (right := _product(after)) or not left:
+        while (left := _size(before)) != (right := _size(after)) or not left:
             shorter, pool = (before, old) if left < right else (after, new)
             if not left or not right or len(shorter) == len(pool):
                 return [*runs, (old, new)]
@@ -267,7 +265,7 @@ def _runs(old: list[_Atom], new: list[_Atom]) -> list[tuple[list[_Atom], list[_A
     return [*runs, (old, new)] if old or new else runs
 
 
-def _product(atoms: Sequence[_Atom]) -> int:
+def _size(atoms: Sequence[_Atom]) -> int:
     """Of their sizes; 0 where one is free."""
     return 0 if any(atom.free for atom in atoms) else math.prod(atom.size for atom in atoms)
 
@@ -281,7 +279,7 @@ def _correspond(channels: Channels, node: fx.Node, before: list[_Atom], after: l
         return [channels.merge(node, [atom.ids for atom in before], [atom.size for atom in before])]
     reason = f"{describe(node)} cuts across axes"
     channels.pin_all([atom.ids for atom in before], reason)
-    return [None if atom.free else channels.fixed(torch.empty(atom.size, device="meta"), reason)[0] for atom in after]
+    return [None if atom.free else channels.pinned(atom.size, reason) for atom in after]
 
 
 def _pin_written_sizes(channels: Channels, node: fx.Node, axes: Axes) -> None:
@@ -289,5 +287,5 @@ def _pin_written_sizes(channels: Channels, node: fx.Node, axes: Axes) -> None:
     if node.target is not torch.ops.aten.reshape.default:
         return
     for axis, written in zip(axes, node.args[1]):  # type: ignore[arg-type]
-        if is_tensor(written) or isinstance(written, fx.Node):
+        if isinstance(written, fx.Node):
             channels.pin(axis, f"a size of {describe(node)} is computed")

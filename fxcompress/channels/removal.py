@@ -13,22 +13,10 @@ from fxcompress.capture.fake import fake_value
 from fxcompress.channels.analysis import Axes, Channels, operation
 from fxcompress.channels.elements import Ids
 from fxcompress.errors import VerificationError, describe
-from fxcompress.masks import alive, combined, constant_behind, mask_of, masks
+from fxcompress.masks import combined, mask_of, masks
+from fxcompress.signature import arguments
 
 aten = torch.ops.aten
-
-
-def pin_what_is_not_masked(channels: Channels) -> None:
-    """Pin every channel that some weight still uses; see `analyze`."""
-    calls = dict((constant, call) for call, constant in masks(channels.graph_module))
-    for weight in channels.weights:
-        constant = constant_behind(channels.graph_module, weight)
-        call = calls.get(constant)  # type: ignore[arg-type]
-        product = None if call is None else combined(channels.graph_module, call)
-        for axis, ids in enumerate(channels.of(weight)):
-            if ids is not None:
-                used = [True] * len(ids) if product is None else alive(product, axis).tolist()
-                channels.pin([one for one, is_used in zip(ids, used) if is_used], "it is not masked")
 
 
 class Removal:
@@ -148,12 +136,12 @@ def _pieces(removal: Removal, node: fx.Node) -> None:
 
 @written_sizes("slice")
 def _bounds(removal: Removal, node: fx.Node) -> None:
-    x, d, start, end, *step = [*node.args, *(0, 0, None)[len(node.args) - 1 :]] if len(node.args) < 4 else node.args
-    whole = removal.channels.of(x)[d]  # type: ignore[arg-type, index]
-    part = removal.channels.of(node)[d]  # type: ignore[index]
-    if whole is not None and part is not None and any(map(removal.is_dead, whole)):
-        first = len(removal.kept(whole[:start]))  # type: ignore[misc]
-        node.args = (x, d, first, first + len(removal.kept(part)), *step)
+    given = arguments(node)
+    dim, start = given["dim"], given["start"] or 0
+    whole, part = removal.channels.of(given["self"])[dim], removal.channels.of(node)[dim]
+    if whole is not None and part is not None and any(map(removal.is_dead, whole)):  # pinned, unless the step is 1
+        first = len(removal.kept(whole[:start]))
+        node.args = (given["self"], dim, first, first + len(removal.kept(part)))
 
 
 @written_sizes("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d channel_shuffle")
@@ -172,9 +160,7 @@ def _groups(removal: Removal, node: fx.Node) -> None:
 
 def propagate(graph: fx.Graph) -> None:
     """Compute ``meta["val"]`` of every node anew, from those of the inputs and the constants as they are now."""
-    mode = next(
-        (v.fake_mode for n in graph.find_nodes(op="placeholder") if hasattr(v := n.meta.get("val"), "fake_mode")), None
-    )
+    mode = next((v.fake_mode for n in graph.find_nodes(op="placeholder") if hasattr(v := n.meta.get("val"), "fake_mode")), None)
     if mode is None:
         return
     with mode:
