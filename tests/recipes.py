@@ -291,7 +291,7 @@ _IN_PLACE = ("in place", "relu_")
 def recipes(draw: st.DrawFn, max_steps: int = 8, in_place: bool = True, size: int = 8, regrouping: bool = False) -> Recipe:
     """Recipes of one to `max_steps` steps after a first convolution; `in_place` admits in-place spellings.
 
-    With `regrouping` there are also channels in groups, shuffled, shifted and gated by others, and heads that read 2 x 2 places.
+    With `regrouping` there are also channels in groups, shuffled, shifted and gated, and heads that read 2 x 2 places.
     """
     channels = [3]
     steps: list[Step] = []
