@@ -108,7 +108,7 @@ def _summary(channels: Channels, groups: list[Cluster], chosen: set[int]) -> lis
     total = sum(len(layer.filters) for layer in channels.layers)
     free = sum(len(place) for cluster in groups for places in cluster.places.values() for place in places)
     gone = sum(channels.elements.find(one) in chosen for layer in channels.layers for one in layer.filters)
-    return [f"{gone} of {total} filters are masked; {free} could be, in {len(groups)} clusters"]
+    return [f"{gone} of {total} filters are masked; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"]
 
 
 def _pinned(channels: Channels) -> list[str]:
