@@ -140,6 +140,10 @@ COUPLINGS = {
         lambda: Call(lambda m, x: m.b(m.a(x) * m.scale.weight), a=conv(3, 8), scale=conv(8, 1), b=conv(8, 4)),
         {"a": 4, "b": 4},
     ),
+    "a slice of nothing": (
+        lambda: Call(lambda m, x: m.b(torch.cat([m.a(x), x[:, 3:]], 1)), a=conv(3, 8), b=conv(8, 4)),
+        {"a": 4, "b": 4},
+    ),
     "grouped": (
         lambda: Call(lambda m, x: m.c(m.b(m.a(x)).relu()), a=conv(3, 8), b=conv(8, 8, 3, groups=2), c=conv(8, 4)),
         {"a": 4, "b": 4, "c": 4},

@@ -155,6 +155,11 @@ class Channels:
         self.elements.pin(axis, reason)
         return axis
 
+    def all_axes(self) -> Iterable[Ids]:
+        """Every axis of a weight or value that can lose indices, once."""
+        several = (axes if isinstance(node.meta.get("val"), (list, tuple)) else [axes] for node, axes in self.axes.items())
+        return {id(ids): ids for results in several for axes in results for ids in axes if ids}.values()
+
     def add_weight(self, weight: Any) -> bool:
         """Note that `weight` may be masked; whether it is a constant, which can be."""
         source = self.source(weight)
@@ -163,11 +168,11 @@ class Channels:
         return source is not None
 
     def add_layer(self, node: fx.Node, weight: fx.Node, filters: Ids | None) -> None:
-        """Note that `node` has `filters` in the constant `weight`."""
+        """Note that `node` has `filters`, where an axis of the constant `weight` holds them."""
         source = self.source(weight)
         if source is not None and filters is not None:
-            axis = next(position for position, axis in enumerate(self.of(source)) if axis is filters)
-            self.layers.append(Layer(node, source, axis, filters))
+            along = [position for position, axis in enumerate(self.of(source)) if axis is filters]
+            self.layers += [Layer(node, source, position, filters) for position in along]
 
     def source(self, weight: Any) -> fx.Node | None:
         """The constant, maybe behind masks, that `weight` is or is the transpose of; None where it is computed."""

@@ -37,16 +37,15 @@ class Cluster:
 def clusters(channels: Channels) -> list[Cluster]:
     """The filters that can be removed.
 
-    One cluster holds the channels that the same weights hold, along the same axes: so what a split or a concatenation
+    One cluster holds the channels that lie in the same axes of weights and values: so what a split or a concatenation
     treats differently is ranked apart, and no part of it can vanish as a whole.
     """
     elements = channels.elements
-    sites: dict[int, set[tuple[str, int]]] = {}
-    for weight in channels.weights:
-        for axis, ids in enumerate(channels.of(weight)):
-            for one in ids or ():
-                sites.setdefault(elements.find(one), set()).add((weight.name, axis))
-    found: dict[frozenset[tuple[str, int]], Cluster] = {}
+    held_by: dict[int, set[int]] = {}
+    for number, ids in enumerate(channels.all_axes()):
+        for one in ids:
+            held_by.setdefault(elements.find(one), set()).add(number)
+    found: dict[frozenset[int], Cluster] = {}
     position: dict[int, tuple[Cluster, int]] = {}
     for layer in channels.layers:
         for index, one in enumerate(layer.filters):
@@ -54,7 +53,7 @@ def clusters(channels: Channels) -> list[Cluster]:
                 continue
             root = elements.find(one)
             if root not in position:
-                cluster = found.setdefault(frozenset(sites[root]), Cluster())
+                cluster = found.setdefault(frozenset(held_by[root]), Cluster())
                 position[root] = cluster, len(cluster.elements)
                 cluster.elements.append(root)
             cluster, place = position[root]

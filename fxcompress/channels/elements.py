@@ -9,7 +9,7 @@ Ids = list[int]
 
 
 class Elements:
-    """Disjoint sets of identifiers (Tarjan 1975, union by insertion with path halving).
+    """Disjoint sets of identifiers: a union-find forest with path halving (Tarjan and van Leeuwen 1984).
 
     A set is pinned, for a reason, when its channels must stay; it carries when a choice between axes fell on it.
     """

@@ -48,7 +48,7 @@ def _convolution(channels: Channels, node: fx.Node) -> Axes:
     if bias is not None:
         channels.add_weight(bias)
         channels.meet(node, made, channels.of(bias)[0])
-    channels.add_layer(node, weight, second if transposed and groups == 1 else first if not transposed else None)
+    channels.add_layer(node, weight, made)
     return [*channels.of(x)[:position], made, *[None] * (rank(weight) - 2)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Removal:
         self.graph_module, self.graph = channels.graph_module, channels.graph_module.graph
         held = {channels.elements.find(one) for weight in channels.weights for ids in channels.of(weight) for one in ids or ()}
         self.dead = {one for one in held if channels.elements.is_free(one)}
-        for ids in self._all_axes():
+        for ids in channels.all_axes():
             if all(map(self.is_dead, ids)):
                 self.dead.discard(channels.elements.find(ids[0]))  # no axis is left without any channel
 
@@ -37,12 +37,6 @@ class Removal:
     def kept(self, ids: Ids) -> list[int]:
         """The indices of an axis that stay."""
         return [index for index, one in enumerate(ids) if not self.is_dead(one)]
-
-    def _all_axes(self) -> Iterator[Ids]:
-        for node, axes in self.channels.axes.items():
-            results = axes if isinstance(node.meta.get("val"), (list, tuple)) else [axes]
-            for result in results:
-                yield from filter(None, result)
 
     def apply(self, created_by: str) -> list[fx.Node]:
         """Take the channels out, and every mask on a constant with them. Returns the new constants."""
