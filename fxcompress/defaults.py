@@ -20,6 +20,7 @@ def post_training() -> list[Pass]:
 def lowering() -> list[Pass]:
     """From a compiled graph to the one that is written to a file."""
     return [
+        passes.RemoveFilters(),
         passes.FoldBatchNorm(),
         passes.RemoveDropout(),
         passes.LowerQuantizers(),

@@ -8,8 +8,10 @@ from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.lower_quantizers import LowerQuantizers
+from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
+from fxcompress.passes.remove_filters import RemoveFilters
 from fxcompress.passes.restore_precision import RestorePrecision
 from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
@@ -24,8 +26,10 @@ __all__ = [
     "FoldBatchNorm",
     "GuardSharedConvolutions",
     "LowerQuantizers",
+    "PruneFilters",
     "Quantize",
     "RemoveDropout",
+    "RemoveFilters",
     "RestorePrecision",
     "RestoreSlowLayers",
     "RoundWeights",

@@ -139,11 +139,16 @@ class Recipe:
     size: int = 8
     seed: int = 0
     flattening: str = "torch"
+    pooled: int = 1
 
     def __repr__(self) -> str:
         lines = [f"v{position} = {step}" for position, step in enumerate(self.steps, 1)]
         return "\n    ".join(
-            [f"Recipe of 3x{self.size}x{self.size}, seed {self.seed}", *lines, f"flatten as {self.flattening}"]
+            [
+                f"Recipe of 3x{self.size}x{self.size}, seed {self.seed}",
+                *lines,
+                f"flatten {self.pooled}x{self.pooled} as {self.flattening}",
+            ]
         )
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis shows of a failing example
@@ -178,14 +183,14 @@ class Network(nn.Module):
             if module is not None:
                 self.add_module(f"step{position}", module)
         self.flatten = FLATTENINGS["module"]()
-        self.head = nn.Linear(recipe.channels[-1], 5)
+        self.head = nn.Linear(recipe.channels[-1] * recipe.pooled**2, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         values = [x]
         for position, step in enumerate(self.recipe.steps, 1):
             sources = [values[source] for source in step.sources]
             values.append(_run(step, getattr(self, f"step{position}", None), sources))
-        pooled = F.adaptive_avg_pool2d(values[-1], 1)
+        pooled = F.adaptive_avg_pool2d(values[-1], self.recipe.pooled)
         flat = self.flatten(pooled) if self.recipe.flattening == "module" else FLATTENINGS[self.recipe.flattening](pooled)
         return self.head(flat)
 
@@ -206,7 +211,11 @@ class SqueezeExcite(nn.Module):
 def _module_of(step: Step, recipe: Recipe) -> nn.Module | None:
     channels = recipe.channels[step.sources[0]]
     if step.operation == "conv":
-        out, kernel, groups = step["channels"], step["kernel"], channels if step["depthwise"] else 1
+        out, kernel, groups = (
+            step["channels"],
+            step["kernel"],
+            channels if step["depthwise"] else dict(step.options).get("groups", 1),
+        )
         padding: Any = "same" if step.spelling == "same" else kernel // 2
         return nn.Conv2d(channels, out, kernel, padding=padding, groups=groups, bias=bool(step["bias"]))
     if step.operation == "batch_norm":
@@ -245,7 +254,22 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "avg_pool": lambda step, x: F.avg_pool2d(x, 3, 1, padding=1),
     "clamp": lambda step, x: x.clamp(-0.5, 5.0),
     "write": lambda step, x: _write(x, step.spelling),
+    "gate": lambda step, x: _gate(*x.chunk(2, 1)),
+    "shuffle": lambda step, x: _shuffle(x, step.spelling),
+    "widen": lambda step, x: torch.cat([x[:, 1:], x], 1),
 }
+
+
+def _gate(x: Tensor, y: Tensor) -> Tensor:
+    """Half of the channels, each weighed by one of the other half; the odd one out is left alone."""
+    return x[:, : y.shape[1]] * y.sigmoid()
+
+
+def _shuffle(x: Tensor, spelling: str) -> Tensor:
+    """The channels of two halves in turn."""
+    if spelling == "op":
+        return F.channel_shuffle(x, 2)
+    return x.reshape(x.size(0), 2, x.size(1) // 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 def _write(x: Tensor, spelling: str) -> Tensor:
@@ -264,8 +288,11 @@ _IN_PLACE = ("in place", "relu_")
 
 
 @st.composite
-def recipes(draw: st.DrawFn, max_steps: int = 8, in_place: bool = True, size: int = 8) -> Recipe:
-    """Recipes of one to `max_steps` steps after a first convolution; `in_place` admits in-place spellings."""
+def recipes(draw: st.DrawFn, max_steps: int = 8, in_place: bool = True, size: int = 8, regrouping: bool = False) -> Recipe:
+    """Recipes of one to `max_steps` steps after a first convolution; `in_place` admits in-place spellings.
+
+    With `regrouping` there are also channels in groups, shuffled, shifted and gated, and heads that read 2 x 2 places.
+    """
     channels = [3]
     steps: list[Step] = []
 
@@ -277,9 +304,21 @@ def recipes(draw: st.DrawFn, max_steps: int = 8, in_place: bool = True, size: in
     channels[1] = steps[0]["channels"]
     for _ in range(draw(st.integers(1, max_steps))):
         source = draw(st.integers(max(0, len(channels) - 3), len(channels) - 1).filter(lambda v: v > 0))
-        step = _step(draw, source, channels, in_place)
+        odd = regrouping and draw(st.integers(0, 2)) == 0
+        step = _regrouping(draw, source, channels[source]) if odd else _step(draw, source, channels, in_place)
         add(step, _channels_of(step, channels))
-    return Recipe(tuple(steps), tuple(channels), size, draw(st.integers(0, 99)), draw(st.sampled_from(sorted(FLATTENINGS))))
+    pooled = draw(st.sampled_from([1, 2])) if regrouping else 1
+    flattening = draw(st.sampled_from(sorted(FLATTENINGS)))
+    return Recipe(tuple(steps), tuple(channels), size, draw(st.integers(0, 99)), flattening, pooled)
+
+
+def _regrouping(draw: st.DrawFn, source: int, channels: int) -> Step:
+    if channels % 2:
+        return Step("widen", (source,))
+    name = draw(st.sampled_from(["conv", "gate", "shuffle", "widen"]))
+    if name == "conv":
+        return _conv(draw, source, channels, depthwise=False, groups=2)
+    return Step(name, (source,), draw(st.sampled_from(["op", "reshape"])) if name == "shuffle" else "")
 
 
 def _step(draw: st.DrawFn, source: int, channels: list[int], in_place: bool) -> Step:
@@ -321,7 +360,7 @@ def _join(draw: st.DrawFn, source: int, channels: list[int], in_place: bool) -> 
     return Step(name, (source, other), _spelling(draw, table, in_place) if table else "")
 
 
-def _conv(draw: st.DrawFn, source: int, channels: int, depthwise: bool) -> Step:
+def _conv(draw: st.DrawFn, source: int, channels: int, depthwise: bool, groups: int = 1) -> Step:
     out = channels if depthwise else draw(st.sampled_from([4, 6, 8]))
     options = {
         "channels": out,
@@ -329,6 +368,8 @@ def _conv(draw: st.DrawFn, source: int, channels: int, depthwise: bool) -> Step:
         "depthwise": int(depthwise),
         "bias": draw(st.integers(0, 1)),
     }
+    if groups > 1:
+        options["groups"] = groups
     spelling = "same" if options["kernel"] == 2 else draw(st.sampled_from(["module", "F", "same"]))
     return Step("conv", (source,), spelling, tuple(options.items()))
 
@@ -343,4 +384,5 @@ def _channels_of(step: Step, channels: list[int]) -> int:
         return step["channels"]
     if step.operation == "cat":
         return first + channels[step.sources[1]]
-    return (first + 1) // 2 if step.operation == "half" else first
+    sizes = {"half": (first + 1) // 2, "gate": first // 2, "widen": 2 * first - 1}
+    return sizes.get(step.operation, first)

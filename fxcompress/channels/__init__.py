@@ -1,0 +1,6 @@
+"""Which channels of a graph belong together: what must be removed with what, and what must stay."""
+
+from fxcompress.channels import layers, rearrangements  # noqa: F401  (they enter their rules)
+from fxcompress.channels.analysis import Channels, Layer, analyze
+
+__all__ = ["Channels", "Layer", "analyze"]

@@ -1,0 +1,100 @@
+"""Masks on weights: what pruning and sparsity multiply weights with until the zeros are removed or written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxcompress.builder import add_attribute, attribute
+from fxcompress.errors import InputError
+
+
+class Mask(nn.Module):
+    """Multiplies a weight by zeros and ones.
+
+    Args:
+        mask: zeros and ones, of a shape that broadcasts over the weight.
+
+    Attributes:
+        mask: a buffer; a training pass may write other zeros and ones to it.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor):
+        super().__init__()
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError("a mask holds zeros and ones only")
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+    def extra_repr(self) -> str:
+        return f"{int((self.mask == 0).sum())} of {self.mask.numel()} masked"
+
+
+def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
+    """The mask that `node` calls; None where it is something else."""
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, Mask) else None
+
+
+def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Every mask call whose value is read by something else than a mask, with the constant behind it."""
+    for node in graph_module.graph.find_nodes(op="call_module"):
+        constant = constant_behind(graph_module, node)
+        if constant and constant is not node and any(mask_of(graph_module, user) is None for user in node.users):
+            yield node, constant
+
+
+def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The constant that `node` is, or masks; None where it is computed otherwise."""
+    while node.op == "call_module" and mask_of(graph_module, node) is not None:
+        node = node.args[0]  # type: ignore[assignment]
+    return node if node.op == "get_attr" else None
+
+
+def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The value of `node`, a constant or a mask (or several) of one, detached."""
+    mask = mask_of(graph_module, node)
+    if mask is None:
+        return attribute(graph_module, str(node.target)).detach()
+    return mask(masked(graph_module, node.args[0]))  # type: ignore[arg-type]
+
+
+def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Tensor, created_by: str) -> fx.Node:
+    """Let every reader of `constant` read it multiplied by `mask`, behind the masks that it has already."""
+    value = constant
+    while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
+        value = following
+    readers = list(value.users)
+    target = add_attribute(graph_module, f"{constant.name}_mask", Mask(mask))
+    after = value
+    while after.next.op in ("placeholder", "get_attr") and after.op in ("placeholder", "get_attr"):
+        after = after.next
+    with value.graph.inserting_after(after):
+        node = value.graph.create_node("call_module", target, (value,), name=f"{constant.name}_mask")
+    node.meta = {key: constant.meta[key] for key in ("val", "scope", "stack_trace") if key in constant.meta}
+    node.meta["created_by"] = created_by
+    for reader in readers:
+        reader.replace_input_with(value, node)
+    return node
+
+
+def alive(tensor: Tensor, axis: int) -> Tensor:
+    """Which indices of `axis` hold anything but zeros: bool ``[size of the axis]``."""
+    return (tensor != 0).movedim(axis, 0).flatten(1).any(1) if tensor.dim() > 1 else tensor != 0
+
+
+def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
+    constant = constant_behind(graph_module, node)
+    assert constant is not None
+    product = torch.ones(attribute(graph_module, str(constant.target)).shape)
+    while (mask := mask_of(graph_module, node)) is not None:
+        product = product * mask.mask.to(product.device)
+        node = node.args[0]  # type: ignore[assignment]
+    return product

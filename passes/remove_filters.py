@@ -1,0 +1,40 @@
+"""Take masked filters out of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxcompress.channels import analyze
+from fxcompress.channels.masking import pin_what_is_not_masked
+from fxcompress.channels.removal import Removal
+from fxcompress.cost import cost
+from fxcompress.effect import Effect
+from fxcompress.errors import source_line
+from fxcompress.masks import masks
+from fxcompress.pipeline import Context, Pass
+from fxcompress.rewrite import Replacement
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveFilters(Pass):
+    """Remove the channels that masks leave nothing of, from weights, biases and norms, and from all that is downstream.
+
+    A channel goes where every weight that makes it, scales it or reads it is masked there; `PruneFilters` masks all of them.
+    What else is masked becomes zeros. No mask is left behind.
+
+    Raises:
+        VerificationError: a size came out other than the channel analysis foretold.
+    """
+
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        if not any(masks(graph_module)):
+            return []
+        before = cost(graph_module)
+        made = Removal(analyze(graph_module, pin_what_is_not_masked)).apply(self.name)
+        context.notes.append(f"from {before} to {cost(graph_module)}")
+        return [Replacement("", node.name, node.name, source_line(node)) for node in made]
