@@ -6,6 +6,7 @@ from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
+from fxcompress.passes.learn_rounding import LearnRounding
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.remove_dropout import RemoveDropout
@@ -21,6 +22,7 @@ __all__ = [
     "CorrectBias",
     "FoldBatchNorm",
     "GuardSharedConvolutions",
+    "LearnRounding",
     "LowerQuantizers",
     "Quantize",
     "RemoveDropout",

@@ -51,10 +51,14 @@ class Layer:
         """The axis of the output that counts output channels."""
         return -1 if self.node.target is LINEAR else 1
 
+    @property
+    def weight_now(self) -> Tensor:
+        """What the quantizer reads in the quantized model as it stands."""
+        return attribute(self.graph_module, self.node.args[1].args[0].target).detach()
+
     def run(self, x: Tensor) -> Tensor:
         """What the operation puts out in the quantized model as it stands."""
-        weight = self.quantizer(attribute(self.graph_module, self.node.args[1].args[0].target).detach())
-        return self.node.target(x, weight, self.bias, *self.node.args[3:])
+        return self.node.target(x, self.quantizer(self.weight_now), self.bias, *self.node.args[3:])
 
     def set_weight(self, weight: Tensor) -> None:
         """Let the quantizer read `weight` from now on."""
