@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from fxcompress.builder import attribute
@@ -13,28 +14,16 @@ from fxcompress.builder import attribute
 class Execution:
     """The run of a graph on `inputs`, which are flattened as its placeholders are. It moves when it is told to.
 
-    A value is kept, with all its samples, until the last node that reads it has run.
+    A value is kept, with all its samples, until the last node that reads it has run. Images lie channels last, which
+    convolutions run fastest on.
     """
 
     def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Tensor]):
-        placeholders = graph_module.graph.find_nodes(op="placeholder")
-        self._start(graph_module, graph_module.graph.nodes, dict(zip(placeholders, inputs)))
-
-    @classmethod
-    def of_part(cls, graph_module: fx.GraphModule, nodes: Iterable[fx.Node], known: Mapping[fx.Node, Any]) -> Execution:
-        """The run of `nodes`, as the graph orders them, where `known` holds what they read from outside.
-
-        A constant in `known`, such as a quantized weight, has the value that it has there.
-        """
-        execution = cls.__new__(cls)
-        execution._start(graph_module, nodes, known)
-        return execution
-
-    def _start(self, graph_module: fx.GraphModule, nodes: Iterable[fx.Node], known: Mapping[fx.Node, Any]) -> None:
         self.graph_module = graph_module
-        self.left = list(reversed(list(nodes)))
-        self.values: dict[fx.Node, Any] = dict(known)
-        self.readers = {node: len(node.users) for node in (*self.left, *known)}
+        self.left = list(reversed(graph_module.graph.nodes))
+        fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
+        self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), fast))
+        self.readers = {node: len(node.users) for node in self.left}
 
     def advance(self, node: fx.Node) -> None:
         """Run all that comes before `node` and has not run yet."""
@@ -50,13 +39,10 @@ class Execution:
 
     def value(self, node: fx.Node) -> Any:
         """What `node` computed. Constants are computed when they are read: a pass may change a layer's before it runs."""
-        if node in self.values:
-            return self.values[node]
-        assert _is_constant(node), f"{node} has not run, or all that read it have"
         if node.op == "get_attr":
             held = attribute(self.graph_module, str(node.target))
             return held.detach() if isinstance(held, Tensor) else held
-        return self._compute(node)
+        return self._compute(node) if _is_constant(node) else self.values[node]
 
     def _compute(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)

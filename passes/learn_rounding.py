@@ -1,105 +1,104 @@
+"""Learn the integers of weights, layer by layer, on what the layers read in the quantized model."""
+
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import os, time
 import torch
 from torch import Tensor, fx
 
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, source_line
 from fxcompress.execution import Execution
-from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.blocks import Block, blocks
-from fxcompress.quantization.layers import quantized_layers
-from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
-from fxcompress.quantization.relaxation import RelaxedWeight
+from fxcompress.quantization.layers import Layer, quantized_layers
+from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
+from fxcompress.quantization.relaxation import learn
+from fxcompress.quantization.rounding import damped, descend, error
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import one_batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnRounding(Pass):
+    """Round each layer's weight so that it also makes up for the errors of the layers and activations before it.
+
+    Layer by layer, from the inputs on, with activations quantized and all weights before it settled: a layer's outputs on
+    what it reads there are to be the float model's. The integers start from the present ones, or from those that
+    coordinate descent finds for this objective, whichever are better, and are then learned: Nagel et al., "Up or Down?
+    Adaptive Rounding for Post-Training Quantization", arXiv 2004.10568, sections 3.2 to 3.4, with the asymmetric
+    reconstruction of equation 25, without its activation function. No row of a weight ends worse than it was. Nothing is
+    random.
+
+    List it after `Calibrate`. At 4 bits it pays most.
+
+    Args:
+        samples: of the calibration data, at most. Both models advance together on all of them, so that a value takes
+            ``2 * samples`` times its memory until it is read for the last time.
+        patches: output values of each sample that a layer is fitted to, at most.
+        damping: how strongly a weight is held to the float one, as a share of the mean power of what the layer reads.
+        iterations: of the gradient descent; 0 for coordinate descent alone.
+        learning_rate: of Adam.
+        regularization: how strongly a weight is urged to settle for an integer.
+
+    Raises:
+        InputError: there is no data, a batch does not fit the model, or an option is out of its range.
+    """
+
+    samples: int = 64
+    patches: int = 64
+    damping: float = 0.3
     iterations: int = 100
-    samples: int = 32
-    batch: int = 4
-    learning_rate: float = 0.02
-    regularization: float = 0.01
-    warm_up: float = 0.2
-    block: int = 1
-    seed: int = 0
+    learning_rate: float = 0.1
+    regularization: float = 3.0
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
 
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("patches", 1), ("iterations", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"LearnRounding needs {name} of {least} or more, got {getattr(self, name)!r}")
+        for name in ("damping", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"LearnRounding needs a {name} above 0, got {getattr(self, name)!r}")
+        if not 0 <= self.regularization < math.inf:
+            raise InputError(f"LearnRounding needs a regularization of 0 or more, got {self.regularization!r}")
+
+    @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
+        inputs = one_batch(graph_module.graph, context, self.samples)
         layers = quantized_layers(graph_module, context.reference, context.target, (*CONVOLUTIONS, LINEAR), self.name)
-        parts = blocks(graph_module.graph, context.reference.graph, layers, self.block)
-        inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim()==4 else x for x in one_batch(graph_module.graph, context, self.samples)]
         reference, quantized = Execution(context.reference, inputs), Execution(graph_module, inputs)
-        generator = torch.Generator().manual_seed(self.seed)
-        rewritten = []
-        for done, block in enumerate(parts):
-            context.progress("learning to round", done, len(parts))
-            t = time.time()
-            with torch.no_grad():
-                reference.advance(block.twin)
-                reference.run(block.twin)
-                while quantized.left[-1] is not block.nodes[0]:
-                    quantized.run(quantized.left[-1])
-            held = {source: quantized.value(source) for source in block.sources if source in quantized.values}
-            wanted = reference.value(block.twin)
-            before, after = self.learn(graph_module, block, held, wanted, generator)
-            with torch.no_grad():
-                quantized.advance(block.output)
-                quantized.run(block.output)
-            if os.environ.get('V'): print(f"{block.output.name:20} {len(block.layers)} {before:.5g} -> {after:.5g} ({after/before:.3f}) {time.time()-t:.1f}s", flush=True)
-        return rewritten
+        for done, layer in enumerate(layers):
+            context.progress("learning to round", done, len(layers))
+            reference.advance(layer.twin)
+            quantized.advance(layer.node)
+            shape = layer.weight.shape
+            wanted = input_patches(layer.node, reference.value(layer.twin.args[0]), shape, self.patches)
+            self._round(layer, wanted, input_patches(layer.node, quantized.value(layer.node.args[0]), shape, self.patches))
+        return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
 
-    def learn(self, gm, block, held, wanted, generator):
-        relaxed = {l.node.args[1]: RelaxedWeight(l.weight, l.weight_now, l.quantizer) for l in block.layers}
-        n = len(wanted)
-        def objective(weights):
-            with torch.no_grad():
-                total = 0.0
-                for idx in torch.arange(n).split(self.batch):
-                    total += (self.output(gm, block, held, weights, idx) - wanted[idx]).square().sum().item()
-                return total
-        start = objective({})
-        power = start / n
-        count = sum(r.logits.numel() for r in relaxed.values())
-        opt = torch.optim.Adam([r.logits for r in relaxed.values()], lr=self.learning_rate)
-        warm = int(self.warm_up * self.iterations)
-        order = []
-        for it in range(self.iterations):
-            if len(order) < self.batch:
-                order = torch.randperm(n, generator=generator).tolist()
-            idx = torch.tensor(order[: self.batch]); order = order[self.batch:]
-            weights = {k: r.value() for k, r in relaxed.items()}
-            out = self.output(gm, block, held, weights, idx)
-            loss = (out - wanted[idx]).square().sum() / (len(idx) * power)
-            if it >= warm:
-                beta = 2 + 0.5 * 18 * (1 + __import__('math').cos((it - warm) / max(1, self.iterations - warm) * 3.14159))
-                loss = loss + self.regularization * sum(r.penalty(beta) for r in relaxed.values())
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-        settled = {k: r.settled() for k, r in relaxed.items()}
-        after = objective(settled)
-        if os.environ.get('V'):
-            moved = sum((r.settled() != (r.start - r.zero_point) * r.scale).sum().item() for r in relaxed.values()) / count
-            und = sum(((r.share() > 0.1) & (r.share() < 0.9)).sum().item() for r in relaxed.values()) / count
-            print(f"   moved {moved:.3f} undecided {und:.3f}", end=' ')
-        if after < start:
-            for l in block.layers:
-                l.set_weight(settled[l.node.args[1]])
-        return start, after
+    def _round(self, layer: Layer, float_patches: Tensor, patches: Tensor) -> None:
+        """Settle the weight of `layer`, given what it reads in both models: [groups, patches, columns]."""
+        weight, (scale, zero_point), levels = weight_rows(layer.node, layer.weight), layer.grid, layer.quantizer.levels
+        moment = damped(patches.mT @ patches / patches.shape[1], self.damping)
+        target = weight + _shift(weight, float_patches, patches, moment)
+        found = descend(target, moment, scale, zero_point, levels)
+        worse = [error((integers - zero_point) * scale - target, moment) for integers in (found, layer.integers)]
+        start = torch.where((worse[0] < worse[1])[..., None], found, layer.integers)
+        layer.set_integers(
+            learn(start, target, moment, scale, zero_point, levels, self.iterations, self.learning_rate, self.regularization)
+        )
 
-    def output(self, gm, block, held, weights, idx):
-        known = {k: v[idx] for k, v in held.items()} | weights
-        e = Execution.of_part(gm, block.nodes, known)
-        e.advance(block.output); e.run(block.output)
-        return e.value(block.output)
+
+def _shift(weight: Tensor, float_patches: Tensor, patches: Tensor, moment: Tensor) -> Tensor:
+    """What is to be added to `weight`, so that the outputs on `patches` are nearest to those on `float_patches`.
+
+    The least squares solution with the damping of `moment` as penalty, in double precision.
+    """
+    cross = patches.mT @ (float_patches - patches) / patches.shape[1]
+    return torch.linalg.solve(moment.double(), cross.double() @ weight.mT.double()).mT.float()
