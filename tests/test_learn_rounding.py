@@ -154,3 +154,10 @@ def test_no_layer_ends_worse_on_the_samples_than_it_was(options):
             (compiled(images[:20]) - linear(images[:20])).square().sum((0, 2, 3)) for compiled in (rounded, learned)
         )
     assert (after <= before * (1 + 1e-4)).all()
+
+
+def test_it_learns_in_inference_mode_as_well():
+    model, images = _network()
+    with torch.inference_mode():
+        inside = _compiled(model, images, QUICK)
+    assert torch.equal(inside(images), _compiled(model, images, QUICK)(images))

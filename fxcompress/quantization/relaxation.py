@@ -51,15 +51,17 @@ def learn(
     """
     wanted = target / scale + zero_point
     lower = torch.where(wanted < integers, integers - 1, integers).clamp(levels[0], levels[1] - 1)
-    share = ((integers + wanted) / 2 - lower).clamp(0.01, 0.99)
     before = error((integers - zero_point) * scale - target, moment)
-    unit = before.clamp(min=torch.finfo(torch.float32).tiny)
-    with torch.enable_grad():
+    unit = before.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+    with torch.inference_mode(False), torch.enable_grad():
+        share = ((integers + wanted) / 2 - lower).clamp(0.01, 0.99)
         logits = torch.logit((share - GAMMA) / (ZETA - GAMMA)).requires_grad_()  # V of the paper
         optimizer = torch.optim.Adam([logits], lr=learning_rate)
         for iteration in range(iterations):
             up = (torch.sigmoid(logits) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)  # equation 23
-            loss = (error((lower + up - zero_point) * scale - target, moment) / unit).sum()
+            difference = (lower + up.detach() - zero_point) * scale - target
+            slope = 2 * (difference @ moment) * scale / unit  # by `up`: one product, where autograd would take two
+            loss = (slope * up).sum()
             if iteration >= WARM_UP * iterations:
                 undecided = 1 - (2 * up - 1).abs().pow(_beta(iteration / iterations))  # equation 24
                 loss = loss + regularization * undecided.mean(-1).sum()
