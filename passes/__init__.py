@@ -7,6 +7,7 @@ from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
+from fxcompress.passes.learn_rounding import LearnRounding
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
@@ -25,6 +26,7 @@ __all__ = [
     "EqualizeLayers",
     "FoldBatchNorm",
     "GuardSharedConvolutions",
+    "LearnRounding",
     "LowerQuantizers",
     "PruneFilters",
     "Quantize",

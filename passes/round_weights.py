@@ -14,7 +14,7 @@ from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
 from fxcompress.quantization.layers import Layer, float_inputs, quantized_layers
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, column_count, input_patches, weight_rows
-from fxcompress.quantization.rounding import descend
+from fxcompress.quantization.rounding import damped, descend
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import one_batch
 
@@ -81,10 +81,6 @@ class RoundWeights(Pass):
         return rounded
 
     def _round(self, layer: Layer, patches: Tensor) -> None:
-        node, weight, quantizer = layer.node, layer.weight, layer.quantizer
-        moment = patches.mT @ patches / patches.shape[1]
-        diagonal = moment.diagonal(dim1=1, dim2=2)
-        diagonal.add_(self.damping * diagonal.mean(1, keepdim=True))
-        scale, zero_point = (weight_rows(node, grid.expand_as(weight)) for grid in quantizer.broadcast(weight.shape))
-        integers = descend(weight_rows(node, weight), moment, scale, zero_point, quantizer.levels, self.sweeps)
-        layer.set_weight(((integers - zero_point) * scale).reshape(weight.shape))
+        moment = damped(patches.mT @ patches / patches.shape[1], self.damping)
+        weight = weight_rows(layer.node, layer.weight)
+        layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps))

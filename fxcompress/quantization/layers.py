@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fxcompress.builder import attribute, insert_constant
 from fxcompress.execution import Execution
 from fxcompress.precision import Precision, forward_in
-from fxcompress.quantization.patches import LINEAR
+from fxcompress.quantization.patches import LINEAR, weight_rows
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.signature import argument
 from fxcompress.targets.table import Target
@@ -51,14 +51,26 @@ class Layer:
         """The axis of the output that counts output channels."""
         return -1 if self.node.target is LINEAR else 1
 
+    @property
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of every element of the weight, as `weight_rows` orders them."""
+        scale, zero_point = self.quantizer.broadcast(self.weight.shape)
+        return weight_rows(self.node, scale.expand_as(self.weight)), weight_rows(self.node, zero_point.expand_as(self.weight))
+
+    @property
+    def integers(self) -> Tensor:
+        """The weight in the quantized model as it stands, as float, as `weight_rows` orders it."""
+        return weight_rows(self.node, self.quantizer.integers(self._present))
+
     def run(self, x: Tensor) -> Tensor:
         """What the operation puts out in the quantized model as it stands."""
-        weight = self.quantizer(attribute(self.graph_module, self.node.args[1].args[0].target).detach())
-        return self.node.target(x, weight, self.bias, *self.node.args[3:])
+        return self.node.target(x, self.quantizer(self._present), self.bias, *self.node.args[3:])
 
-    def set_weight(self, weight: Tensor) -> None:
-        """Let the quantizer read `weight` from now on."""
+    def set_integers(self, integers: Tensor) -> None:
+        """Let the quantizer read the weight of these integers, as `weight_rows` orders them, from now on."""
         quantize = self.node.args[1]
+        scale, zero_point = self.grid
+        weight = ((integers - zero_point) * scale).reshape(self.weight.shape)
         quantize.update_arg(0, self._constant(f"{self.twin.args[1].target}_rounded", weight, quantize))
 
     def set_bias(self, bias: Tensor) -> None:
@@ -66,6 +78,11 @@ class Layer:
         known = argument(self.node, "bias")
         name = f"{known.target}_corrected" if known is not None else f"{self.node.name}_bias"
         self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node), *self.node.args[3:])
+
+    @property
+    def _present(self) -> Tensor:
+        """What the quantizer reads."""
+        return attribute(self.graph_module, self.node.args[1].args[0].target).detach()
 
     def _constant(self, name: str, value: Tensor, before: fx.Node) -> fx.Node:
         """A parameter that training can go on from."""
@@ -103,8 +120,7 @@ def float_inputs(
 
     Runs no further than the last layer.
     """
-    fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
-    execution = Execution(reference, fast)
+    execution = Execution(reference, inputs)
     for layer in layers:
         with forward_in(precision):
             execution.advance(layer.twin)

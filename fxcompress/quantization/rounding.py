@@ -19,6 +19,15 @@ def error(difference: Tensor, moment: Tensor) -> Tensor:
     return ((difference @ moment) * difference).sum(-1)
 
 
+def damped(moment: Tensor, damping: float) -> Tensor:
+    """`moment` [groups, columns, columns] with `damping` times the mean of its diagonal added to the diagonal.
+
+    That is a penalty on changes of the weight. Where all inputs are zero, it is a small one.
+    """
+    mean = moment.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    return moment + torch.diag_embed((damping * mean)[:, None].expand(moment.shape[:2]))
+
+
 def descend(
     target: Tensor, moment: Tensor, scale: Tensor, zero_point: Tensor, levels: tuple[int, int], sweeps: int = 4
 ) -> Tensor:

@@ -1,0 +1,109 @@
+"""Learn the integers of weights, layer by layer, on what the layers read in the quantized model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.effect import Effect
+from fxcompress.errors import InputError, source_line
+from fxcompress.execution import Execution
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.layers import Layer, quantized_layers
+from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
+from fxcompress.quantization.relaxation import learn
+from fxcompress.quantization.rounding import damped, descend, error
+from fxcompress.rewrite import Replacement
+from fxcompress.samples import one_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnRounding(Pass):
+    """Round each layer's weight so that it also makes up for the errors of the layers and activations before it.
+
+    Layer by layer, from the inputs on, with activations quantized and all weights before it settled: a layer's outputs on
+    what it reads there are to be the float model's. The integers start from the present ones, or from those that
+    coordinate descent finds for this objective, whichever are better, and are then learned: Nagel et al., "Up or Down?
+    Adaptive Rounding for Post-Training Quantization", arXiv 2004.10568, sections 3.2 to 3.4, with the asymmetric
+    reconstruction of equation 25, but for its activation function. An output channel keeps its present integers where the
+    learned ones do not bring it nearer to the float model's, on the samples. Nothing is random.
+
+    List it after `Calibrate`. It pays for weights of few bits.
+
+    Args:
+        samples: of the calibration data, at most. Both models advance together on all of them, so that a value takes
+            ``2 * samples`` times its memory until it is read for the last time.
+        patches: output values of each sample that a layer is fitted to, at most.
+        damping: how strongly a weight is held to the float one: as a share of the mean power of what the layer reads, for
+            a layer that is shown as many output values as each is computed from; in proportion to their ratio for others.
+        iterations: of the gradient descent; 0 for coordinate descent alone.
+        learning_rate: of Adam.
+        regularization: how strongly a weight is urged to settle for an integer.
+
+    Raises:
+        InputError: there is no data, a batch does not fit the model, or an option is out of its range.
+    """
+
+    samples: int = 64
+    patches: int = 64
+    damping: float = 3.0
+    iterations: int = 100
+    learning_rate: float = 0.1
+    regularization: float = 3.0
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("patches", 1), ("iterations", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"LearnRounding needs {name} of {least} or more, got {getattr(self, name)!r}")
+        for name in ("damping", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"LearnRounding needs a {name} above 0, got {getattr(self, name)!r}")
+        if not 0 <= self.regularization < math.inf:
+            raise InputError(f"LearnRounding needs a regularization of 0 or more, got {self.regularization!r}")
+
+    @torch.no_grad()
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        assert context.reference is not None
+        inputs = one_batch(graph_module.graph, context, self.samples)
+        layers = quantized_layers(graph_module, context.reference, context.target, (*CONVOLUTIONS, LINEAR), self.name)
+        reference, quantized = Execution(context.reference, inputs), Execution(graph_module, inputs)
+        for done, layer in enumerate(layers):
+            context.progress("learning to round", done, len(layers))
+            reference.advance(layer.twin)
+            quantized.advance(layer.node)
+            shape = layer.weight.shape
+            wanted = input_patches(layer.node, reference.value(layer.twin.args[0]), shape, self.patches)
+            self._round(layer, wanted, input_patches(layer.node, quantized.value(layer.node.args[0]), shape, self.patches))
+        return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
+
+    def _round(self, layer: Layer, float_patches: Tensor, patches: Tensor) -> None:
+        """Settle the weight of `layer`, given what it reads in both models: [groups, patches, columns]."""
+        weight, present = weight_rows(layer.node, layer.weight), layer.integers
+        (scale, zero_point), levels = layer.grid, layer.quantizer.levels
+        _, count, columns = patches.shape
+        moment = damped(patches.mT @ patches / count, self.damping * columns / count)
+        target = weight + _shift(weight, float_patches, patches, moment)
+        found = descend(target, moment, scale, zero_point, levels)
+        errors = [error((integers - zero_point) * scale - target, moment) for integers in (present, found)]
+        start = torch.where((errors[1] < errors[0])[..., None], found, present)
+        options = self.iterations, self.learning_rate, self.regularization
+        learned = learn(start, target, moment, scale, zero_point, levels, *options)
+        wanted = float_patches @ weight.mT
+        before, after = ((patches @ ((q - zero_point) * scale).mT - wanted).square().sum(1) for q in (present, learned))
+        layer.set_integers(torch.where((after < before)[..., None], learned, present))
+
+
+def _shift(weight: Tensor, float_patches: Tensor, patches: Tensor, moment: Tensor) -> Tensor:
+    """What is to be added to `weight`, so that the outputs on `patches` are nearest to those on `float_patches`.
+
+    The least squares solution with the damping of `moment` as penalty, in double precision.
+    """
+    cross = patches.mT @ (float_patches - patches) / patches.shape[1]
+    return torch.linalg.solve(moment.double(), cross.double() @ weight.mT.double()).mT.float()
