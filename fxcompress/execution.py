@@ -24,6 +24,10 @@ class Execution:
         fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
         self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), fast))
         self.readers = {node: len(node.users) for node in self.left}
+        self.constants: set[fx.Node] = set()  # what depends on the model's weights alone
+        for node in graph_module.graph.nodes:
+            if node.op == "get_attr" or (node.all_input_nodes and self.constants.issuperset(node.all_input_nodes)):
+                self.constants.add(node)
 
     def advance(self, node: fx.Node) -> None:
         """Run all that comes before `node` and has not run yet."""
@@ -33,7 +37,7 @@ class Execution:
     def run(self, node: fx.Node, known: Any = None) -> None:
         """Run `node`, the next one, or take `known` for what it computes."""
         assert self.left.pop() is node
-        if node.op in ("call_function", "call_module") and not _is_constant(node):
+        if node.op in ("call_function", "call_module") and node not in self.constants:
             self.values[node] = self._compute(node) if known is None else known
         self._release(source for source in node.all_input_nodes if source in self.readers)  # not one made on the way
 
@@ -42,7 +46,7 @@ class Execution:
         if node.op == "get_attr":
             held = attribute(self.graph_module, str(node.target))
             return held.detach() if isinstance(held, Tensor) else held
-        return self._compute(node) if _is_constant(node) else self.values[node]
+        return self._compute(node) if node in self.constants else self.values[node]
 
     def _compute(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
@@ -55,8 +59,3 @@ class Execution:
             self.readers[source] -= 1
             if not self.readers[source]:
                 self.values.pop(source, None)
-
-
-def _is_constant(node: fx.Node) -> bool:
-    """Whether `node` depends on the model's weights alone."""
-    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes)))
