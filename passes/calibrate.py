@@ -14,6 +14,7 @@ from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision, forward_in, takes_bfloat16
+from fxcompress.quantization.quantized import serves_weight
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite import Replacement
@@ -86,7 +87,7 @@ class _Observer(fx.Interpreter):
         if not isinstance(module, Quantizer):
             return module(*args, **kwargs)
         (x,) = args
-        if not _serves_weight(self.node):
+        if not serves_weight(self.node):
             if self.node not in self.statistics:
                 channels = module.scale.numel() if module.scale.dim() else None
                 self.statistics[self.node] = (module.estimator or self.estimator).start(module.spec, channels)
@@ -109,7 +110,3 @@ class _Observer(fx.Interpreter):
         for target, (low, high) in ranges.items():
             self.module.get_submodule(target).set_range(low, high)
         return [Replacement("", node.name, node.name, source_line(node)) for node in self.statistics]
-
-
-def _serves_weight(node: fx.Node) -> bool:
-    return node.args[0].op == "get_attr"

@@ -10,10 +10,8 @@ from torch import Tensor, fx
 
 from fxcompress.effect import Effect
 from fxcompress.errors import source_line
-from fxcompress.execution import Execution
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.layers import Layer, quantized_layers
-from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
+from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import one_batch
 
@@ -43,19 +41,17 @@ class CorrectBias(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
         inputs = one_batch(graph_module.graph, context, self.samples)
-        layers = quantized_layers(graph_module, context.reference, context.target, (*CONVOLUTIONS, LINEAR), self.name)
-        reference, quantized = Execution(context.reference, inputs), Execution(graph_module, inputs)
-        for done, layer in enumerate(layers):
+        layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+        steps = in_step(layers, context.reference, graph_module, inputs)
+        for done, (layer, reference, quantized) in enumerate(steps):
             context.progress("correcting biases", done, len(layers))
-            reference.advance(layer.twin)
             reference.run(layer.twin)
-            quantized.advance(layer.node)
             output = layer.run(quantized.value(layer.node.args[0]))
             quantized.run(layer.node, _correct(layer, reference.value(layer.twin), output))
         return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
 
 
-def _correct(layer: Layer, wanted: Tensor, output: Tensor) -> Tensor:
+def _correct(layer: MatrixLayer, wanted: Tensor, output: Tensor) -> Tensor:
     """Shift the bias of `layer` until the mean of its `output`, by channel, is that of `wanted`; returns the new output."""
     channels = layer.channel_axis % output.dim()
     shift = (wanted - output).mean([axis for axis in range(output.dim()) if axis != channels])

@@ -11,10 +11,9 @@ from torch import Tensor, fx
 
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, source_line
-from fxcompress.execution import Execution
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.layers import Layer, quantized_layers
-from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
+from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
+from fxcompress.quantization.patches import input_patches, weight_rows
 from fxcompress.quantization.relaxation import learn
 from fxcompress.quantization.rounding import damped, descend, error
 from fxcompress.rewrite import Replacement
@@ -72,18 +71,16 @@ class LearnRounding(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
         inputs = one_batch(graph_module.graph, context, self.samples)
-        layers = quantized_layers(graph_module, context.reference, context.target, (*CONVOLUTIONS, LINEAR), self.name)
-        reference, quantized = Execution(context.reference, inputs), Execution(graph_module, inputs)
-        for done, layer in enumerate(layers):
+        layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+        steps = in_step(layers, context.reference, graph_module, inputs)
+        for done, (layer, reference, quantized) in enumerate(steps):
             context.progress("learning to round", done, len(layers))
-            reference.advance(layer.twin)
-            quantized.advance(layer.node)
             shape = layer.weight.shape
             wanted = input_patches(layer.node, reference.value(layer.twin.args[0]), shape, self.patches)
             self._round(layer, wanted, input_patches(layer.node, quantized.value(layer.node.args[0]), shape, self.patches))
         return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
 
-    def _round(self, layer: Layer, float_patches: Tensor, patches: Tensor) -> None:
+    def _round(self, layer: MatrixLayer, float_patches: Tensor, patches: Tensor) -> None:
         """Settle the weight of `layer`, given what it reads in both models: [groups, patches, columns]."""
         weight, present = weight_rows(layer.node, layer.weight), layer.integers
         (scale, zero_point), levels = layer.grid, layer.quantizer.levels

@@ -12,8 +12,8 @@ from fxcompress.effect import Effect
 from fxcompress.errors import InputError, source_line
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
-from fxcompress.quantization.layers import Layer, float_inputs, quantized_layers
-from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, column_count, input_patches, weight_rows
+from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
+from fxcompress.quantization.patches import column_count, input_patches, weight_rows
 from fxcompress.quantization.rounding import damped, descend
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import one_batch
@@ -66,7 +66,7 @@ class RoundWeights(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
-        layers = quantized_layers(graph_module, context.reference, context.target, (*CONVOLUTIONS, LINEAR), self.name)
+        layers = matrix_layers(graph_module, context.reference, context.target, self.name)
         layers = [layer for layer in layers if self.columns is None or column_count(layer.weight) <= self.columns]
         if not layers:
             return []
@@ -80,7 +80,7 @@ class RoundWeights(Pass):
                 rounded.append(Replacement("", layer.node.name, layer.node.name, source_line(layer.node)))
         return rounded
 
-    def _round(self, layer: Layer, patches: Tensor) -> None:
+    def _round(self, layer: MatrixLayer, patches: Tensor) -> None:
         moment = damped(patches.mT @ patches / patches.shape[1], self.damping)
         weight = weight_rows(layer.node, layer.weight)
         layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps))

@@ -13,6 +13,7 @@ from fxcompress.signature import argument
 
 CONVOLUTIONS = tuple(map(resolve, ("conv1d", "conv2d", "conv3d")))
 LINEAR = resolve("linear")
+MATRIX_PRODUCTS = (*CONVOLUTIONS, LINEAR)
 
 
 def group_count(node: fx.Node) -> int:

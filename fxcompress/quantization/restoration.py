@@ -20,6 +20,8 @@ from fxcompress.quantization.options import QuantizationOptions
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
 from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.ranges import MinMax
+from fxcompress.quantization.weights import weight_range
 from fxcompress.targets.table import Target
 
 Wiring = dict[tuple[fx.Node, fx.Node], fx.Node]
@@ -67,9 +69,8 @@ def widen(
     for call in layer.weights:
         weight = attribute(graph_module, call.args[0].target).detach()
         spec = replace(target.weights, bits=bits, channel_axis=calls[call].spec.channel_axis)
-        reduced = [axis for axis in range(weight.dim()) if axis != spec.channel_axis]
         quantizer = Quantizer(spec, weight.shape)
-        quantizer.set_range(weight.amin(reduced), weight.amax(reduced))
+        quantizer.set_range(*weight_range(weight, spec, MinMax()))
         call.target = add_attribute(graph_module, call.name, quantizer)
     graph_module.recompile()
 

@@ -1,8 +1,8 @@
-"""Layers with a quantized weight, as passes that mend them see them, and the two models that show what to mend."""
+"""Layers whose quantized weight is a matrix, as passes that mend them see them, and the models that show what to mend."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +11,16 @@ from torch import Tensor, fx
 from fxcompress.builder import attribute, insert_constant
 from fxcompress.execution import Execution
 from fxcompress.precision import Precision, forward_in
-from fxcompress.quantization.patches import LINEAR, weight_rows
+from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
+from fxcompress.quantization.quantized import quantizer_of, serves_weight
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.signature import argument
 from fxcompress.targets.table import Target
 
 
 @dataclass(frozen=True)
-class Layer:
-    """An operation whose weight is quantized.
+class MatrixLayer:
+    """A convolution or linear layer whose weight is quantized.
 
     Attributes:
         graph_module: the quantized model.
@@ -90,10 +91,8 @@ class Layer:
         return insert_constant(self.graph_module, name, parameter, before=before, created_by=self.created_by)
 
 
-def quantized_layers(
-    quantized: fx.GraphModule, reference: fx.GraphModule, target: Target, operations: Collection[object], created_by: str
-) -> list[Layer]:
-    """The calls in `quantized` of any of `operations` which alone read a quantized constant, as the graph orders them.
+def matrix_layers(quantized: fx.GraphModule, reference: fx.GraphModule, target: Target, created_by: str) -> list[MatrixLayer]:
+    """The convolutions and linear layers in `quantized` which alone read a quantized constant, as the graph orders them.
 
     Args:
         reference: the same graph before quantizers were inserted.
@@ -102,20 +101,33 @@ def quantized_layers(
     float_nodes = {node.name: node for node in reference.graph.nodes}
     found = []
     for node in quantized.graph.nodes:
-        if node.target in target.weighted and node.target in operations and node.name in float_nodes:
+        if node.target in MATRIX_PRODUCTS and node.target in target.weighted and node.name in float_nodes:
             call = node.args[1]
-            module = quantized.get_submodule(call.target) if call.op == "call_module" else None
-            if isinstance(module, Quantizer) and call.args[0].op == "get_attr" and len(call.users) == 1:
+            if quantizer_of(quantized, call) and serves_weight(call) and len(call.users) == 1:
                 twin = float_nodes[node.name]
                 weight = attribute(reference, twin.args[1].target).detach()
-                found.append(Layer(quantized, node, twin, weight, created_by))
+                found.append(MatrixLayer(quantized, node, twin, weight, created_by))
     return found
+
+
+def in_step(
+    layers: Sequence[MatrixLayer], reference: fx.GraphModule, quantized: fx.GraphModule, inputs: Sequence[Tensor]
+) -> Iterator[tuple[MatrixLayer, Execution, Execution]]:
+    """Each layer with the run of either model on `inputs`, the float one first, just before the layer.
+
+    What is done to a layer before the next one is asked for takes effect.
+    """
+    runs = Execution(reference, inputs), Execution(quantized, inputs)
+    for layer in layers:
+        for run, node in zip(runs, (layer.twin, layer.node)):
+            run.advance(node)
+        yield layer, *runs
 
 
 @torch.no_grad()
 def float_inputs(
-    layers: Sequence[Layer], reference: fx.GraphModule, inputs: Sequence[Tensor], precision: Precision = "float32"
-) -> Iterator[tuple[Layer, Tensor]]:
+    layers: Sequence[MatrixLayer], reference: fx.GraphModule, inputs: Sequence[Tensor], precision: Precision = "float32"
+) -> Iterator[tuple[MatrixLayer, Tensor]]:
     """Each layer with what it reads, as float32, when `reference`, the float model, runs on `inputs`.
 
     Runs no further than the last layer.
