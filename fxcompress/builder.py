@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -172,6 +172,24 @@ def attribute(graph_module: fx.GraphModule, target: str) -> Any:
     """What the `get_attr` `target` (a dotted path) names in `graph_module`."""
     owner_path, _, leaf = target.rpartition(".")
     return getattr(graph_module.get_submodule(owner_path), leaf)
+
+
+def insert_call(value: fx.Node, readers: Iterable[fx.Node], target: str | OpOverload, *, name: str, created_by: str) -> fx.Node:
+    """Let `readers` read a call of the module or function `target` on `value`, which is of the same shape.
+
+    It stands behind `value`, and behind the inputs and constants that follow one another there.
+    """
+    after = value
+    while after.op in ("placeholder", "get_attr") and after.next.op in ("placeholder", "get_attr"):
+        after = after.next
+    with value.graph.inserting_after(after):
+        op = "call_module" if isinstance(target, str) else "call_function"
+        node = value.graph.create_node(op, target, (value,), name=name)
+    node.meta = {key: value.meta[key] for key in ("val", "scope", "stack_trace") if key in value.meta}
+    node.meta["created_by"] = created_by
+    for reader in readers:
+        reader.replace_input_with(value, node)
+    return node
 
 
 def insert_constant(

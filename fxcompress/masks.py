@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from fxcompress.builder import add_attribute, attribute
+from fxcompress.builder import add_attribute, attribute, insert_call
 from fxcompress.errors import InputError
 
 
@@ -72,16 +72,7 @@ def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Tensor, c
         value = following
     readers = list(value.users)
     target = add_attribute(graph_module, f"{constant.name}_mask", Mask(mask))
-    after = value
-    while after.next.op in ("placeholder", "get_attr") and after.op in ("placeholder", "get_attr"):
-        after = after.next
-    with value.graph.inserting_after(after):
-        node = value.graph.create_node("call_module", target, (value,), name=f"{constant.name}_mask")
-    node.meta = {key: constant.meta[key] for key in ("val", "scope", "stack_trace") if key in constant.meta}
-    node.meta["created_by"] = created_by
-    for reader in readers:
-        reader.replace_input_with(value, node)
-    return node
+    return insert_call(value, readers, target, name=f"{constant.name}_mask", created_by=created_by)
 
 
 def alive(tensor: Tensor, axis: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.builder import add_attribute, attribute
+from fxcompress.builder import add_attribute, attribute, insert_call
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
@@ -107,7 +107,7 @@ class Quantize(Pass):
         except CalibrationError as problem:
             raise CalibrationError(f"{problem} in the weight {describe(site.weight)}; repair the model's weights") from None
         target = add_attribute(graph_module, f"{site.weight.name}_quantizer", quantizer)
-        return self._insert(graph_module, site.weight, site.consumers, target)
+        return self._insert(site.weight, site.consumers, target)
 
     def _quantize_activation(
         self, graph_module: fx.GraphModule, site: ActivationSite, shared: dict[object, str]
@@ -115,22 +115,11 @@ class Quantize(Pass):
         key = (site.group, site.options)
         if key not in shared:
             shared[key] = add_attribute(graph_module, f"{site.producer.name}_quantizer", site.options.quantizer())
-        return self._insert(graph_module, site.producer, site.consumers, shared[key])
+        return self._insert(site.producer, site.consumers, shared[key])
 
-    def _insert(self, graph_module: fx.GraphModule, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
+    def _insert(self, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
         """Put a call of the quantizer `target` between `value` and `consumers`."""
-        graph = graph_module.graph
-        place_after = value
-        while value.op in ("placeholder", "get_attr") and place_after.next.op in ("placeholder", "get_attr"):
-            place_after = place_after.next
-        with graph.inserting_after(place_after):
-            node = graph.create_node("call_module", target, (value,), name=f"{value.name}_quantizer")
-        for key in ("val", "scope", "stack_trace"):
-            if key in value.meta:
-                node.meta[key] = value.meta[key]
-        node.meta["created_by"] = self.name
-        for consumer in consumers:
-            consumer.replace_input_with(value, node)
+        node = insert_call(value, consumers, target, name=f"{value.name}_quantizer", created_by=self.name)
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
 
 

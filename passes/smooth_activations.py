@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_constant
+from fxcompress.builder import attribute, insert_call, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
@@ -23,7 +23,6 @@ from fxcompress.signature import argument
 from fxcompress.targets import Target
 
 LINEAR, TRANSPOSE, LAYER_NORM, MULTIPLY = map(resolve, ("linear", "transpose", "layer_norm", "mul"))
-
 
 THRESHOLDS = tuple(0.8**step for step in range(16))
 """What is tried for the widest channel that stays as it is, as a share of the widest of all: down to 1/28."""
@@ -101,16 +100,9 @@ class SmoothActivations(Pass):
         norm.args = (*norm.args[:2], divided["weight"], divided.get("bias"), *norm.args[4:])
 
     def _divide(self, graph_module: fx.GraphModule, value: fx.Node, linears: Sequence[fx.Node], factor: Tensor) -> None:
-        graph = value.graph
-        with graph.inserting_after(value):
-            divided = graph.create_node("call_function", MULTIPLY, (value, value), name=f"{value.name}_smoothed")
-        divided.meta = {k: value.meta[k] for k in ("val", "scope", "stack_trace") if k in value.meta} | {
-            "created_by": self.name
-        }
+        divided = insert_call(value, linears, MULTIPLY, name=f"{value.name}_smoothed", created_by=self.name)
         constant = insert_constant(graph_module, f"{value.name}_smoothing", 1 / factor, before=divided, created_by=self.name)
         divided.args = (value, constant)
-        for linear in linears:
-            linear.replace_input_with(value, divided)
 
     def _parameter(self, graph_module: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
         return insert_constant(graph_module, name, torch.nn.Parameter(value), before=before, created_by=self.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -166,8 +165,4 @@ def propagate(graph: fx.Graph) -> None:
             elif node.op == "call_function":
                 node.meta["val"] = fake_value(node.target, node.args, node.kwargs)
             elif node.op == "call_module":
-                node.meta["val"] = _first(node).meta["val"]
-
-
-def _first(node: fx.Node) -> Any:
-    return node.args[0]
+                node.meta["val"] = node.all_input_nodes[0].meta["val"]

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxcompress.builder import add_attribute, attribute
+from fxcompress.builder import add_attribute, attribute, insert_call
 from fxcompress.quantization.options import QuantizationOptions
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
@@ -159,11 +159,8 @@ def _met(value: fx.Node, reader: fx.Node, wiring: Wiring, target: Target) -> Ite
 
 def _moved(call: fx.Node, producer: fx.Node) -> fx.Node:
     """A call of the same quantizer behind `producer`."""
-    with producer.graph.inserting_after(producer):
-        made = producer.graph.create_node("call_module", call.target, name=f"{producer.name}_quantizer")
-    made.meta = {key: producer.meta[key] for key in ("val", "scope", "stack_trace") if key in producer.meta}
-    made.meta["created_by"] = call.meta["created_by"]
-    return made
+    name = f"{producer.name}_quantizer"
+    return insert_call(producer, (), str(call.target), name=name, created_by=call.meta["created_by"])
 
 
 def _connect(call: fx.Node, value: fx.Node, readers: Iterable[fx.Node]) -> None:
