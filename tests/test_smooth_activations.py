@@ -1,0 +1,81 @@
+"""Smoothing: the function stays, the widest channels do not; a layer norm takes up the factors where it can."""
+
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.errors import CalibrationError, InputError
+from fxcompress.verify import sqnr
+
+MULTIPLY = torch.ops.aten.mul.Tensor
+
+
+class Block(nn.Module):
+    """A feed-forward block whose norm has two channels that are far wider than the rest."""
+
+    def __init__(self, residual: bool, transposed: bool = False) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.flat = nn.Parameter(torch.randn(24, 16) / 4) if transposed else None
+        self.residual = residual
+        with torch.no_grad():
+            self.norm.weight[:2] = 60.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        hidden = self.up(x).relu()
+        out = self.down(hidden) if self.flat is None else hidden @ self.flat
+        return x + out if self.residual else out
+
+
+def _model(residual: bool, transposed: bool = False) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return Block(residual, transposed).eval(), torch.randn(24, 5, 16)
+
+
+def _decibels(model: nn.Module, data: torch.Tensor, *chosen: passes.Quantize) -> float:
+    with torch.no_grad():
+        return sqnr(model(data), fxcompress.compile(model, chosen, data=data.split(6))(data))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_function_stays(residual, transposed):
+    assert _decibels(*_model(residual, transposed), passes.SmoothActivations()) > 80
+
+
+def test_it_pays_where_few_channels_are_wide():
+    quantize = [passes.Quantize(), passes.Calibrate()]
+    model, data = _model(residual=False)
+    assert _decibels(model, data, passes.SmoothActivations(), *quantize) > _decibels(model, data, *quantize) + 3
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_norm_that_only_linear_layers_read_takes_up_the_factors(residual):
+    """Else a multiplication does, which the residual connection goes round."""
+    model, data = _model(residual)
+    compiled = fxcompress.compile(model, [passes.SmoothActivations()], data=data.split(6))
+    behind_the_norm = [n for n in compiled.graph.find_nodes(op="call_function", target=MULTIPLY) if n.args[0].name == "norm"]
+    assert len(behind_the_norm) == residual
+    assert ("norm_weight_smoothed" in dict(compiled.named_parameters())) == (not residual)
+
+
+def test_activations_that_are_not_finite_are_named():
+    model, data = _model(residual=False)
+    data[3, 2, 1] = float("inf")
+    with pytest.raises(CalibrationError, match="NaN or infinite"):
+        fxcompress.compile(model, [passes.SmoothActivations()], example_inputs=(data[:2],), data=data.split(6))
+
+
+@pytest.mark.parametrize("options", [{"tokens": 0}, {"samples": 0}])
+def test_options_out_of_range_are_refused(options):
+    model, data = _model(residual=False)
+    with pytest.raises(InputError, match="tokens|sample"):
+        fxcompress.compile(model, [passes.SmoothActivations(**options)], data=data.split(6))
+
+
+def test_networks_without_tokens_need_no_data():
+    compiled = fxcompress.compile(nn.Linear(3, 2), [passes.SmoothActivations()], example_inputs=(torch.randn(2, 3),))
+    assert compiled.report.rows[-1].rewrites == 0
