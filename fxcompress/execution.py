@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from fxcompress.builder import attribute
+from fxcompress.precision import channels_last
 
 
 class Execution:
     """The run of a graph on `inputs`, which are flattened as its placeholders are. It moves when it is told to.
 
-    A value is kept, with all its samples, until the last node that reads it has run. Images lie channels last, which
-    convolutions run fastest on.
+    A value is kept, with all its samples, until the last node that reads it has run.
     """
 
     def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Tensor]):
         self.graph_module = graph_module
         self.left = list(reversed(graph_module.graph.nodes))
-        fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
-        self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), fast))
+        self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), channels_last(inputs)))
         self.readers = {node: len(node.users) for node in self.left}
         self.constants: set[fx.Node] = set()  # what depends on the model's weights alone
         for node in graph_module.graph.nodes:

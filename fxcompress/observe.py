@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.execution import Execution
-from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context
 from fxcompress.precision import Precision, forward_in
-from fxcompress.samples import in_chunks, samples_of
+from fxcompress.samples import chunks
 
 
 def observe(
@@ -34,9 +33,8 @@ def observe(
     """
     ordered = [node for node in graph_module.graph.nodes if node in places]
     seen = 0
-    free = batch_is_free(graph_module.graph)
     with torch.no_grad():
-        for leaves, count in in_chunks(samples_of(context, samples), chunk if free else 0):
+        for leaves, count in chunks(graph_module.graph, context, samples, chunk):
             execution = Execution(graph_module, leaves)
             for node in ordered:
                 with forward_in(precision):

@@ -65,17 +65,16 @@ def samples_of(context: Context, count: int | None) -> Iterator[list[Tensor]]:
         raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
 
 
-def in_small_batches(
-    graph: fx.Graph, data: Iterable[Any], example: ExampleInputs, count: int, size: int
-) -> Iterator[tuple[list[Tensor], int]]:
-    """The first `count` samples in batches of `size` and a smaller last one, each with its number of samples.
+def chunks(graph: fx.Graph, context: Context, count: int | None, size: int) -> Iterator[tuple[list[Tensor], int]]:
+    """`samples_of` the data `in_chunks` of `size`; in its own batches where the batch size of `graph` is not free."""
+    return in_chunks(samples_of(context, count), size if batch_is_free(graph) else 0)
 
-    Where the batch size of `graph` is not free, the batches are those of `data`.
 
-    Raises:
-        InputError: a batch does not fit the model that was given `example`.
+def in_small_batches(graph: fx.Graph, batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:
+    """The same samples in batches of `size` and smaller ones, each with its number of samples.
+
+    Where the batch size of `graph` is not free, the batches are as they come.
     """
-    batches = read_samples(data, example, count)
     if not batch_is_free(graph):
         yield from in_chunks(batches, 0)
         return

@@ -22,7 +22,7 @@ from fxcompress.quantization.noise import Place, layers_and_activations, measure
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.report import readable_decibels
-from fxcompress.samples import in_small_batches
+from fxcompress.samples import in_small_batches, read_samples
 from fxcompress.scopes import operation
 from fxcompress.targets import Target, find_target
 
@@ -151,7 +151,7 @@ def sensitivity(
     first, data = peek(data)
     example = compilation.example if compilation else example_inputs(model, data=[first])
     chosen = find_target(target or (compilation.target if compilation else "openvino"))
-    batches = in_small_batches(model.graph, data, example, samples, chunk)
+    batches = in_small_batches(model.graph, read_samples(data, example, samples), chunk)
     noise = measure_noise(model, layers_and_activations(model, chosen), batches, progress, samples)
     rows = [_row(model, place) for place in noise.places]
     rows.sort(key=lambda row: row.decibels)

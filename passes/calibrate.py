@@ -11,14 +11,13 @@ from torch import Tensor, fx
 
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, describe, source_line
-from fxcompress.inputs import batch_is_free
 from fxcompress.pipeline import Context, Pass
-from fxcompress.precision import Precision, forward_in, takes_bfloat16
+from fxcompress.precision import Precision, channels_last, forward_in, takes_bfloat16
 from fxcompress.quantization.quantized import serves_weight
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite import Replacement
-from fxcompress.samples import in_chunks, samples_of
+from fxcompress.samples import chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +50,9 @@ class Calibrate(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         estimator = find_estimator(self.estimator)
         observer = _Observer(graph_module, estimator)
-        free = batch_is_free(graph_module.graph)
         with torch.inference_mode(), forward_in(self.precision):
             seen = 0
-            for leaves, count in in_chunks(samples_of(context, self.samples), self.chunk if free else 0):
+            for leaves, count in chunks(graph_module.graph, context, self.samples, self.chunk):
                 observer.observe(leaves)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
@@ -75,8 +73,7 @@ class _Observer(fx.Interpreter):
         self.node: fx.Node | None = None
 
     def observe(self, leaves: Iterable[Tensor]) -> None:
-        fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in leaves]
-        self.run(*fast, enable_io_processing=False)
+        self.run(*channels_last(leaves), enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
         self.node = n

@@ -21,11 +21,9 @@ from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer
 from fxcompress.quantization.restoration import leave_in_float, widen
 from fxcompress.report import readable_decibels
 from fxcompress.rewrite import Replacement
-from fxcompress.samples import in_small_batches
+from fxcompress.samples import in_small_batches, samples_of
+from fxcompress.sensitivity import CHUNK
 from fxcompress.verify import RunningSqnr
-
-CHUNK = 4
-"""Samples a forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +88,6 @@ class RestorePrecision(Pass):
         return restored
 
     def _restore_until_met(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        if context.data is None:
-            raise InputError("RestorePrecision needs data: compile(model, data=loader), any iterable of batches")
         loss = _Loss(self, graph_module, context)
         before = loss.measure()
         if before.met:
@@ -186,9 +182,8 @@ class _Loss:
         self.wanted, self.graph_module = wanted, graph_module
         if context.reference is None:
             raise PlanError("RestorePrecision compares with the model before it was quantized, and nobody kept that")
-        assert context.data is not None
         # Read once: a loader may shuffle, and the same samples must be compared.
-        self.batches = list(in_small_batches(graph_module.graph, context.data, context.example, wanted.samples, CHUNK))
+        self.batches = list(in_small_batches(graph_module.graph, samples_of(context, wanted.samples), CHUNK))
         self.outputs: list[list[Tensor]] = []
         if wanted.min_decibels is not None:
             self.outputs = [_run(context.reference, leaves) for leaves, _ in self.batches]

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.errors import InputError, PlanError, describe
+from fxcompress.precision import channels_last
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.targets.table import Target
 from fxcompress.verify import RunningSqnr
@@ -116,9 +117,8 @@ class _Run(fx.Interpreter):
 
     def start(self, leaves: Sequence[Tensor]) -> None:
         """Compute and keep the float value of every node."""
-        fast = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in leaves]
         self.active = ()
-        self.reference = float_outputs(self.run(*fast, enable_io_processing=False))
+        self.reference = float_outputs(self.run(*channels_last(leaves), enable_io_processing=False))
         self.base = self.env
 
     def quantized(self, active: Iterable[fx.Node]) -> list[Tensor]:
