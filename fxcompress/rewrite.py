@@ -76,6 +76,11 @@ class Replacement:
     node: str
     source: str
 
+    @classmethod
+    def at(cls, node: fx.Node) -> Replacement:
+        """What a pass did to `node`, or put there, without a rule."""
+        return cls("", node.name, node.name, source_line(node))
+
 
 @dataclass
 class RewriteResult:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.effect import Effect
-from fxcompress.errors import CalibrationError, describe, source_line
+from fxcompress.errors import CalibrationError, describe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision, channels_last, forward_in, takes_bfloat16
 from fxcompress.quantization.quantized import serves_weight
@@ -106,4 +106,4 @@ class _Observer(fx.Interpreter):
             ranges[str(node.target)] = torch.minimum(low, known[0]), torch.maximum(high, known[1])
         for target, (low, high) in ranges.items():
             self.module.get_submodule(target).set_range(low, high)
-        return [Replacement("", node.name, node.name, source_line(node)) for node in self.statistics]
+        return [Replacement.at(node) for node in self.statistics]

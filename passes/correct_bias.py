@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.effect import Effect
-from fxcompress.errors import source_line
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.rewrite import Replacement
@@ -48,7 +47,7 @@ class CorrectBias(Pass):
             reference.run(layer.twin)
             output = layer.run(quantized.value(layer.node.args[0]))
             quantized.run(layer.node, _correct(layer, reference.value(layer.twin), output))
-        return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
+        return [Replacement.at(layer.node) for layer in layers]
 
 
 def _correct(layer: MatrixLayer, wanted: Tensor, output: Tensor) -> Tensor:

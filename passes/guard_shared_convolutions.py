@@ -12,7 +12,6 @@ from torch.utils import _pytree as pytree
 from fxcompress.builder import attribute, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
-from fxcompress.errors import source_line
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
@@ -41,7 +40,7 @@ class GuardSharedConvolutions(Pass):
             for node in graph_module.graph.find_nodes(op="call_function", target=target):
                 if _reads(node) > 1 and node.args[1].target is DEQUANTIZE and _adds_nothing(graph_module, node):
                     self._give_bias(graph_module, node)
-                    rewritten.append(Replacement("", node.name, node.name, source_line(node)))
+                    rewritten.append(Replacement.at(node))
         return rewritten
 
     def _give_bias(self, graph_module: fx.GraphModule, node: fx.Node) -> None:

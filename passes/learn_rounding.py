@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.effect import Effect
-from fxcompress.errors import InputError, source_line
+from fxcompress.errors import InputError
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.quantization.patches import input_patches, weight_rows
@@ -78,7 +78,7 @@ class LearnRounding(Pass):
             shape = layer.weight.shape
             wanted = input_patches(layer.node, reference.value(layer.twin.args[0]), shape, self.patches)
             self._round(layer, wanted, input_patches(layer.node, quantized.value(layer.node.args[0]), shape, self.patches))
-        return [Replacement("", layer.node.name, layer.node.name, source_line(layer.node)) for layer in layers]
+        return [Replacement.at(layer.node) for layer in layers]
 
     def _round(self, layer: MatrixLayer, float_patches: Tensor, patches: Tensor) -> None:
         """Settle the weight of `layer`, given what it reads in both models: [groups, patches, columns]."""

@@ -11,7 +11,7 @@ from torch import fx
 from fxcompress.builder import add_attribute, attribute
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
-from fxcompress.errors import PlanError, describe, source_line
+from fxcompress.errors import PlanError, describe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.ops import INTEGER_RANGES, STORAGE
 from fxcompress.quantization.quantizer import Quantizer
@@ -42,7 +42,7 @@ class LowerQuantizers(Pass):
                 if not module.ready:
                     raise PlanError(f"the quantizer {describe(node)} has no range; list Calibrate() after Quantize()")
                 self._lower(graph_module, node, module)
-                rewritten.append(Replacement("", node.name, node.name, source_line(node)))
+                rewritten.append(Replacement.at(node))
         return rewritten
 
     def _lower(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer) -> None:

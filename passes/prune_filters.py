@@ -14,7 +14,7 @@ from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters, importance
 from fxcompress.channels.masking import mask_elements
 from fxcompress.effect import Effect
-from fxcompress.errors import InputError, did_you_mean, source_line
+from fxcompress.errors import InputError, did_you_mean
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
@@ -70,7 +70,7 @@ class PruneFilters(Pass):
         chosen = self._chosen(groups, scores)
         context.notes += [*_summary(channels, groups, chosen), *_pinned(channels)]
         masked = mask_elements(channels, chosen, self.name)
-        return [Replacement("", node.name, node.name, source_line(node)) for node in masked]
+        return [Replacement.at(node) for node in masked]
 
     def _chosen(self, groups: list[Cluster], scores: list[Tensor]) -> set[int]:
         """The elements to mask."""

@@ -12,7 +12,6 @@ from fxcompress.channels.masking import pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.cost import cost
 from fxcompress.effect import Effect
-from fxcompress.errors import source_line
 from fxcompress.masks import masks
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
@@ -37,4 +36,4 @@ class RemoveFilters(Pass):
         before = cost(graph_module)
         made = Removal(analyze(graph_module, pin_what_is_not_masked)).apply(self.name)
         context.notes.append(f"from {before} to {cost(graph_module)}")
-        return [Replacement("", node.name, node.name, source_line(node)) for node in made]
+        return [Replacement.at(node) for node in made]

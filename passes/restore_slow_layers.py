@@ -12,7 +12,7 @@ from torch import fx
 from fxcompress import latency
 from fxcompress.dialect import copy_graph
 from fxcompress.effect import Effect
-from fxcompress.errors import InputError, PlanError, source_line
+from fxcompress.errors import InputError, PlanError
 from fxcompress.latency import Kernel, seconds_of
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantized import quantized_layers
@@ -82,7 +82,7 @@ class RestoreSlowLayers(Pass):
             return []
         chosen = self._choose(graph_module, slow, context)
         left = leave_in_float(graph_module, _nodes(graph_module, chosen), context.target, context.reference)
-        return [Replacement("", node.name, node.name, source_line(node)) for node in left]
+        return [Replacement.at(node) for node in left]
 
     def _candidates(
         self, graph_module: fx.GraphModule, integer: Sequence[Kernel], real: Sequence[Kernel], context: Context

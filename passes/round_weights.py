@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.effect import Effect
-from fxcompress.errors import InputError, source_line
+from fxcompress.errors import InputError
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
 from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
@@ -77,7 +77,7 @@ class RoundWeights(Pass):
             patches = input_patches(layer.node, x, layer.weight.shape, self.patches)
             if patches.shape[1] >= patches.shape[2]:
                 self._round(layer, patches)
-                rounded.append(Replacement("", layer.node.name, layer.node.name, source_line(layer.node)))
+                rounded.append(Replacement.at(layer.node))
         return rounded
 
     def _round(self, layer: MatrixLayer, patches: Tensor) -> None:

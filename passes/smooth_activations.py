@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fxcompress.builder import attribute, insert_call, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
-from fxcompress.errors import CalibrationError, InputError, describe, source_line
+from fxcompress.errors import CalibrationError, InputError, describe
 from fxcompress.observe import observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
@@ -77,7 +77,7 @@ class SmoothActivations(Pass):
             layers = [_Linear(graph_module, linear) for linear in linears]
             factor = _best_factor(seen[value], torch.cat([layer.rows for layer in layers]), context.target)
             self._smooth(graph_module, value, layers, factor)
-        return [Replacement("", value.name, value.name, source_line(value)) for value in readers]
+        return [Replacement.at(value) for value in readers]
 
     def _smooth(self, graph_module: fx.GraphModule, value: fx.Node, layers: Sequence[_Linear], factor: Tensor) -> None:
         for layer in layers:
