@@ -22,6 +22,7 @@ from fxcompress.lowering import lower
 from fxcompress.pipeline import Pass
 from fxcompress.report import Report
 from fxcompress.targets import Target
+from fxcompress.training.controller import CompositeController, compose
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Compiled(fx.GraphModule):
     """A compiled model: an ordinary module with the original's parameters and calling convention."""
 
     compilation: Compilation
+    _controller: CompositeController | None = None
 
     @classmethod
     def wrap(cls, graph_module: fx.GraphModule, compilation: Compilation) -> Compiled:
@@ -62,6 +64,17 @@ class Compiled(fx.GraphModule):
     def report(self) -> Report:
         """One row a pass: effect, nodes, rewrites, bytes, dB, ms. Print it."""
         return self.compilation.report
+
+    @property
+    def controller(self) -> CompositeController:
+        """A training loop's hold on compression, with one controller for each pass that has one.
+
+        A copy of the model has a controller of its own, whose schedule starts anew.
+        """
+        if self._controller is None:
+            found = [(one.name, one.controller(self)) for one in self.compilation.passes]
+            self._controller = compose([(name, controller) for name, controller in found if controller is not None])
+        return self._controller
 
     def train(self, mode: bool = True) -> Compiled:
         """Switch batch norms and dropouts of the graph between training and inference."""

@@ -24,6 +24,7 @@ from fxcompress.inputs import ExampleInputs
 from fxcompress.report import Report, Row
 from fxcompress.rewrite import Replacement, Rule, apply
 from fxcompress.targets import Target
+from fxcompress.training import Controller
 from fxcompress.verify import Verifier
 
 
@@ -77,6 +78,10 @@ class Pass:
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         raise TypeError(f"{self.name} does not define run(graph_module, context)")
+
+    def controller(self, graph_module: fx.GraphModule) -> Controller | None:
+        """What a training loop steers of this pass's work in the compiled `graph_module`; None where there is nothing."""
+        return None
 
     def __str__(self) -> str:
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}

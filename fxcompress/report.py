@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+
+from fxcompress.tables import printed
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,7 @@ class Report:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110, force_terminal=False, no_color=True)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get()
+        return printed(self.table())
 
 
 def readable_bytes(count: float) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import MARKDOWN, SIMPLE_HEAD, Box
-from rich.console import Console
 from rich.table import Table
 from torch import fx
 
@@ -24,6 +23,7 @@ from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.report import readable_decibels
 from fxcompress.samples import in_small_batches, read_samples
 from fxcompress.scopes import operation
+from fxcompress.tables import printed
 from fxcompress.targets import Target, find_target
 
 CHUNK = 4
@@ -79,11 +79,11 @@ class SensitivityReport:
         return f"SQNR of the outputs in dB with one place quantized, over {self.samples} samples; all together: {together}"
 
     def __str__(self) -> str:
-        return _printed(self.table(), 110)
+        return printed(self.table())
 
     def markdown(self) -> str:
         """The table in markdown."""
-        return f"{self.summary}\n\n{_printed(self.table(MARKDOWN), 1000).strip()}\n"
+        return f"{self.summary}\n\n{printed(self.table(MARKDOWN), 1000).strip()}\n"
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Write a bar chart, a bar a place, worst first, to the SVG file at `path`.
@@ -195,10 +195,3 @@ def _with_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Pat
     if Path(path).suffix not in suffixes:
         raise InputError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
     return Path(path)
-
-
-def _printed(table: Table, width: int) -> str:
-    console = Console(width=width, force_terminal=False, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()

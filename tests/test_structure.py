@@ -39,6 +39,7 @@ def offences(folder, forbidden, allowed):
         ("fxcompress/emit", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.rewrite", "fxcompress.pattern")),
         ("fxcompress/quantization", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit")),
         ("fxcompress/channels", ("fxcompress.pipeline", "fxcompress.quantization", "fxcompress.emit", "fxcompress.rewrite")),
+        ("fxcompress/training", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit", "fxcompress.compiled")),
         ("fxcompress/graph", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit")),
         ("fxcompress/graph/layout", ("torch",)),
     ],

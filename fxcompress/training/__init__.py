@@ -1,0 +1,6 @@
+"""What a training loop sees of compression: controllers, schedulers and losses."""
+
+from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
+from fxcompress.training.scheduler import CompositeScheduler, Scheduler
+
+__all__ = ["CompositeController", "CompositeScheduler", "CompressionStage", "Controller", "Scheduler", "Statistics"]

@@ -1,0 +1,99 @@
+"""Controllers: a training loop's hold on what passes put into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from fxcompress.errors import InputError, did_you_mean
+from fxcompress.tables import printed
+from fxcompress.training.scheduler import CompositeScheduler, Scheduler
+
+
+class CompressionStage(Enum):
+    """How much of what was asked for is there yet; a checkpoint is worth comparing with others of the same stage only."""
+
+    UNCOMPRESSED = "uncompressed"
+    PARTIALLY_COMPRESSED = "partially compressed"
+    FULLY_COMPRESSED = "fully compressed"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Figures of the compressed model, for people; print it.
+
+    Attributes:
+        tables: for each, what it shows.
+    """
+
+    tables: tuple[Table, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(printed(table) for table in self.tables)
+
+
+class Controller:
+    """The hold on one pass's work in a compiled model. Subclasses override what applies to them.
+
+    A controller keeps no state of its own but its scheduler: ranges, masks and thresholds live in the modules of the
+    graph, so that the model's `state_dict` has them all.
+
+    Attributes:
+        scheduler: step it in the training loop.
+    """
+
+    def __init__(self, scheduler: Scheduler | None = None):
+        self.scheduler = scheduler or Scheduler()
+
+    def loss(self) -> Tensor:
+        """The term to add to the training loss, a scalar; zero where the method needs none."""
+        return torch.zeros(())
+
+    def statistics(self) -> Statistics:
+        """What the model's compression looks like now."""
+        return Statistics()
+
+    def compression_stage(self) -> CompressionStage:
+        """How far the schedule has come."""
+        return CompressionStage.FULLY_COMPRESSED
+
+
+class CompositeController(Controller):
+    """All controllers of a compiled model; `controller["Sparsify"]` is one of them."""
+
+    def __init__(self, children: Mapping[str, Controller]):
+        self.children = dict(children)
+        super().__init__(CompositeScheduler({name: child.scheduler for name, child in self.children.items()}))
+
+    def __getitem__(self, name: str) -> Controller:
+        if name not in self.children:
+            there = f"; there are {', '.join(map(repr, self.children))}" if self.children else ", nor any other"
+            raise InputError(f"there is no controller {name!r}{did_you_mean(name, self.children)}{there}")
+        return self.children[name]
+
+    def loss(self) -> Tensor:
+        """The sum of the children's."""
+        return sum((child.loss() for child in self.children.values()), torch.zeros(()))
+
+    def statistics(self) -> Statistics:
+        """The children's, one after the other."""
+        return Statistics(tuple(table for child in self.children.values() for table in child.statistics().tables))
+
+    def compression_stage(self) -> CompressionStage:
+        """The children's common stage; partially compressed where they differ, uncompressed where there are none."""
+        stages = {child.compression_stage() for child in self.children.values()} or {CompressionStage.UNCOMPRESSED}
+        return stages.pop() if len(stages) == 1 else CompressionStage.PARTIALLY_COMPRESSED
+
+
+def compose(controllers: Sequence[tuple[str, Controller]]) -> CompositeController:
+    """One controller for all, each under its name, numbered from the second of the same name on: ``Sparsify_2``."""
+    named: dict[str, Controller] = {}
+    for name, controller in controllers:
+        number = sum(one.partition("_")[0] == name for one in named) + 1
+        named[name if number == 1 else f"{name}_{number}"] = controller
+    return CompositeController(named)

@@ -1,0 +1,82 @@
+"""Schedulers: what changes from epoch to epoch, or from optimizer step to optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fxcompress.errors import InputError
+
+
+class Scheduler:
+    """Counts epochs and optimizer steps. Subclasses extend `epoch_step` and `step` by what they change.
+
+    Call `epoch_step` at the start of every epoch, and `step` at the start of every optimizer step:
+
+        for epoch in range(epochs):
+            scheduler.epoch_step()
+            for x, y in loader:
+                scheduler.step()
+                ...
+
+    Attributes:
+        current_epoch: the running epoch, from 0; -1 before the first.
+        current_step: the running optimizer step, counted over all epochs from 0; -1 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.current_epoch = -1
+        self.current_step = -1
+
+    def epoch_step(self, epoch: int | None = None) -> None:
+        """Start the next epoch, or `epoch`."""
+        self.current_epoch = self.current_epoch + 1 if epoch is None else epoch
+
+    def step(self, step: int | None = None) -> None:
+        """Start the next optimizer step, or `step`."""
+        self.current_step = self.current_step + 1 if step is None else step
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: numbers, strings, and dicts and lists of them."""
+        return {"current_epoch": self.current_epoch, "current_step": self.current_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken. The model's own state is loaded apart."""
+        self.current_epoch, self.current_step = state["current_epoch"], state["current_step"]
+
+
+class CompositeScheduler(Scheduler):
+    """Steps several schedulers together."""
+
+    def __init__(self, children: Mapping[str, Scheduler]):
+        super().__init__()
+        self.children = dict(children)
+
+    def epoch_step(self, epoch: int | None = None) -> None:
+        super().epoch_step(epoch)
+        for child in self.children.values():
+            child.epoch_step(epoch)
+
+    def step(self, step: int | None = None) -> None:
+        super().step(step)
+        for child in self.children.values():
+            child.step(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        children = {name: child.state_dict() for name, child in self.children.items()}
+        return {**super().state_dict(), "children": children}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As `Scheduler.load_state_dict`, for every child.
+
+        Raises:
+            InputError: the state is of other schedulers.
+        """
+        if state["children"].keys() != self.children.keys():
+            raise InputError(
+                f"the scheduler state is of {sorted(state['children'])}, this model has {sorted(self.children)}; "
+                "compile the model with the passes that it was saved with"
+            )
+        super().load_state_dict(state)
+        for name, child in self.children.items():
+            child.load_state_dict(state["children"][name])
