@@ -222,6 +222,15 @@ class Emitter:
             return self.Reshape(x, self.sizes(new))
         return self.Reshape(x, [0 if k else s if isinstance(s, int) else -1 for k, s in zip(kept, new)])
 
+    def transposed(self, x: ir.Value, order: Sequence[int]) -> ir.Value:
+        """`x` with its axes in this order, by one transposition where `x` is itself transposed."""
+        producer = x.producer()
+        if producer is not None and producer.op_type == "Transpose":
+            inner, source = producer.attributes["perm"].as_ints(), producer.inputs[0]
+            assert source is not None
+            x, order = source, [inner[axis] for axis in order]
+        return x if list(order) == sorted(order) else self.Transpose(x, perm=list(order))
+
     # Types -------------------------------------------------------------------------------------------------------
 
     def dtype(self, value: ir.Value) -> torch.dtype:

@@ -12,7 +12,7 @@ from torch import fx
 from fxcompress.dialect import resolve
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.signature import argument
-from fxcompress.targets.table import Target, Weighted, ops
+from fxcompress.targets.table import Product, Target, Weighted, ops
 
 
 def _padded_average(node: fx.Node) -> str | None:
@@ -55,7 +55,10 @@ OPENVINO_CPU = Target(
         resolve("avg_pool2d"): (0,),
         resolve("adaptive_avg_pool2d"): (0,),
     },
-    products={resolve("matmul"): (0, 1)},
+    products={
+        resolve("matmul"): Product(signed=(1,)),
+        resolve("scaled_dot_product_attention"): Product(signed=(0, 1)),  # of queries and keys
+    },
     transparent=ops(
         "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
         " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"
