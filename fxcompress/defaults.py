@@ -11,6 +11,8 @@ def post_training() -> list[Pass]:
     return [
         passes.FoldBatchNorm(),
         passes.CanonicalizeActivations(),
+        passes.SplitChannels(),
+        passes.SmoothActivations(),
         passes.Quantize(),
         passes.RoundWeights(),
         passes.Calibrate(),
