@@ -39,7 +39,7 @@ class Quantize(Pass):
         activation_estimator: likewise, the activations'; None for the one that `Calibrate` is given.
         per_channel: one scale for each output channel of a weight, rather than one for all.
         reduce_range: 8-bit weights take 7 bits, for x86 CPUs without VNNI (`fxcompress.targets.has_vnni`).
-        embeddings: quantize the tables of embeddings too.
+        embeddings: quantize the tables of embeddings too, a scale a row.
         ignored: scopes left in float (see `fxcompress.scopes.select`).
         overrides: scopes with options of their own for the operations in them: their weights, and the activations that
             they read. Where scopes overlap, the later one counts.
@@ -56,7 +56,7 @@ class Quantize(Pass):
     activation_estimator: str | Estimator | None = None
     per_channel: bool = True
     reduce_range: bool = False
-    embeddings: bool = False
+    embeddings: bool = True
     ignored: Iterable[Scope] = ()
     overrides: Mapping[Scope, QuantizationOptions] | None = None
 

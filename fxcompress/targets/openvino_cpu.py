@@ -30,12 +30,15 @@ def _padding_off_the_grid(node: fx.Node) -> str | None:
 def _behind_joined_rows(node: fx.Node) -> str | None:
     """What is joined along dimension 1 gets a scale an index of it, which the matrix product does not take."""
     joined = node.args[0]
+    while joined.target in SCALING:
+        joined = joined.args[0]
     if joined.target in JOINING and (rank := joined.meta["val"].dim()) > 2 and argument(joined, "dim") % rank == 1:
         return f"OpenVINO does not compile it in integers behind {joined.name}, along dimension 1"
     return None
 
 
 JOINING = ops("cat stack")
+SCALING = ops("mul dropout")
 
 OPENVINO_CPU = Target(
     name="openvino",
