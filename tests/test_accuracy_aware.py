@@ -87,8 +87,8 @@ def test_levels_go_up_in_steps_and_then_halve_the_gap():
 
 
 def test_levels_go_down_until_one_is_tolerable():
-    _, result, tried = search(0.05, patience=1, initial_epochs=2)
-    assert tried == pytest.approx([0.2, 0.2, 0.1, 0.0, 0.05, 0.075])
+    _, result, tried = search(0.05, patience=1)
+    assert tried == pytest.approx([0.2, 0.1, 0.0, 0.05, 0.075])
     assert result.best.level == pytest.approx(0.05)
 
 
@@ -117,7 +117,7 @@ def test_the_epochs_of_all_levels_are_limited():
 def test_where_no_level_is_tolerable_the_best_score_is_kept_and_said_so():
     model = Fake()
     result = adaptive_level(
-        model, model, Fake.train, lambda one: 0.5 - one.level, baseline=1.0, max_relative_drop=0.1, initial_epochs=1, patience=1
+        model, model, Fake.train, lambda one: 0.5 - one.level, baseline=1.0, max_relative_drop=0.1, patience=1
     )
     assert not result.met and result.best.level == model.level == 0.0
     assert all(not one.met for one in result.trials) and "0.9" in str(result)
@@ -188,7 +188,7 @@ def test_a_model_whose_passes_have_no_schedule_is_complete():
         ({"max_drop": 0.1, "baseline": math.nan}, "got nan and 0.1"),
         ({"max_drop": 0.1, "epochs": 0}, "epochs is 1 or more, not 0"),
         ({"max_drop": 0.1, "patience": 0}, "patience is 1 or more, not 0"),
-        ({"max_drop": 0.1, "initial_epochs": 1.5}, "initial_epochs is 1 or more, not 1.5"),
+        ({"max_drop": 0.1, "epochs": 1.5}, "epochs is 1 or more, not 1.5"),
         ({"max_drop": 0.1, "step": 0.0}, "step is above 0 and at most 1, not 0.0"),
         ({"max_drop": 0.1, "resolution": 2}, "resolution is above 0 and at most 1, not 2"),
         ({"max_drop": 0.1, "highest": -1}, "highest is above 0"),
@@ -201,3 +201,8 @@ def test_bad_options_are_explained(options, message):
     if options.keys() <= {"max_drop", "max_relative_drop", "baseline", "epochs"}:
         with pytest.raises(InputError, match=message):
             early_exit(Fake(), Fake.train, lambda one: 1.0, **{"baseline": 1.0, "epochs": 1, **options})
+
+
+def test_a_controller_without_a_level_is_an_error_that_says_which_to_give():
+    with pytest.raises(InputError, match=r"CompositeController has no set_level.*controller\['Sparsify'\]"):
+        adaptive_level(Fake(), Fake().controller, Fake.train, lambda one: 1.0, baseline=1.0, max_drop=0.0)

@@ -142,7 +142,6 @@ def adaptive_level(
     max_drop: float | None = None,
     max_relative_drop: float | None = None,
     epochs: int = 100,
-    initial_epochs: int = 5,
     patience: int = 3,
     step: float = 0.1,
     resolution: float = 0.025,
@@ -152,16 +151,15 @@ def adaptive_level(
 ) -> TrainingResult:
     """Train `model` at the highest level of compression at which its score is tolerable, and leave it in that state.
 
-    Starting from ``controller.level`` the level goes up in steps while the score is tolerable, or down until it is; between
-    a level that is and one that is not, the middle is tried, until the two are near enough. A level that failed is left
-    for the best state so far.
+    Starting from ``controller.level``, which a schedule may have reached before, the level goes up in steps while the score
+    is tolerable, or down until it is; between a level that is and one that is not, the middle is tried, until the two are
+    near enough. A level that failed is left for the best state so far.
 
     Args:
-        controller: of `model`, with a level from 0 to 1. `train_epoch` may not step its scheduler, which sets the level too.
+        controller: of `model`, with a level from 0 to 1. `train_epoch` does not step its scheduler, which would set the level.
         baseline, max_drop, max_relative_drop: as in `early_exit`.
         epochs: of all levels together, at most.
-        initial_epochs: that the first level has to become tolerable.
-        patience: that each further level has.
+        patience: epochs that each level has to become tolerable.
         step: between levels, until one is tolerable and another is not.
         resolution: of the level that is found.
         highest: level to try.
@@ -170,25 +168,28 @@ def adaptive_level(
     Raises:
         InputError: an option cannot be used.
     """
-    _check_counts(epochs=epochs, initial_epochs=initial_epochs, patience=patience)
+    if not hasattr(controller, "set_level"):
+        raise InputError(
+            f"a {type(controller).__name__} has no set_level(level); give the controller of the pass whose level is searched "
+            "for, such as compiled.controller['Sparsify']"
+        )
+    _check_counts(epochs=epochs, patience=patience)
     for name, value in (("step", step), ("resolution", resolution), ("highest", highest), ("lr_reduction", lr_reduction)):
         if not 0 < value <= 1:
             raise InputError(f"{name} is above 0 and at most 1, not {value!r}")
     result = TrainingResult(_least(baseline, max_drop, max_relative_drop))
     good = bad = None
     level: float | None = min(controller.level, highest)
-    allowed = initial_epochs
     while level is not None and len(result.trials) < epochs:
         controller.set_level(level)
-        allowed = min(allowed, epochs - len(result.trials))
-        if _reaches(model, level, train_epoch, validate, allowed, result):
+        if _reaches(model, level, train_epoch, validate, min(patience, epochs - len(result.trials)), result):
             good = level
         else:
             bad = level
             _restore(model, controller, result)
         if good is not None and bad is not None:
             _scale_learning_rates(optimizer, lr_reduction)
-        level, allowed = _next_level(good, bad, step, resolution, highest), patience
+        level = _next_level(good, bad, step, resolution, highest)
     _restore(model, controller, result)
     return result
 
