@@ -13,6 +13,7 @@ from torch import nn
 import fxcompress
 from fxcompress import Effect, Pass, passes
 from fxcompress.errors import CheckpointError
+from fxcompress.masks import Mask
 from fxcompress.training import Controller, Scheduler
 from fxcompress.training.checkpoint import texts
 
@@ -207,8 +208,9 @@ def with_schedule(epoch):
         (lambda: compiled().state_dict(), r"no checkpoint.*goes into compiled.load_state_dict"),
         (lambda: damaged(format=7), "format 7, this version of fxcompress reads format 1"),
         (lambda: damaged(passes=["Quantize()"]), r"\+ Distill\(\)"),
+        (lambda: damaged(model=[1], passes="Quantize()"), "no checkpoint: it lacks 'passes', 'model';"),
         (lambda: damaged(model={}), "it lacks 0.0.bias, .* more"),
-        (lambda: damaged(scheduler={}), "schedules of the checkpoint cannot be taken up: KeyError"),
+        (lambda: damaged(scheduler={}), "cannot be loaded: KeyError.*was it changed"),
         (lambda: with_schedule(epoch=1), "not today"),
     ],
 )
@@ -218,6 +220,22 @@ def test_what_is_refused_changes_nothing(state, message):
     with pytest.raises(CheckpointError, match=message):
         model.load_checkpoint(state())
     assert same(model.state_dict(), weights) and model.controller.scheduler.state_dict() == schedule
+
+
+def test_a_module_that_refuses_its_state_halfway_changes_nothing(monkeypatch):
+    model, state = compiled(), compiled(seed=1).checkpoint()
+    before = copy.deepcopy(model.state_dict())
+    load, refusals = Mask._load_from_state_dict, iter([ValueError("this mask stays")])
+
+    def refuse(self, *arguments):
+        for refusal in refusals:
+            raise refusal
+        load(self, *arguments)
+
+    monkeypatch.setattr(Mask, "_load_from_state_dict", refuse)
+    with pytest.raises(CheckpointError, match="this mask stays"):
+        model.load_checkpoint(state)
+    assert same(model.state_dict(), before)
 
 
 def test_the_same_checkpoint_with_a_schedule_that_can_be_taken_up_is_loaded():

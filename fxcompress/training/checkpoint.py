@@ -38,12 +38,16 @@ def load_checkpoint(model: nn.Module, scheduler: Scheduler, passes: Iterable[obj
     _check_form(checkpoint)
     _check_passes(checkpoint["passes"], texts(passes))
     _check_state(checkpoint["model"], model.state_dict())
-    before = scheduler.state_dict()
+    before = take_checkpoint(model, scheduler, passes)
     try:
-        scheduler.load_state_dict(checkpoint["scheduler"])
+        _put(model, scheduler, checkpoint)
     except Exception as problem:
-        scheduler.load_state_dict(before)
-        raise CheckpointError(f"the schedules of the checkpoint cannot be taken up: {problem!r}") from problem
+        _put(model, scheduler, before)
+        raise CheckpointError(f"the checkpoint cannot be loaded: {problem!r}; was it changed after it was taken?") from problem
+
+
+def _put(model: nn.Module, scheduler: Scheduler, checkpoint: Mapping[str, Any]) -> None:
+    scheduler.load_state_dict(checkpoint["scheduler"])  # first: what it sets in the model, the model's own state replaces
     model.load_state_dict(checkpoint["model"])
 
 
@@ -53,8 +57,9 @@ def texts(passes: Iterable[object]) -> list[str]:
 
 
 def _check_form(checkpoint: Any) -> None:
-    keys = ("format", "passes", "model", "scheduler")
-    missing = [key for key in keys if key not in checkpoint] if isinstance(checkpoint, Mapping) else keys
+    given = checkpoint if isinstance(checkpoint, Mapping) else {}
+    kinds = {"format": int, "passes": list, "model": Mapping, "scheduler": Mapping}
+    missing = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
     if missing:
         raise CheckpointError(
             f"this is no checkpoint: it lacks {', '.join(map(repr, missing))}; give what compiled.checkpoint() returned "
