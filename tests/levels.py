@@ -1,11 +1,13 @@
 """A small network, and a pass whose controller has a level, for the tests of training."""
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+import fxcompress
 from fxcompress import Effect, Pass
 from fxcompress.masks import Mask
 from fxcompress.training import CompressionStage, Controller
@@ -19,6 +21,17 @@ def network(norm=True):
 
 def images(batch=8, seed=0):
     return torch.randn(batch, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+_known = {}
+
+
+def compile_once(make, listed, data):
+    """A copy of what `compile` makes of ``make()``, which is done once for each `make`, list of passes and data."""
+    key = make, *map(str, listed), str(data)
+    if key not in _known:
+        _known[key] = fxcompress.compile(make(), list(listed), data=data)
+    return copy.deepcopy(_known[key])
 
 
 class Leveled(Controller):

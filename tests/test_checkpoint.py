@@ -1,6 +1,7 @@
 """Checkpoints: a run goes on where it stopped, and what does not fit is refused in whole, with the difference."""
 
 import copy
+import functools
 import io
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,6 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from levels import compile_once
 from torch import nn
 
 import fxcompress
@@ -28,11 +30,18 @@ def network(width=4):
 
 def compiled(listed=STACK, width=4, seed=0):
     """The same compilation of a model with other values: a checkpoint has to bring all of them."""
+    return compile_once(_variants[width, seed], listed, [images(seed=seed)])
+
+
+def variant(width, seed):
     model = network(width)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)), alpha=0.1 * (seed > 0))
-    return fxcompress.compile(model, list(listed), data=[images(seed=seed)])
+    return model
+
+
+_variants = {pair: functools.partial(variant, *pair) for pair in ((4, 0), (4, 1), (8, 0))}
 
 
 def images(batch=6, seed=0):

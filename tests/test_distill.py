@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from levels import compile_once
 from torch import nn
 
 import fxcompress
@@ -27,8 +28,8 @@ def images(batch=4, seed=0):
     return torch.randn(batch, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
-def compiled(model=None, **options):
-    return fxcompress.compile(model or network(), [*COMPRESSION, passes.Distill(**options)], data=[images()])
+def compiled(**options):
+    return compile_once(network, [*COMPRESSION, passes.Distill(**options)], [images()])
 
 
 @given(st.integers(1, 5), st.integers(2, 6), st.floats(0.5, 8.0), st.integers(0, 99))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from hypothesis import given, settings
-from levels import Level, images, network
+from levels import Level, compile_once, images, network
 from recipes import recipes
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +22,11 @@ stacks = pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())
 
 
 def compiled(stack, norm=True):
-    return fxcompress.compile(network(norm), stack, data=[images()])
+    return compile_once(network if norm else network_without_norm, stack, [images()])
+
+
+def network_without_norm():
+    return network(norm=False)
 
 
 def gradients(model):
@@ -36,7 +40,7 @@ def step(model, x=None, weight=0.1):
     torch.optim.SGD(model.parameters(), lr=weight).step()
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(recipes())
 def test_modes_copies_and_states_of_a_random_network_lose_nothing(recipe):
     x = recipe.inputs(3)
