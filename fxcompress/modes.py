@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
-from fxcompress.signature import argument
+from fxcompress.signature import argument, arguments, signature
 
-aten = torch.ops.aten
-
-_TRAINING_ARGUMENT = {
-    aten.batch_norm.default: 5,
-    aten.dropout.default: 2,
-    aten.feature_dropout.default: 2,
-    aten.alpha_dropout.default: 2,
-    aten.feature_alpha_dropout.default: 2,
-}
-_ATTENTION = aten.scaled_dot_product_attention.default
+_NAMES = ("training", "train", "use_input_stats")
+"""What operations call the argument that tells training from inference: norms, dropouts, recurrent layers, rrelu."""
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
-    """Switch every batch norm and dropout of `graph_module` to training or to inference, and nothing else.
+    """Switch what differs in training and inference, such as batch norms and dropouts, and nothing else.
 
-    A batch norm without running statistics always uses those of the batch and is left alone. The dropout of an
-    attention is switched where capture found its probability (``meta["dropout_p"]``).
+    A norm without running statistics always uses those of the batch and is left alone. The dropout of an attention is
+    switched where capture found its probability (``meta["dropout_p"]``).
     """
     changed = False
     for node in graph_module.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or not isinstance(node.target, OpOverload):
             continue
         if node.target is _ATTENTION and "dropout_p" in node.meta:
             changed = True
             set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
-        position = _TRAINING_ARGUMENT.get(node.target)
-        if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
-            continue
-        changed |= node.args[position] != mode
-        node.update_arg(position, mode)
+        name = next((one for one in _NAMES if one in signature(node.target).names), None)
+        if name and arguments(node).get("running_mean", "kept elsewhere") is not None and argument(node, name) != mode:
+            changed = True
+            _set_argument(node, name, mode)
     if changed:
         graph_module.recompile()
+
+
+def _set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Write `value` where `node` gives the argument `name`; one that is not among its positions is left out as a default."""
+    declared = signature(node.target)  # type: ignore[arg-type]
+    position = declared.names.index(name)
+    if position < len(node.args):
+        node.update_arg(position, value)
+        return
+    kwargs = {key: given for key, given in node.kwargs.items() if key != name}
+    node.kwargs = kwargs if value == declared.defaults[position] else {**kwargs, name: value}
 
 
 def set_attention_dropout(node: fx.Node, probability: float) -> None:

@@ -4,6 +4,7 @@ from fxcompress.passes.absorb_clamps import AbsorbClamps
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.correct_bias import CorrectBias
+from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
@@ -24,6 +25,7 @@ __all__ = [
     "Calibrate",
     "CanonicalizeActivations",
     "CorrectBias",
+    "Distill",
     "EqualizeLayers",
     "FoldBatchNorm",
     "GuardSharedConvolutions",

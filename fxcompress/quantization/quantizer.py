@@ -89,8 +89,11 @@ class Quantizer(nn.Module):
         return f"{'int' if self.signed else 'uint'}{4 if self.spec.bits <= 4 else 8}"
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.ready:
-            return x
+        if torch.compiler.is_compiling():  # a compiled graph does not branch on the value of a tensor
+            return torch.where(self.ready, self._rounded(x), x)
+        return self._rounded(x) if self.ready else x
+
+    def _rounded(self, x: Tensor) -> Tensor:
         return _FakeQuantize.apply(x, *self.broadcast(x.shape), *self.levels)
 
     @torch.no_grad()

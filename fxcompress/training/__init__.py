@@ -1,6 +1,17 @@
 """What a training loop sees of compression: controllers, schedulers and losses."""
 
+from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
 
-__all__ = ["CompositeController", "CompositeScheduler", "CompressionStage", "Controller", "Scheduler", "Statistics"]
+__all__ = [
+    "CompositeController",
+    "CompositeScheduler",
+    "CompressionStage",
+    "Controller",
+    "Scheduler",
+    "Statistics",
+    "TrainingResult",
+    "adaptive_level",
+    "early_exit",
+]
