@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxcompress import modes
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.files import check_writable
 from fxcompress.graph.dump import dump
 from fxcompress.graph.text import to_text
@@ -106,12 +107,7 @@ class Compiled(fx.GraphModule):
             PlanError: a quantizer has no range yet.
             VerificationError: the lowered graph does not compute what this model computes.
         """
-        training = self.training
-        self.eval()
-        try:
-            return lower(self, self.compilation.example, self.compilation.target)
-        finally:
-            self.train(training)
+        return self._lowered()
 
     def to_onnx(self, path: str | os.PathLike[str]) -> Path:
         """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 21.
@@ -123,12 +119,41 @@ class Compiled(fx.GraphModule):
             EmitError: an operation has no ONNX translation.
         """
         check_writable(path)
-        metadata = {
+        return write_onnx(to_onnx_model(self.lower(), metadata=self._metadata()), path)
+
+    def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None) -> Path:
+        """Write the model as OpenVINO IR: the ``.xml`` file `path`, and its weights beside it, as ``.bin``.
+
+        Binarized convolutions become `BinaryConvolution`, which runs on bits. Apart from them the file is what OpenVINO
+        makes of the ONNX file.
+
+        Args:
+            batch_size: of the file's inputs. None leaves it free, but makes it 1 where there are binary convolutions, which
+                OpenVINO runs with a fixed size only. Another one can be set in OpenVINO: ``model.reshape(...)``.
+
+        Raises:
+            InputError: `path` cannot be written or does not end in ``.xml``, `batch_size` cannot be used, or OpenVINO is
+                not installed.
+            EmitError: an operation has no translation.
+        """
+        check_openvino_path(path)
+        lowered = self._lowered(binary_convolutions=True)
+        return write_openvino(to_onnx_model(lowered, metadata=self._metadata()), path, batch_size=batch_size)
+
+    def _lowered(self, *, binary_convolutions: bool = False) -> fx.GraphModule:
+        training, compilation = self.training, self.compilation
+        self.eval()
+        try:
+            return lower(self, compilation.example, compilation.target, binary_convolutions=binary_convolutions)
+        finally:
+            self.train(training)
+
+    def _metadata(self) -> dict[str, str]:
+        return {
             "fxcompress.passes": "; ".join(map(str, self.compilation.passes)),
             "fxcompress.target": self.compilation.target.name,
             "torch": torch.__version__,
         }
-        return write_onnx(to_onnx_model(self.lower(), metadata=metadata), path)
 
     def __reduce__(self) -> Any:
         """Pickling would trace the generated code again and lose what the graph knows."""

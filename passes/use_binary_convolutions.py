@@ -1,0 +1,97 @@
+"""Put the binary convolutions that OpenVINO has kernels for in place of simulated ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.binarization import ops  # noqa: F401 -- defines torch.ops.fxcompress
+from fxcompress.binarization.layers import BinarizedLayer, binarized_layers, constant_value
+from fxcompress.builder import attribute, insert_constant, insert_function
+from fxcompress.dialect import resolve
+from fxcompress.effect import Effect
+from fxcompress.pipeline import Context, Pass
+from fxcompress.rewrite import Replacement
+from fxcompress.signature import argument
+
+BINARY_CONVOLUTION = torch.ops.fxcompress.binary_convolution.default
+MULTIPLY, ADD = resolve("mul"), resolve("add")
+
+LARGEST_PADDING = 2
+"""Columns of padding that the kernel takes on every x86 CPU; it computes 2 (AVX2) or 4 (AVX512) columns at a time."""
+
+LARGEST_KERNEL = 7
+"""Columns of the filters. Wider ones it takes in some cases only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseBinaryConvolutions(Pass):
+    """Replace binarized convolutions by `fxcompress::binary_convolution`, which computes with -1 and 1, and a scale and shift.
+
+    An activation x of 0 and s is ``s (b + 1) / 2`` with b of -1 and 1, so that, filter by filter, a convolution of x with the
+    weights ``a w``, w of -1 and 1, is ``a s / 2`` times that of b with w plus the sum of w. This holds at the borders too:
+    padding with zeros is padding of b with -1.
+
+    The kernel (`BinaryConvolution`, OpenVINO 2026.4, x86) computes wrongly where the input channels are no multiple of 8, and
+    does not take wide padding. Those convolutions stay as they are.
+    """
+
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        rewritten = []
+        for layer in list(binarized_layers(graph_module)):
+            if not layer.is_binary:
+                continue
+            if obstacle := _obstacle(layer.node):
+                context.notes.append(f"{layer.node.name} computes in 8 bits: {obstacle}")
+                continue
+            self._replace(graph_module, layer)
+            rewritten.append(Replacement.at(layer.node))
+        return rewritten
+
+    @torch.no_grad()
+    def _replace(self, graph_module: fx.GraphModule, layer: BinarizedLayer) -> None:
+        node, stem = layer.node, layer.node.name
+        data, source = node.args[0].args[0], node.args[1].args[0]
+        weight = constant_value(graph_module, source)
+        bias = argument(node, "bias")
+        assert weight is not None
+        signs = layer.weight.signs(weight)
+        scale = layer.weight.scale(weight).double() * layer.activation.scale.double() / 2
+        shift = (signs.sum((1, 2, 3)) * scale).expand(len(signs))
+        if bias is not None:
+            shift = shift + attribute(graph_module, bias.target)
+
+        def constant(what: str, value: Tensor) -> fx.Node:
+            return insert_constant(graph_module, f"{stem}_{what}", value, before=node, created_by=self.name)
+
+        def call(target, *args: object, name: str) -> fx.Node:
+            value = node.meta["val"]
+            return insert_function(target, *args, name=name, value=value, before=node, created_by=self.name)
+
+        constants = constant("threshold", layer.activation.threshold.clone()), constant("signs", signs)
+        geometry = [list(argument(node, name)) for name in ("stride", "padding", "dilation")]
+        result = call(BINARY_CONVOLUTION, data, *constants, *geometry, name=f"{stem}_binary")
+        result = call(MULTIPLY, result, constant("scale", scale.float().expand(len(signs)).reshape(-1, 1, 1)), name=f"{stem}_scaled")
+        result = call(ADD, result, constant("shift", shift.float().view(-1, 1, 1)), name=f"{stem}_shifted")
+        node.replace_all_uses_with(result)
+        node.graph.erase_node(node)
+
+
+def _obstacle(node: fx.Node) -> str | None:
+    """Why OpenVINO's binary kernel cannot compute the convolution `node`."""
+    _, channels, _, columns = node.args[1].meta["val"].shape
+    width, padding = node.meta["val"].shape[-1], argument(node, "padding")[1]
+    if channels % 8:
+        return f"its {channels} input channels are no multiple of 8"
+    if not all(isinstance(size, int) for size in node.meta["val"].shape[1:]):
+        return "the size of its images is not known"
+    if columns > LARGEST_KERNEL or padding > min(LARGEST_PADDING, width):
+        return f"its kernel of {columns} columns with a padding of {padding} is too wide"
+    if argument(node, "bias") is not None and argument(node, "bias").op != "get_attr":
+        return "its bias is not a constant"
+    return None
