@@ -43,7 +43,8 @@ class Binarize(Pass):
 
     Raises:
         ScopeError: an entry of `scopes` or `ignored` matches nothing.
-        InputError: an option cannot be used, there is no data, or a convolution in `scopes` cannot be binarized.
+        InputError: an option cannot be used, there is no data, or a convolution cannot be binarized: it has groups, a weight
+            that is computed, or quantizers already.
         CalibrationError: what a convolution reads is never positive, or not finite.
     """
 
@@ -101,21 +102,20 @@ class Binarize(Pass):
     def _layers(self, graph_module: fx.GraphModule, context: Context) -> list[fx.Node]:
         """The convolutions to binarize."""
         graph = graph_module.graph
-        ignored = select(graph, self.ignored) | {layer.node for layer in binarized_layers(graph_module)}
-        convolutions = [node for node in graph.find_nodes(op="call_function", target=CONVOLUTION) if node not in ignored]
-        obstacles = {node: _obstacle(graph_module, node) for node in convolutions}
-        if self.scopes is not None:
+        left_alone = select(graph, self.ignored) | {layer.node for layer in binarized_layers(graph_module)}
+        chosen = [node for node in graph.find_nodes(op="call_function", target=CONVOLUTION) if node not in left_alone]
+        if self.scopes is None:
+            first = _first_layers(graph)
+            better_left = {node: why for node in chosen if (why := _better_left(node, first))}
+            context.notes += [f"{node.name} is not binarized: {why}" for node, why in better_left.items()]
+            chosen = [node for node in chosen if node not in better_left]
+        else:
             asked = select(graph, self.scopes)
-            chosen = [node for node in convolutions if node in asked]
-            problems = [f"  {describe(node)}: {obstacles[node]}" for node in chosen if obstacles[node]]
-            if problems:
-                listed = "\n".join(problems)
-                raise InputError(f"these convolutions cannot be binarized, take them out of scopes or ignore them:\n{listed}")
-            return chosen
-        first = _first_layers(graph)
-        left = {node: obstacles[node] or _better_left(node, first) for node in convolutions}
-        context.notes += [f"{node.name} is not binarized: {why}" for node, why in left.items() if why]
-        return [node for node in convolutions if not left[node]]
+            chosen = [node for node in chosen if node in asked]
+        problems = [f"  {describe(node)}: {why}" for node in chosen if (why := _obstacle(graph_module, node))]
+        if problems:
+            raise InputError("\n".join(["these convolutions cannot be binarized; leave them alone, ignored=[...]:", *problems]))
+        return chosen
 
 
 def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
@@ -138,6 +138,8 @@ def _better_left(node: fx.Node, first: set[fx.Node]) -> str | None:
         return "no other layer comes before it"
     if all(size == 1 for size in node.args[1].meta["val"].shape[2:]):
         return "its kernel is one pixel"
+    if argument(node, "groups") != 1:
+        return "it has groups"
     return None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxcompress.binarization import ops  # noqa: F401 -- defines torch.ops.fxcompress
 from fxcompress.binarization.layers import BinarizedLayer, binarized_layers, constant_value
-from fxcompress.builder import attribute, insert_constant, insert_function
+from fxcompress.builder import insert_constant, insert_function
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.pipeline import Context, Pass
@@ -46,7 +46,7 @@ class UseBinaryConvolutions(Pass):
         for layer in list(binarized_layers(graph_module)):
             if not layer.is_binary:
                 continue
-            if obstacle := _obstacle(layer.node):
+            if obstacle := _obstacle(graph_module, layer.node):
                 context.notes.append(f"{layer.node.name} computes in 8 bits: {obstacle}")
                 continue
             self._replace(graph_module, layer)
@@ -58,13 +58,13 @@ class UseBinaryConvolutions(Pass):
         node, stem = layer.node, layer.node.name
         data, source = node.args[0].args[0], node.args[1].args[0]
         weight = constant_value(graph_module, source)
-        bias = argument(node, "bias")
+        bias = constant_value(graph_module, argument(node, "bias")) if argument(node, "bias") else None
         assert weight is not None
         signs = layer.weight.signs(weight)
         scale = layer.weight.scale(weight).double() * layer.activation.scale.double() / 2
         shift = (signs.sum((1, 2, 3)) * scale).expand(len(signs))
         if bias is not None:
-            shift = shift + attribute(graph_module, bias.target)
+            shift = shift + bias
 
         def constant(what: str, value: Tensor) -> fx.Node:
             return insert_constant(graph_module, f"{stem}_{what}", value, before=node, created_by=self.name)
@@ -82,7 +82,7 @@ class UseBinaryConvolutions(Pass):
         node.graph.erase_node(node)
 
 
-def _obstacle(node: fx.Node) -> str | None:
+def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
     """Why OpenVINO's binary kernel cannot compute the convolution `node`."""
     _, channels, _, columns = node.args[1].meta["val"].shape
     width, padding = node.meta["val"].shape[-1], argument(node, "padding")[1]
@@ -92,6 +92,7 @@ def _obstacle(node: fx.Node) -> str | None:
         return "the size of its images is not known"
     if columns > LARGEST_KERNEL or padding > min(LARGEST_PADDING, width):
         return f"its kernel of {columns} columns with a padding of {padding} is too wide"
-    if argument(node, "bias") is not None and argument(node, "bias").op != "get_attr":
+    bias = argument(node, "bias")
+    if bias is not None and constant_value(graph_module, bias) is None:
         return "its bias is not a constant"
     return None
