@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.binarization import ops  # noqa: F401 -- defines torch.ops.fxcompress
-from fxcompress.binarization.layers import BinarizedLayer, binarized_layers, constant_value
+from fxcompress.binarization.binarizers import ActivationBinarizer
+from fxcompress.binarization.layers import BinarizedLayer, binarized_layers, binarizer_of, constant_value
 from fxcompress.builder import insert_constant, insert_function
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
@@ -36,7 +37,8 @@ class UseBinaryConvolutions(Pass):
     padding with zeros is padding of b with -1.
 
     The kernel (`BinaryConvolution`, OpenVINO 2026.4, x86) computes wrongly where the input channels are no multiple of 8, and
-    does not take wide padding. Those convolutions stay as they are.
+    where both a sum and a binarizer behind it are fused to it; it does not take wide padding. Those convolutions stay as
+    they are.
     """
 
     effect: ClassVar[Effect] = Effect.ROUNDING
@@ -95,4 +97,20 @@ def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
     bias = argument(node, "bias")
     if bias is not None and constant_value(graph_module, bias) is None:
         return "its bias is not a constant"
+    if _joins_before_binarizer(graph_module, node):
+        return "only binarizers read the sum that it is part of"
     return None
+
+
+def _joins_before_binarizer(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what `node` computes meets another value, and what comes of both is read by binarizers alone."""
+    joined = False
+    while node.users:
+        readers = list(node.users)
+        if all(binarizer_of(graph_module, reader, ActivationBinarizer) for reader in readers):
+            return joined
+        if len(readers) > 1:
+            return False
+        (node,) = readers
+        joined |= sum(constant_value(graph_module, source) is None for source in node.all_input_nodes) > 1
+    return False

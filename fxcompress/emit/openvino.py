@@ -45,9 +45,7 @@ def write_openvino(model: ir.Model, path: str | os.PathLike[str], *, batch_size:
     """
     target = check_openvino_path(path)
     openvino = _openvino()
-    if batch_size is None and any(node.domain == DOMAIN for node in model.graph):
-        batch_size = 1
-    shapes = {} if batch_size is None else _with_batch(model, batch_size)
+    shapes = _fixed_shapes(model, batch_size)
     core = openvino.Core()
     core.add_extension(openvino.frontend.onnx.ConversionExtension(BINARY_CONVOLUTION, DOMAIN, _binary_convolution))
     with tempfile.TemporaryDirectory() as folder:
@@ -60,16 +58,20 @@ def write_openvino(model: ir.Model, path: str | os.PathLike[str], *, batch_size:
     return target
 
 
-def _with_batch(model: ir.Model, batch_size: int) -> dict[str, list[int]]:
-    """The shape of each input, its batch size fixed; a size that is symbolic for other reasons is -1."""
-    if not isinstance(batch_size, int) or batch_size < 1:
+def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[int]]:
+    """The shape of each input, its batch size fixed; a size that is symbolic for other reasons is -1. Empty to change none."""
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
     shapes = {value.name: list(value.shape or ()) for value in model.graph.inputs}
     first = next((sizes[0] for sizes in shapes.values() if sizes), None)
     if isinstance(first, int):
-        if first != batch_size:
+        if batch_size not in (None, first):
             raise InputError(f"the model was compiled for a batch size of {first}; it cannot be written for {batch_size}")
         return {}
+    if batch_size is None:
+        if all(node.domain != DOMAIN for node in model.graph):
+            return {}
+        batch_size = 1
     fixed = {name: [batch_size if size == first else size for size in sizes] for name, sizes in shapes.items()}
     return {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}
 
