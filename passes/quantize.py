@@ -29,8 +29,8 @@ TRANSPOSE = resolve("transpose")
 class Quantize(Pass):
     """Quantize the weights, and put quantizers, still without a range, on the activations.
 
-    Placement follows the target's table (`fxcompress.targets`); binarized layers are left alone. Weights are rounded at once; activations pass through
-    unchanged until `Calibrate` sets their ranges.
+    Placement follows the target's table (`fxcompress.targets`); binarized layers are left alone. Weights are rounded at
+    once; activations pass through unchanged until `Calibrate` sets their ranges.
 
     Args:
         weights: the weights' grid; None for the target's. Its channel axis is set operation by operation.

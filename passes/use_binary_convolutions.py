@@ -63,8 +63,8 @@ class UseBinaryConvolutions(Pass):
         bias = constant_value(graph_module, argument(node, "bias")) if argument(node, "bias") else None
         assert weight is not None
         signs = layer.weight.signs(weight)
-        scale = layer.weight.scale(weight).double() * layer.activation.scale.double() / 2
-        shift = (signs.sum((1, 2, 3)) * scale).expand(len(signs))
+        scale = (layer.weight.scale(weight).double() * layer.activation.scale.double() / 2).expand(len(signs)).clone()
+        shift = signs.sum((1, 2, 3)) * scale
         if bias is not None:
             shift = shift + bias
 
@@ -78,7 +78,7 @@ class UseBinaryConvolutions(Pass):
         constants = constant("threshold", layer.activation.threshold.clone()), constant("signs", signs)
         geometry = [list(argument(node, name)) for name in ("stride", "padding", "dilation")]
         result = call(BINARY_CONVOLUTION, data, *constants, *geometry, name=f"{stem}_binary")
-        result = call(MULTIPLY, result, constant("scale", scale.float().expand(len(signs)).reshape(-1, 1, 1)), name=f"{stem}_scaled")
+        result = call(MULTIPLY, result, constant("scale", scale.float().view(-1, 1, 1)), name=f"{stem}_scaled")
         result = call(ADD, result, constant("shift", shift.float().view(-1, 1, 1)), name=f"{stem}_shifted")
         node.replace_all_uses_with(result)
         node.graph.erase_node(node)

@@ -24,7 +24,9 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+        )
         self.narrow = nn.Conv2d(8, 4, 1)
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
         self.head = nn.Linear(4, 5)
@@ -207,7 +209,8 @@ def agrees(module, tolerance=1e-5, x=None):
     wanted = module(x).detach().numpy()
     for runtime in (in_onnxruntime, in_openvino):
         (found,) = runtime(serialized, [x])
-        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max(), err_msg=runtime.__name__)
+        close = {"rtol": tolerance, "atol": tolerance * np.abs(wanted).max()}
+        np.testing.assert_allclose(found, wanted, **close, err_msg=runtime.__name__)
 
 
 def test_the_lowering_is_exact_and_holds_integers(tmp_path):
@@ -250,7 +253,7 @@ class Layer(nn.Module):
 )
 def test_every_geometry_is_emitted_as_it_is_simulated(channels, filters, size, weights, **options):
     kernel = options.pop("kernel")
-    assume(kernel != (1, 1) or options["stride"] == 1)  # OpenVINO 2026.4 gets the shape wrong where that is padded, in float too
+    assume(kernel != (1, 1) or options["stride"] == 1)  # padded, OpenVINO 2026.4 gets the shape wrong, in float too
     torch.manual_seed(0)
     model, x = Layer(channels, filters, kernel, **options), torch.randn(2, channels, *size)
     listed = [passes.Binarize(scopes=["conv"], weights=weights)]

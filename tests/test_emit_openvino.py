@@ -85,11 +85,11 @@ def images(count=3, seed=0):
     return torch.randn(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
 
 
-def chain(*, listed=(passes.Binarize(),), channels=16, blocks=(Block(16), Block(24, 2), Block(24, 1, "input"))):
+def chain(*listed, blocks=(Block(16), Block(24, 2), Block(24, 1, "input"))):
     torch.manual_seed(0)
-    model = Chain(channels, blocks)
+    model = Chain(16, blocks)
     model(images(8))  # gives the batch norms their statistics
-    return fxcompress.compile(model.eval(), list(listed), data=[images()])
+    return fxcompress.compile(model.eval(), listed or [passes.Binarize()], data=[images()])
 
 
 @settings(max_examples=25)
@@ -115,19 +115,19 @@ def test_every_geometry_is_emitted_as_it_is_simulated(tmp_path_factory, channels
 
 
 BLOCKS = st.builds(Block, st.sampled_from([8, 16]), st.integers(1, 2), st.sampled_from(["nothing", "input", "convolution"]))
-ALL = ["convs.*", "around.*"]
+ENDS = (passes.Quantize(), passes.Calibrate())
 
 
 @settings(max_examples=12)
 @given(
     blocks=st.lists(BLOCKS, min_size=2, max_size=4).map(tuple),
     scopes=st.sampled_from([None, ["convs.*"]]),
-    ends=st.sampled_from([(), (passes.Quantize(), passes.Calibrate())]),
+    ends=st.sampled_from([(), ENDS]),
 )
-@example(blocks=(Block(16, 1, "input"), Block(24, 2)), scopes=None, ends=())
-@example(blocks=(Block(16, 1, "input"), Block(24, 2, "convolution")), scopes=ALL, ends=())
+@example(blocks=(Block(16, 1, "input"), Block(24, 2)), scopes=None, ends=ENDS)
+@example(blocks=(Block(16, 1, "input"), Block(24, 2, "convolution")), scopes=["convs.*", "around.*"], ends=ENDS)
 def test_binarized_convolutions_behind_one_another(tmp_path_factory, blocks, scopes, ends):
-    module = chain(listed=[passes.Binarize(scopes=scopes), *ends], blocks=blocks)
+    module = chain(passes.Binarize(scopes=scopes), *ends, blocks=blocks)
     x = images(8, seed=1)
     path = module.to_openvino(tmp_path_factory.mktemp("ir") / "model.xml", batch_size=len(x))
     found, wanted = loaded(path)(x.numpy())[0], module(x).detach().numpy()
@@ -137,7 +137,7 @@ def test_binarized_convolutions_behind_one_another(tmp_path_factory, blocks, sco
 
 
 def test_binary_body_and_integer_ends(tmp_path):
-    module = chain(listed=[passes.Binarize(), passes.Quantize(), passes.Calibrate()])
+    module = chain(passes.Binarize(), passes.Quantize(), passes.Calibrate())
     path = module.to_openvino(tmp_path / "model.xml")
     assert binary_kernels(path) == 3
     kinds = {node.get_rt_info()["primitiveType"].astype(str) for node in loaded(path).get_runtime_model().get_ops()}
@@ -145,7 +145,7 @@ def test_binary_body_and_integer_ends(tmp_path):
 
 
 def test_a_layer_that_is_not_enabled_yet_is_no_binary_convolution(tmp_path):
-    module = chain(listed=[passes.Binarize(weights_start_epoch=1)])
+    module = chain(passes.Binarize(weights_start_epoch=1))
     path = module.to_openvino(tmp_path / "model.xml")
     assert binary_kernels(path) == 0
     assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
@@ -160,7 +160,7 @@ def test_sizes_of_a_file(tmp_path):
     assert model.input().partial_shape.to_string() == "[1,3,9,9]"
     model.reshape([5, 3, 9, 9])
     assert openvino.Core().compile_model(model, "CPU", OPTIONS)(images(5).numpy())[0].shape == (5, 24, 5, 5)
-    plain = chain(listed=[passes.Quantize(), passes.Calibrate()])
+    plain = chain(passes.Quantize(), passes.Calibrate())
     path = plain.to_openvino(tmp_path / "plain.xml")
     assert openvino.Core().read_model(path).input().partial_shape.to_string() == "[?,3,9,9]"
     onnx = loaded(plain.to_onnx(tmp_path / "plain.onnx"))

@@ -25,7 +25,8 @@ def check_openvino_path(path: str | os.PathLike[str]) -> Path:
     _openvino()
     target = Path(path)
     if target.suffix != ".xml":
-        raise InputError(f"OpenVINO IR is a file .xml with a file .bin beside it; name the first, as {target.with_suffix('.xml')}")
+        wanted = target.with_suffix(".xml")
+        raise InputError(f"OpenVINO IR is a file .xml and a file .bin beside it; name the first, as {wanted}, not {target}")
     check_writable(target.with_suffix(".bin"))
     return check_writable(target)
 
@@ -62,7 +63,7 @@ def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[int
     """The shape of each input, its batch size fixed; a size that is symbolic for other reasons is -1. Empty to change none."""
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
-    shapes = {value.name: list(value.shape or ()) for value in model.graph.inputs}
+    shapes = {str(value.name): list(value.shape or ()) for value in model.graph.inputs}
     first = next((sizes[0] for sizes in shapes.values() if sizes), None)
     if isinstance(first, int):
         if batch_size not in (None, first):
@@ -92,9 +93,7 @@ def _binary_convolution(context: Any) -> list[Any]:
     packed.data[:] = np.packbits(positive.reshape(-1), bitorder="little")
     strides, padding, dilations = (context.get_attribute(name) for name in ("strides", "padding", "dilations"))
     weights = openvino.op.Constant(packed)
-    return opset.binary_convolution(
-        bits, weights, strides, padding, padding, dilations, "xnor-popcount", -1.0
-    ).outputs()
+    return opset.binary_convolution(bits, weights, strides, padding, padding, dilations, "xnor-popcount", -1.0).outputs()
 
 
 def _openvino() -> Any:

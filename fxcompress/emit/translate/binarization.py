@@ -23,5 +23,13 @@ def binary_convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> ir.Value:
-    geometry = {"strides": list(stride), "padding": list(padding), "dilations": list(dilation)}
-    return emit.op(BINARY_CONVOLUTION, x, threshold, signs, domain=DOMAIN, **geometry)
+    return emit.op(
+        BINARY_CONVOLUTION,
+        x,
+        threshold,
+        signs,
+        domain=DOMAIN,
+        strides=list(stride),
+        padding=list(padding),
+        dilations=list(dilation),
+    )
