@@ -98,16 +98,21 @@ class Compiled(fx.GraphModule):
             written += dump_step(fx.GraphModule(self, graph), Path(folder), position, name)
         return written
 
-    def lower(self) -> fx.GraphModule:
+    def lower(self, *, binary_convolutions: bool = False) -> fx.GraphModule:
         """The graph that is written to a file: quantize and dequantize operations, integer weights.
 
-        Its ``meta["report"]`` tells what the lowering did.
+        Its ``meta["report"]`` tells what the lowering did. With `binary_convolutions` it is the one for OpenVINO's format.
 
         Raises:
             PlanError: a quantizer has no range yet.
             VerificationError: the lowered graph does not compute what this model computes.
         """
-        return self._lowered()
+        training, compilation = self.training, self.compilation
+        self.eval()
+        try:
+            return lower(self, compilation.example, compilation.target, binary_convolutions=binary_convolutions)
+        finally:
+            self.train(training)
 
     def to_onnx(self, path: str | os.PathLike[str]) -> Path:
         """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 21.
@@ -137,16 +142,8 @@ class Compiled(fx.GraphModule):
             EmitError: an operation has no translation.
         """
         check_openvino_path(path)
-        lowered = self._lowered(binary_convolutions=True)
+        lowered = self.lower(binary_convolutions=True)
         return write_openvino(to_onnx_model(lowered, metadata=self._metadata()), path, batch_size=batch_size)
-
-    def _lowered(self, *, binary_convolutions: bool = False) -> fx.GraphModule:
-        training, compilation = self.training, self.compilation
-        self.eval()
-        try:
-            return lower(self, compilation.example, compilation.target, binary_convolutions=binary_convolutions)
-        finally:
-            self.train(training)
 
     def _metadata(self) -> dict[str, str]:
         return {

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from emission import checked, in_onnxruntime, in_openvino
@@ -221,6 +222,14 @@ def test_the_lowering_is_exact_and_holds_integers(tmp_path):
     signs = lowered.get_buffer("body_0_weight_signs")
     assert (signs.dtype, signs.unique().tolist()) == (torch.int8, [-1, 1])
     agrees(module)
+
+
+def test_openvino_computes_the_onnx_file_in_integers(tmp_path):
+    path = compiled(passes.Binarize(ignored=["body.3"])).to_onnx(tmp_path / "model.onnx")
+    running = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
+    told = [{key: value.astype(str) for key, value in node.get_rt_info().items()} for node in running.get_ops()]
+    kinds = [one["primitiveType"] for one in told if one["layerType"] == "Convolution"]
+    assert sum(kind.endswith("_I8") for kind in kinds) == 1
 
 
 @pytest.mark.parametrize("starts", [(0, 1), (1, 0), (1, 1)])

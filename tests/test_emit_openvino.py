@@ -136,6 +136,16 @@ def test_binarized_convolutions_behind_one_another(tmp_path_factory, blocks, sco
     assert binary_kernels(path) > 0
 
 
+def test_the_report_names_what_stays_in_8_bits(tmp_path):
+    module = chain(blocks=(Block(16, 1, "input"), Block(12), Block(8)))
+    report = module.lower(binary_convolutions=True).meta["report"]
+    assert [note.removeprefix("UseBinaryConvolutions(): ") for note in report.notes] == [
+        "convs_0 computes in 8 bits: only binarizers read the sum that it is part of",
+        "convs_2 computes in 8 bits: its 12 input channels are no multiple of 8",
+    ]
+    assert binary_kernels(module.to_openvino(tmp_path / "model.xml")) == 1
+
+
 def test_binary_body_and_integer_ends(tmp_path):
     module = chain(passes.Binarize(), passes.Quantize(), passes.Calibrate())
     path = module.to_openvino(tmp_path / "model.xml")
