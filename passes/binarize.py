@@ -43,8 +43,8 @@ class Binarize(Pass):
 
     Raises:
         ScopeError: an entry of `scopes` or `ignored` matches nothing.
-        InputError: an option cannot be used, there is no data, or a convolution cannot be binarized: it has groups, a weight
-            that is computed, or quantizers already.
+        InputError: an option cannot be used, a scope holds no convolution, there is no data, or a convolution cannot be
+            binarized: it has groups, a weight that is computed, or quantizers already.
         CalibrationError: what a convolution reads is never positive, or not finite.
     """
 
@@ -111,6 +111,9 @@ class Binarize(Pass):
             chosen = [node for node in chosen if node not in better_left]
         else:
             asked = select(graph, self.scopes)
+            empty = [scope for scope in self.scopes if not any(node.target is CONVOLUTION for node in select(graph, [scope]))]
+            if empty:
+                raise InputError(f"there is no convolution of two dimensions in {empty[0]!r}, and nothing else is binarized")
             chosen = [node for node in chosen if node in asked]
         problems = [f"  {describe(node)}: {why}" for node in chosen if (why := _obstacle(graph_module, node))]
         if problems:

@@ -97,6 +97,8 @@ def test_a_weight_that_two_convolutions_share_is_binarized_once():
         ({"weights_start_epoch": -1}, InputError, "weights_start_epoch is an epoch, 0 or later, not -1"),
         ({"activations_start_epoch": 0.5}, InputError, "activations_start_epoch is an epoch"),
         ({"scopes": ["depthwise"]}, InputError, r"depthwise.*test_binarize.py.*it has groups"),
+        ({"scopes": ["body", "head"]}, InputError, "no convolution of two dimensions in 'head'"),
+        ({"scopes": "body"}, InputError, r"write \['body'\]"),
         ({"scopes": ["boddy"]}, ScopeError, "did you mean 'body'"),
         ({"ignored": ["boddy"]}, ScopeError, "did you mean 'body'"),
         ({"samples": 0}, InputError, "at least one sample"),
