@@ -22,7 +22,7 @@ BINARY_CONVOLUTION = torch.ops.fxcompress.binary_convolution.default
 MULTIPLY, ADD = resolve("mul"), resolve("add")
 
 LARGEST_PADDING = 2
-"""Columns of padding that the kernel takes on every x86 CPU; it computes 2 (AVX2) or 4 (AVX512) columns at a time."""
+"""Columns of padding that the kernel takes on every x86 CPU: as many as it computes at a time, 2 (AVX2) or 4 (AVX512)."""
 
 LARGEST_KERNEL = 7
 """Columns of the filters. Wider ones it takes in some cases only."""
@@ -36,9 +36,9 @@ class UseBinaryConvolutions(Pass):
     weights ``a w``, w of -1 and 1, is ``a s / 2`` times that of b with w plus the sum of w. This holds at the borders too:
     padding with zeros is padding of b with -1.
 
-    The kernel (`BinaryConvolution`, OpenVINO 2026.4, x86) computes wrongly where the input channels are no multiple of 8, and
-    where both a sum and a binarizer behind it are fused to it; it does not take wide padding. Those convolutions stay as
-    they are.
+    The kernel (`BinaryConvolution`, OpenVINO 2026.4, checked on a CPU with AVX512) computes wrongly where the input channels
+    are no multiple of 8, and where both a sum and a binarizer behind it are fused to it; it does not take wide padding.
+    Those convolutions stay as they are.
     """
 
     effect: ClassVar[Effect] = Effect.ROUNDING

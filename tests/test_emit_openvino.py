@@ -132,7 +132,7 @@ def test_binarized_convolutions_behind_one_another(tmp_path_factory, blocks, sco
     path = module.to_openvino(tmp_path_factory.mktemp("ir") / "model.xml", batch_size=len(x))
     found, wanted = loaded(path)(x.numpy())[0], module(x).detach().numpy()
     close = np.isclose(found, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
-    assert close.mean() > 0.97  # where something is rounded the other way, a bit can be another
+    assert close.mean() > 0.9  # where something is rounded the other way, a bit can be another
     assert binary_kernels(path) > 0
 
 

@@ -44,9 +44,9 @@ class _BinarizeActivation(torch.autograd.Function):
         x, scale, output = ctx.saved_tensors
         within = x <= scale
         to_x = gradient * ((x >= 0) & within)
-        to_scale = (gradient * torch.where(within, (output - x) / scale, 1.0)).sum()
-        to_threshold = -(gradient * ((x > 0) & (x < scale))).sum((0, 2, 3), keepdim=True)
-        return to_x, to_scale.to(scale.dtype), to_threshold.to(scale.dtype)
+        to_scale = (gradient * torch.where(within, (output - x) / scale, 1.0)).sum(dtype=scale.dtype)
+        to_threshold = -(gradient * ((x > 0) & (x < scale))).sum((0, 2, 3), keepdim=True, dtype=scale.dtype)
+        return to_x, to_scale, to_threshold
 
 
 def _step(x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
