@@ -250,7 +250,7 @@ class Layer(nn.Module):
         return self.conv(x)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     channels=st.integers(1, 20),
     filters=st.integers(1, 20),

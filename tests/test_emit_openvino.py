@@ -88,11 +88,16 @@ def images(count=3, seed=0):
 def chain(*listed, blocks=(Block(16), Block(24, 2), Block(24, 1, "input"))):
     torch.manual_seed(0)
     model = Chain(16, blocks)
+    with torch.no_grad():
+        model.convs[0].weight[0] = 0
+        for norm in model.norms:
+            norm.weight.normal_()
+            norm.bias.normal_()
     model(images(8))  # gives the batch norms their statistics
     return fxcompress.compile(model.eval(), listed or [passes.Binarize()], data=[images()])
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     channels=st.integers(1, 3).map(lambda count: 8 * count) | st.integers(1, 40),
     filters=st.integers(1, 40),
@@ -118,7 +123,7 @@ BLOCKS = st.builds(Block, st.sampled_from([8, 16]), st.integers(1, 2), st.sample
 ENDS = (passes.Quantize(), passes.Calibrate())
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     blocks=st.lists(BLOCKS, min_size=2, max_size=4).map(tuple),
     scopes=st.sampled_from([None, ["convs.*"]]),
