@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import fx
 
@@ -46,7 +47,8 @@ class BinarizationController(Controller):
         costs = {node: multiply_adds(node) for node in self._graph_module.graph.nodes}
         total = sum(costs.values())
         share = sum(costs[node] for node, layer in binarized.items() if layer.is_binary) / max(total, 1)
-        table = Table(title=f"Binarization: {share:.1%} of {total / 1e6:.4g} M multiply-adds", title_justify="left")
+        title = f"Binarization: {share:.1%} of {total / 1e6:.4g} M multiply-adds"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("layer")
         for heading in ("multiply-adds", "share"):
             table.add_column(heading, justify="right")
