@@ -117,7 +117,7 @@ class XnorBinarizer(WeightBinarizer):
 
 
 class DoReFaBinarizer(WeightBinarizer):
-    """One scale for the whole weight: Zhou et al., "DoReFa-Net", arXiv 1606.06160, equation 7."""
+    """One scale for the whole weight: Zhou et al., "DoReFa-Net", arXiv 1606.06160, section 2.3."""
 
     per_filter = False
 
