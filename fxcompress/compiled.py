@@ -16,6 +16,7 @@ from fxcompress import modes
 from fxcompress.dialect import copy_graph
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.files import check_writable
 from fxcompress.graph.dump import dump
 from fxcompress.graph.text import to_text
@@ -130,19 +131,19 @@ class Compiled(fx.GraphModule):
             written += dump_step(fx.GraphModule(self, graph), Path(folder), position, name)
         return written
 
-    def lower(self) -> fx.GraphModule:
+    def lower(self, *, binary_convolutions: bool = False) -> fx.GraphModule:
         """The graph that is written to a file: quantize and dequantize operations, integer weights.
 
-        Its ``meta["report"]`` tells what the lowering did.
+        Its ``meta["report"]`` tells what the lowering did. With `binary_convolutions` it is the one for OpenVINO's format.
 
         Raises:
             PlanError: a quantizer has no range yet.
             VerificationError: the lowered graph does not compute what this model computes.
         """
-        training = self.training
+        training, compilation = self.training, self.compilation
         self.eval()
         try:
-            return lower(self, self.compilation.example, self.compilation.target)
+            return lower(self, compilation.example, compilation.target, binary_convolutions=binary_convolutions)
         finally:
             self.train(training)
 
@@ -156,12 +157,33 @@ class Compiled(fx.GraphModule):
             EmitError: an operation has no ONNX translation.
         """
         check_writable(path)
-        metadata = {
+        return write_onnx(to_onnx_model(self.lower(), metadata=self._metadata()), path)
+
+    def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None) -> Path:
+        """Write the model as OpenVINO IR: the ``.xml`` file `path`, and its weights beside it, as ``.bin``.
+
+        Binarized convolutions become `BinaryConvolution`, which runs on bits. Apart from them the file is what OpenVINO
+        makes of the ONNX file.
+
+        Args:
+            batch_size: of the file's inputs. None leaves it free, but makes it 1 where there are binary convolutions, which
+                OpenVINO runs with a fixed size only. Another one can be set in OpenVINO: ``model.reshape(...)``.
+
+        Raises:
+            InputError: `path` cannot be written or does not end in ``.xml``, `batch_size` cannot be used, or OpenVINO is
+                not installed.
+            EmitError: an operation has no translation.
+        """
+        check_openvino_path(path)
+        lowered = self.lower(binary_convolutions=True)
+        return write_openvino(to_onnx_model(lowered, metadata=self._metadata()), path, batch_size=batch_size)
+
+    def _metadata(self) -> dict[str, str]:
+        return {
             "fxcompress.passes": "; ".join(map(str, self.compilation.passes)),
             "fxcompress.target": self.compilation.target.name,
             "torch": torch.__version__,
         }
-        return write_onnx(to_onnx_model(self.lower(), metadata=metadata), path)
 
     def __reduce__(self) -> Any:
         """Pickling would trace the generated code again and lose what the graph knows."""

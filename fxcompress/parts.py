@@ -79,14 +79,28 @@ class PartlyCompiled(nn.Module):
         Raises:
             InputError: `folder` cannot be written.
         """
+        directory = self._folder(folder)
+        return [part.to_onnx(directory / f"{path}.onnx") for path, part in self.parts.items()]
+
+    def to_openvino(self, folder: str | os.PathLike[str], *, batch_size: int | None = None) -> list[Path]:
+        """Write each part to `folder` as ``<path>.xml`` and ``<path>.bin``; see `Compiled.to_openvino`.
+
+        Raises:
+            InputError: `folder` cannot be written, or as `Compiled.to_openvino`.
+        """
+        directory = self._folder(folder)
+        return [part.to_openvino(directory / f"{path}.xml", batch_size=batch_size) for path, part in self.parts.items()]
+
+    def _folder(self, folder: str | os.PathLike[str]) -> Path:
+        """The folder for the parts' files, made where it does not exist."""
         directory = Path(folder)
-        if directory.suffix == ".onnx":
+        if directory.suffix in (".onnx", ".xml"):
             raise InputError(f"the model was compiled in {len(self.parts)} parts, a file each: name a folder, not {directory}")
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise InputError(f"cannot make the folder {directory}: {problem.strerror}; name one that can be written") from None
-        return [part.to_onnx(directory / f"{path}.onnx") for path, part in self.parts.items()]
+        return directory
 
 
 class SubmoduleData:

@@ -1,6 +1,7 @@
 """The passes that `fxcompress.compile(passes=[...])` takes, one a file."""
 
 from fxcompress.passes.absorb_clamps import AbsorbClamps
+from fxcompress.passes.binarize import Binarize
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.correct_bias import CorrectBias
@@ -9,6 +10,7 @@ from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.learn_rounding import LearnRounding
+from fxcompress.passes.lower_binarizers import LowerBinarizers
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
@@ -19,9 +21,11 @@ from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
 from fxcompress.passes.split_channels import SplitChannels
+from fxcompress.passes.use_binary_convolutions import UseBinaryConvolutions
 
 __all__ = [
     "AbsorbClamps",
+    "Binarize",
     "Calibrate",
     "CanonicalizeActivations",
     "CorrectBias",
@@ -30,6 +34,7 @@ __all__ = [
     "FoldBatchNorm",
     "GuardSharedConvolutions",
     "LearnRounding",
+    "LowerBinarizers",
     "LowerQuantizers",
     "PruneFilters",
     "Quantize",
@@ -40,4 +45,5 @@ __all__ = [
     "RoundWeights",
     "SmoothActivations",
     "SplitChannels",
+    "UseBinaryConvolutions",
 ]

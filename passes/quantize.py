@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from fxcompress.binarization.layers import binarized_layers
 from fxcompress.builder import add_attribute, attribute, insert_call
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.effect import Effect
@@ -28,8 +29,8 @@ TRANSPOSE = resolve("transpose")
 class Quantize(Pass):
     """Quantize the weights, and put quantizers, still without a range, on the activations.
 
-    Placement follows the target's table (`fxcompress.targets`). Weights are rounded at once; activations pass through
-    unchanged until `Calibrate` sets their ranges.
+    Placement follows the target's table (`fxcompress.targets`); binarized layers are left alone. Weights are rounded at
+    once; activations pass through unchanged until `Calibrate` sets their ranges.
 
     Args:
         weights: the weights' grid; None for the target's. Its channel axis is set operation by operation.
@@ -84,7 +85,8 @@ class Quantize(Pass):
         default = self._options.over(QuantizationOptions(weights=target.weights, activations=target.activations))
         overrides = [(scope, select(graph, [scope]), options) for scope, options in (self.overrides or {}).items()]
         options = by_operation(graph, default, [(nodes, options) for _, nodes, options in overrides])
-        placement = place(graph, target, options, select(graph, self.ignored))
+        binarized = {layer.node for layer in binarized_layers(graph_module)}
+        placement = place(graph, target, options, select(graph, self.ignored) | binarized)
         shared: dict[object, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]

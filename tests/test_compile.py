@@ -194,6 +194,9 @@ def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
     assert isinstance(compiled, fxcompress.PartlyCompiled) and list(compiled.parts) == ["backbone"]
     assert sqnr(model(images()), compiled(images())) > 20
     assert [path.name for path in compiled.to_onnx(tmp_path / "parts")] == ["backbone.onnx"]
+    assert [path.name for path in compiled.to_openvino(tmp_path / "parts")] == ["backbone.xml"]
+    with pytest.raises(InputError, match="in 1 parts, a file each"):
+        compiled.to_openvino(tmp_path / "model.xml")
     assert "backbone: Quantize" in str(compiled.report)
     if submodules is None:
         assert "was not compiled" in str(compiled.report)
