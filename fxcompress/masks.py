@@ -1,4 +1,7 @@
-"""Masks on weights: what pruning and sparsity multiply weights with until the zeros are removed or written to a file."""
+"""Masks on weights: what pruning and sparsity multiply weights with until the zeros are removed or written to a file.
+
+They stand right behind the constant, in front of what rounds it: ``get_attr weight -> mask -> quantizer -> convolution``.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +48,36 @@ def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
 def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Every mask call whose value is read by something else than a mask, with the constant behind it."""
     for node in graph_module.graph.find_nodes(op="call_module"):
-        constant = constant_behind(graph_module, node)
-        if constant and constant is not node and any(mask_of(graph_module, user) is None for user in node.users):
-            yield node, constant
+        if mask_of(graph_module, node) and any(mask_of(graph_module, user) is None for user in node.users):
+            constant = constant_behind(node)
+            if constant is not None:
+                yield node, constant
 
 
-def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """The constant that `node` is, or masks; None where it is computed otherwise."""
-    while node.op == "call_module" and mask_of(graph_module, node) is not None:
+def constant_behind(node: fx.Node) -> fx.Node | None:
+    """The constant that `node` is, or that it makes something of by modules alone (masks, quantizers); None if there is none.
+
+    Modules in a graph are those that passes put between a value and its readers.
+    """
+    while node.op == "call_module":
         node = node.args[0]  # type: ignore[assignment]
     return node if node.op == "get_attr" else None
+
+
+def masked_constant(node: fx.Node) -> fx.Node | None:
+    """The constant that `node` is, or that it masks; None where it is something else."""
+    owner = node.graph.owning_module
+    assert owner is not None
+    while mask_of(owner, node) is not None:
+        node = node.args[0]  # type: ignore[assignment]
+    return node if node.op == "get_attr" else None
+
+
+def replace_constant(node: fx.Node, constant: fx.Node) -> None:
+    """Let the masks and quantizers that the call `node` ends read `constant` in place of the one behind them."""
+    while node.args[0].op == "call_module":  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[assignment]
+    node.update_arg(0, constant)
 
 
 def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
@@ -62,16 +85,16 @@ def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     mask = mask_of(graph_module, node)
     if mask is None:
         return attribute(graph_module, str(node.target)).detach()
-    return mask(masked(graph_module, node.args[0]))  # type: ignore[arg-type]
+    return (mask.mask * masked(graph_module, node.args[0])).detach()  # type: ignore[arg-type]
 
 
-def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Tensor, created_by: str) -> fx.Node:
-    """Let every reader of `constant` read it multiplied by `mask`, behind the masks that it has already."""
+def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Mask, created_by: str) -> fx.Node:
+    """Let every reader of `constant` read it through `mask`, behind the masks that it has already."""
     value = constant
     while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
         value = following
     readers = list(value.users)
-    target = add_attribute(graph_module, f"{constant.name}_mask", Mask(mask))
+    target = add_attribute(graph_module, f"{constant.name}_mask", mask)
     return insert_call(value, readers, target, name=f"{constant.name}_mask", created_by=created_by)
 
 
@@ -82,10 +105,11 @@ def alive(tensor: Tensor, axis: int) -> Tensor:
 
 def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
-    constant = constant_behind(graph_module, node)
+    constant = constant_behind(node)
     assert constant is not None
-    product = torch.ones(attribute(graph_module, str(constant.target)).shape)
+    held = attribute(graph_module, str(constant.target))
+    product = torch.ones(held.shape, device=held.device)
     while (mask := mask_of(graph_module, node)) is not None:
-        product = product * mask.mask.to(product.device)
+        product = product * mask.mask
         node = node.args[0]  # type: ignore[assignment]
     return product

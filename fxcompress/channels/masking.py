@@ -8,8 +8,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels
-from fxcompress.masks import alive, combined, constant_behind, insert_mask, masks
+from fxcompress.channels.analysis import Channels, Narrowable
+from fxcompress.masks import Mask, alive, combined, constant_behind, insert_mask, masks
 
 
 def mask_elements(channels: Channels, chosen: Collection[int], created_by: str) -> list[fx.Node]:
@@ -21,9 +21,9 @@ def mask_elements(channels: Channels, chosen: Collection[int], created_by: str) 
     made = []
     for weight in channels.weights:
         mask = element_mask(channels, weight, chosen)
-        constant = constant_behind(channels.graph_module, weight)
+        constant = constant_behind(weight)
         if mask is not None and constant is not None:
-            made.append(insert_mask(channels.graph_module, constant, mask, created_by))
+            made.append(insert_mask(channels.graph_module, constant, Mask(mask), created_by))
     return made
 
 
@@ -42,10 +42,14 @@ def element_mask(channels: Channels, weight: fx.Node, chosen: Collection[int]) -
 
 
 def pin_what_is_not_masked(channels: Channels) -> None:
-    """Pin every channel that some weight still uses; for `analyze`."""
+    """Pin every channel that some weight still uses, or some module cannot do without; for `analyze`."""
+    for node in channels.graph_module.graph.find_nodes(op="call_module"):
+        module = channels.graph_module.get_submodule(str(node.target))
+        for axis in module.whole_axes if isinstance(module, Narrowable) else ():
+            channels.pin(channels.of(node)[axis], f"groups of them share a scale in {node.name}")
     calls = {constant: call for call, constant in masks(channels.graph_module)}
     for weight in channels.weights:
-        call = calls.get(constant_behind(channels.graph_module, weight))
+        call = calls.get(constant_behind(weight))
         product = None if call is None else combined(channels.graph_module, call)
         for axis, ids in enumerate(channels.of(weight)):
             if ids is not None:

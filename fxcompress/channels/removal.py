@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_constant
+from fxcompress.builder import add_attribute, attribute, insert_constant
 from fxcompress.capture.fake import fake_value
-from fxcompress.channels.analysis import Axes, Channels, operation
+from fxcompress.channels.analysis import Axes, Channels, Narrowable, operation
 from fxcompress.channels.elements import Ids
 from fxcompress.errors import VerificationError, describe
 from fxcompress.masks import combined, mask_of, masks
@@ -40,6 +40,7 @@ class Removal:
     def apply(self, created_by: str) -> list[fx.Node]:
         """Take the channels out, and every mask on a constant with them. Returns the new constants."""
         made = self._shrink_constants(created_by)
+        self._shrink_modules()
         self.graph.eliminate_dead_code()  # the masks, and the constants as they were
         if self.dead:
             for node in self.graph.nodes:
@@ -65,6 +66,17 @@ class Removal:
                 for reader in readers:
                     reader.replace_input_with(node, made[-1])
         return made
+
+    def _shrink_modules(self) -> None:
+        """Put a module for fewer channels where one (a quantizer) has something for each channel of a constant."""
+        for node in self.graph.find_nodes(op="call_module"):
+            module = self.graph_module.get_submodule(str(node.target))
+            if node.users and isinstance(module, Narrowable):
+                kept = {axis: self.kept(ids) for axis, ids in enumerate(self.channels.of(node)) if ids is not None}
+                gone = {axis: left for axis, left in kept.items() if len(left) < len(self.channels.of(node)[axis] or ())}
+                narrowed = module.narrowed({axis: torch.tensor(left) for axis, left in gone.items()})
+                if narrowed is not module:
+                    node.target = add_attribute(self.graph_module, str(node.target), narrowed)
 
     def _smaller(self, node: fx.Node, constant: fx.Node, mask: Tensor | None, axes: Axes, created_by: str) -> fx.Node:
         held = attribute(self.graph_module, str(constant.target))
