@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -116,6 +117,8 @@ class Verifier:
             return float("inf")
         after = outputs(self.graph_module, self.example)
         decibels = agreement(self.outputs, after)
+        if not effect.kept(decibels) and effect is Effect.ROUNDING:
+            decibels = max(decibels, self._in_double(before))
         if not effect.kept(decibels):
             culprit = self._culprit(effect, before, rewritten, retry)
             where = culprit and f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source})"
@@ -126,6 +129,21 @@ class Verifier:
             )
         self.outputs, self.snapshot = after, snapshot
         return decibels
+
+    def _in_double(self, before: fx.Graph) -> float:
+        """The agreement in dB in double precision; minus infinity where the graph cannot be run in it.
+
+        A quantizer makes a whole step of a difference in the last bit; of the same function, that hardly ever happens here.
+        """
+        found = []
+        for graph in (before, self.graph_module.graph):
+            twin = copy.deepcopy(fx.GraphModule(self.graph_module, copy_graph(graph))).double()
+            double = pytree.tree_map_only(Tensor, _doubled, (self.example.args, self.example.kwargs))
+            try:
+                found.append(outputs(twin, ExampleInputs(*double)))
+            except RuntimeError:  # a type that is written in the graph
+                return float("-inf")
+        return agreement(*found)
 
     def _culprit(
         self, effect: Effect, before: fx.Graph, rewritten: Sequence[Replacement], retry: Callable[..., Sequence[Replacement]]
@@ -143,6 +161,10 @@ class Verifier:
             else:
                 high, culprit = middle, done[-1]
         return culprit
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 class _Snapshot:
