@@ -13,9 +13,9 @@ import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, passes
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
-from fxcompress.channels.masking import mask_elements, pin_what_is_not_masked
+from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
-from fxcompress.masks import mask_of, masks
+from fxcompress.masks import Mask, insert_mask
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.verify import sqnr
 
@@ -37,7 +37,8 @@ def test_removed_from_a_quantized_graph_is_what_was_masked(recipe, data):
         for cluster in clusters(channels)
         for one in data.draw(st.lists(st.sampled_from(cluster.elements), unique=True, max_size=len(cluster.elements) - 1))
     }
-    mask_elements(channels, chosen, "test")
+    for constant, mask in element_masks(channels, chosen).items():
+        insert_mask(graph_module, constant, Mask(mask), "test")
     graph_module.recompile()
     masked = exactly(graph_module, x)
     Removal(analyze(graph_module, pin_what_is_not_masked)).apply("test")

@@ -9,35 +9,37 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.channels.analysis import Channels, Narrowable
-from fxcompress.masks import Mask, alive, combined, constant_behind, insert_mask, masks
+from fxcompress.masks import alive, combined, constant_behind, masks
 
 
-def mask_elements(channels: Channels, chosen: Collection[int], created_by: str) -> list[fx.Node]:
-    """Mask all that the sets of channels `chosen` have in weights; returns the calls of the masks.
+def element_masks(
+    channels: Channels, removable: Collection[int], chosen: Collection[int] | None = None
+) -> dict[fx.Node, Tensor]:
+    """A mask for each constant that holds any of the sets of channels `removable`: zeros where it holds one that is `chosen`.
 
     Args:
-        chosen: as `Elements.find` gives them.
+        removable: as `Elements.find` gives them. A mask has the constant's size along each axis that holds one, else 1.
+        chosen: of them; None for all.
     """
-    made = []
+    found: dict[fx.Node, Tensor] = {}
     for weight in channels.weights:
-        mask = element_mask(channels, weight, chosen)
         constant = constant_behind(weight)
+        mask = _element_mask(channels, weight, removable, removable if chosen is None else chosen)
         if mask is not None and constant is not None:
-            made.append(insert_mask(channels.graph_module, constant, Mask(mask), created_by))
-    return made
+            found[constant] = mask
+    return found
 
 
-def element_mask(channels: Channels, weight: fx.Node, chosen: Collection[int]) -> Tensor | None:
-    """Zeros where `weight` belongs to the sets of channels `chosen`; None where nothing does.
-
-    Of the weight's dimensions, but one along axes without such channels.
-    """
+def _element_mask(
+    channels: Channels, weight: fx.Node, removable: Collection[int], chosen: Collection[int]
+) -> Tensor | None:
     axes, value = channels.of(weight), weight.meta["val"]
     factors = []
     for axis, ids in enumerate(axes):
-        gone = torch.tensor([channels.elements.find(one) in chosen for one in ids or ()], device=value.device)
-        if gone.any():
-            factors.append((~gone).to(value.dtype).view([-1 if d == axis else 1 for d in range(len(axes))]))
+        roots = [channels.elements.find(one) for one in ids or ()]
+        if any(root in removable for root in roots):
+            kept = torch.tensor([root not in chosen for root in roots], dtype=value.dtype, device=value.device)
+            factors.append(kept.view([-1 if d == axis else 1 for d in range(len(axes))]))
     return math.prod(factors[1:], start=factors[0]) if factors else None
 
 

@@ -1,6 +1,31 @@
-"""What a training loop sees of compression: controllers, schedulers and losses."""
+"""What a training loop sees of compression: controllers, schedulers, schedules and losses."""
 
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
+from fxcompress.training.level_controller import LevelController
+from fxcompress.training.levels import (
+    Adaptive,
+    Baseline,
+    Exponential,
+    ExponentialWithBias,
+    MultiStep,
+    Polynomial,
+    Schedule,
+)
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
 
-__all__ = ["CompositeController", "CompositeScheduler", "CompressionStage", "Controller", "Scheduler", "Statistics"]
+__all__ = [
+    "Adaptive",
+    "Baseline",
+    "CompositeController",
+    "CompositeScheduler",
+    "CompressionStage",
+    "Controller",
+    "Exponential",
+    "ExponentialWithBias",
+    "LevelController",
+    "MultiStep",
+    "Polynomial",
+    "Schedule",
+    "Scheduler",
+    "Statistics",
+]

@@ -1,6 +1,7 @@
-"""How much to compress, from epoch to epoch: the schedules of sparsity and pruning, and what steps through them.
+"""How much to compress, from epoch to epoch: the schedules of sparsity and pruning.
 
 A schedule is data: it says how the level, a share from 0 to 1, goes from `initial` to the target that a pass is given.
+`fxcompress.training.level_controller` steps through it.
 """
 
 from __future__ import annotations
@@ -8,12 +9,9 @@ from __future__ import annotations
 import bisect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from fxcompress.errors import InputError
-from fxcompress.training.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -44,14 +42,6 @@ class Schedule(ABC):
     @abstractmethod
     def level(self, epoch: float, target: float) -> float:
         """The level at `epoch`, on the way to `target`."""
-
-    def check(self, target: float) -> None:
-        """Raises InputError where the schedule cannot lead to `target`."""
-        self.level(0, target)
-
-    def scheduler(self, target: float, apply: Callable[[float], None], measure: Callable[[], float]) -> LevelScheduler:
-        """What steps through the schedule: see `LevelScheduler`. `measure` says what share the model has reached."""
-        return LevelScheduler(self, target, apply)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -201,89 +191,13 @@ class Adaptive(Schedule):
         """The highest level that it can have at `epoch`."""
         return min(self.initial + self.step * ((int(epoch) + 1) // self.patience), target)
 
-    def scheduler(self, target: float, apply: Callable[[float], None], measure: Callable[[], float]) -> LevelScheduler:
-        return _AdaptiveScheduler(self, target, apply, measure)
 
-
-class LevelScheduler(Scheduler):
-    """Applies a level whenever the schedule's changes, so that what was chosen for it stays until the next one.
-
-    A level set by hand holds until then as well.
-
-    Args:
-        schedule: None for the target from the start.
-        apply: called with the new level.
-
-    Attributes:
-        level: what was applied last.
-    """
-
-    def __init__(self, schedule: Schedule | None, target: float, apply: Callable[[float], None]):
-        super().__init__()
-        self.schedule, self.target, self._apply = schedule, target, apply
-        self.level = self._scheduled = target if schedule is None else schedule.initial
-        self._step_of_epoch = -1
-
-    def epoch_step(self, epoch: int | None = None) -> None:
-        super().epoch_step(epoch)
-        self._step_of_epoch = -1
-        self._follow(self._next(self.current_epoch))
-
-    def step(self, step: int | None = None) -> None:
-        super().step(step)
-        self._step_of_epoch += 1
-        if self.schedule is not None and self.schedule.steps_per_epoch is not None:
-            passed = min(self._step_of_epoch / self.schedule.steps_per_epoch, 1.0)
-            self._follow(self._next(max(self.current_epoch, 0) + passed))
-
-    def set_level(self, level: float) -> None:
-        """Apply `level` now.
-
-        Raises:
-            InputError: it is not from 0 to below 1.
-        """
-        if not 0 <= level < 1:
-            raise InputError(f"a level is from 0 to below 1, not {level!r}")
-        self.level = level
-        self._apply(level)
-
-    def _next(self, epoch: float) -> float:
-        return self.target if self.schedule is None else self.schedule.level(epoch, self.target)
-
-    def _follow(self, scheduled: float) -> None:
-        if scheduled != self._scheduled:
-            self._scheduled = scheduled
-            self.set_level(scheduled)
-
-    def state_dict(self) -> dict[str, Any]:
-        own = {"level": self.level, "scheduled": self._scheduled, "step_of_epoch": self._step_of_epoch}
-        return {**super().state_dict(), **own}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As `Scheduler.load_state_dict`; nothing is applied, since masks are part of the model's own state."""
-        super().load_state_dict(state)
-        self.level, self._scheduled, self._step_of_epoch = state["level"], state["scheduled"], state["step_of_epoch"]
-
-
-class _AdaptiveScheduler(LevelScheduler):
-    schedule: Adaptive
-
-    def __init__(self, schedule: Adaptive, target: float, apply: Callable[[float], None], measure: Callable[[], float]):
-        super().__init__(schedule, target, apply)
-        self._measure = measure
-        self._reached = 0  # epochs that began within the tolerance of the level, since it rose
-
-    def _next(self, epoch: float) -> float:
-        if self._measure() >= self._scheduled - self.schedule.tolerance:
-            self._reached += 1
-        if self._reached < self.schedule.patience:
-            return self._scheduled
-        self._reached = 0
-        return min(self._scheduled + self.schedule.step, self.target)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "reached": self._reached}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._reached = state["reached"]
+def check_schedule(schedule: Schedule | None, target: float) -> None:
+    """Raise InputError where `schedule` is none, or cannot lead to `target`."""
+    if schedule is None:
+        return
+    if not isinstance(schedule, Schedule):
+        raise InputError(f"schedule is one of fxcompress.training.levels, such as Polynomial(epochs=10), not {schedule!r}")
+    if schedule.initial > target:
+        raise InputError(f"the schedule starts at {schedule.initial!r}, above the {target!r} that it leads to")
+    schedule.level(0, target)
