@@ -14,9 +14,7 @@ from fxcompress.quantization.ranges import MinMax
 from fxcompress.quantization.weights import weight_range
 
 
-def mask_weights(
-    graph_module: fx.GraphModule, context: Context, masks: Mapping[fx.Node, Mask], owner: Pass
-) -> list[fx.Node]:
+def mask_weights(graph_module: fx.GraphModule, context: Context, masks: Mapping[fx.Node, Mask], owner: Pass) -> list[fx.Node]:
     """Let all readers of each constant read it through its mask; returns the calls of the masks.
 
     The float model that later passes compare with gets the same masks, and quantizers of the weights new ranges: those of

@@ -6,6 +6,7 @@ They stand right behind the constant, in front of what rounds it: ``get_attr wei
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -54,7 +55,7 @@ def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
                 yield node, constant
 
 
-def constant_behind(node: fx.Node) -> fx.Node | None:
+def constant_behind(node: fx.Node) -> Any:
     """The constant that `node` is, or that it makes something of by modules alone (masks, quantizers); None if there is none.
 
     Modules in a graph are those that passes put between a value and its readers.
@@ -105,9 +106,7 @@ def alive(tensor: Tensor, axis: int) -> Tensor:
 
 def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
-    constant = constant_behind(node)
-    assert constant is not None
-    held = attribute(graph_module, str(constant.target))
+    held = attribute(graph_module, constant_behind(node).target)
     product = torch.ones(held.shape, device=held.device)
     while (mask := mask_of(graph_module, node)) is not None:
         product = product * mask.mask

@@ -8,6 +8,7 @@ from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.learn_rounding import LearnRounding
+from fxcompress.passes.learn_sparsity import LearnSparsity
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
@@ -17,6 +18,7 @@ from fxcompress.passes.restore_precision import RestorePrecision
 from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
+from fxcompress.passes.sparsify import Sparsify
 
 __all__ = [
     "AbsorbClamps",
@@ -27,6 +29,7 @@ __all__ = [
     "FoldBatchNorm",
     "GuardSharedConvolutions",
     "LearnRounding",
+    "LearnSparsity",
     "LowerQuantizers",
     "PruneFilters",
     "Quantize",
@@ -36,4 +39,5 @@ __all__ = [
     "RestoreSlowLayers",
     "RoundWeights",
     "SmoothActivations",
+    "Sparsify",
 ]

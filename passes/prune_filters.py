@@ -79,7 +79,7 @@ class PruneFilters(Pass):
         channels = analyze(graph_module, lambda found: _keep(found, ignored))
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
-        context.notes += [*_summary(channels, groups, chosen), *_pinned(channels)]
+        context.notes += [_summary(channels, groups, chosen, self.schedule), *_pinned(channels)]
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)
         masks = element_masks(channels, {one for cluster in groups for one in cluster.elements}, chosen)
@@ -107,11 +107,12 @@ def _keep(channels: Channels, ignored: set[fx.Node]) -> None:
             channels.pin(layer.filters, "they are ignored")
 
 
-def _summary(channels: Channels, groups: list[Cluster], chosen: set[int]) -> list[str]:
+def _summary(channels: Channels, groups: list[Cluster], chosen: set[int], schedule: Schedule | None) -> str:
     total = sum(len(layer.filters) for layer in channels.layers)
     free = sum(len(place) for cluster in groups for places in cluster.places.values() for place in places)
     gone = sum(channels.elements.find(one) in chosen for layer in channels.layers for one in layer.filters)
-    return [f"{gone} of {total} filters are masked; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"]
+    when = "are masked" if schedule is None else "will be masked"
+    return f"{gone} of {total} filters {when}; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"
 
 
 def _pinned(channels: Channels) -> list[str]:

@@ -2,15 +2,13 @@
 
 import copy
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import recipes
-from torch import nn
 
 import fxcompress
-from fxcompress import QuantizationOptions, QuantizationSpec, passes
+from fxcompress import passes
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked

@@ -100,9 +100,7 @@ def importance(channels: Channels, cluster: Cluster, criterion: Callable[[Tensor
     """
     scores = []
     for layer, places in cluster.places.items():
-        constant = constant_behind(layer.weight)
-        assert constant is not None
-        weight = attribute(channels.graph_module, str(constant.target)).detach().float()
+        weight = attribute(channels.graph_module, constant_behind(layer.weight).target).detach().float()
         each = criterion(weight.movedim(layer.axis, 0).flatten(1))
         each = each / each.square().mean().sqrt().clamp_min(torch.finfo(each.dtype).tiny)
         scores.append(torch.stack([each[place].mean() for place in places]))

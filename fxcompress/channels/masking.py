@@ -30,9 +30,7 @@ def element_masks(
     return found
 
 
-def _element_mask(
-    channels: Channels, weight: fx.Node, removable: Collection[int], chosen: Collection[int]
-) -> Tensor | None:
+def _element_mask(channels: Channels, weight: fx.Node, removable: Collection[int], chosen: Collection[int]) -> Tensor | None:
     axes, value = channels.of(weight), weight.meta["val"]
     factors = []
     for axis, ids in enumerate(axes):

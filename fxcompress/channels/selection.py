@@ -43,9 +43,7 @@ class Selection:
         scores = [importance(channels, cluster, CRITERIA[self.criterion]) for cluster in groups]
         return self.choose_by(channels, groups, scores, level)
 
-    def choose_by(
-        self, channels: Channels, groups: Sequence[Cluster], scores: Sequence[Tensor], level: float
-    ) -> set[int]:
+    def choose_by(self, channels: Channels, groups: Sequence[Cluster], scores: Sequence[Tensor], level: float) -> set[int]:
         """As `choose`, the importance of each element of each cluster being `scores`."""
         if not self.of_computation or level == 0:
             return self._lowest(groups, scores, level)

@@ -87,7 +87,7 @@ class FilterController(LevelController):
         return Statistics((self._layer_table(gone), self._model_table(gone)))
 
     def _layer_table(self, gone: set[int]) -> Table:
-        table = Table("layer", "cluster", "filters", "kept", title="filters", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table("layer", "cluster", "filters", "kept", title="filters by layer", box=SIMPLE_HEAD, pad_edge=False)
         number = {layer: position for position, cluster in enumerate(self._clusters, 1) for layer in cluster.places}
         for layer in self._channels.layers:
             kept = sum(self._channels.elements.find(one) not in gone for one in layer.filters)
@@ -95,7 +95,7 @@ class FilterController(LevelController):
         return table
 
     def _model_table(self, gone: set[int]) -> Table:
-        table = Table("", "whole", "left", "removed", title="model", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table("", "whole", "left", "removed", title="the model without masked filters", box=SIMPLE_HEAD, pad_edge=False)
         before, after = cost(self._channels.graph_module), cost_without(self._channels, gone)
         filters = [one for layer in self._channels.layers for one in layer.filters]
         left = sum(self._channels.elements.find(one) not in gone for one in filters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fxcompress.errors import InputError
@@ -18,29 +18,37 @@ class LevelScheduler(Scheduler):
 
     Args:
         schedule: None for the target from the start.
-        apply: called with the new level.
+        method: what is to have the level.
+        freeze_epoch: from it on the method is frozen and the level stays; None for never.
 
     Attributes:
         level: what was applied last.
     """
 
-    def __init__(self, schedule: Schedule | None, target: float, apply: Callable[[float], None]):
+    def __init__(self, schedule: Schedule | None, target: float, method: LevelController, freeze_epoch: int | None = None):
         super().__init__()
-        self.schedule, self.target, self._apply = schedule, target, apply
+        self.schedule, self.target, self.method, self.freeze_epoch = schedule, target, method, freeze_epoch
         self.level = self._scheduled = target if schedule is None else schedule.initial
         self._step_of_epoch = -1
 
     def epoch_step(self, epoch: int | None = None) -> None:
         super().epoch_step(epoch)
         self._step_of_epoch = -1
-        self._follow(self._next(self.current_epoch))
+        if self.is_frozen:
+            self.method.freeze()
+        else:
+            self._follow(self._next(self.current_epoch))
 
     def step(self, step: int | None = None) -> None:
         super().step(step)
         self._step_of_epoch += 1
-        if self.schedule is not None and self.schedule.steps_per_epoch is not None:
+        if self.schedule is not None and self.schedule.steps_per_epoch is not None and not self.is_frozen:
             passed = min(self._step_of_epoch / self.schedule.steps_per_epoch, 1.0)
             self._follow(self._next(max(self.current_epoch, 0) + passed))
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.freeze_epoch is not None and self.current_epoch >= self.freeze_epoch
 
     def set_level(self, level: float) -> None:
         """Apply `level` now.
@@ -50,8 +58,8 @@ class LevelScheduler(Scheduler):
         """
         if not 0 <= level < 1:
             raise InputError(f"a level is from 0 to below 1, not {level!r}")
+        self.method.apply(level)
         self.level = level
-        self._apply(level)
 
     def _next(self, epoch: float) -> float:
         return self.target if self.schedule is None else self.schedule.level(epoch, self.target)
@@ -72,21 +80,16 @@ class LevelScheduler(Scheduler):
 
 
 class AdaptiveScheduler(LevelScheduler):
-    """Applies the next level when the model has reached the one before.
-
-    Args:
-        measure: says what level the model has reached.
-    """
+    """Applies the next level when the model has reached the one before."""
 
     schedule: Adaptive
 
-    def __init__(self, schedule: Adaptive, target: float, apply: Callable[[float], None], measure: Callable[[], float]):
-        super().__init__(schedule, target, apply)
-        self._measure = measure
+    def __init__(self, schedule: Adaptive, target: float, method: LevelController, freeze_epoch: int | None = None):
+        super().__init__(schedule, target, method, freeze_epoch)
         self._reached = 0  # epochs that began within the tolerance of the level, since it rose
 
     def _next(self, epoch: float) -> float:
-        if self._measure() >= self._scheduled - self.schedule.tolerance:
+        if self.method.reached() >= self._scheduled - self.schedule.tolerance:
             self._reached += 1
         if self._reached < self.schedule.patience:
             return self._scheduled
@@ -106,15 +109,16 @@ class LevelController(Controller):
 
     Args:
         schedule: how the level gets to `target`; None for the target from the start.
+        freeze_epoch: when the method is frozen; None for never.
     """
 
     scheduler: LevelScheduler
 
-    def __init__(self, schedule: Schedule | None, target: float):
+    def __init__(self, schedule: Schedule | None, target: float, freeze_epoch: int | None = None):
         if isinstance(schedule, Adaptive):
-            super().__init__(AdaptiveScheduler(schedule, target, self.apply, self.reached))
+            super().__init__(AdaptiveScheduler(schedule, target, self, freeze_epoch))
         else:
-            super().__init__(LevelScheduler(schedule, target, self.apply))
+            super().__init__(LevelScheduler(schedule, target, self, freeze_epoch))
 
     def apply(self, level: float) -> None:
         """Compress to `level`."""
@@ -123,6 +127,9 @@ class LevelController(Controller):
     def reached(self) -> float:
         """The level that the model has now."""
         raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Let nothing change any more; for methods that have something to freeze."""
 
     def set_level(self, level: float) -> None:
         """Compress to `level` now; it stays until the schedule's changes.

@@ -66,7 +66,9 @@ class _Ramp(Schedule):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Polynomial(_Ramp):
-    """``target - (target - initial) (1 - t)^power`` with t the time from 0 to 1; convex ``initial + (target - initial) t^power``.
+    """``target - (target - initial) (1 - t)^power`` with t the time from 0 to 1.
+
+    Not concave, ``initial + (target - initial) t^power``.
 
     With power 3, the schedule of Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878, equation 1.
     """
