@@ -139,6 +139,7 @@ class Compiled(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         memo[id(self.compilation)] = self.compilation  # a record of what was done: never changed, so shared
+        memo[id(self._controller)] = None  # the copy makes its own, of its own graph
         twin = super().__deepcopy__(memo)
         twin._parameters = copy.deepcopy(self._parameters, memo)
         twin._buffers = copy.deepcopy(self._buffers, memo)
