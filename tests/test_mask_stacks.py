@@ -186,3 +186,11 @@ def test_one_weight_can_have_a_quantizer_for_each_reader_behind_its_mask():
         assert len([c for c in quantizer_calls(found) if serves_weight(c)]) == 2
         serialized = checked(to_onnx_model(found.lower()))
         assert sqnr(found(X), torch.from_numpy(in_onnxruntime(serialized, [X])[0])) > 40
+
+
+def test_filters_can_be_removed_before_or_behind_quantize():
+    fold, remove, last = passes.FoldBatchNorm(), passes.RemoveFilters(), [passes.RoundWeights(), passes.Calibrate()]
+    quantize = passes.Quantize()
+    first = compiled(fold, PRUNE, remove, quantize, *last)
+    for order in ([PRUNE, quantize, remove], [quantize, PRUNE, remove]):
+        assert torch.equal(first(X), compiled(fold, *order, *last)(X))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -39,6 +39,13 @@ def _element_mask(channels: Channels, weight: fx.Node, removable: Collection[int
             kept = torch.tensor([root not in chosen for root in roots], dtype=value.dtype, device=value.device)
             factors.append(kept.view([-1 if d == axis else 1 for d in range(len(axes))]))
     return math.prod(factors[1:], start=factors[0]) if factors else None
+
+
+def pin_indices(channels: Channels, kept: Mapping[str, Sequence[Sequence[int] | None]]) -> None:
+    """Pin the indices `kept` of each axis of constants, by their targets; for `analyze`."""
+    for constant in channels.graph_module.graph.find_nodes(op="get_attr"):
+        for ids, indices in zip(channels.of(constant), kept.get(str(constant.target), ())):
+            channels.pin([ids[index] for index in indices] if ids and indices else None, "it stays in the model")
 
 
 def pin_what_is_not_masked(channels: Channels) -> None:

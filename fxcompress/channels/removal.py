@@ -37,6 +37,11 @@ class Removal:
         """The indices of an axis that stay."""
         return [index for index, one in enumerate(ids) if not self.is_dead(one)]
 
+    def kept_of_constants(self) -> dict[str, list[list[int] | None]]:
+        """For each constant, by its target, the indices that stay of each axis; None for an axis that loses none."""
+        constants = self.graph.find_nodes(op="get_attr")
+        return {str(c.target): [ids and self.kept(ids) for ids in self.channels.of(c)] for c in constants}
+
     def apply(self, created_by: str) -> list[fx.Node]:
         """Take the channels out, and every mask on a constant with them. Returns the new constants."""
         made = self._shrink_constants(created_by)
