@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -137,11 +136,13 @@ class Verifier:
         """
         found = []
         for graph in (before, self.graph_module.graph):
-            twin = copy.deepcopy(fx.GraphModule(self.graph_module, copy_graph(graph))).double()
-            double = pytree.tree_map_only(Tensor, _doubled, (self.example.args, self.example.kwargs))
+            module = fx.GraphModule(self.graph_module, copy_graph(graph))
+            held = {name: _doubled(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+            given = pytree.tree_map_only(Tensor, _doubled, (self.example.args, self.example.kwargs))
             try:
-                found.append(outputs(twin, ExampleInputs(*double)))
-            except RuntimeError:  # a type that is written in the graph
+                with torch.no_grad():
+                    found.append(pytree.tree_leaves(torch.func.functional_call(module, held, *given)))
+            except RuntimeError:  # the graph names a type
                 return float("-inf")
         return agreement(*found)
 
@@ -164,7 +165,7 @@ class Verifier:
 
 
 def _doubled(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
+    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
 
 
 class _Snapshot:
