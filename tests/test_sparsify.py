@@ -11,11 +11,12 @@ from torch import nn
 
 import fxcompress
 from emission import checked, in_onnxruntime, in_openvino
-from fxcompress import passes
+from fxcompress import QuantizationSpec, passes
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError, ScopeError
-from fxcompress.masks import Mask
+from fxcompress.masks import Mask, masked
+from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.sparsity import CRITERIA, Pattern, lowest
 from fxcompress.training import CompressionStage, MultiStep, Polynomial
 from fxcompress.verify import sqnr
@@ -230,6 +231,17 @@ def test_the_file_has_the_zeros_and_is_the_model(options, quantized, tmp_path):
     serialized = checked(to_onnx_model(compiled.lower()))
     for runtime in (in_onnxruntime, in_openvino):
         assert sqnr(compiled(X), torch.from_numpy(runtime(serialized, [X])[0])) > (45 if quantized else 100)
+
+
+@pytest.mark.parametrize("grid", [{"symmetric": False}, {"symmetric": False, "group_size": 4}, {"bits": 4, "group_size": 4}])
+def test_zeros_are_counted_where_each_channel_or_group_has_its_own(grid, tmp_path):
+    quantize = passes.Quantize(weights=QuantizationSpec(**grid))
+    compiled = fxcompress.compile(network(), [passes.Sparsify(level=0.6), quantize, passes.Calibrate()], data=[X])
+    lowered = [q.integers(masked(compiled, c.args[0])) - q.broadcast(c.meta["val"].shape)[1]
+               for c, q in quantizer_calls(compiled).items() if serves_weight(c)]  # fmt: skip
+    zero, total = sum(int((weight == 0).sum()) for weight in lowered), sum(weight.numel() for weight in lowered)
+    assert zero >= round(0.6 * total)
+    assert inspect_onnx(compiled.to_onnx(tmp_path / "model.onnx")).zero_share == pytest.approx(zero / total)
 
 
 @settings(max_examples=8)
