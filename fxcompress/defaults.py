@@ -21,6 +21,7 @@ def lowering() -> list[Pass]:
     """From a compiled graph to the one that is written to a file."""
     return [
         passes.RemoveFilters(),
+        passes.FoldMasks(),
         passes.FoldBatchNorm(),
         passes.RemoveDropout(),
         passes.LowerQuantizers(),

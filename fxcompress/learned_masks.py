@@ -7,12 +7,12 @@ Bernoulli draws and straight-through gradients in place of the paper's stretched
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fxcompress.masks import Mask
+from fxcompress.masks import Mask, select_indices
 
 PROBABILITY = 0.99
 """Of each one, at first."""
@@ -71,6 +71,14 @@ class LearnedMask(Mask):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * (self.draw() if self.training else self.mask)
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> LearnedMask:
+        logits = select_indices(self.logits.detach(), kept)
+        twin = LearnedMask(logits.shape).train(self.training)
+        twin.logits = nn.Parameter(logits, self.logits.requires_grad)
+        return twin
+
+    masks_nothing = False  # training may change that
 
     @torch.no_grad()
     def freeze(self) -> None:

@@ -5,7 +5,7 @@ They stand right behind the constant, in front of what rounds it: ``get_attr wei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,8 +36,25 @@ class Mask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
+    whole_axes: tuple[int, ...] = ()
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> Mask:
+        """The mask of a weight of which only the indices `kept` of axes are left, by axis."""
+        return Mask(select_indices(self.mask, {axis: i for axis, i in kept.items() if self.mask.shape[axis] > 1}))
+
+    @property
+    def masks_nothing(self) -> bool:
+        return bool(self.mask.all())
+
     def extra_repr(self) -> str:
         return f"{int((self.mask == 0).sum())} of {self.mask.numel()} masked"
+
+
+def select_indices(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """`tensor` with only the indices `kept` of axes, by axis."""
+    for axis, indices in kept.items():
+        tensor = tensor.index_select(axis, indices.to(tensor.device))
+    return tensor
 
 
 def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:

@@ -6,6 +6,7 @@ from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
+from fxcompress.passes.fold_masks import FoldMasks
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.learn_rounding import LearnRounding
 from fxcompress.passes.learn_sparsity import LearnSparsity
@@ -27,6 +28,7 @@ __all__ = [
     "CorrectBias",
     "EqualizeLayers",
     "FoldBatchNorm",
+    "FoldMasks",
     "GuardSharedConvolutions",
     "LearnRounding",
     "LearnSparsity",

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from emission import checked, in_onnxruntime
 from torch import nn
 
 import fxcompress
-from emission import checked, in_onnxruntime
 from fxcompress import passes
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError, ScopeError

@@ -5,13 +5,13 @@ import itertools
 
 import pytest
 import torch
+from emission import checked, in_onnxruntime, in_openvino
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import recipes
 from torch import fx, nn
 
 import fxcompress
-from emission import checked, in_onnxruntime, in_openvino
 from fxcompress import QuantizationOptions, QuantizationSpec, passes
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
@@ -86,7 +86,9 @@ def compiled(*stack, model=None):
     return fxcompress.compile(model or block(), list(stack), data=[X])
 
 
-@pytest.mark.parametrize("order", [*itertools.permutations([PRUNE, SPARSIFY, QUANTIZE])], ids=lambda o: "-".join(p.name for p in o))
+@pytest.mark.parametrize(
+    "order", [*itertools.permutations([PRUNE, SPARSIFY, QUANTIZE])], ids=lambda o: "-".join(p.name for p in o)
+)
 def test_the_order_of_passes_does_not_matter(order):
     """The ranges of weights are those of what is left, whichever pass was first; activations are calibrated at the end."""
     expected = compiled(PRUNE, SPARSIFY, QUANTIZE, passes.Calibrate())
@@ -112,6 +114,12 @@ def train(model, optimizer, epochs=3):
     model.eval()
 
 
+def widths(graph_module):
+    """The channels that each convolution puts out."""
+    convolutions = graph_module.graph.find_nodes(op="call_function", target=resolve("conv2d"))
+    return [node.meta["val"].shape[1] for node in convolutions]
+
+
 def removed(model):
     """The model as it is when its filters are out, before quantizers are lowered."""
     twin = fx.GraphModule(model, copy_graph(model.graph))
@@ -134,8 +142,7 @@ def test_pruned_sparse_and_quantized_the_trained_model_is_its_file(tmp_path):
     assert sqnr(exactly(model, X), exactly(removed(model), X)) > 150
     lowered = model.lower()
     assert cost(removed(model)).multiply_adds < 0.6 * before.multiply_adds
-    convolutions = lowered.graph.find_nodes(op="call_function", target=resolve("conv2d"))
-    assert [node.meta["val"].shape[1] for node in convolutions] == [8, 8, 8]
+    assert widths(lowered) == [8, 8, 8]
     assert inspect_onnx(model.to_onnx(tmp_path / "model.onnx")).zero_share > 0.25
     serialized = checked(to_onnx_model(lowered))
     for runtime in (in_onnxruntime, in_openvino):
@@ -149,8 +156,7 @@ def test_every_pass_that_mends_a_quantized_model_sees_through_masks():
     model = compiled(fold, PRUNE, SPARSIFY, passes.Quantize(weights=QuantizationSpec(bits=4)), *mended)
     wanted = compiled(fold, PRUNE, SPARSIFY)(X)
     assert sqnr(wanted, model(X)) > sqnr(wanted, nearest(X)) + 3
-    convolutions = model.lower().graph.find_nodes(op="call_function", target=resolve("conv2d"))
-    assert [node.meta["val"].shape[1] for node in convolutions] == [8, 8, 8]
+    assert widths(model.lower()) == [8, 8, 8]
     restored = compiled(fold, PRUNE, SPARSIFY, passes.Quantize(), passes.Calibrate(), passes.RestorePrecision(min_decibels=500))
     assert sqnr(wanted, restored(X)) > 120
 
@@ -159,7 +165,9 @@ def test_groups_that_share_a_scale_keep_their_inputs():
     grouped = passes.Quantize(overrides={"point": QuantizationOptions(weights=QuantizationSpec(bits=4, group_size=8))})
     model = compiled(PRUNE, grouped, passes.Calibrate())
     assert sqnr(exactly(model, X), exactly(removed(model), X)) > 150
-    shapes = [node.meta["val"].shape[1] for node in removed(model).graph.find_nodes(op="call_function", target=resolve("conv2d"))]
+    shapes = [
+        node.meta["val"].shape[1] for node in removed(model).graph.find_nodes(op="call_function", target=resolve("conv2d"))
+    ]
     assert shapes == [16, 16, 16]  # masked, and zeros in the file
 
 
@@ -194,3 +202,18 @@ def test_filters_can_be_removed_before_or_behind_quantize():
     first = compiled(fold, PRUNE, remove, quantize, *last)
     for order in ([PRUNE, quantize, remove], [quantize, PRUNE, remove]):
         assert torch.equal(first(X), compiled(fold, *order, *last)(X))
+
+
+def test_other_masks_outlive_the_filters_and_are_trained_on():
+    learn, remove = passes.LearnSparsity(level=0.3, schedule=None), passes.RemoveFilters()
+    model = compiled(SPARSIFY, learn, PRUNE, passes.Quantize(), passes.Calibrate(), remove)
+    assert widths(model) == [8, 8, 8] and list(model.controller.children) == ["Sparsify", "LearnSparsity"]
+    later = compiled(SPARSIFY, learn, PRUNE, passes.Quantize(), passes.Calibrate())
+    assert sqnr(exactly(model, X), exactly(later, X)) > 150
+    train(model, torch.optim.Adam(model.parameters(), lr=0.1))
+    for layer, mask in model.controller["Sparsify"].masks.items():
+        read = model.controller["LearnSparsity"].masks[layer].mask * mask.mask
+        assert mask.mask.shape == read.shape == model.controller["Sparsify"].weight(layer).shape
+    assert model.controller["LearnSparsity"].reached() > 0.012  # from 0.01 on
+    serialized = checked(to_onnx_model(model.lower()))
+    assert sqnr(model(X), torch.from_numpy(in_onnxruntime(serialized, [X])[0])) > 30

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from emission import checked, in_onnxruntime, in_openvino
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import recipes
 from torch import nn
 
 import fxcompress
-from emission import checked, in_onnxruntime, in_openvino
 from fxcompress import QuantizationSpec, passes
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.emit.onnx import to_onnx_model
@@ -268,7 +268,7 @@ def test_any_network_is_sparse_to_the_level_and_its_file_is_the_model(recipe, le
         ({"level": 1.0}, r"level from 0 to below 1, got 1\.0"),
         ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
         ({"ranking": "uniform"}, "'global' or 'local', not 'uniform'"),
-        ({"pattern": "4:2"}, 'like "2:4".*not \'4:2\''),
+        ({"pattern": "4:2"}, "like \"2:4\".*not '4:2'"),
         ({"pattern": "two of four"}, 'like "2:4"'),
         ({"pattern": "2:4", "level": 0.5}, "leave out level and schedule"),
         ({"pattern": "2:4", "schedule": Polynomial(epochs=2)}, "leave out level and schedule"),

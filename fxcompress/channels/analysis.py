@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from fxcompress.channels.elements import Elements, Ids
 from fxcompress.dialect import SCALAR_FUNCTIONS
 from fxcompress.errors import describe
-from fxcompress.masks import constant_behind, mask_of
+from fxcompress.masks import constant_behind
 
 Axes: TypeAlias = list[Ids | None]
 """For each axis of a tensor its identifiers; None for one that loses no index (batch, height, a kernel).
@@ -31,7 +31,7 @@ An axis of a free size times n may have n identifiers: those of its n fastest in
 
 @runtime_checkable
 class Narrowable(Protocol):
-    """A module in a graph that treats every channel by itself, and can do so for fewer of them.
+    """A module in a graph that treats every channel by itself, and can do so for fewer of them: a mask, a quantizer.
 
     Attributes:
         whole_axes: those of its input that can lose no channel.
@@ -205,14 +205,10 @@ class Channels:
         elif node.op == "output":
             for source in node.all_input_nodes:
                 self.pin_all(self.axes[source], "they are outputs of the model")
-        elif node.op == "call_module" and self._is_narrowable(node):
+        elif node.op == "call_module" and isinstance(self.graph_module.get_submodule(str(node.target)), Narrowable):
             self.axes[node] = self.of(node.args[0])  # type: ignore[arg-type]
         else:
             self.axes[node] = self._call(node)
-
-    def _is_narrowable(self, node: fx.Node) -> bool:
-        module = self.graph_module.get_submodule(str(node.target))
-        return isinstance(module, Narrowable) or mask_of(self.graph_module, node) is not None
 
     def _call(self, node: fx.Node) -> Any:
         if node.target in SCALAR_FUNCTIONS and node.target is not operator.getitem:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxcompress.errors import CalibrationError
+from fxcompress.masks import select_indices
 from fxcompress.quantization.ops import along
 from fxcompress.quantization.ranges import Estimator
 from fxcompress.quantization.spec import QuantizationSpec
@@ -120,9 +121,7 @@ class Quantizer(nn.Module):
         for held in (twin._parameters, twin._buffers):
             for name, tensor in held.items():
                 if tensor is not None and tensor.shape == self.scale.shape:
-                    value = tensor.detach()
-                    for position, indices in along.items():
-                        value = value.index_select(position, indices.to(value.device))
+                    value = select_indices(tensor.detach(), along)
                     held[name] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
         return twin
 
