@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from fxcompress.masks import Mask, constant_behind, insert_mask, mask_of, masked
+from fxcompress.masks import Mask, insert_mask, mask_of, masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.quantization.ranges import MinMax
@@ -36,7 +36,7 @@ def mask_weights(graph_module: fx.GraphModule, context: Context, masks: Mapping[
 def masks_of(graph_module: fx.GraphModule, owner: Pass) -> dict[fx.Node, Mask]:
     """The masks that `owner` put there, by the constants behind them."""
     calls = [node for node in graph_module.graph.find_nodes(op="call_module") if node.meta.get("owner") is owner]
-    found = {constant_behind(call): mask_of(graph_module, call) for call in calls}
+    found = {source_constant(call): mask_of(graph_module, call) for call in calls}
     return {constant: mask for constant, mask in found.items() if constant is not None and mask is not None}
 
 

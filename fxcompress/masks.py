@@ -67,12 +67,12 @@ def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Every mask call whose value is read by something else than a mask, with the constant behind it."""
     for node in graph_module.graph.find_nodes(op="call_module"):
         if mask_of(graph_module, node) and any(mask_of(graph_module, user) is None for user in node.users):
-            constant = constant_behind(node)
+            constant = constant_behind(graph_module, node)
             if constant is not None:
                 yield node, constant
 
 
-def constant_behind(node: fx.Node) -> Any:
+def source_constant(node: fx.Node) -> Any:
     """The constant that `node` is, or that it makes something of by modules alone (masks, quantizers); None if there is none.
 
     Modules in a graph are those that passes put between a value and its readers.
@@ -82,11 +82,9 @@ def constant_behind(node: fx.Node) -> Any:
     return node if node.op == "get_attr" else None
 
 
-def masked_constant(node: fx.Node) -> fx.Node | None:
+def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The constant that `node` is, or that it masks; None where it is something else."""
-    owner = node.graph.owning_module
-    assert owner is not None
-    while mask_of(owner, node) is not None:
+    while mask_of(graph_module, node) is not None:
         node = node.args[0]  # type: ignore[assignment]
     return node if node.op == "get_attr" else None
 
@@ -123,7 +121,7 @@ def alive(tensor: Tensor, axis: int) -> Tensor:
 
 def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
-    held = attribute(graph_module, constant_behind(node).target)
+    held = attribute(graph_module, source_constant(node).target)
     product = torch.ones(held.shape, device=held.device)
     while (mask := mask_of(graph_module, node)) is not None:
         product = product * mask.mask

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fxcompress.channels.analysis import operation
 from fxcompress.dialect import resolve
 from fxcompress.errors import InputError
-from fxcompress.masks import constant_behind
+from fxcompress.masks import source_constant
 from fxcompress.signature import arguments
 
 _TRANSPOSE = resolve("transpose")
@@ -45,7 +45,7 @@ def weighted_layers(graph: fx.Graph) -> list[WeightedLayer]:
         weight = arguments(node)["weight"] if "weight" in arguments(node) else node.args[1]
         if weight.target is _TRANSPOSE and weight.meta["val"].dim() == 2:
             weight, axis = weight.args[0], 1 - axis
-        constant = constant_behind(weight)
+        constant = source_constant(weight)
         if constant is not None and constant.meta["val"].dim() > 1:
             found.setdefault(str(constant.target), WeightedLayer(node, constant, axis))
     return list(found.values())

@@ -12,7 +12,7 @@ from fxcompress.builder import add_attribute, insert_call
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
-from fxcompress.masks import constant_behind, masked
+from fxcompress.masks import masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.options import QuantizationOptions, by_operation
 from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
@@ -99,7 +99,7 @@ class Quantize(Pass):
         return rewritten
 
     def _quantize_weight(self, graph_module: fx.GraphModule, site: WeightSite, context: Context) -> Replacement:
-        weight, constant = masked(graph_module, site.weight), constant_behind(site.weight)
+        weight, constant = masked(graph_module, site.weight), source_constant(site.weight)
         quantizer = site.options.quantizer(weight.shape, site.channel_axis)
         if quantizer.spec.group_size != site.options.spec.group_size:
             context.notes.append(f"{constant.name} has one scale a channel: its inputs are no more than a group")
@@ -120,7 +120,7 @@ class Quantize(Pass):
 
     def _insert(self, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
         """Put a call of the quantizer `target` between `value` and `consumers`."""
-        named = constant_behind(value) or value
+        named = source_constant(value) or value
         node = insert_call(value, consumers, target, name=f"{named.name}_quantizer", created_by=self.name)
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
 
@@ -128,7 +128,7 @@ class Quantize(Pass):
 def _give_readers_their_own_transpose(graph: fx.Graph) -> None:
     """Copy a transpose of a constant for each of its readers, since a quantizer before it may be for some of them."""
     for node in graph.find_nodes(op="call_function", target=TRANSPOSE):
-        if constant_behind(node.args[0]) is not None:
+        if source_constant(node.args[0]) is not None:
             for user in list(node.users)[1:]:
                 with graph.inserting_after(node):
                     user.replace_input_with(node, graph.node_copy(node))

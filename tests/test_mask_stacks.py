@@ -21,7 +21,7 @@ from fxcompress.cost import cost
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.emit.onnx import to_onnx_model
-from fxcompress.masks import Mask, constant_behind, insert_mask, mask_of
+from fxcompress.masks import Mask, insert_mask, mask_of, source_constant
 from fxcompress.quantization.quantized import quantizer_calls, quantizer_of, serves_weight
 from fxcompress.training import CompressionStage, Polynomial
 from fxcompress.verify import sqnr
@@ -98,7 +98,7 @@ def test_the_order_of_passes_does_not_matter(order):
     for call in found.graph.find_nodes(op="call_module"):
         if quantizer_of(found, call) and serves_weight(call):
             assert mask_of(found, call.args[0]) and mask_of(found, call.args[0].args[0])  # both masks in front of it
-            assert call.name == f"{constant_behind(call).name}_quantizer"
+            assert call.name == f"{source_constant(call).name}_quantizer"
 
 
 def train(model, optimizer, epochs=3):

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from fxcompress.channels.elements import Elements, Ids
 from fxcompress.dialect import SCALAR_FUNCTIONS
 from fxcompress.errors import describe
-from fxcompress.masks import constant_behind
+from fxcompress.masks import source_constant
 
 Axes: TypeAlias = list[Ids | None]
 """For each axis of a tensor its identifiers; None for one that loses no index (batch, height, a kernel).
@@ -193,7 +193,7 @@ class Channels:
         """The constant, maybe behind modules, that `weight` is or is the transpose of; None where it is computed."""
         if isinstance(weight, fx.Node) and weight.target is torch.ops.aten.transpose.int:
             weight = weight.args[0]
-        return weight if isinstance(weight, fx.Node) and constant_behind(weight) else None
+        return weight if isinstance(weight, fx.Node) and source_constant(weight) else None
 
     # ------------------------------------------------------------------------------------------------- the analysis
 

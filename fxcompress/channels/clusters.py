@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fxcompress.builder import attribute
 from fxcompress.channels.analysis import Channels, Layer
-from fxcompress.masks import constant_behind
+from fxcompress.masks import source_constant
 
 
 @dataclass
@@ -100,7 +100,7 @@ def importance(channels: Channels, cluster: Cluster, criterion: Callable[[Tensor
     """
     scores = []
     for layer, places in cluster.places.items():
-        weight = attribute(channels.graph_module, constant_behind(layer.weight).target).detach().float()
+        weight = attribute(channels.graph_module, source_constant(layer.weight).target).detach().float()
         each = criterion(weight.movedim(layer.axis, 0).flatten(1))
         each = each / each.square().mean().sqrt().clamp_min(torch.finfo(each.dtype).tiny)
         scores.append(torch.stack([each[place].mean() for place in places]))

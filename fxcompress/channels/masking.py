@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.channels.analysis import Channels, Narrowable
-from fxcompress.masks import alive, combined, constant_behind, masks
+from fxcompress.masks import alive, combined, masks, source_constant
 
 
 def element_masks(
@@ -23,7 +23,7 @@ def element_masks(
     """
     found: dict[fx.Node, Tensor] = {}
     for weight in channels.weights:
-        constant = constant_behind(weight)
+        constant = source_constant(weight)
         mask = _element_mask(channels, weight, removable, removable if chosen is None else chosen)
         if mask is not None and constant is not None:
             found[constant] = mask
@@ -56,7 +56,7 @@ def pin_what_is_not_masked(channels: Channels) -> None:
             channels.pin(channels.of(node)[axis], f"groups of them share a scale in {node.name}")
     calls = {constant: call for call, constant in masks(channels.graph_module)}
     for weight in channels.weights:
-        call = calls.get(constant_behind(weight))
+        call = calls.get(source_constant(weight))
         product = None if call is None else combined(channels.graph_module, call)
         for axis, ids in enumerate(channels.of(weight)):
             if ids is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxcompress.builder import insert_constant
 from fxcompress.execution import Execution
-from fxcompress.masks import combined, constant_behind, masked, replace_constant
+from fxcompress.masks import combined, masked, replace_constant, source_constant
 from fxcompress.precision import Precision, forward_in
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
 from fxcompress.quantization.quantized import quantizer_of, serves_weight
@@ -77,18 +77,18 @@ class MatrixLayer:
     def set_integers(self, integers: Tensor) -> None:
         """Let the quantizer read the weight of these integers, as `weight_rows` orders them, from now on."""
         quantize = self.node.args[1]
-        known = constant_behind(quantize)
+        known = source_constant(quantize)
         scale, zero_point = self.grid
         weight = ((integers - zero_point) * scale).reshape(self.weight.shape)
-        name = constant_behind(self.twin.args[1]).target
+        name = source_constant(self.twin.args[1]).target
         replace_constant(quantize, self._constant(f"{name}_rounded", weight, known.next))
 
     def set_bias(self, bias: Tensor) -> None:
         """Let the operation add `bias`, shape ``[channels]``, in place of the bias it has."""
         known = argument(self.node, "bias")
-        name = f"{constant_behind(known).target}_corrected" if known is not None else f"{self.node.name}_bias"
+        name = f"{source_constant(known).target}_corrected" if known is not None else f"{self.node.name}_bias"
         if known is not None and known.op == "call_module" and _is_its_own(known):
-            replace_constant(known, self._constant(name, bias, constant_behind(known).next))
+            replace_constant(known, self._constant(name, bias, source_constant(known).next))
         else:
             self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node), *self.node.args[3:])
 

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from fxcompress.dialect import resolve
-from fxcompress.masks import masked_constant
+from fxcompress.masks import constant_behind
 from fxcompress.quantization.options import QuantizationOptions, QuantizerOptions
 from fxcompress.targets.table import Target, Weighted
 
@@ -133,7 +133,7 @@ class _Placer:
         reader, axis = node, how.channel_axis
         if isinstance(weight, fx.Node) and weight.target is TRANSPOSE and weight.meta["val"].dim() == 2:
             reader, weight, axis = weight, weight.args[0], 1 - axis
-        if not isinstance(weight, fx.Node) or masked_constant(weight) is None:
+        if not isinstance(weight, fx.Node) or constant_behind(self.graph.owning_module, weight) is None:
             self.left[node] = "its weight is computed by the graph, not a constant"
         elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"

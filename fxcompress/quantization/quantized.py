@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxcompress.masks import constant_behind
+from fxcompress.masks import source_constant
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.targets.table import Target
 
@@ -43,7 +43,7 @@ def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
 
 def serves_weight(call: fx.Node) -> bool:
     """Whether the quantizer `call` rounds a constant, maybe masked."""
-    return constant_behind(call) is not None
+    return source_constant(call) is not None
 
 
 def moves_values(node: fx.Node, target: Target) -> bool:

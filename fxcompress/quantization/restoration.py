@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from fxcompress.builder import add_attribute, attribute, insert_call
-from fxcompress.masks import constant_behind, masked, replace_constant
+from fxcompress.masks import masked, replace_constant, source_constant
 from fxcompress.quantization.options import QuantizationOptions
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
@@ -48,7 +48,7 @@ def leave_in_float(
         _attach(site.producer, site.consumers, wiring, target)
     given_up = set(layers)
     for (value, reader), call in wiring.items():
-        if constant_behind(value) is not None:
+        if source_constant(value) is not None:
             if set(_operations(reader, target)) <= set(layers):
                 given_up.add(reader)
             else:
@@ -89,18 +89,18 @@ def restore_constants(graph_module: fx.GraphModule, nodes: Iterable[fx.Node], re
                 if original is None:
                     node.update_arg(position, None)
                 elif _is_constant(original):
-                    constant = constant_behind(original)
+                    constant = source_constant(original)
                     _exchange(graph_module, node, present, attribute(reference, constant.target), constant.target)
 
 
 def _is_constant(value: object) -> bool:
     """Whether `value` is a constant, maybe behind masks and quantizers."""
-    return isinstance(value, fx.Node) and constant_behind(value) is not None
+    return isinstance(value, fx.Node) and source_constant(value) is not None
 
 
 def _exchange(graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, tensor: torch.Tensor, name: str) -> None:
     """Let `node`, or the masks and quantizers `present` before it, read `tensor` instead of another constant."""
-    constant = constant_behind(present)
+    constant = source_constant(present)
     if attribute(graph_module, constant.target) is tensor:
         return
     with graph_module.graph.inserting_after(constant):

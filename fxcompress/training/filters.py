@@ -14,7 +14,7 @@ from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks
 from fxcompress.channels.selection import Selection, cost_without
 from fxcompress.cost import cost, readable_count
-from fxcompress.masks import Mask, constant_behind
+from fxcompress.masks import Mask, source_constant
 from fxcompress.training.controller import Statistics
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import Schedule
@@ -51,7 +51,7 @@ class FilterController(LevelController):
                     channels.pin(ids, "its weight has no mask")
 
     def _mask_of(self, weight: fx.Node) -> Mask | None:
-        constant = constant_behind(weight)
+        constant = source_constant(weight)
         return None if constant is None else self._masks.get(constant)
 
     @torch.no_grad()

@@ -120,6 +120,11 @@ class LevelController(Controller):
         else:
             super().__init__(LevelScheduler(schedule, target, self, freeze_epoch))
 
+    @property
+    def level(self) -> float:
+        """What was asked for last."""
+        return self.scheduler.level
+
     def apply(self, level: float) -> None:
         """Compress to `level`."""
         raise NotImplementedError
