@@ -11,7 +11,7 @@ from torch import fx
 from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters
 from fxcompress.channels.masking import element_masks
-from fxcompress.channels.selection import Ranking, Selection
+from fxcompress.channels.selection import LearnedRanking, Ranking, Selection
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, did_you_mean
 from fxcompress.masking import mask_weights, masks_of
@@ -38,7 +38,8 @@ class PruneFilters(Pass):
         criterion: the importance of a filter, ``"l1"``, ``"l2"`` or ``"geometric_median"``
             (`fxcompress.channels.clusters.CRITERIA`); that of a set of filters is the mean over its layers
             (`fxcompress.channels.clusters.importance`).
-        ranking: ``"uniform"`` takes the same share of each cluster, ``"global"`` ranks the filters of all of them.
+        ranking: ``"uniform"`` takes the same share of each cluster, ``"global"`` ranks the filters of all of them, and so
+            does a `LearnedRanking` (`fxcompress.training.learn_ranking`).
         multiple: so many filters, or a multiple, are kept of each cluster, rounded up: vector units compute that many at a
             time. 1 for any number.
         ignored: scopes whose layers keep all filters (see `fxcompress.scopes.select`).
@@ -68,8 +69,8 @@ class PruneFilters(Pass):
         if self.criterion not in CRITERIA:
             hint = did_you_mean(str(self.criterion), CRITERIA)
             raise InputError(f"there is no criterion {self.criterion!r}{hint}; there are {', '.join(map(repr, CRITERIA))}")
-        if self.ranking not in ("uniform", "global"):
-            raise InputError(f"ranking is 'uniform' or 'global', not {self.ranking!r}")
+        if not isinstance(self.ranking, LearnedRanking) and self.ranking not in ("uniform", "global"):
+            raise InputError(f"ranking is 'uniform' or 'global', not {self.ranking!r}; or a LearnedRanking")
         if self.multiple < 1 or self.multiple != int(self.multiple):
             raise InputError(f"PruneFilters needs a multiple of 1 or more, got {self.multiple!r}")
         check_schedule(self.schedule, self._target)

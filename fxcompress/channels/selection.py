@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +14,48 @@ from torch import Tensor, fx
 from fxcompress.channels.analysis import Channels
 from fxcompress.channels.clusters import CRITERIA, Cluster, importance
 from fxcompress.cost import Cost, cost, sizes_of
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, did_you_mean
 
-Ranking = Literal["uniform", "global"]
+
+@dataclass(frozen=True)
+class LearnedRanking:
+    """All filters in one ranking, in which the importance s of those of a cluster counts as ``scale * s + shift``.
+
+    Chin et al., "Towards Efficient Model Compression via Learned Global Ranking", arXiv 1904.12368, equation 3. See
+    `fxcompress.training.learn_ranking`.
+
+    Attributes:
+        coefficients: scale and shift of each cluster, by its name (`cluster_names`); those not named count as they are.
+    """
+
+    coefficients: Mapping[str, tuple[float, float]]
+
+    def applied(self, groups: Sequence[Cluster], scores: Sequence[Tensor]) -> list[Tensor]:
+        """The importances `scores` of the elements of each cluster as they count.
+
+        Raises:
+            InputError: a cluster is named that there is not.
+        """
+        names = cluster_names(groups)
+        for name in self.coefficients:
+            if name not in names:
+                raise InputError(f"the ranking was learned for a cluster {name!r} that there is not{did_you_mean(name, names)}")
+        factors = [self.coefficients.get(name, (1.0, 0.0)) for name in names]
+        return [scale * score + shift for (scale, shift), score in zip(factors, scores)]
+
+
+Ranking = Literal["uniform", "global"] | LearnedRanking
+
+
+def cluster_names(groups: Sequence[Cluster]) -> list[str]:
+    """A name for each cluster: that of its first layer, numbered where several begin with the same."""
+    seen: Counter[str] = Counter()
+    names = []
+    for cluster in groups:
+        first = next(iter(cluster.places)).node.name
+        seen[first] += 1
+        names.append(first if seen[first] == 1 else f"{first}#{seen[first]}")
+    return names
 
 
 @dataclass(frozen=True)
@@ -24,7 +64,7 @@ class Selection:
 
     Attributes:
         criterion: the importance of a filter, a key of `fxcompress.channels.clusters.CRITERIA`.
-        ranking: ``"uniform"`` takes the same share of each cluster, ``"global"`` ranks the filters of all of them.
+        ranking: ``"uniform"`` takes the same share of each cluster; the others rank the filters of all of them.
         multiple: so many filters, or a multiple, are kept of each cluster, rounded up.
         of_computation: a level is a share of the multiply-adds, not of the filters.
     """
@@ -41,10 +81,12 @@ class Selection:
             InputError: so large a share of the multiply-adds cannot be removed.
         """
         scores = [importance(channels, cluster, CRITERIA[self.criterion]) for cluster in groups]
-        return self.choose_by(channels, groups, scores, level)
+        if isinstance(self.ranking, LearnedRanking):
+            scores = self.ranking.applied(groups, scores)
+        return self._choose(channels, groups, scores, level)
 
-    def choose_by(self, channels: Channels, groups: Sequence[Cluster], scores: Sequence[Tensor], level: float) -> set[int]:
-        """As `choose`, the importance of each element of each cluster being `scores`."""
+    def _choose(self, channels: Channels, groups: Sequence[Cluster], scores: Sequence[Tensor], level: float) -> set[int]:
+        """The importance of each element of each cluster being `scores`."""
         if not self.of_computation or level == 0:
             return self._lowest(groups, scores, level)
         whole = cost(channels.graph_module).multiply_adds

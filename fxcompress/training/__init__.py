@@ -1,6 +1,7 @@
 """What a training loop sees of compression: controllers, schedulers, schedules and losses."""
 
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
+from fxcompress.training.learned_ranking import RankingResult, learn_ranking
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import (
     Adaptive,
@@ -25,7 +26,9 @@ __all__ = [
     "LevelController",
     "MultiStep",
     "Polynomial",
+    "RankingResult",
     "Schedule",
     "Scheduler",
     "Statistics",
+    "learn_ranking",
 ]

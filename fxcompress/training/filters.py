@@ -28,6 +28,10 @@ class FilterController(LevelController):
 
     Args:
         masks: by the constants behind them.
+
+    Attributes:
+        selection: how filters are chosen.
+        channels, clusters: what there is to choose from.
     """
 
     def __init__(
@@ -40,8 +44,8 @@ class FilterController(LevelController):
     ):
         super().__init__(schedule, target)
         self.selection, self._masks = selection, dict(masks)
-        self._channels = analyze(graph_module, self._pin_what_has_no_mask)
-        self._clusters = clusters(self._channels)
+        self.channels = analyze(graph_module, self._pin_what_has_no_mask)
+        self.clusters = clusters(self.channels)
 
     def _pin_what_has_no_mask(self, channels: Channels) -> None:
         for weight in channels.weights:
@@ -56,15 +60,15 @@ class FilterController(LevelController):
 
     @torch.no_grad()
     def apply(self, level: float) -> None:
-        removable = {one for cluster in self._clusters for one in cluster.elements}
-        chosen = self.selection.choose(self._channels, self._clusters, level)
-        for constant, mask in element_masks(self._channels, removable, chosen).items():
+        removable = {one for cluster in self.clusters for one in cluster.elements}
+        chosen = self.selection.choose(self.channels, self.clusters, level)
+        for constant, mask in element_masks(self.channels, removable, chosen).items():
             self._masks[constant].mask.copy_(mask)
 
     def masked(self) -> set[int]:
         """The sets of channels that are masked, as `Elements.find` gives them."""
         gone = set()
-        for cluster in self._clusters:
+        for cluster in self.clusters:
             layer, places = next(iter(cluster.places.items()))
             mask = self._mask_of(layer.weight)
             if mask is not None:
@@ -75,11 +79,11 @@ class FilterController(LevelController):
     def reached(self) -> float:
         """The share of the filters that is masked, or of the multiply-adds that goes with them."""
         if self.selection.of_computation:
-            whole = cost(self._channels.graph_module).multiply_adds
-            return 1 - cost_without(self._channels, self.masked()).multiply_adds / max(whole, 1)
+            whole = cost(self.channels.graph_module).multiply_adds
+            return 1 - cost_without(self.channels, self.masked()).multiply_adds / max(whole, 1)
         gone = self.masked()
-        total = sum(cluster.width() * len(cluster.elements) for cluster in self._clusters)
-        return sum(c.width() * sum(one in gone for one in c.elements) for c in self._clusters) / max(total, 1)
+        total = sum(cluster.width() * len(cluster.elements) for cluster in self.clusters)
+        return sum(c.width() * sum(one in gone for one in c.elements) for c in self.clusters) / max(total, 1)
 
     def statistics(self) -> Statistics:
         """A table of layers with the filters they keep, and one of the model's multiply-adds, parameters and filters."""
@@ -88,17 +92,17 @@ class FilterController(LevelController):
 
     def _layer_table(self, gone: set[int]) -> Table:
         table = Table("layer", "cluster", "filters", "kept", title="filters by layer", box=SIMPLE_HEAD, pad_edge=False)
-        number = {layer: position for position, cluster in enumerate(self._clusters, 1) for layer in cluster.places}
-        for layer in self._channels.layers:
-            kept = sum(self._channels.elements.find(one) not in gone for one in layer.filters)
+        number = {layer: position for position, cluster in enumerate(self.clusters, 1) for layer in cluster.places}
+        for layer in self.channels.layers:
+            kept = sum(self.channels.elements.find(one) not in gone for one in layer.filters)
             table.add_row(layer.node.name, str(number.get(layer, "-")), str(len(layer.filters)), str(kept))
         return table
 
     def _model_table(self, gone: set[int]) -> Table:
         table = Table("", "whole", "left", "removed", title="the model without masked filters", box=SIMPLE_HEAD, pad_edge=False)
-        before, after = cost(self._channels.graph_module), cost_without(self._channels, gone)
-        filters = [one for layer in self._channels.layers for one in layer.filters]
-        left = sum(self._channels.elements.find(one) not in gone for one in filters)
+        before, after = cost(self.channels.graph_module), cost_without(self.channels, gone)
+        filters = [one for layer in self.channels.layers for one in layer.filters]
+        left = sum(self.channels.elements.find(one) not in gone for one in filters)
         for name, whole, kept in (
             ("multiply-adds", before.multiply_adds, after.multiply_adds),
             ("parameters", before.parameters, after.parameters),
