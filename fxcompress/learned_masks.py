@@ -73,12 +73,12 @@ class LearnedMask(Mask):
         return weight * (self.draw() if self.training else self.mask)
 
     def narrowed(self, kept: Mapping[int, Tensor]) -> LearnedMask:
+        if not kept:
+            return self
         logits = select_indices(self.logits.detach(), kept)
         twin = LearnedMask(logits.shape).train(self.training)
         twin.logits = nn.Parameter(logits, self.logits.requires_grad)
         return twin
-
-    masks_nothing = False  # training may change that
 
     @torch.no_grad()
     def freeze(self) -> None:

@@ -36,18 +36,22 @@ class Mask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
-    whole_axes: tuple[int, ...] = ()
+    @property
+    def whole_axes(self) -> tuple[int, ...]:
+        """The axes that can lose no index."""
+        return ()
 
     def narrowed(self, kept: Mapping[int, Tensor]) -> Mask:
         """The mask of a weight of which only the indices `kept` of axes are left, by axis."""
-        return Mask(select_indices(self.mask, {axis: i for axis, i in kept.items() if self.mask.shape[axis] > 1}))
-
-    @property
-    def masks_nothing(self) -> bool:
-        return bool(self.mask.all())
+        along = {axis: indices for axis, indices in kept.items() if self.mask.shape[axis] > 1}
+        return type(self)(select_indices(self.mask, along)) if along else self
 
     def extra_repr(self) -> str:
         return f"{int((self.mask == 0).sum())} of {self.mask.numel()} masked"
+
+
+class FilterMask(Mask):
+    """A mask of whole channels: once they are removed, and it masks nothing else, it goes with them."""
 
 
 def select_indices(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from fxcompress.channels.selection import LearnedRanking, Ranking, Selection
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, did_you_mean
 from fxcompress.masking import mask_weights, masks_of
-from fxcompress.masks import Mask
+from fxcompress.masks import FilterMask
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
@@ -84,7 +84,7 @@ class PruneFilters(Pass):
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)
         masks = element_masks(channels, {one for cluster in groups for one in cluster.elements}, chosen)
-        made = mask_weights(graph_module, context, {constant: Mask(mask) for constant, mask in masks.items()}, self)
+        made = mask_weights(graph_module, context, {constant: FilterMask(mask) for constant, mask in masks.items()}, self)
         return [Replacement.at(node) for node in made]
 
     def controller(self, graph_module: fx.GraphModule) -> FilterController | None:

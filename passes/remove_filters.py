@@ -22,8 +22,8 @@ class RemoveFilters(Pass):
     """Remove the channels that masks leave nothing of, from weights, biases and norms, and from all that is downstream.
 
     A channel goes where every weight that makes it, scales it or reads it is masked there; `PruneFilters` masks all of them.
-    Masks that mask more than that stay, smaller. Quantizers of weights lose the scales of what is removed, and the float
-    model that later passes compare with the same channels.
+    Masks of single weights stay, smaller, and so do those of filters that cannot be removed. Quantizers of weights lose the
+    scales of what is removed, and the float model that later passes compare with the same channels.
 
     Raises:
         VerificationError: a size came out other than the channel analysis foretold.

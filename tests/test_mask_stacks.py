@@ -204,6 +204,15 @@ def test_filters_can_be_removed_before_or_behind_quantize():
         assert torch.equal(first(X), compiled(fold, *order, *last)(X))
 
 
+def test_masks_that_a_schedule_has_not_come_to_outlive_the_filters():
+    ramp = passes.Sparsify(level=0.5, schedule=Polynomial(epochs=1))
+    model = compiled(ramp, PRUNE, passes.RemoveFilters())
+    assert widths(model) == [8, 8, 8] and list(model.controller.children) == ["Sparsify"]
+    for _ in range(2):
+        model.controller.scheduler.epoch_step()
+    assert model.controller["Sparsify"].reached() == pytest.approx(0.5, abs=1e-3)
+
+
 def test_other_masks_outlive_the_filters_and_are_trained_on():
     learn, remove = passes.LearnSparsity(level=0.3, schedule=None), passes.RemoveFilters()
     model = compiled(SPARSIFY, learn, PRUNE, passes.Quantize(), passes.Calibrate(), remove)

@@ -12,7 +12,7 @@ from fxcompress.capture.fake import fake_value
 from fxcompress.channels.analysis import Channels, Narrowable, operation
 from fxcompress.channels.elements import Ids
 from fxcompress.errors import VerificationError, describe
-from fxcompress.masks import Mask, select_indices
+from fxcompress.masks import FilterMask, select_indices
 from fxcompress.signature import arguments
 
 aten = torch.ops.aten
@@ -43,7 +43,7 @@ class Removal:
         return {str(c.target): [ids and self.kept(ids) for ids in self.channels.of(c)] for c in constants}
 
     def apply(self, created_by: str) -> list[fx.Node]:
-        """Take the channels out. Returns the new constants, and the calls of masks that are smaller or gone."""
+        """Take the channels out. Returns the new constants, and the calls of modules that are smaller or gone."""
         changed = self._shrink_constants(created_by) + self._shrink_modules()
         self.graph.eliminate_dead_code()  # the constants as they were
         if self.dead:
@@ -66,20 +66,21 @@ class Removal:
         return made
 
     def _shrink_modules(self) -> list[fx.Node]:
-        """Put modules for fewer channels (masks, quantizers), and leave out masks that mask nothing then."""
-        masks = []
+        """Put modules for fewer channels (masks, quantizers), and leave out masks of filters that mask nothing then."""
+        changed = []
         for node in self.graph.find_nodes(op="call_module"):
             module = self.graph_module.get_submodule(str(node.target))
             if not node.users or not isinstance(module, Narrowable):
                 continue
             narrowed = module.narrowed(self._losses(node))
-            if isinstance(narrowed, Mask):
-                masks.append(node)
-            if isinstance(narrowed, Mask) and narrowed.masks_nothing:
+            if isinstance(narrowed, FilterMask) and bool(narrowed.mask.all()):
                 node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             elif narrowed is not module:
                 node.target = add_attribute(self.graph_module, str(node.target), narrowed)
-        return masks
+            else:
+                continue
+            changed.append(node)
+        return changed
 
     def _losses(self, node: fx.Node) -> dict[int, Tensor]:
         """The indices that stay of each axis of a tensor that loses some."""
