@@ -9,8 +9,8 @@ import fxcompress
 from fxcompress import latency, passes
 from fxcompress.cost import cost
 from fxcompress.errors import InputError
+from fxcompress.latency_target import level_for_latency
 from fxcompress.lowering import lower
-from fxcompress.training.latency_target import level_for_latency
 
 X = torch.randn(2, 3, 6, 6)
 
