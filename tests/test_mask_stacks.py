@@ -33,7 +33,7 @@ def exactly(graph_module, x):
         return copy.deepcopy(graph_module).double()(x.double())
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(recipe=recipes(regrouping=True), data=st.data())
 def test_removed_from_a_quantized_graph_is_what_was_masked(recipe, data):
     x = recipe.inputs(3)

@@ -244,7 +244,7 @@ def test_zeros_are_counted_where_each_channel_or_group_has_its_own(grid, tmp_pat
     assert inspect_onnx(compiled.to_onnx(tmp_path / "model.onnx")).zero_share == pytest.approx(zero / total)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(recipe=recipes(), level=st.floats(0, 0.95), local=st.booleans())
 def test_any_network_is_sparse_to_the_level_and_its_file_is_the_model(recipe, level, local):
     x = recipe.inputs(3)
