@@ -116,6 +116,8 @@ class Verifier:
             return float("inf")
         after = outputs(self.graph_module, self.example)
         decibels = agreement(self.outputs, after)
+        if not effect.kept(decibels) and effect is Effect.ROUNDING:
+            decibels = max(decibels, self._in_double(before))
         if not effect.kept(decibels):
             culprit = self._culprit(effect, before, rewritten, retry)
             where = culprit and f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source})"
@@ -126,6 +128,23 @@ class Verifier:
             )
         self.outputs, self.snapshot = after, snapshot
         return decibels
+
+    def _in_double(self, before: fx.Graph) -> float:
+        """The agreement in dB in double precision; minus infinity where the graph cannot be run in it.
+
+        A quantizer makes a whole step of a difference in the last bit; of the same function, that hardly ever happens here.
+        """
+        found = []
+        for graph in (before, self.graph_module.graph):
+            module = fx.GraphModule(self.graph_module, copy_graph(graph))
+            held = {name: _doubled(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+            given = pytree.tree_map_only(Tensor, _doubled, (self.example.args, self.example.kwargs))
+            try:
+                with torch.no_grad():
+                    found.append(pytree.tree_leaves(torch.func.functional_call(module, held, *given)))
+            except RuntimeError:  # the graph names a type
+                return float("-inf")
+        return agreement(*found)
 
     def _culprit(
         self, effect: Effect, before: fx.Graph, rewritten: Sequence[Replacement], retry: Callable[..., Sequence[Replacement]]
@@ -143,6 +162,10 @@ class Verifier:
             else:
                 high, culprit = middle, done[-1]
         return culprit
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
 
 
 class _Snapshot:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from fxcompress.masks import source_constant
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.targets.table import Target
 
@@ -41,8 +42,8 @@ def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
 
 
 def serves_weight(call: fx.Node) -> bool:
-    """Whether the quantizer `call` rounds a constant."""
-    return call.args[0].op == "get_attr"
+    """Whether the quantizer `call` rounds a constant, maybe masked."""
+    return source_constant(call) is not None
 
 
 def moves_values(node: fx.Node, target: Target) -> bool:
