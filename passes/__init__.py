@@ -17,6 +17,7 @@ from fxcompress.passes.restore_precision import RestorePrecision
 from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
+from fxcompress.passes.train_quantizers import TrainQuantizers
 
 __all__ = [
     "AbsorbClamps",
@@ -36,4 +37,5 @@ __all__ = [
     "RestoreSlowLayers",
     "RoundWeights",
     "SmoothActivations",
+    "TrainQuantizers",
 ]

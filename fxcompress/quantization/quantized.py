@@ -41,8 +41,11 @@ def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
 
 
 def serves_weight(call: fx.Node) -> bool:
-    """Whether the quantizer `call` rounds a constant."""
-    return call.args[0].op == "get_attr"
+    """Whether the quantizer `call` rounds a constant, maybe masked."""
+    value = call.args[0]
+    while value.op == "call_module":
+        value = value.args[0]
+    return value.op == "get_attr"
 
 
 def moves_values(node: fx.Node, target: Target) -> bool:
