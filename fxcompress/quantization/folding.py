@@ -33,8 +33,8 @@ def scaled(quantizer: Quantizer, weight: Tensor, factor: Tensor, axis: int) -> t
         return None
     place = spec.scale_axis, spec.group_size or 0, weight.shape
     made = Quantizer(spec, weight.shape)
-    size = factor if made.scale.dim() == 1 else along(factor, axis, 0, made.scale.shape)
-    scale = (quantizer.scale.double() * size.abs()).float().expand_as(made.scale)
+    size = (factor if made.scale.dim() == 1 else along(factor, axis, 0, made.scale.shape)).expand_as(made.scale)
+    scale = (quantizer.scale.double() * size.abs()).float()
     zero_point = torch.where(size < 0, grid_sum - quantizer.zero_point, quantizer.zero_point)
     if not scale.isfinite().all():
         return None

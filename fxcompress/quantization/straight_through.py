@@ -79,6 +79,7 @@ class FakeQuantize(torch.autograd.Function):
         else:
             of_low = outside.sum_to_size(extent.shape)
             bottom = (low - zero_point) * scale
-            of_extent += (outside.mul_(result).sum_to_size(extent.shape) - bottom * of_low) / width
+            beyond = torch.mul(outside, result, out=level).sum_to_size(extent.shape)
+            of_extent += (beyond - bottom * of_low) / width
             of_low = of_low * ctx.multiplier
         return inside, None, None, of_low, of_extent * (extent.sign() * ctx.multiplier), None, None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -94,8 +93,12 @@ class StagedScheduler(Scheduler):
 
 
 def _grid(quantizer: Quantizer) -> tuple[str, str, str]:
-    """Bits and sign, symmetric or not, and what shares a scale."""
+    """Bits and sign, symmetric or not, and what has a scale."""
     spec = quantizer.spec
     mode = "symmetric" if spec.symmetric else "asymmetric"
     scales = "per tensor" if spec.channel_axis is None else "per channel"
-    return f"{'int' if quantizer.signed else 'uint'}{spec.bits}", mode, f"groups of {spec.group_size}" if spec.group_size else scales
+    return (
+        f"{'int' if quantizer.signed else 'uint'}{spec.bits}",
+        mode,
+        f"groups of {spec.group_size}" if spec.group_size else scales,
+    )
