@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ from torch.autograd.function import once_differentiable
 
 BOUND = 2.0**-10
 """Of a step: a value on the grid's end is inside, whichever way its division by the scale was rounded."""
+
+
+BLOCK = 2**16
+"""Elements that each thread works on at a time: what an operation leaves of them in the cache, the next one finds there."""
 
 
 class FakeQuantize(torch.autograd.Function):
@@ -47,39 +52,88 @@ class FakeQuantize(torch.autograd.Function):
         levels: tuple[int, int],
         multiplier: float,
     ) -> Tensor:
-        steps = torch.div(x, scale)
-        result = steps.round() if any(ctx.needs_input_grad) else steps.round_()
-        if zero_point is None:
-            result.clamp_(*levels)
-        else:  # a minimum and a maximum: clamping between tensors takes several times as long
-            torch.maximum(result, levels[0] - zero_point, out=result)
-            torch.minimum(result, levels[1] - zero_point, out=result)
-        result.mul_(scale)
+        result = torch.empty_like(x)
+        shifted, zero_point = _shifted(levels, zero_point)
+        for source, steps, scales, points in _blocks((x, result), scale, zero_point):
+            torch.div(source, scales, out=steps).round_()
+            if points is None:
+                steps.clamp_(*shifted)
+            else:  # a maximum and a minimum: clamping between tensors takes several times as long
+                torch.maximum(steps, shifted[0] - points, out=steps)
+                torch.minimum(steps, shifted[1] - points, out=steps)
+            steps.mul_(scales)
         ctx.levels, ctx.multiplier = levels, multiplier
-        ctx.save_for_backward(steps, result, scale, zero_point, extent)
+        ctx.save_for_backward(x, result, scale, zero_point, low, extent)
+        ctx.shifted = shifted
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
-        steps, result, scale, zero_point, extent = ctx.saved_tensors
-        low, high = ctx.levels
-        level = steps if zero_point is None else steps + zero_point
-        # torch's kernel for the gradient of a clamp to numbers: one pass, where comparing and masking takes several
-        inside = torch.ops.aten.hardtanh_backward(gradient, level, low - BOUND, high + BOUND)
-        if extent is None or not ctx.needs_input_grad[4]:
+        x, result, scale, zero_point, low, extent = ctx.saved_tensors
+        if gradient.stride() != x.stride():
+            gradient = torch.empty_like(x).copy_(gradient)
+        learned = extent is not None and ctx.needs_input_grad[4]
+        # In `of_extent` go the terms of the sum, times the width of the grid. Beyond the ends y is either of them, which
+        # tells 1 above from what holds below: it is y / top, or else (y - bottom) / width, less `bottom` times `of_low`.
+        end = 1.0 if low is not None else (ctx.levels[1] - ctx.levels[0]) / ctx.levels[1]
+        inside = torch.empty_like(x)
+        of_extent, of_low = [], []
+        for g, source, y, dx, scales, points in _blocks((gradient, x, result, inside), scale, zero_point):
+            terms = torch.div(source, scales)
+            if points is not None:
+                terms.add_(points)
+            # torch's kernel for the gradient of a clamp to numbers: one pass, where comparing and masking takes several
+            torch.ops.aten.hardtanh_backward.grad_input(
+                g, terms, ctx.shifted[0] - BOUND, ctx.shifted[1] + BOUND, grad_input=dx
+            )
+            if learned:
+                torch.sub(y, source, out=terms).mul_(dx)
+                outside = g - dx
+                terms.addcmul_(outside, y, value=end)
+                of_extent.append(terms.sum_to_size(scales.shape))
+                if low is not None:
+                    of_low.append(outside.sum_to_size(scales.shape))
+        if not learned:
             return inside, None, None, None, None, None, None
-        error = torch.addcmul(result, steps, scale, value=-1)
-        width = (high - low) * scale
-        of_extent = error.mul_(inside).sum_to_size(extent.shape) / width
-        outside = torch.sub(gradient, inside, out=error)
-        if zero_point is None:
-            of_low = None
-            of_extent += outside.mul_(result).sum_to_size(extent.shape) / (high * scale)  # 1 above, bottom / top below
-        else:
-            of_low = outside.sum_to_size(extent.shape)
-            bottom = (low - zero_point) * scale
-            beyond = torch.mul(outside, result, out=level).sum_to_size(extent.shape)
-            of_extent += (beyond - bottom * of_low) / width
-            of_low = of_low * ctx.multiplier
-        return inside, None, None, of_low, of_extent * (extent.sign() * ctx.multiplier), None, None
+        width = (ctx.levels[1] - ctx.levels[0]) * scale
+        extent_gradient, low_gradient = _joined(of_extent, extent), None
+        if low is not None:
+            low_gradient = _joined(of_low, low)
+            bottom = (ctx.shifted[0] - (0.0 if zero_point is None else zero_point)) * scale
+            extent_gradient = extent_gradient - bottom * low_gradient
+            low_gradient = low_gradient * ctx.multiplier
+        extent_gradient = extent_gradient / width * (extent.sign() * ctx.multiplier)
+        return inside, None, None, low_gradient, extent_gradient, None, None
+
+
+def _shifted(levels: tuple[int, int], zero_point: Tensor | None) -> tuple[tuple[float, float], Tensor | None]:
+    """The same grid with numbers for levels and without a zero point, where one can be had: on a CPU, for a whole tensor."""
+    if zero_point is None or zero_point.dim() or zero_point.device.type != "cpu" or torch.compiler.is_compiling():
+        return levels, zero_point
+    point = zero_point.item()
+    return (levels[0] - point, levels[1] - point), None
+
+
+def _blocks(tensors: Sequence[Tensor], *scales: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Parts of `tensors`, which are laid out alike, each with its part of `scales`, so small that a cache holds them."""
+    first, scale = tensors[0], scales[0]
+    assert scale is not None
+    size = BLOCK * torch.get_num_threads()
+    small = first.numel() <= size or first.device.type != "cpu" or torch.compiler.is_compiling()
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    if not small and not scale.dim() and first.permute(order).is_contiguous():
+        for parts in zip(*(tensor.permute(order).view(-1).split(size) for tensor in tensors)):
+            yield (*parts, *scales)
+    elif not small and scale.numel() == len(first) == len(scale) and first.is_contiguous():
+        rows = max(size // (first.numel() // len(first)), 1)
+        cut = [tensor.view(len(first), -1).split(rows) for tensor in (*tensors, *filter(lambda s: s is not None, scales))]
+        for parts in zip(*cut):
+            yield (*parts, *[None] * scales.count(None)) if None in scales else parts
+    else:
+        yield (*tensors, *scales)
+
+
+def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
+    """The sums of all blocks, of the shape of `like`."""
+    return torch.stack(parts).sum(0) if not like.dim() else torch.cat(parts).view(like.shape)
