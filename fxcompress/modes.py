@@ -16,14 +16,16 @@ _TRAINING_ARGUMENT = {
     aten.alpha_dropout.default: 2,
     aten.feature_alpha_dropout.default: 2,
 }
+_CLAMP = aten.clamp.default
 _ATTENTION = aten.scaled_dot_product_attention.default
 
 
 def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
-    """Switch every batch norm and dropout of `graph_module` to training or to inference, and nothing else.
+    """Switch every batch norm and dropout of `graph_module` to training or to inference.
 
     A batch norm without running statistics always uses those of the batch and is left alone. The dropout of an
-    attention is switched where capture found its probability (``meta["dropout_p"]``).
+    attention is switched where capture found its probability (``meta["dropout_p"]``). An operation of which the dialect
+    has another with the same values, but not the same gradients, trains as what it was (``meta["trains_as"]``).
     """
     changed = False
     for node in graph_module.graph.nodes:
@@ -32,6 +34,10 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         if node.target is _ATTENTION and "dropout_p" in node.meta:
             changed = True
             set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
+        if "trains_as" in node.meta:
+            wanted = node.meta["trains_as"] if mode else _CLAMP
+            changed |= node.target is not wanted
+            node.target = wanted
         position = _TRAINING_ARGUMENT.get(node.target)
         if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
             continue
