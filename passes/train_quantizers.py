@@ -11,6 +11,7 @@ from torch import fx
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError
 from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization import native
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.trainable import TrainableQuantizer
 from fxcompress.rewrite import Replacement
@@ -51,6 +52,8 @@ class TrainQuantizers(Pass):
             raise InputError(f"learning_rate_multiplier must be 0 or more, not {self.learning_rate_multiplier!r}")
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        if native.load() is None:
+            context.notes.append("there is no C compiler, so that quantizers take longer in training")
         calls = quantizer_calls(graph_module)
         for target, quantizer in {str(call.target): quantizer for call, quantizer in calls.items()}.items():
             owner, _, leaf = target.rpartition(".")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fxcompress.quantization import native
+
 BOUND = 2.0**-10
 """Of a step: a value on the grid's end is inside, whichever way its division by the scale was rounded."""
 
@@ -53,18 +55,14 @@ class FakeQuantize(torch.autograd.Function):
         multiplier: float,
     ) -> Tensor:
         result = torch.empty_like(x)
-        shifted, zero_point = _shifted(levels, zero_point)
-        for source, steps, scales, points in _blocks((x, result), scale, zero_point):
-            torch.div(source, scales, out=steps).round_()
-            if points is None:
-                steps.clamp_(*shifted)
-            else:  # a maximum and a minimum: clamping between tensors takes several times as long
-                torch.maximum(steps, shifted[0] - points, out=steps)
-                torch.minimum(steps, shifted[1] - points, out=steps)
-            steps.mul_(scales)
-        ctx.levels, ctx.multiplier = levels, multiplier
+        ctx.native = native.takes(x, scale, zero_point)
+        ctx.levels, ctx.shifted, ctx.multiplier = levels, levels, multiplier
+        if ctx.native:
+            native.loaded.forward(x, result, scale, zero_point, levels)
+        else:
+            ctx.shifted, zero_point = _shifted(levels, zero_point)
+            _round(x, result, scale, zero_point, ctx.shifted)
         ctx.save_for_backward(x, result, scale, zero_point, low, extent)
-        ctx.shifted = shifted
         return result
 
     @staticmethod
@@ -78,33 +76,51 @@ class FakeQuantize(torch.autograd.Function):
         # tells 1 above from what holds below: it is y / top, or else (y - bottom) / width, less `bottom` times `of_low`.
         end = 1.0 if low is not None else (ctx.levels[1] - ctx.levels[0]) / ctx.levels[1]
         inside = torch.empty_like(x)
-        of_extent, of_low = [], []
-        for g, source, y, dx, scales, points in _blocks((gradient, x, result, inside), scale, zero_point):
-            terms = torch.div(source, scales)
-            if points is not None:
-                terms.add_(points)
-            # torch's kernel for the gradient of a clamp to numbers: one pass, where comparing and masking takes several
-            torch.ops.aten.hardtanh_backward.grad_input(
-                g, terms, ctx.shifted[0] - BOUND, ctx.shifted[1] + BOUND, grad_input=dx
-            )
-            if learned:
-                torch.sub(y, source, out=terms).mul_(dx)
-                outside = g - dx
-                terms.addcmul_(outside, y, value=end)
-                of_extent.append(terms.sum_to_size(scales.shape))
-                if low is not None:
-                    of_low.append(outside.sum_to_size(scales.shape))
+        tensors, scales = (gradient, x, result, inside), (scale, zero_point)
+        if ctx.native:
+            of_low, of_extent = native.loaded.backward(*tensors, *scales, ctx.levels, BOUND, end)
+        else:
+            of_low, of_extent = _gradients(tensors, scales, ctx.shifted, end)
         if not learned:
             return inside, None, None, None, None, None, None
         width = (ctx.levels[1] - ctx.levels[0]) * scale
-        extent_gradient, low_gradient = _joined(of_extent, extent), None
-        if low is not None:
-            low_gradient = _joined(of_low, low)
+        if low is None:
+            of_low = None
+        else:
             bottom = (ctx.shifted[0] - (0.0 if zero_point is None else zero_point)) * scale
-            extent_gradient = extent_gradient - bottom * low_gradient
-            low_gradient = low_gradient * ctx.multiplier
-        extent_gradient = extent_gradient / width * (extent.sign() * ctx.multiplier)
-        return inside, None, None, low_gradient, extent_gradient, None, None
+            of_extent = of_extent - bottom * of_low
+            of_low = of_low * ctx.multiplier
+        return inside, None, None, of_low, of_extent / width * (extent.sign() * ctx.multiplier), None, None
+
+
+def _round(x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[float, float]) -> None:
+    for source, steps, scales, points in _blocks((x, result), (scale, zero_point)):
+        torch.div(source, scales, out=steps).round_()
+        if points is None:
+            steps.clamp_(*levels)
+        else:  # a maximum and a minimum: clamping between tensors takes several times as long
+            torch.maximum(steps, levels[0] - points, out=steps)
+            torch.minimum(steps, levels[1] - points, out=steps)
+        steps.mul_(scales)
+
+
+def _gradients(
+    tensors: Sequence[Tensor], scales: Sequence[Tensor | None], levels: tuple[float, float], end: float
+) -> tuple[Tensor, Tensor]:
+    of_low, of_extent = [], []
+    for gradient, x, y, inside, scale, zero_point in _blocks(tensors, scales):
+        terms = torch.div(x, scale)
+        if zero_point is not None:
+            terms.add_(zero_point)
+        # torch's kernel for the gradient of a clamp to numbers: one pass, where comparing and masking takes several
+        low, high = levels[0] - BOUND, levels[1] + BOUND
+        torch.ops.aten.hardtanh_backward.grad_input(gradient, terms, low, high, grad_input=inside)
+        torch.sub(y, x, out=terms).mul_(inside)
+        outside = gradient - inside
+        terms.addcmul_(outside, y, value=end)
+        of_low.append(outside.sum_to_size(scale.shape))
+        of_extent.append(terms.sum_to_size(scale.shape))
+    return _joined(of_low, scales[0]), _joined(of_extent, scales[0])
 
 
 def _shifted(levels: tuple[int, int], zero_point: Tensor | None) -> tuple[tuple[float, float], Tensor | None]:
@@ -115,7 +131,7 @@ def _shifted(levels: tuple[int, int], zero_point: Tensor | None) -> tuple[tuple[
     return (levels[0] - point, levels[1] - point), None
 
 
-def _blocks(tensors: Sequence[Tensor], *scales: Tensor | None) -> Iterator[tuple[Any, ...]]:
+def _blocks(tensors: Sequence[Tensor], scales: Sequence[Tensor | None]) -> Iterator[tuple[Any, ...]]:
     """Parts of `tensors`, which are laid out alike, each with its part of `scales`, so small that a cache holds them."""
     first, scale = tensors[0], scales[0]
     assert scale is not None
@@ -134,6 +150,9 @@ def _blocks(tensors: Sequence[Tensor], *scales: Tensor | None) -> Iterator[tuple
         yield (*tensors, *scales)
 
 
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
-    """The sums of all blocks, of the shape of `like`."""
-    return torch.stack(parts).sum(0) if not like.dim() else torch.cat(parts).view(like.shape)
+def _joined(parts: list[Tensor], scale: Tensor | None) -> Tensor:
+    """The sums of all blocks, of the shape of `scale`."""
+    assert scale is not None
+    if len(parts) == 1:
+        return parts[0].view(scale.shape)
+    return torch.cat(parts).view(scale.shape) if scale.dim() else torch.stack(parts).sum()

@@ -1,0 +1,116 @@
+"""A kernel for `FakeQuantize` on CPUs, compiled on demand where there is a C compiler; without one, all runs in torch.
+
+It reads and writes each tensor once, where torch's operations go over it a dozen times.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("fake_quantize.c")
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+
+_POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 2 + [_INT]
+_BACKWARD = [_POINTER] * 4 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 4 + [_POINTER] * 2 + [_INT]
+
+
+class Kernel:
+    """The functions of `SOURCE`, on tensors that `rows` accepts."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self._forward, self._backward = library.forward, library.backward
+        self._forward.argtypes, self._forward.restype = _FORWARD, None
+        self._backward.argtypes, self._backward.restype = _BACKWARD, ctypes.c_int
+
+    def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
+        rows = scale.numel()
+        self._forward(
+            x.data_ptr(),
+            result.data_ptr(),
+            rows,
+            x.numel() // rows,
+            scale.data_ptr(),
+            None if zero_point is None else zero_point.data_ptr(),
+            *levels,
+            torch.get_num_threads(),
+        )
+
+    def backward(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        result: Tensor,
+        inside: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        levels: tuple[int, int],
+        slack: float,
+        beyond: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Writes to `inside`, and returns the sums of `fake_quantize.c`, of the shape of `scale`."""
+        rows = scale.numel()
+        of_low, of_extent = torch.empty((2, *scale.shape), dtype=torch.float64).unbind()
+        failed = self._backward(
+            *(tensor.data_ptr() for tensor in (gradient, x, result, inside)),
+            rows,
+            x.numel() // rows,
+            scale.data_ptr(),
+            None if zero_point is None else zero_point.data_ptr(),
+            *levels,
+            slack,
+            beyond,
+            of_low.data_ptr(),
+            of_extent.data_ptr(),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for the gradients of a quantizer")
+        return of_low.float(), of_extent.float()
+
+
+loaded: Kernel | None = None
+
+
+@cache
+def load() -> Kernel | None:
+    """Compile the kernel, once a process, for `FakeQuantize` to use from then on; None where that cannot be done."""
+    global loaded
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        compiled, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+        # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
+        threads = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")) or ["-fopenmp"]
+        try:
+            for command in ([*FLAGS, "-c", SOURCE, "-o", compiled], ["-shared", compiled, "-o", library, *threads[:1], "-lm"]):
+                subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
+            loaded = Kernel(ctypes.CDLL(str(library)))
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return loaded
+
+
+def takes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
+    """Whether the kernel is there, and `x` can be seen as rows, each with its scale and zero point."""
+    if loaded is None or torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel():
+        return False
+    if scale.dtype != torch.float32 or (zero_point is not None and zero_point.shape != scale.shape):
+        return False
+    if not scale.dim():
+        return is_dense(x)
+    return x.is_contiguous() and scale.is_contiguous() and scale.numel() == len(scale) == len(x)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of `x` fill a stretch of memory, in whatever order."""
+    return x.is_contiguous() or x.permute(sorted(range(x.dim()), key=x.stride, reverse=True)).is_contiguous()
