@@ -30,41 +30,47 @@ void forward(const float *x, float *y, int64_t rows, int64_t columns, const floa
     }
 }
 
-/* dx: the gradient of x. of_low[row]: the sum of the gradient beyond the ends. of_extent[row]: the sum of dx * (y - x), plus
-   that of the gradient beyond the ends times y * beyond. Returns 0, or 1 where there is no memory. */
-int backward(const float *g, const float *x, const float *y, float *dx, int64_t rows, int64_t columns, const float *scale,
-             const float *zero_point, float low, float high, float slack, float beyond, double *of_low, double *of_extent,
+/* dx: the gradient of x. of_low[row], of_extent[row]: the gradients of what the range is learned by, where `symmetric` says
+   which range that is. Values of x within `slack` steps of an end are inside. Returns 0, or 1 where there is no memory. */
+int backward(const float *g, const float *x, float *dx, int64_t rows, int64_t columns, const float *scale,
+             const float *zero_point, float low, float high, float slack, int symmetric, float *of_low, float *of_extent,
              int threads)
 {
     const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
+    const float beyond = symmetric ? (high - low) / high : 1;
     float *sums = malloc(2 * rows * blocks * sizeof *sums);
     if (!sums)
         return 1;
 #pragma omp parallel for num_threads(threads) if (threads > 1 && rows * columns > 4 * BLOCK)
     for (int64_t b = 0; b < rows * blocks; b++) {
         const int64_t row = b / blocks, start = b % blocks * BLOCK, end = smaller(start + BLOCK, columns);
-        const float step = scale[row], point = zero_point ? zero_point[row] : 0;
-        const float bottom = low - point - slack, top = high - point + slack;
+        const float step = scale[row], point = zero_point ? zero_point[row] : 0, bottom = low - point, top = high - point;
         const int64_t offset = row * columns;
         float outer = 0, terms = 0;
 #pragma omp simd reduction(+ : outer, terms)
         for (int64_t i = offset + start; i < offset + end; i++) {
             const float level = x[i] / step;
-            const float inside = level >= bottom && level <= top ? g[i] : 0.0f;
+            const float inside = level >= bottom - slack && level <= top + slack ? g[i] : 0.0f;
             const float outside = g[i] - inside;
+            float q = rintf(level);
+            q = q < bottom ? bottom : q;
+            q = q > top ? top : q;
             dx[i] = inside;
             outer += outside;
-            terms += inside * (y[i] - x[i]) + outside * (y[i] * beyond);
+            terms += inside * (q - level) + outside * (q * beyond);
         }
         sums[2 * b] = outer;
         sums[2 * b + 1] = terms;
     }
     for (int64_t row = 0; row < rows; row++) {
-        of_low[row] = of_extent[row] = 0;
+        const double bottom = symmetric || !zero_point ? 0 : low - zero_point[row];
+        double outer = 0, terms = 0;
         for (int64_t b = row * blocks; b < (row + 1) * blocks; b++) {
-            of_low[row] += sums[2 * b];
-            of_extent[row] += sums[2 * b + 1];
+            outer += sums[2 * b];
+            terms += sums[2 * b + 1];
         }
+        of_low[row] = outer;
+        of_extent[row] = (terms - bottom * outer) / (high - low);
     }
     free(sums);
     return 0;

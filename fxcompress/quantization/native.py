@@ -20,7 +20,7 @@ FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-t
 
 _POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 2 + [_INT]
-_BACKWARD = [_POINTER] * 4 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 4 + [_POINTER] * 2 + [_INT]
+_BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT] + [_POINTER] * 2 + [_INT]
 
 
 class Kernel:
@@ -48,33 +48,33 @@ class Kernel:
         self,
         gradient: Tensor,
         x: Tensor,
-        result: Tensor,
-        inside: Tensor,
         scale: Tensor,
         zero_point: Tensor | None,
         levels: tuple[int, int],
         slack: float,
-        beyond: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Writes to `inside`, and returns the sums of `fake_quantize.c`, of the shape of `scale`."""
-        rows = scale.numel()
-        of_low, of_extent = torch.empty((2, *scale.shape), dtype=torch.float64).unbind()
+        symmetric: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of `x`, and of what the lower end and the extent of the range are learned by."""
+        rows, inside = scale.numel(), torch.empty_like(x)
+        of_low, of_extent = torch.empty_like(scale), torch.empty_like(scale)
         failed = self._backward(
-            *(tensor.data_ptr() for tensor in (gradient, x, result, inside)),
+            gradient.data_ptr(),
+            x.data_ptr(),
+            inside.data_ptr(),
             rows,
             x.numel() // rows,
             scale.data_ptr(),
             None if zero_point is None else zero_point.data_ptr(),
             *levels,
             slack,
-            beyond,
+            symmetric,
             of_low.data_ptr(),
             of_extent.data_ptr(),
             torch.get_num_threads(),
         )
         if failed:
             raise MemoryError("no memory for the gradients of a quantizer")
-        return of_low.float(), of_extent.float()
+        return inside, of_low, of_extent
 
 
 loaded: Kernel | None = None

@@ -56,71 +56,77 @@ class FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         result = torch.empty_like(x)
         ctx.native = native.takes(x, scale, zero_point)
-        ctx.levels, ctx.shifted, ctx.multiplier = levels, levels, multiplier
+        ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
         if ctx.native:
             native.loaded.forward(x, result, scale, zero_point, levels)
+            ctx.save_for_backward(x, None, scale, zero_point, extent)
         else:
-            ctx.shifted, zero_point = _shifted(levels, zero_point)
-            _round(x, result, scale, zero_point, ctx.shifted)
-        ctx.save_for_backward(x, result, scale, zero_point, low, extent)
+            _round(x, result, scale, zero_point, levels)
+            ctx.save_for_backward(x, result, scale, zero_point, extent)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
-        x, result, scale, zero_point, low, extent = ctx.saved_tensors
+        x, result, scale, zero_point, extent = ctx.saved_tensors
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
-        learned = extent is not None and ctx.needs_input_grad[4]
-        # In `of_extent` go the terms of the sum, times the width of the grid. Beyond the ends y is either of them, which
-        # tells 1 above from what holds below: it is y / top, or else (y - bottom) / width, less `bottom` times `of_low`.
-        end = 1.0 if low is not None else (ctx.levels[1] - ctx.levels[0]) / ctx.levels[1]
-        inside = torch.empty_like(x)
-        tensors, scales = (gradient, x, result, inside), (scale, zero_point)
         if ctx.native:
-            of_low, of_extent = native.loaded.backward(*tensors, *scales, ctx.levels, BOUND, end)
+            grid = scale, zero_point, ctx.levels, BOUND, ctx.symmetric
+            inside, of_low, of_extent = native.loaded.backward(gradient, x, *grid)
         else:
-            of_low, of_extent = _gradients(tensors, scales, ctx.shifted, end)
-        if not learned:
+            inside, of_low, of_extent = _gradients(gradient, x, result, scale, zero_point, ctx.levels, ctx.symmetric)
+        if extent is None:
             return inside, None, None, None, None, None, None
-        width = (ctx.levels[1] - ctx.levels[0]) * scale
-        if low is None:
-            of_low = None
-        else:
-            bottom = (ctx.shifted[0] - (0.0 if zero_point is None else zero_point)) * scale
-            of_extent = of_extent - bottom * of_low
-            of_low = of_low * ctx.multiplier
-        return inside, None, None, of_low, of_extent / width * (extent.sign() * ctx.multiplier), None, None
+        of_extent = of_extent * (extent.sign() * ctx.multiplier)
+        return inside, None, None, None if ctx.symmetric else of_low * ctx.multiplier, of_extent, None, None
 
 
-def _round(x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[float, float]) -> None:
+def _round(x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
+    """Write to `result` what `x` is on the grid, in torch's operations."""
+    (low, high), zero_point = _shifted(levels, zero_point)
     for source, steps, scales, points in _blocks((x, result), (scale, zero_point)):
         torch.div(source, scales, out=steps).round_()
         if points is None:
-            steps.clamp_(*levels)
+            steps.clamp_(low, high)
         else:  # a maximum and a minimum: clamping between tensors takes several times as long
-            torch.maximum(steps, levels[0] - points, out=steps)
-            torch.minimum(steps, levels[1] - points, out=steps)
+            torch.maximum(steps, low - points, out=steps)
+            torch.minimum(steps, high - points, out=steps)
         steps.mul_(scales)
 
 
 def _gradients(
-    tensors: Sequence[Tensor], scales: Sequence[Tensor | None], levels: tuple[float, float], end: float
-) -> tuple[Tensor, Tensor]:
-    of_low, of_extent = [], []
-    for gradient, x, y, inside, scale, zero_point in _blocks(tensors, scales):
-        terms = torch.div(x, scale)
-        if zero_point is not None:
-            terms.add_(zero_point)
+    gradient: Tensor,
+    x: Tensor,
+    result: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    levels: tuple[int, int],
+    symmetric: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `x`, and of what the lower end and the extent of the range are learned by, in torch's operations."""
+    steps = levels[1] - levels[0]
+    (low, high), zero_point = _shifted(levels, zero_point)
+    # Beyond the ends y is one of them, which tells the terms above from those below: of a symmetric grid they are y / top,
+    # of another (y - bottom) / width.
+    beyond = steps / levels[1] if symmetric else 1.0
+    inside = torch.empty_like(x)
+    outer, terms = [], []
+    for g, source, y, dx, scales, points in _blocks((gradient, x, result, inside), (scale, zero_point)):
+        values = torch.div(source, scales)
+        if points is not None:
+            values.add_(points)
         # torch's kernel for the gradient of a clamp to numbers: one pass, where comparing and masking takes several
-        low, high = levels[0] - BOUND, levels[1] + BOUND
-        torch.ops.aten.hardtanh_backward.grad_input(gradient, terms, low, high, grad_input=inside)
-        torch.sub(y, x, out=terms).mul_(inside)
-        outside = gradient - inside
-        terms.addcmul_(outside, y, value=end)
-        of_low.append(outside.sum_to_size(scale.shape))
-        of_extent.append(terms.sum_to_size(scale.shape))
-    return _joined(of_low, scales[0]), _joined(of_extent, scales[0])
+        torch.ops.aten.hardtanh_backward.grad_input(g, values, low - BOUND, high + BOUND, grad_input=dx)
+        torch.sub(y, source, out=values).mul_(dx)
+        outside = g - dx
+        values.addcmul_(outside, y, value=beyond)
+        outer.append(outside.sum_to_size(scales.shape))
+        terms.append(values.sum_to_size(scales.shape))
+    of_low, of_extent = _joined(outer, scale), _joined(terms, scale)
+    if not symmetric:
+        of_extent = of_extent - (low if zero_point is None else low - zero_point) * scale * of_low
+    return inside, of_low, of_extent / (steps * scale)
 
 
 def _shifted(levels: tuple[int, int], zero_point: Tensor | None) -> tuple[tuple[float, float], Tensor | None]:
