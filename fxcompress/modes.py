@@ -47,6 +47,16 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         graph_module.recompile()
 
 
+def set_batch_norm_training(graph_module: fx.GraphModule, mode: bool) -> bool:
+    """Switch the batch norms with running statistics, and nothing else; whether there are any."""
+    found = graph_module.graph.find_nodes(op="call_function", target=aten.batch_norm.default)
+    switched = [node for node in found if argument(node, "running_mean") is not None]
+    for node in switched:
+        node.update_arg(_TRAINING_ARGUMENT[aten.batch_norm.default], mode)
+    graph_module.recompile()
+    return bool(switched)
+
+
 def set_attention_dropout(node: fx.Node, probability: float) -> None:
     """Write the dropout probability of the attention `node`, which is left out where it is zero."""
     args, kwargs = list(node.args), {key: value for key, value in node.kwargs.items() if key != "dropout_p"}

@@ -13,6 +13,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.errors import InputError
 from fxcompress.quantization.folding import scaled
 from fxcompress.quantization.ops import along
 from fxcompress.quantization.quantized import activations_in_float, quantizer_calls, serves_weight
@@ -20,6 +21,7 @@ from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import MinMax
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.quantization.weights import weight_range
+from fxcompress.training import adapt_batch_norm
 from fxcompress.verify import sqnr
 
 BATCH_NORM = torch.ops.aten.batch_norm.default
@@ -193,3 +195,33 @@ def test_batch_norm_takes_its_statistics_in_training():
     model.train()(DATA)
     assert not torch.equal(model.norm.running_mean, before[0])
     assert not torch.equal(model.norm3.running_var, before[1])
+
+
+# ------------------------------------------------------------------------------------------------------------ adaptation
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adaptation_takes_statistics_and_changes_nothing_else(training):
+    model = compiled(nn.Sequential(Net(), nn.Dropout(0.5)), DATA).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert adapt_batch_norm(model, [DATA] * 5, samples=20) == 24
+    assert model.training is training
+    after = model.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name in before if "running" in name}
+    twin = nn.BatchNorm2d(8)
+    with torch.no_grad():
+        of_input, of_weight = (model.get_submodule(node.target) for node in list(quantizer_calls(model))[:2])
+        seen = torch.conv2d(of_input(DATA), of_weight(model.get_parameter("0.conv.weight")), None, 1, 1)
+        for _ in range(3):
+            twin(seen)
+    torch.testing.assert_close(after["0.norm.running_mean"], twin.running_mean)
+
+
+def test_adaptation_needs_batch_norms_and_data():
+    with pytest.raises(InputError, match=r"no batch norm of this model takes statistics; leave FoldBatchNorm\(\) out"):
+        adapt_batch_norm(compiled(Net(), DATA, passes.FoldBatchNorm()), [DATA])
+    with pytest.raises(InputError, match="samples=0"):
+        adapt_batch_norm(compiled(Net(), DATA), [DATA], samples=0)
+    with pytest.raises(InputError, match="the data is empty"):
+        adapt_batch_norm(compiled(Net(), DATA), [])
