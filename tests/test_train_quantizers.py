@@ -1,5 +1,6 @@
 """Ranges that are trained: their grids, gradients and schedule, and that what is lowered is what was trained."""
 
+import contextlib
 import copy
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError, PlanError
+from fxcompress.quantization import native, straight_through
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.spec import QuantizationSpec
@@ -83,12 +85,34 @@ def summed(quantizer, values):
     )
 
 
-@given(quantizers_and_inputs())
-def test_the_gradients_are_those_of_the_formulas(example):
+@contextlib.contextmanager
+def computed_by(what):
+    """In torch's operations, on the whole or on blocks of some elements, or in the kernel."""
+    loaded, block = native.load(), straight_through.BLOCK
+    native.loaded = loaded if what == "kernel" else None
+    straight_through.BLOCK = 11 if what == "blocks" else block
+    try:
+        yield
+    finally:
+        native.loaded, straight_through.BLOCK = loaded, block
+
+
+def laid_out(x, order):
+    """`x`, its dimensions in another order in memory."""
+    return x.permute(order).contiguous().permute(torch.tensor(order).argsort().tolist())
+
+
+orders = st.permutations(range(3))
+ways = st.sampled_from(["whole", "blocks", "kernel"])
+
+
+@given(quantizers_and_inputs(), ways, orders, orders)
+def test_the_gradients_are_those_of_the_formulas(example, way, order, other):
     quantizer, x, gradient = example
-    x.requires_grad_()
-    y = quantizer(x)
-    y.backward(gradient)
+    x = laid_out(x, order).requires_grad_()
+    with computed_by(way):
+        y = quantizer(x)
+        y.backward(laid_out(gradient, other))
     expected, of_x, of_low, of_extent = published(quantizer, x.detach(), gradient)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x.grad.double(), of_x)
@@ -111,16 +135,18 @@ def test_the_multiplier_is_that_of_the_range_alone(example, multiplier):
         torch.testing.assert_close(scaled.grad, plain.grad * multiplier)
 
 
-@given(quantizers_and_inputs())
-def test_the_simulation_equals_the_integer_operations_bit_for_bit(example):
+@given(quantizers_and_inputs(), ways, orders)
+def test_the_simulation_equals_the_integer_operations_bit_for_bit(example, way, order):
     quantizer, x, _ = example
+    x = laid_out(x, order)
     grid = quantizer.scale, quantizer.zero_point.to(torch.int32), quantizer.spec.scale_axis
     block = quantizer.spec.group_size or 0
     integers = quantizer.integers(x).to(torch.int32)
     restored = torch.ops.fxcompress.dequantize(integers, *grid, quantizer.dtype, block)
-    with torch.no_grad():
-        assert torch.equal(restored, quantizer(x))
-    assert torch.equal(quantizer(x.requires_grad_()).detach(), restored)
+    with computed_by(way):
+        with torch.no_grad():
+            assert torch.equal(restored, quantizer(x))
+        assert torch.equal(quantizer(x.requires_grad_()).detach(), restored)
 
 
 @given(quantizers())
@@ -150,6 +176,36 @@ def test_training_starts_from_the_range_that_was_there(quantizer):
     torch.testing.assert_close(again.scale, start.scale)
     assert torch.equal(again.zero_point, start.zero_point)
     assert again.levels == start.levels
+
+
+@pytest.mark.parametrize("spec", [QuantizationSpec(symmetric=False), QuantizationSpec(signed=True, channel_axis=0)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_and_torch_agree_on_large_tensors(spec, threads):
+    torch.manual_seed(0)
+    x, gradient = torch.randn(3, 50_000), torch.randn(3, 50_000)
+    start = Quantizer(spec, x.shape)
+    start.set_range(torch.full_like(start.scale, -2.0), torch.full_like(start.scale, 1.5))
+    found = []
+    torch.set_num_threads(threads)
+    try:
+        for way in ("whole", "kernel"):
+            quantizer, source = TrainableQuantizer(start), x.clone().requires_grad_()
+            with computed_by(way):
+                result = quantizer(source)
+                result.backward(gradient)
+            found.append([result.detach(), source.grad, *(p.grad for p in quantizer.parameters())])
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(found[0][:2], found[1]))
+    torch.testing.assert_close(found[0][2:], found[1][2:], rtol=1e-4, atol=1e-3)
+
+
+def test_nothing_is_left_of_nothing():
+    start = Quantizer(QuantizationSpec())
+    start.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    x = torch.zeros(0, 3, requires_grad=True)
+    TrainableQuantizer(start)(x).sum().backward()
+    assert x.grad.shape == (0, 3)
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -260,6 +316,16 @@ def test_quantizers_are_switched_by_hand():
     assert _on(controller) == (True, False)
     assert controller.compression_stage() is CompressionStage.PARTIALLY_COMPRESSED
     assert "uint8   asymmetric   per tensor" in str(controller.statistics())
+
+
+def test_torch_can_compile_it():
+    model = compiled().train()
+    twin = copy.deepcopy(model)
+    faster = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for one in (model, faster):
+        one(DATA).square().mean().backward()
+    for (name, expected), found in zip(model.named_parameters(), twin.parameters()):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
 
 
 def test_a_copy_has_quantizers_of_its_own():

@@ -113,4 +113,9 @@ def takes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
 
 def is_dense(x: Tensor) -> bool:
     """Whether the elements of `x` fill a stretch of memory, in whatever order."""
-    return x.is_contiguous() or x.permute(sorted(range(x.dim()), key=x.stride, reverse=True)).is_contiguous()
+    return x.is_contiguous() or x.permute(by_stride(x)).is_contiguous()
+
+
+def by_stride(x: Tensor) -> list[int]:
+    """The dimensions of `x`, that with the largest stride first."""
+    return sorted(range(x.dim()), key=x.stride, reverse=True)

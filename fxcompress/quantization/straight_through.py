@@ -141,17 +141,18 @@ def _blocks(tensors: Sequence[Tensor], scales: Sequence[Tensor | None]) -> Itera
     """Parts of `tensors`, which are laid out alike, each with its part of `scales`, so small that a cache holds them."""
     first, scale = tensors[0], scales[0]
     assert scale is not None
-    size = BLOCK * torch.get_num_threads()
-    small = first.numel() <= size or first.device.type != "cpu" or torch.compiler.is_compiling()
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    if not small and not scale.dim() and first.permute(order).is_contiguous():
+    if torch.compiler.is_compiling() or first.device.type != "cpu" or first.numel() <= BLOCK * torch.get_num_threads():
+        yield (*tensors, *scales)
+        return
+    size, order = BLOCK * torch.get_num_threads(), native.by_stride(first)
+    if not scale.dim() and native.is_dense(first):
         for parts in zip(*(tensor.permute(order).view(-1).split(size) for tensor in tensors)):
             yield (*parts, *scales)
-    elif not small and scale.numel() == len(first) == len(scale) and first.is_contiguous():
+    elif scale.numel() == len(scale) == len(first) and first.is_contiguous():
         rows = max(size // (first.numel() // len(first)), 1)
         cut = [tensor.view(len(first), -1).split(rows) for tensor in (*tensors, *filter(lambda s: s is not None, scales))]
         for parts in zip(*cut):
-            yield (*parts, *[None] * scales.count(None)) if None in scales else parts
+            yield (*parts, *[None] * scales.count(None))
     else:
         yield (*tensors, *scales)
 
