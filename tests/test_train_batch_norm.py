@@ -107,7 +107,7 @@ def neighbours(graph_module):
     return Counter((kind(source), kind(node)) for node in graph_module.graph.nodes for source in node.all_input_nodes)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(recipes())
 def test_quantizers_stand_where_they_would_have_stood_with_batch_norm_folded(recipe):
     model, data = recipe.build(), recipe.inputs(4)
@@ -118,7 +118,7 @@ def test_quantizers_stand_where_they_would_have_stood_with_batch_norm_folded(rec
     )
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(recipes(max_steps=5), st.booleans(), st.booleans())
 def test_the_file_is_the_trained_model(recipe, per_channel, asymmetric):
     data = recipe.inputs(8)

@@ -15,7 +15,7 @@ BOUND = 2.0**-10
 """Of a step: a value on the grid's end is inside, whichever way its division by the scale was rounded."""
 
 
-BLOCK = 2**16
+BLOCK = 2**17
 """Elements that each thread works on at a time: what an operation leaves of them in the cache, the next one finds there."""
 
 
