@@ -24,7 +24,7 @@ _BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT]
 
 
 class Kernel:
-    """The functions of `SOURCE`, on tensors that `rows` accepts."""
+    """The functions of `SOURCE`, for tensors that `kernel_for` accepts."""
 
     def __init__(self, library: ctypes.CDLL):
         self._forward, self._backward = library.forward, library.backward
@@ -90,9 +90,13 @@ def load() -> Kernel | None:
     with tempfile.TemporaryDirectory() as folder:
         compiled, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
         # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
-        threads = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")) or ["-fopenmp"]
+        threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
+        commands = [
+            [*FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
+            ["-shared", str(compiled), "-o", str(library), threads, "-lm"],
+        ]
         try:
-            for command in ([*FLAGS, "-c", SOURCE, "-o", compiled], ["-shared", compiled, "-o", library, *threads[:1], "-lm"]):
+            for command in commands:
                 subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
             loaded = Kernel(ctypes.CDLL(str(library)))
         except (OSError, subprocess.SubprocessError):
@@ -100,15 +104,14 @@ def load() -> Kernel | None:
     return loaded
 
 
-def takes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
-    """Whether the kernel is there, and `x` can be seen as rows, each with its scale and zero point."""
-    if loaded is None or torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel():
-        return False
-    if scale.dtype != torch.float32 or (zero_point is not None and zero_point.shape != scale.shape):
-        return False
-    if not scale.dim():
-        return is_dense(x)
-    return x.is_contiguous() and scale.is_contiguous() and scale.numel() == len(scale) == len(x)
+def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Kernel | None:
+    """The kernel, if it is there, and `x` can be seen as rows, each with its scale and zero point."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not x.numel():
+        return None
+    if not x.dtype == scale.dtype == torch.float32 or (zero_point is not None and zero_point.shape != scale.shape):
+        return None
+    rows = x.is_contiguous() and scale.is_contiguous() and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
+    return loaded if rows else None
 
 
 def is_dense(x: Tensor) -> bool:

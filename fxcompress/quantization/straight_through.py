@@ -55,10 +55,10 @@ class FakeQuantize(torch.autograd.Function):
         multiplier: float,
     ) -> Tensor:
         result = torch.empty_like(x)
-        ctx.native = native.takes(x, scale, zero_point)
+        ctx.kernel = kernel = native.kernel_for(x, scale, zero_point)
         ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
-        if ctx.native:
-            native.loaded.forward(x, result, scale, zero_point, levels)
+        if kernel is not None:
+            kernel.forward(x, result, scale, zero_point, levels)
             ctx.save_for_backward(x, None, scale, zero_point, extent)
         else:
             _round(x, result, scale, zero_point, levels)
@@ -71,9 +71,9 @@ class FakeQuantize(torch.autograd.Function):
         x, result, scale, zero_point, extent = ctx.saved_tensors
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
-        if ctx.native:
+        if ctx.kernel is not None:
             grid = scale, zero_point, ctx.levels, BOUND, ctx.symmetric
-            inside, of_low, of_extent = native.loaded.backward(gradient, x, *grid)
+            inside, of_low, of_extent = ctx.kernel.backward(gradient, x, *grid)
         else:
             inside, of_low, of_extent = _gradients(gradient, x, result, scale, zero_point, ctx.levels, ctx.symmetric)
         if extent is None:
