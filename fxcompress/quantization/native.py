@@ -91,13 +91,11 @@ def load() -> Kernel | None:
         compiled, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
         # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
         threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
-        commands = [
-            [*FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-            ["-shared", str(compiled), "-o", str(library), threads, "-lm"],
-        ]
+        compile_it = [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)]
+        link_it = [compiler, "-shared", str(compiled), "-o", str(library), threads, "-lm"]
         try:
-            for command in commands:
-                subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
+            for command in (compile_it, link_it):
+                subprocess.run(command, check=True, capture_output=True, timeout=60)
             loaded = Kernel(ctypes.CDLL(str(library)))
         except (OSError, subprocess.SubprocessError):
             return None

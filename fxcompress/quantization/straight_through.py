@@ -14,7 +14,6 @@ from fxcompress.quantization import native
 BOUND = 2.0**-10
 """Of a step: a value on the grid's end is inside, whichever way its division by the scale was rounded."""
 
-
 BLOCK = 2**17
 """Elements that each thread works on at a time: what an operation leaves of them in the cache, the next one finds there."""
 
@@ -30,8 +29,8 @@ class FakeQuantize(torch.autograd.Function):
       or bottom / top where there is no `low`, so that the lower end follows the upper one;
     * of `low`: the sum of g beyond the ends;
 
-    those of NNCF (arXiv 2002.08679), section "Quantization". Note that between the ends, too, the gradient of a signed
-    symmetric grid is divided by its whole width, though `extent` is about half of it.
+    those of NNCF (arXiv 2002.08679), section "Quantization". Between the ends of a signed symmetric grid the published
+    gradient is divided by the whole width, as it is here, though `extent` is about half of it.
 
     Args:
         x: values of any shape.
