@@ -3,6 +3,7 @@
 from fxcompress.passes.absorb_clamps import AbsorbClamps
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
+from fxcompress.passes.choose_bits import ChooseBits
 from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
@@ -23,6 +24,7 @@ __all__ = [
     "AbsorbClamps",
     "Calibrate",
     "CanonicalizeActivations",
+    "ChooseBits",
     "CorrectBias",
     "EqualizeLayers",
     "FoldBatchNorm",
