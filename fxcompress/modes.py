@@ -34,10 +34,9 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         if node.target is _ATTENTION and "dropout_p" in node.meta:
             changed = True
             set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
-        if "trains_as" in node.meta:
-            wanted = node.meta["trains_as"] if mode else _CLAMP
-            changed |= node.target is not wanted
-            node.target = wanted
+        before, after = (_CLAMP, node.meta.get("trains_as")) if mode else (node.meta.get("trains_as"), _CLAMP)
+        if node.target is before and after is not None:
+            node.target, changed = after, True
         position = _TRAINING_ARGUMENT.get(node.target)
         if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
             continue

@@ -56,18 +56,20 @@ class FakeQuantize(torch.autograd.Function):
         result = torch.empty_like(x)
         ctx.kernel = kernel = native.kernel_for(x, scale, zero_point)
         ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
+        ctx.grid = scale, zero_point  # not saved as the others are: they may stem from inference mode
         if kernel is not None:
             kernel.forward(x, result, scale, zero_point, levels)
-            ctx.save_for_backward(x, None, scale, zero_point, extent)
         else:
             _round(x, result, scale, zero_point, levels)
-            ctx.save_for_backward(x, result, scale, zero_point, extent)
+        if not torch.compiler.is_compiling() and x.is_inference():
+            x = x.clone()  # autograd refuses to keep a weight from inference mode
+        ctx.save_for_backward(x, None if kernel is not None else result, extent)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
-        x, result, scale, zero_point, extent = ctx.saved_tensors
+        (x, result, extent), (scale, zero_point) = ctx.saved_tensors, ctx.grid
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         if ctx.kernel is not None:
