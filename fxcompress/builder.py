@@ -209,6 +209,16 @@ def insert_constant(
     return node
 
 
+def insert_function(
+    target: OpOverload, *args: Any, name: str, value: torch.Tensor, before: fx.Node, created_by: str
+) -> fx.Node:
+    """A call of `target`, which gives such a `value`, before the node that it is for."""
+    with before.graph.inserting_before(before):
+        node = before.graph.create_node("call_function", target, args, name=name)
+    node.meta = _origin(before) | {"val": value, "created_by": created_by}
+    return node
+
+
 def add_attribute(graph_module: fx.GraphModule, name: str, value: torch.Tensor | torch.nn.Module) -> str:
     """Keep `value` in `graph_module` as `name`, with a number where that is taken; returns the target for `get_attr`.
 

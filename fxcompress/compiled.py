@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from torch import fx, nn
 
 from fxcompress import modes
+from fxcompress.dialect import copy_graph
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.files import check_writable
 from fxcompress.graph.dump import dump
 from fxcompress.graph.text import to_text
@@ -22,6 +25,7 @@ from fxcompress.lowering import lower
 from fxcompress.pipeline import Pass
 from fxcompress.report import Report
 from fxcompress.targets import Target
+from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
 
 
@@ -76,11 +80,41 @@ class Compiled(fx.GraphModule):
             self._controller = compose([(name, controller) for name, controller in found if controller is not None])
         return self._controller
 
+    def checkpoint(self) -> dict[str, Any]:
+        """All that this model needs to go on training from here: weights, the state of compression, schedules, passes.
+
+        Tensors are copies. It is plain data: ``torch.save`` it, and ``torch.load(path, weights_only=True)``. The optimizer's
+        state, and the random generators', are yours to keep.
+        """
+        return take_checkpoint(self, self.controller.scheduler, self.compilation.passes)
+
+    def load_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `checkpoint` of the same compilation of the same model; whole, or not at all.
+
+        Raises:
+            CheckpointError: it is of another model or other passes; says what differs.
+        """
+        load_checkpoint(self, self.controller.scheduler, self.compilation.passes, state)
+
     def train(self, mode: bool = True) -> Compiled:
         """Switch batch norms and dropouts of the graph between training and inference."""
         super().train(mode)
         modes.set_training(self, mode)
         return self
+
+    def recompile(self) -> Any:
+        """As of any graph module, but a graph that comes back has its old code: torch.compile knows it by that again.
+
+        Otherwise each `train` and `eval` would be one more compilation.
+        """
+        python_code = super().recompile()
+        known = self.__dict__.setdefault("_known_code", [])
+        for text, names, forward in known:
+            if (text, names) == (self._code, python_code.globals):
+                type(self).forward = forward
+                return python_code
+        known[:] = [*known[-1:], (self._code, python_code.globals, type(self).forward)]
+        return python_code
 
     def text(self) -> str:
         """The graph as text, a line a node."""
@@ -97,19 +131,19 @@ class Compiled(fx.GraphModule):
             written += dump_step(fx.GraphModule(self, graph), Path(folder), position, name)
         return written
 
-    def lower(self) -> fx.GraphModule:
+    def lower(self, *, binary_convolutions: bool = False) -> fx.GraphModule:
         """The graph that is written to a file: quantize and dequantize operations, integer weights.
 
-        Its ``meta["report"]`` tells what the lowering did.
+        Its ``meta["report"]`` tells what the lowering did. With `binary_convolutions` it is the one for OpenVINO's format.
 
         Raises:
             PlanError: a quantizer has no range yet.
             VerificationError: the lowered graph does not compute what this model computes.
         """
-        training = self.training
+        training, compilation = self.training, self.compilation
         self.eval()
         try:
-            return lower(self, self.compilation.example, self.compilation.target)
+            return lower(self, compilation.example, compilation.target, binary_convolutions=binary_convolutions)
         finally:
             self.train(training)
 
@@ -123,28 +157,47 @@ class Compiled(fx.GraphModule):
             EmitError: an operation has no ONNX translation.
         """
         check_writable(path)
-        metadata = {
+        return write_onnx(to_onnx_model(self.lower(), metadata=self._metadata()), path)
+
+    def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None) -> Path:
+        """Write the model as OpenVINO IR: the ``.xml`` file `path`, and its weights beside it, as ``.bin``.
+
+        Binarized convolutions become `BinaryConvolution`, which runs on bits. Apart from them the file is what OpenVINO
+        makes of the ONNX file.
+
+        Args:
+            batch_size: of the file's inputs. None leaves it free, but makes it 1 where there are binary convolutions, which
+                OpenVINO runs with a fixed size only. Another one can be set in OpenVINO: ``model.reshape(...)``.
+
+        Raises:
+            InputError: `path` cannot be written or does not end in ``.xml``, `batch_size` cannot be used, or OpenVINO is
+                not installed.
+            EmitError: an operation has no translation.
+        """
+        check_openvino_path(path)
+        lowered = self.lower(binary_convolutions=True)
+        return write_openvino(to_onnx_model(lowered, metadata=self._metadata()), path, batch_size=batch_size)
+
+    def _metadata(self) -> dict[str, str]:
+        return {
             "fxcompress.passes": "; ".join(map(str, self.compilation.passes)),
             "fxcompress.target": self.compilation.target.name,
             "torch": torch.__version__,
         }
-        return write_onnx(to_onnx_model(self.lower(), metadata=metadata), path)
 
     def __reduce__(self) -> Any:
         """Pickling would trace the generated code again and lose what the graph knows."""
         raise TypeError(
-            "a compiled model cannot be pickled; save its state, torch.save(compiled.state_dict(), path), and load that into "
+            "a compiled model cannot be pickled; save its state, torch.save(compiled.checkpoint(), path), and load that into "
             "the same compilation of the model, or write the model itself with compiled.to_onnx(path)"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
-        memo[id(self.compilation)] = self.compilation  # a record of what was done: never changed, so shared
-        twin = super().__deepcopy__(memo)
-        twin._parameters = copy.deepcopy(self._parameters, memo)
-        twin._buffers = copy.deepcopy(self._buffers, memo)
-        twin._modules = copy.deepcopy(self._modules, memo)
-        twin.compilation = self.compilation
-        twin.training = self.training
+        """A copy with tensors of its own, and a controller of its own; the record of how it came about is shared."""
+        twin = memo[id(self)] = Compiled(self, copy_graph(self.graph), "Compiled")
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
+        twin.meta, twin.compilation, twin.training = dict(self.meta), self.compilation, self.training
         return twin
 
 

@@ -11,6 +11,8 @@ def post_training() -> list[Pass]:
     return [
         passes.FoldBatchNorm(),
         passes.CanonicalizeActivations(),
+        passes.SplitChannels(),
+        passes.SmoothActivations(),
         passes.Quantize(),
         passes.RoundWeights(),
         passes.Calibrate(),
@@ -27,12 +29,18 @@ def training() -> list[Pass]:
     ]
 
 
-def lowering() -> list[Pass]:
-    """From a compiled graph to the one that is written to a file."""
+def lowering(*, binary_convolutions: bool = False) -> list[Pass]:
+    """From a compiled graph to the one that is written to a file.
+
+    Args:
+        binary_convolutions: the file is for a runtime that has them, OpenVINO.
+    """
     return [
         passes.RemoveFilters(),
         passes.FoldBatchNorm(),
         passes.RemoveDropout(),
+        *([passes.UseBinaryConvolutions()] if binary_convolutions else []),
+        passes.LowerBinarizers(),
         passes.LowerQuantizers(),
         passes.AbsorbClamps(),
         passes.GuardSharedConvolutions(),

@@ -53,6 +53,14 @@ class ScopeError(FxCompressError, ValueError):
     """A scope matches nothing in the model."""
 
 
+class TrainingError(FxCompressError):
+    """A training loop asks for something before its time."""
+
+
+class CheckpointError(FxCompressError, ValueError):
+    """A checkpoint is of another model or other passes, or is none."""
+
+
 class EmitError(FxCompressError):
     """The graph cannot be written in the target format."""
 

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
-from fxcompress.signature import argument
+from fxcompress.signature import argument, arguments, signature
 
-aten = torch.ops.aten
-
-_TRAINING_ARGUMENT = {
-    aten.batch_norm.default: 5,
-    aten.dropout.default: 2,
-    aten.feature_dropout.default: 2,
-    aten.alpha_dropout.default: 2,
-    aten.feature_alpha_dropout.default: 2,
-}
-_CLAMP = aten.clamp.default
-_ATTENTION = aten.scaled_dot_product_attention.default
+_NAMES = ("training", "train", "use_input_stats")
+"""What operations call the argument that tells training from inference: norms, dropouts, recurrent layers, rrelu."""
+_CLAMP, _BATCH_NORM = torch.ops.aten.clamp.default, torch.ops.aten.batch_norm.default
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
-    """Switch every batch norm and dropout of `graph_module` to training or to inference.
+    """Switch what differs in training and inference, such as batch norms and dropouts, and nothing else.
 
-    A batch norm without running statistics always uses those of the batch and is left alone. The dropout of an
-    attention is switched where capture found its probability (``meta["dropout_p"]``). An operation of which the dialect
-    has another with the same values, but not the same gradients, trains as what it was (``meta["trains_as"]``).
+    A norm without running statistics always uses those of the batch and is left alone. The dropout of an attention is
+    switched where capture found its probability (``meta["dropout_p"]``). A clamp that was spelled as an operation with other
+    gradients on the bounds trains as that (``meta["trains_as"]``).
     """
     changed = False
     for node in graph_module.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or not isinstance(node.target, OpOverload):
             continue
         if node.target is _ATTENTION and "dropout_p" in node.meta:
             changed = True
@@ -37,23 +33,33 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         before, after = (_CLAMP, node.meta.get("trains_as")) if mode else (node.meta.get("trains_as"), _CLAMP)
         if node.target is before and after is not None:
             node.target, changed = after, True
-        position = _TRAINING_ARGUMENT.get(node.target)
-        if position is None or (node.target is aten.batch_norm.default and argument(node, "running_mean") is None):
-            continue
-        changed |= node.args[position] != mode
-        node.update_arg(position, mode)
+        name = next((one for one in _NAMES if one in signature(node.target).names), None)
+        if name and arguments(node).get("running_mean", "kept elsewhere") is not None and argument(node, name) != mode:
+            changed = True
+            _set_argument(node, name, mode)
     if changed:
         graph_module.recompile()
 
 
 def set_batch_norm_training(graph_module: fx.GraphModule, mode: bool) -> bool:
     """Switch the batch norms with running statistics, and nothing else; whether there are any."""
-    found = graph_module.graph.find_nodes(op="call_function", target=aten.batch_norm.default)
+    found = graph_module.graph.find_nodes(op="call_function", target=_BATCH_NORM)
     switched = [node for node in found if argument(node, "running_mean") is not None]
     for node in switched:
-        node.update_arg(_TRAINING_ARGUMENT[aten.batch_norm.default], mode)
+        _set_argument(node, "training", mode)
     graph_module.recompile()
     return bool(switched)
+
+
+def _set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Write `value` where `node` gives the argument `name`; one that is not among its positions is left out as a default."""
+    declared = signature(node.target)  # type: ignore[arg-type]
+    position = declared.names.index(name)
+    if position < len(node.args):
+        node.update_arg(position, value)
+        return
+    kwargs = {key: given for key, given in node.kwargs.items() if key != name}
+    node.kwargs = kwargs if value == declared.defaults[position] else {**kwargs, name: value}
 
 
 def set_attention_dropout(node: fx.Node, probability: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
 from fxcompress.inputs import ExampleInputs, aligned
 from fxcompress.report import Report
+from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
+from fxcompress.training.controller import CompositeController
 
 
 class PartlyCompiled(nn.Module):
@@ -34,6 +36,7 @@ class PartlyCompiled(nn.Module):
         for path, part in parts.items():
             self.model.set_submodule(path, part)
         self.training = False
+        self._controller: CompositeController | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
@@ -45,6 +48,27 @@ class PartlyCompiled(nn.Module):
         left = [f"{path or type(self.model).__name__} was not compiled: {why}" for path, why in self.left_alone.items()]
         return Report(rows, remarks=left)
 
+    @property
+    def controller(self) -> CompositeController:
+        """The controllers of all parts, each under its part's path; see `Compiled.controller`."""
+        if self._controller is None:
+            self._controller = CompositeController({path: part.controller for path, part in self.parts.items()})
+        return self._controller
+
+    def checkpoint(self) -> dict[str, Any]:
+        """As `Compiled.checkpoint`, of the whole model."""
+        return take_checkpoint(self, self.controller.scheduler, self._passes())
+
+    def load_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """As `Compiled.load_checkpoint`."""
+        load_checkpoint(self, self.controller.scheduler, self._passes(), state)
+
+    def _passes(self) -> list[str]:
+        return [f"{path}: {one}" for path, part in self.parts.items() for one in part.compilation.passes]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_controller": None}  # a copy has its own
+
     def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
         """As `Compiled.dump`, each part in a folder of its own."""
         return [file for path, part in self.parts.items() for file in part.dump(Path(folder) / path)]
@@ -55,14 +79,28 @@ class PartlyCompiled(nn.Module):
         Raises:
             InputError: `folder` cannot be written.
         """
+        directory = self._folder(folder)
+        return [part.to_onnx(directory / f"{path}.onnx") for path, part in self.parts.items()]
+
+    def to_openvino(self, folder: str | os.PathLike[str], *, batch_size: int | None = None) -> list[Path]:
+        """Write each part to `folder` as ``<path>.xml`` and ``<path>.bin``; see `Compiled.to_openvino`.
+
+        Raises:
+            InputError: `folder` cannot be written, or as `Compiled.to_openvino`.
+        """
+        directory = self._folder(folder)
+        return [part.to_openvino(directory / f"{path}.xml", batch_size=batch_size) for path, part in self.parts.items()]
+
+    def _folder(self, folder: str | os.PathLike[str]) -> Path:
+        """The folder for the parts' files, made where it does not exist."""
         directory = Path(folder)
-        if directory.suffix == ".onnx":
+        if directory.suffix in (".onnx", ".xml"):
             raise InputError(f"the model was compiled in {len(self.parts)} parts, a file each: name a folder, not {directory}")
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise InputError(f"cannot make the folder {directory}: {problem.strerror}; name one that can be written") from None
-        return [part.to_onnx(directory / f"{path}.onnx") for path, part in self.parts.items()]
+        return directory
 
 
 class SubmoduleData:

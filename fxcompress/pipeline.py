@@ -36,6 +36,8 @@ class Context:
         example: inputs that the graph accepts; verification runs on them.
         target: the runtime that the result is meant for.
         data: calibration batches, which can be read several times, or None.
+        original: the graph as it was before the first pass; its constants are those of the graph module, which passes
+            replace and never change.
         reference: the float model as it was before quantizers were inserted, once they are.
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
         notes: what the running pass tells the reader of the report.
@@ -46,6 +48,7 @@ class Context:
     example: ExampleInputs
     target: Target
     data: Iterable[Any] | None = None
+    original: fx.Graph | None = None
     reference: fx.GraphModule | None = None
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None
     notes: list[str] = field(default_factory=list)
@@ -85,8 +88,14 @@ class Pass:
 
     def __str__(self) -> str:
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        options = [f"{name}={getattr(value, '__qualname__', None) or repr(value)}" for name, value in given.items()]
-        return f"{self.name}({', '.join(options)})"
+        return f"{self.name}({', '.join(f'{name}={_shown(value)}' for name, value in given.items())})"
+
+
+def _shown(value: Any) -> str:
+    """An option as text, the same in every process."""
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(repr, value)))}}}"
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def plan(passes: Sequence[Pass], facts: frozenset[str] = frozenset()) -> None:
@@ -142,6 +151,7 @@ def run(
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):
         before = dialect.copy_graph(graph_module.graph)
+        context.original = context.original or before
         context.progress(str(one), position - 1, len(passes))
         started = time.perf_counter()
         rewritten = _run_one(one, graph_module, context)

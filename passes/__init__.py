@@ -1,14 +1,17 @@
 """The passes that `fxcompress.compile(passes=[...])` takes, one a file."""
 
 from fxcompress.passes.absorb_clamps import AbsorbClamps
+from fxcompress.passes.binarize import Binarize
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.choose_bits import ChooseBits
 from fxcompress.passes.correct_bias import CorrectBias
+from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.learn_rounding import LearnRounding
+from fxcompress.passes.lower_binarizers import LowerBinarizers
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
@@ -18,18 +21,23 @@ from fxcompress.passes.restore_precision import RestorePrecision
 from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
+from fxcompress.passes.split_channels import SplitChannels
 from fxcompress.passes.train_quantizers import TrainQuantizers
+from fxcompress.passes.use_binary_convolutions import UseBinaryConvolutions
 
 __all__ = [
     "AbsorbClamps",
+    "Binarize",
     "Calibrate",
     "CanonicalizeActivations",
     "ChooseBits",
     "CorrectBias",
+    "Distill",
     "EqualizeLayers",
     "FoldBatchNorm",
     "GuardSharedConvolutions",
     "LearnRounding",
+    "LowerBinarizers",
     "LowerQuantizers",
     "PruneFilters",
     "Quantize",
@@ -39,5 +47,7 @@ __all__ = [
     "RestoreSlowLayers",
     "RoundWeights",
     "SmoothActivations",
+    "SplitChannels",
     "TrainQuantizers",
+    "UseBinaryConvolutions",
 ]

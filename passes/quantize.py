@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from fxcompress.binarization.layers import binarized_layers
 from fxcompress.builder import add_attribute, attribute, insert_call
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.effect import Effect
@@ -28,8 +29,8 @@ TRANSPOSE = resolve("transpose")
 class Quantize(Pass):
     """Quantize the weights, and put quantizers, still without a range, on the activations.
 
-    Placement follows the target's table (`fxcompress.targets`). Weights are rounded at once; activations pass through
-    unchanged until `Calibrate` sets their ranges.
+    Placement follows the target's table (`fxcompress.targets`); binarized layers are left alone. Weights are rounded at
+    once; activations pass through unchanged until `Calibrate` sets their ranges.
 
     Args:
         weights: the weights' grid; None for the target's. Its channel axis is set operation by operation.
@@ -39,7 +40,7 @@ class Quantize(Pass):
         activation_estimator: likewise, the activations'; None for the one that `Calibrate` is given.
         per_channel: one scale for each output channel of a weight, rather than one for all.
         reduce_range: 8-bit weights take 7 bits, for x86 CPUs without VNNI (`fxcompress.targets.has_vnni`).
-        embeddings: quantize the tables of embeddings too.
+        embeddings: quantize the tables of embeddings too, a scale a row.
         ignored: scopes left in float (see `fxcompress.scopes.select`).
         overrides: scopes with options of their own for the operations in them: their weights, and the activations that
             they read. Where scopes overlap, the later one counts.
@@ -56,7 +57,7 @@ class Quantize(Pass):
     activation_estimator: str | Estimator | None = None
     per_channel: bool = True
     reduce_range: bool = False
-    embeddings: bool = False
+    embeddings: bool = True
     ignored: Iterable[Scope] = ()
     overrides: Mapping[Scope, QuantizationOptions] | None = None
 
@@ -84,7 +85,8 @@ class Quantize(Pass):
         default = self._options.over(QuantizationOptions(weights=target.weights, activations=target.activations))
         overrides = [(scope, select(graph, [scope]), options) for scope, options in (self.overrides or {}).items()]
         options = by_operation(graph, default, [(nodes, options) for _, nodes, options in overrides])
-        placement = place(graph, target, options, select(graph, self.ignored))
+        binarized = {layer.node for layer in binarized_layers(graph_module)}
+        placement = place(graph, target, options, select(graph, self.ignored) | binarized)
         shared: dict[object, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -28,6 +29,10 @@ THRESHOLDS = tuple(0.8**step for step in range(16))
 """What is tried for the widest channel that stays as it is, as a share of the widest of all: down to 1/28."""
 
 
+ROWS = 256
+"""Thresholds are tried on so many tokens at most: more of them hardly move the choice."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmoothActivations(Pass):
     """Divide the widest channels of what linear layers read by factors, and multiply their weights by the same.
@@ -38,8 +43,8 @@ class SmoothActivations(Pass):
     model's. (Dividing all channels by a power of their width, as in Xiao et al., "SmoothQuant", arXiv 2211.10438, costs
     the weights more.)
 
-    Where a layer norm computes the activation for these layers alone, its weight and bias take up the factors; else a
-    multiplication does, which OpenVINO joins with the quantization after it. Only activations of three dimensions and
+    Where a layer norm, or a product with a constant, computes the activation for these layers alone, it takes up the factors;
+    else a multiplication does, which OpenVINO joins with the quantization after it. Only activations of three dimensions and
     more (samples, tokens, channels) are smoothed.
 
     Args:
@@ -85,10 +90,16 @@ class SmoothActivations(Pass):
             name = f"{layer.constant.target}_smoothed"
             layer.reader.replace_input_with(layer.constant, self._parameter(graph_module, name, smoothed, layer.reader))
         linears = [layer.node for layer in layers]
-        if _can_take_up(value, linears):
+        if value.users.keys() != set(linears) or not _can_take_up(value):
+            self._divide(graph_module, value, linears, factor)
+        elif value.target is LAYER_NORM:
             self._divide_layer_norm(graph_module, value, factor)
         else:
-            self._divide(graph_module, value, linears, factor)
+            held = value.args[1]
+            divided = attribute(graph_module, held.target).detach() / factor
+            value.replace_input_with(
+                held, insert_constant(graph_module, held.target, divided, before=value, created_by=self.name)
+            )
 
     def _divide_layer_norm(self, graph_module: fx.GraphModule, norm: fx.Node, factor: Tensor) -> None:
         divided = {}
@@ -142,6 +153,7 @@ class _Seen:
 def _best_factor(seen: _Seen, weight: Tensor, target: Target) -> Tensor:
     """The factors, [channels], with which the outputs lose least."""
     x, width = torch.cat(seen.rows), seen.width
+    x = x[:: math.ceil(len(x) / ROWS)]
     exact = x @ weight.T
     candidates = [
         (width / (width.max() * share)).clamp(min=1) if width.any() else torch.ones_like(width) for share in THRESHOLDS
@@ -167,11 +179,11 @@ def _linear_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return found
 
 
-def _can_take_up(value: fx.Node, linears: Sequence[fx.Node]) -> bool:
-    """Whether `value` is a layer norm with constant weight and bias that is there for `linears` alone."""
-    if value.target is not LAYER_NORM or value.users.keys() != set(linears):
-        return False
-    return all(held is None or held.op == "get_attr" for held in (argument(value, "weight"), argument(value, "bias")))
+def _can_take_up(value: fx.Node) -> bool:
+    """Whether `value` is scaled by constants: a layer norm, or a product with one."""
+    scales = {LAYER_NORM: ("weight", "bias"), MULTIPLY: ("other",)}.get(value.target, ())
+    constants = [argument(value, name) for name in scales]
+    return bool(scales) and all(held is None or (isinstance(held, fx.Node) and held.op == "get_attr") for held in constants)
 
 
 def _constant_behind(weight: Any) -> Any:

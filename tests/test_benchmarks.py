@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from rich.console import Console
 
 from benchmarks import (
+    binary,
     compile_time,
     latency,
     machine,
@@ -26,6 +27,7 @@ from benchmarks import (
 from benchmarks.medians import Estimate, median, orders, paired_ratio
 from benchmarks.placement import Layer
 from benchmarks.scoreboard import MET, MISSED, UNDECIDED, Bar, Figure, Section
+from fxcompress import passes
 
 SECONDS = st.floats(1e-4, 10, allow_nan=False)
 TIMINGS = arrays.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=SECONDS)
@@ -364,3 +366,26 @@ def test_a_benchmark_that_fails_loses_no_other(tmp_path, monkeypatch, capsys):
     titles = [section["title"] for section in json.loads((tmp_path / "post_training.json").read_text())["sections"]]
     assert titles == ["latency", "Speed"]
     assert "no such device" in (tmp_path / "post_training.md").read_text()
+
+
+def test_a_binary_file_is_measured_against_the_others():
+    seconds = {binary.FLOAT: 5.0, binary.INT8: 1.4, binary.BINARY: 1.0, binary.BINARY_ONNX: 2.0}
+    found = binary.figures("net", {kind: np.full((2, 3), value) for kind, value in seconds.items()})
+    told = {figure.quantity: (figure.value, figure.verdict) for figure in found}
+    assert told["FP32 / binary"] == (5.0, MET)
+    assert told["INT8 / binary"] == (1.4, MISSED)
+    assert told["binary, ONNX / binary"] == (2.0, None)
+    assert told["binary"] == (1000.0, None)
+
+
+def test_the_files_of_a_binary_network_and_its_twins(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU())
+    files = binary.build_files(binary.Subject(lambda: network, (3, 9, 9), passes.Binarize()), tmp_path / "net")
+    types = {kind: {layer.type for layer in placement.execution_graph(path, (1, 3, 9, 9))} for kind, path in files.items()}
+    assert [kind for kind, found in types.items() if "BinaryConvolution" in found] == [binary.BINARY]
+
+
+def test_a_quick_run_of_the_binary_benchmark_is_short():
+    quick = binary._parse(["--quick", "--rounds", "7"])
+    assert (quick.loads, quick.rounds, quick.output.parts[-2:]) == (2, 7, ("out", "benchmarks"))
+    assert (binary._parse([]).loads, binary._parse([]).output.parts[-2:]) == (6, ("benchmarks", "results"))

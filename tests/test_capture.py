@@ -450,6 +450,43 @@ def test_a_batch_norm_without_statistics_stays_as_it_is():
     assert norm.args[5] is True
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.layer = kind(6, 5, num_layers=2, dropout=0.5)
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.RReLU(), nn.RReLU(0.2, 0.4), nn.InstanceNorm1d(4, track_running_stats=True), nn.InstanceNorm1d(4)]
+    + [Recurrent(kind) for kind in (nn.LSTM, nn.GRU, nn.RNN)],
+    ids=lambda model: type(getattr(model, "layer", model)).__name__,
+)
+def test_what_differs_in_training_differs_as_in_the_model(model):
+    x = torch.randn(3, 4, 6)
+    graph_module = capture(model, ExampleInputs((x,)))
+    before = str(graph_module.graph)
+    set_training(graph_module, True)
+    original, outputs = copy.deepcopy(model).train(), []
+    for one in (original, graph_module):
+        torch.manual_seed(0)
+        outputs.append(one(x))
+    torch.testing.assert_close(*outputs)
+    for name, buffer in original.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(graph_module.get_buffer(name), buffer)
+    set_training(graph_module, False)
+    assert str(graph_module.graph) == before
+
+
+def test_a_batch_norm_that_averages_over_all_batches_is_noted():
+    graph_module = capture(nn.Sequential(nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3)), ExampleInputs((IMAGE,)))
+    assert ["momentum=None" in note for note in graph_module.meta["capture_notes"]] == [True]
+
+
 # -------------------------------------------------------------------------------------------------- what cannot be traced
 
 

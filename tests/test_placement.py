@@ -1,9 +1,11 @@
 """Where quantizers go, on small networks drawn as ``producer -> consumers``."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import fxcompress
 from fxcompress.capture import capture
 from fxcompress.inputs import ExampleInputs
 from fxcompress.quantization.options import QuantizationOptions, by_operation
@@ -102,8 +104,45 @@ def test_an_operand_that_is_computed_from_constants_keeps_the_sum_in_float():
     assert sites(lambda m, x: m.b(F.relu(m.a(x)) + grid(m))) == ["x -> a", "add_1 -> b"]
 
 
-def test_products_of_activations_are_quantized():
-    assert sites(lambda m, x: m.a(x) @ x) == ["x -> a, matmul", "a -> matmul"]
+def test_products_of_activations_have_no_zero_points_and_a_signed_second_operand():
+    forward = lambda m, x: m.a(x) @ x  # noqa: E731
+    assert sites(forward) == ["x -> a", "x -> matmul", "a -> matmul"]
+    graph = capture(Convs(forward), ExampleInputs((torch.randn(2, 4, 8, 8),))).graph
+    grids = [(site.options.spec.signed, site.options.spec.symmetric) for site in placed(graph).activations]
+    assert grids == [(None, False), (True, True), (None, True)]
+
+
+def test_queries_and_keys_of_an_attention_are_quantized_on_signed_grids():
+    def forward(m, x):
+        query, key, value = (conv(x).flatten(2) for conv in (m.a, m.b, m.c))
+        return F.scaled_dot_product_attention(query, key, value)
+
+    assert sites(forward) == ["x -> a, b, c", "a -> flatten", "b -> flatten_1"]
+
+
+class Product(nn.Module):
+    """A product of two activations: of matrices, or an attention."""
+
+    def __init__(self, product):
+        super().__init__()
+        self.a, self.b, self.product = nn.Linear(64, 64), nn.Linear(64, 64), product
+
+    def forward(self, x):
+        first, second = (layer(x).unflatten(-1, (2, 32)).transpose(1, 2) for layer in (self.a, self.b))
+        return self.product(first, second)
+
+
+@pytest.mark.parametrize(
+    "product", [lambda a, b: a @ b.transpose(2, 3), lambda a, b: F.scaled_dot_product_attention(a, b, torch.ones_like(a))]
+)
+def test_openvino_runs_products_in_integers(product, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    fxcompress.compile(Product(product), data=[torch.randn(2, 16, 64)]).to_onnx(tmp_path / "model.onnx")
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(tmp_path / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    kernels = {info["layerType"].astype(str): info["runtimePrecision"].astype(str) for info in found}
+    assert (kernels.get("MatMul") or kernels.get("Subgraph")) == "i8"
 
 
 def test_ignored_operations_stay_in_float():

@@ -198,7 +198,7 @@ def test_a_matrix_that_is_transposed_once_for_two_layers_is_quantized_for_each()
 
 
 def test_an_override_of_an_embedding_that_stays_in_float_says_how_to_quantize_it():
-    compiled = quantized(Words(), WORDS, overrides={"words": QuantizationOptions(weights=FOUR_BITS)})
+    compiled = quantized(Words(), WORDS, embeddings=False, overrides={"words": QuantizationOptions(weights=FOUR_BITS)})
     assert [note for note in compiled.report.notes if "embeddings=True" in note]
 
 
@@ -366,10 +366,10 @@ class Words(nn.Module):
 WORDS = torch.arange(15).view(3, 5)
 
 
-def test_embeddings_stay_in_float_unless_asked():
+def test_embeddings_are_quantized_unless_asked_not_to():
     names = {name for name in quantizers(quantized(Words(), WORDS)) if "weight" in name}
-    assert names == {"head_weight_quantizer"}
-    one = quantized(Words(), WORDS, overrides={"words": QuantizationOptions(embeddings=True)})
+    assert names == {"head_weight_quantizer", "words_weight_quantizer", "places_weight_quantizer"}
+    one = quantized(Words(), WORDS, embeddings=False, overrides={"words": QuantizationOptions(embeddings=True)})
     assert {name for name in quantizers(one) if "weight" in name} == {"head_weight_quantizer", "words_weight_quantizer"}
 
 

@@ -38,6 +38,7 @@ def offences(folder, forbidden, allowed):
         ("fxcompress/pattern", ("fxcompress.pipeline", "fxcompress.quantization", "fxcompress.emit", "fxcompress.capture")),
         ("fxcompress/emit", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.rewrite", "fxcompress.pattern")),
         ("fxcompress/quantization", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit")),
+        ("fxcompress/binarization", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit", "fxcompress.rewrite")),
         ("fxcompress/channels", ("fxcompress.pipeline", "fxcompress.quantization", "fxcompress.emit", "fxcompress.rewrite")),
         ("fxcompress/training", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit", "fxcompress.compiled")),
         ("fxcompress/graph", ("fxcompress.pipeline", "fxcompress.capture", "fxcompress.emit")),

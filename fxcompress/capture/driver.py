@@ -21,6 +21,7 @@ from fxcompress.capture.tracing import copy_tensor, private_copy, trace
 from fxcompress.errors import CaptureError, source_line
 from fxcompress.inputs import ExampleInputs
 from fxcompress.modes import set_training
+from fxcompress.signature import argument
 
 aten = torch.ops.aten
 
@@ -49,6 +50,7 @@ def capture(
     module = _functional(program, notes)
     canonicalize(module.graph)
     record_attention_dropout(module.graph, traced, example_inputs, notes)
+    notes += _kept_statistics(module.graph)
     result = _assemble(module, rename(module.graph), copy_tensors=traced is None)
     set_training(result, False)
     result.meta["capture_notes"] = notes
@@ -75,6 +77,13 @@ def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
     inline_regions(module, notes)
     fold_constants(module)
     return functionalize(module.graph, notes)
+
+
+def _kept_statistics(graph: fx.Graph) -> list[str]:
+    """Batch norms whose running statistics do not run: a graph has no number of batches for ``momentum=None``."""
+    norms = graph.find_nodes(op="call_function", target=aten.batch_norm.default)
+    kept = [node for node in norms if argument(node, "momentum") == 0 and argument(node, "running_mean") is not None]
+    return [f"a batch norm has momentum=None or 0, and keeps its statistics in training: {source_line(node)}" for node in kept]
 
 
 def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:

@@ -77,15 +77,17 @@ class Emitter:
             raise AttributeError(op_type)
         return functools.partial(self.op, op_type)
 
-    def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
-        """Append a node of `op_type`; its output, or a tuple of `outputs` of them."""
+    def op(self, op_type: str, *inputs: Any, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+        """Append a node of `op_type`; its output, or a tuple of `outputs` of them. A `domain` is imported in version 1."""
         like = next((i.dtype for i in inputs if isinstance(i, ir.Value) and i.dtype != ir.DataType.BOOL), None)
         values = [self._input(i, like or ir.DataType.BOOL) for i in inputs]
         while values and values[-1] is None:
             values.pop()
         name = self.unique(f"{self.node.name}/{op_type}")
         settings = ir.convenience.convert_attributes(attributes)
-        node = ir.Node("", op_type, values, settings, num_outputs=outputs, name=name)
+        if domain:
+            self.graph.opset_imports[domain] = 1
+        node = ir.Node(domain, op_type, values, settings, num_outputs=outputs, name=name)
         self.graph.append(node)
         dtype = self._output_dtype(op_type, like, attributes)
         for output in node.outputs:
@@ -221,6 +223,15 @@ class Emitter:
         if len(moved) > 1:
             return self.Reshape(x, self.sizes(new))
         return self.Reshape(x, [0 if k else s if isinstance(s, int) else -1 for k, s in zip(kept, new)])
+
+    def transposed(self, x: ir.Value, order: Sequence[int]) -> ir.Value:
+        """`x` with its axes in this order, by one transposition where `x` is itself transposed."""
+        producer = x.producer()
+        if producer is not None and producer.op_type == "Transpose":
+            inner, source = producer.attributes["perm"].as_ints(), producer.inputs[0]
+            assert source is not None
+            x, order = source, [inner[axis] for axis in order]
+        return x if list(order) == sorted(order) else self.Transpose(x, perm=list(order))
 
     # Types -------------------------------------------------------------------------------------------------------
 

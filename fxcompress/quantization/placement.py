@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 import torch
@@ -119,10 +119,13 @@ class _Placer:
         elif node.target in target.weighted:
             self._visit_weighted(node, target.weighted[node.target])
         elif node.target in target.products:
-            self._demand_all(node, target.products[node.target])
+            product, options = target.products[node.target], self.options[node].activation
+            symmetric = replace(options, spec=replace(options.spec, symmetric=True))
+            signed = replace(options, spec=replace(symmetric.spec, signed=True))
+            self._demand_all(node, {i: signed if i in product.signed else symmetric for i in product.operands})
         elif node.target in target.elementwise:
             if self._result_is_quantized(node) and not self._is_fused(node):
-                self._demand_all(node, target.elementwise[node.target])
+                self._demand_all(node, dict.fromkeys(target.elementwise[node.target], self.options[node].activation))
         elif node.target in target.transparent or node.target in target.joining:
             self._pass_through(node)
 
@@ -143,15 +146,14 @@ class _Placer:
                 readers.insert(0, reader)
             self.operations.add(node)
 
-    def _demand_all(self, node: fx.Node, positions: tuple[int, ...]) -> None:
-        """Quantize all operands, or none: a kernel with one float operand is not an integer kernel.
+    def _demand_all(self, node: fx.Node, operands: Mapping[int, QuantizerOptions]) -> None:
+        """Quantize all `operands`, given by position, or none: a kernel with one float operand is not an integer kernel.
 
         A constant is not quantized, nor what is computed from constants alone: runtimes compute that once.
         """
-        operands = [node.args[i] for i in positions]
-        if all(_is_float(o) and o not in self.constants for o in operands):
-            for operand in operands:
-                self._demand(operand, node, self.options[node].activation)
+        if all(_is_float(node.args[i]) and node.args[i] not in self.constants for i in operands):
+            for position, options in operands.items():
+                self._demand(node.args[position], node, options)
             self.operations.add(node)
 
     def _demand(self, value: fx.Node, user: fx.Node, options: QuantizerOptions) -> None:

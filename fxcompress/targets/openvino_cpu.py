@@ -12,7 +12,7 @@ from torch import fx
 from fxcompress.dialect import resolve
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.signature import argument
-from fxcompress.targets.table import Target, Weighted, ops
+from fxcompress.targets.table import Product, Target, Weighted, ops
 
 
 def _padded_average(node: fx.Node) -> str | None:
@@ -30,12 +30,15 @@ def _padding_off_the_grid(node: fx.Node) -> str | None:
 def _behind_joined_rows(node: fx.Node) -> str | None:
     """What is joined along dimension 1 gets a scale an index of it, which the matrix product does not take."""
     joined = node.args[0]
+    while joined.target in SCALING:
+        joined = joined.args[0]
     if joined.target in JOINING and (rank := joined.meta["val"].dim()) > 2 and argument(joined, "dim") % rank == 1:
         return f"OpenVINO does not compile it in integers behind {joined.name}, along dimension 1"
     return None
 
 
 JOINING = ops("cat stack")
+SCALING = ops("mul dropout")
 
 OPENVINO_CPU = Target(
     name="openvino",
@@ -55,7 +58,10 @@ OPENVINO_CPU = Target(
         resolve("avg_pool2d"): (0,),
         resolve("adaptive_avg_pool2d"): (0,),
     },
-    products={resolve("matmul"): (0, 1)},
+    products={
+        resolve("matmul"): Product(signed=(1,)),
+        resolve("scaled_dot_product_attention"): Product(signed=(0, 1)),  # of queries and keys
+    },
     transparent=ops(
         "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
         " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"

@@ -25,6 +25,14 @@ class Weighted:
 
 
 @dataclass(frozen=True)
+class Product:
+    """An operation on two activations, whose zero points are 0: the operands' positions, and those that must be signed."""
+
+    operands: tuple[int, ...] = (0, 1)
+    signed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Target:
     """One runtime on one kind of hardware.
 
@@ -33,7 +41,7 @@ class Target:
         weighted: operations with an integer kernel for quantized data and weights, or whose weight can be stored as integers.
         elementwise: operations with an integer kernel that pays only between integer neighbours, and the positions of
             the arguments to quantize: they are quantized where what they feed is quantized too.
-        products: operations on two activations with an integer kernel, and their argument positions.
+        products: operations on two activations with an integer kernel.
         transparent: operations that move values without changing them: a quantizer travels through.
         joining: transparent operations over a list of tensors, whose parts must share one scale.
         exceptions: for some operations, a function of the call that says why this one must stay in float, or None.
@@ -46,7 +54,7 @@ class Target:
     name: str
     weighted: Mapping[OpOverload, Weighted]
     elementwise: Mapping[OpOverload, tuple[int, ...]]
-    products: Mapping[OpOverload, tuple[int, ...]]
+    products: Mapping[OpOverload, Product]
     transparent: frozenset[OpOverload]
     joining: frozenset[OpOverload]
     fused: frozenset[OpOverload]

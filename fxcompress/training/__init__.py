@@ -1,5 +1,6 @@
 """What a training loop sees of compression: controllers, schedulers and losses."""
 
+from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
 from fxcompress.training.batch_norm import adapt_batch_norm
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
@@ -11,5 +12,8 @@ __all__ = [
     "Controller",
     "Scheduler",
     "Statistics",
+    "TrainingResult",
     "adapt_batch_norm",
+    "adaptive_level",
+    "early_exit",
 ]

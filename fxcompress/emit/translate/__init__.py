@@ -4,6 +4,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     activation,
     arithmetic,
     attention,
+    binarization,
     convolution,
     creation,
     elementwise,

@@ -29,15 +29,16 @@ def attention(
     rank = emit.rank(query)
     swapped = [*range(rank - 2), rank - 1, rank - 2]
     factor = 1 / math.sqrt(emit.static(query, -1)[0]) if scale is None else float(scale)
-    bias, seen = _bias(emit, query, key, attn_mask, is_causal)
+    bias, shown = _bias(emit, query, key, attn_mask, is_causal)
     if enable_gqa:
         key, value = (_shared_heads(emit, heads, query) for heads in (key, value))
-    scores = emit.MatMul(query, emit.Transpose(key, perm=swapped))
+    scores = emit.MatMul(query, emit.transposed(key, swapped))
     scores = emit.Mul(scores, factor)
     if bias is not None:
         scores = emit.Add(scores, bias)
-    result = emit.MatMul(emit.Softmax(scores, axis=-1), value)
-    return result if seen is None else emit.Mul(result, seen)
+    weights = emit.Softmax(scores, axis=-1)
+    # Not behind the product, where it would keep OpenVINO from fusing the transpose that follows.
+    return emit.MatMul(weights if shown is None else emit.Mul(weights, shown), value)
 
 
 def _shared_heads(emit: Emitter, heads: ir.Value, query: ir.Value) -> ir.Value:
@@ -53,9 +54,9 @@ def _shared_heads(emit: Emitter, heads: ir.Value, query: ir.Value) -> ir.Value:
 def _bias(
     emit: Emitter, query: ir.Value, key: ir.Value, mask: ir.Value | None, is_causal: bool
 ) -> tuple[ir.Value | None, ir.Value | None]:
-    """What to add to the scores, and 1 for rows that see anything at all, 0 for the others (None: all do).
+    """What to add to the scores, and what to multiply the weights with (None: nothing).
 
-    torch gives zeros where a boolean mask hides everything.
+    torch gives zeros where a boolean mask hides everything, a softmax of equal scores does not.
     """
     dtype = emit.dtype(query)
     if is_causal:
@@ -67,8 +68,7 @@ def _bias(
     lowest = torch.finfo(dtype).min
     zero, low = (emit.constant(torch.tensor(v, dtype=dtype)) for v in (0.0, lowest))
     bias = emit.derived(mask, ("bias", dtype), lambda: emit.Where(mask, zero, low))
-    seen = emit.derived(mask, ("seen", dtype), lambda: emit.ReduceMax(emit.cast(mask, dtype), [-1], keepdims=1))
-    return bias, seen
+    return bias, emit.derived(mask, ("shown", dtype), lambda: emit.cast(mask, dtype))
 
 
 def _hides_nothing(emit: Emitter, mask: ir.Value) -> bool:

@@ -21,13 +21,9 @@ def reshape(emit: Emitter, x: ir.Value, *_: Any, **__: Any) -> ir.Value:
     return emit.reshape(x, emit.shape(x), emit.result.shape)
 
 
-def _permuted(emit: Emitter, x: ir.Value, order: list[int]) -> ir.Value:
-    return x if order == sorted(order) else emit.Transpose(x, perm=order)
-
-
 @translation(aten.permute.default)
 def permute(emit: Emitter, x: ir.Value, dims: Sequence[int]) -> ir.Value:
-    return _permuted(emit, x, [d % emit.rank(x) for d in dims])
+    return emit.transposed(x, [d % emit.rank(x) for d in dims])
 
 
 @translation(aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
@@ -36,7 +32,7 @@ def transpose(emit: Emitter, x: ir.Value, dim0: int, dim1: int) -> ir.Value:
         return x
     order = list(range(emit.rank(x)))
     order[dim0], order[dim1] = order[dim1], order[dim0]
-    return _permuted(emit, x, order)
+    return emit.transposed(x, order)
 
 
 @translation(aten.t.default, aten.numpy_T.default, aten.adjoint.default, aten.mT.default)
@@ -50,7 +46,7 @@ def movedim(emit: Emitter, x: ir.Value, source: Any, destination: Any) -> ir.Val
     sources, targets = ([d] if isinstance(d, int) else list(d) for d in (source, destination))
     placed = {target % rank: origin % rank for origin, target in zip(sources, targets)}
     rest = iter(d for d in range(rank) if d not in placed.values())
-    return _permuted(emit, x, [placed[d] if d in placed else next(rest) for d in range(rank)])
+    return emit.transposed(x, [placed[d] if d in placed else next(rest) for d in range(rank)])
 
 
 @translation(aten.unsqueeze.default)

@@ -1,0 +1,1 @@
+"""Weights of two values and activations of two values: the modules that binarize, and what is known about them in a graph."""

@@ -1,0 +1,174 @@
+"""The modules that binarizer nodes call: weights and activations of two values in float, bit-equal to what is lowered."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fxcompress.errors import CalibrationError
+
+
+class _BinarizeWeight(torch.autograd.Function):
+    """``sign(w) * scale``, the sign of zero being -1; the gradient of `w` passes unchanged, `scale` has none.
+
+    The straight-through estimator of Bengio et al., arXiv 1308.3432.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(weight > 0, scale, -scale)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None
+
+
+class _BinarizeActivation(torch.autograd.Function):
+    """``scale`` where ``x > scale * threshold``, else 0.
+
+    Gradients, with g that of the output and [.] one where true, else zero:
+    x gets ``g [0 <= x <= scale]``; scale the sum of ``g ([x <= scale] (out - x) / scale + [x > scale])``; threshold, for each
+    channel, the sum of ``-g [0 < x < scale]``. They are those of NNCF 2.5, nncf/torch/binarization/binarize_functions.py.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
+        output = _step(x, scale, threshold)
+        ctx.save_for_backward(x, scale, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, scale, output = ctx.saved_tensors
+        within = x <= scale
+        to_x = gradient * ((x >= 0) & within)
+        to_scale = (gradient * torch.where(within, (output - x) / scale, 1.0)).sum(dtype=scale.dtype)
+        to_threshold = -(gradient * ((x > 0) & (x < scale))).sum((0, 2, 3), keepdim=True, dtype=scale.dtype)
+        return to_x, to_scale, to_threshold
+
+
+def _step(x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
+    return torch.where(x > scale * threshold, scale, 0.0).to(x.dtype)
+
+
+class Binarizer(nn.Module):
+    """Gives its input two values once it is enabled, and returns it unchanged before.
+
+    Args:
+        start_epoch: the epoch of training that enables it; 0 for enabled from the beginning.
+
+    Attributes:
+        enabled: a buffer, a bool.
+    """
+
+    enabled: Tensor
+
+    def __init__(self, start_epoch: int = 0):
+        super().__init__()
+        self.start_epoch = start_epoch
+        self.register_buffer("enabled", torch.tensor(start_epoch == 0))
+
+    def reach(self, epoch: int) -> None:
+        """Be what the schedule says for `epoch`."""
+        self.enabled.fill_(epoch >= self.start_epoch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.enabled, self.binarized(x), x)
+
+    def binarized(self, x: Tensor) -> Tensor:
+        """`x` with two values."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return "" if self.enabled else f"not enabled, from epoch {self.start_epoch}"
+
+
+class WeightBinarizer(Binarizer):
+    """Weights become ``sign(w) * scale``, the sign of zero being -1.
+
+    The scale is the mean absolute value: of each output filter in `XnorBinarizer`, of the whole weight in
+    `DoReFaBinarizer`. It counts as a constant for the gradient.
+    """
+
+    bytes_per_weight = 1
+    """In an ONNX file."""
+
+    per_filter = True
+
+    def binarized(self, x: Tensor) -> Tensor:
+        scale = self.scale(x)
+        return _BinarizeWeight.apply(x, scale.view(-1, 1, 1, 1) if self.per_filter else scale)
+
+    @torch.no_grad()
+    def scale(self, weight: Tensor) -> Tensor:
+        """What the signs are multiplied by: shape [filters], or [] for one of the whole weight."""
+        return weight.abs().mean((1, 2, 3)) if self.per_filter else weight.abs().mean()
+
+    @torch.no_grad()
+    def signs(self, weight: Tensor) -> Tensor:
+        """-1 and 1, int8 of the shape of `weight`."""
+        return torch.where(weight > 0, 1, -1).to(torch.int8)
+
+
+class XnorBinarizer(WeightBinarizer):
+    """One scale an output filter: Rastegari et al., "XNOR-Net", arXiv 1603.05279, section 3.1."""
+
+
+class DoReFaBinarizer(WeightBinarizer):
+    """One scale for the whole weight: Zhou et al., "DoReFa-Net", arXiv 1606.06160, section 2.3."""
+
+    per_filter = False
+
+
+class ActivationBinarizer(Binarizer):
+    """Activations become `scale` where they are above ``scale * threshold``, 0 elsewhere.
+
+    Args:
+        channels: the size of the second of four dimensions.
+        start_epoch: as for `Binarizer`.
+
+    Attributes:
+        log_scale: a parameter of shape []; the scale is its exponential.
+        threshold_logit: a parameter of shape [1, channels, 1, 1]; the thresholds, shares of the scale, are its sigmoid.
+    """
+
+    def __init__(self, channels: int, start_epoch: int = 0):
+        super().__init__(start_epoch)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.threshold_logit = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    @property
+    def scale(self) -> Tensor:
+        """Shape []."""
+        return self.log_scale.exp()
+
+    @property
+    def threshold(self) -> Tensor:
+        """What an input must be above, shape [1, channels, 1, 1]."""
+        return self.scale * self.threshold_logit.sigmoid()
+
+    def binarized(self, x: Tensor) -> Tensor:
+        return _BinarizeActivation.apply(x, self.scale, self.threshold_logit.sigmoid())
+
+    @torch.no_grad()
+    def set_scale(self, scale: float) -> None:
+        """Start from `scale`.
+
+        Raises:
+            CalibrationError: it is not a positive number.
+        """
+        if not (scale > 0 and math.isfinite(scale)):
+            raise CalibrationError(f"the scale is {scale:g}")
+        self.log_scale.fill_(math.log(scale))
+
+
+def top_value(x: Tensor) -> float:
+    """The least of the largest 0.1% of the values of `x` (one at least): the scale that an activation starts from."""
+    count = max(1, round(0.001 * x.numel()))
+    return float(x.flatten().topk(count, sorted=False).values.min())
+
+
+WEIGHT_BINARIZERS: dict[str, type[WeightBinarizer]] = {"xnor": XnorBinarizer, "dorefa": DoReFaBinarizer}
+"""The ways to binarize weights, by the names that `Binarize` takes."""

@@ -1,0 +1,111 @@
+"""OpenVINO IR, made by OpenVINO from our ONNX model, with the binary convolutions that ONNX does not have."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from fxcompress.emit.files import write_onnx
+from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
+from fxcompress.errors import InputError
+from fxcompress.files import check_writable, replacing
+
+
+def check_openvino_path(path: str | os.PathLike[str]) -> Path:
+    """`path` as a `Path`, once it is known that IR can be written there. Call it before any long work.
+
+    Raises:
+        InputError: it cannot be written, does not end in ``.xml``, or OpenVINO is not installed.
+    """
+    _openvino()
+    target = Path(path)
+    if target.suffix != ".xml":
+        wanted = target.with_suffix(".xml")
+        raise InputError(f"OpenVINO IR is a file .xml and a file .bin beside it; name the first, as {wanted}, not {target}")
+    check_writable(target.with_suffix(".bin"))
+    return check_writable(target)
+
+
+def write_openvino(model: ir.Model, path: str | os.PathLike[str], *, batch_size: int | None = None) -> Path:
+    """Write `model` as OpenVINO IR to `path` and to the ``.bin`` beside it, and return the path.
+
+    Both are written under temporary names before either is renamed.
+
+    Args:
+        model: may hold nodes `fxcompress::BinaryConvolution`.
+        batch_size: replaces the first symbolic size of the first input, wherever an input has it; None for 1 where there
+            are binary convolutions, which need a fixed size, and for leaving it symbolic elsewhere.
+
+    Raises:
+        InputError: as `check_openvino_path`, or `batch_size` cannot be used.
+    """
+    target = check_openvino_path(path)
+    openvino = _openvino()
+    shapes = _fixed_shapes(model, batch_size)
+    core = openvino.Core()
+    core.add_extension(openvino.frontend.onnx.ConversionExtension(BINARY_CONVOLUTION, DOMAIN, _binary_convolution))
+    with tempfile.TemporaryDirectory() as folder:
+        converted = core.read_model(write_onnx(model, Path(folder, "model.onnx")))
+        if shapes:
+            converted.reshape(shapes)
+        with replacing(target.with_suffix(".bin"), target) as (weights, network):
+            openvino.serialize(converted, str(network), str(weights))
+        del converted  # it may map the file in `folder`
+    return target
+
+
+def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[int]]:
+    """The shape of each input, its batch size fixed; a size that is symbolic for other reasons is -1. Empty to change none."""
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
+    shapes = {str(value.name): list(value.shape or ()) for value in model.graph.inputs}
+    first = next((sizes[0] for sizes in shapes.values() if sizes), None)
+    if isinstance(first, int):
+        if batch_size not in (None, first):
+            raise InputError(f"the model was compiled for a batch size of {first}; it cannot be written for {batch_size}")
+        return {}
+    if batch_size is None:
+        if all(node.domain != DOMAIN for node in model.graph):
+            return {}
+        batch_size = 1
+    fixed = {name: [batch_size if size == first else size for size in sizes] for name, sizes in shapes.items()}
+    return {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}
+
+
+def _binary_convolution(context: Any) -> list[Any]:
+    """The OpenVINO operations for a node `fxcompress::BinaryConvolution`.
+
+    `FakeQuantize` of two levels, 0 and 1, gives the bits, and `BinaryConvolution` reads 0 as -1. The plugin takes the first
+    of the eight weights in a byte from its lowest bit.
+    """
+    openvino = _openvino()
+    opset = openvino.opset1
+    x, threshold, signs = (context.get_input(position) for position in range(3))
+    low, high = (opset.constant(np.full((1, 1, 1, 1), value, np.float32)) for value in (0, 1))
+    bits = opset.fake_quantize(x, threshold, threshold, low, high, 2)
+    positive = signs.get_node().data > 0
+    packed = openvino.Tensor(openvino.Type.u1, openvino.Shape(positive.shape))
+    packed.data[:] = np.packbits(positive.reshape(-1), bitorder="little")
+    strides, padding, dilations = (context.get_attribute(name) for name in ("strides", "padding", "dilations"))
+    weights = openvino.op.Constant(packed)
+    return opset.binary_convolution(bits, weights, strides, padding, padding, dilations, "xnor-popcount", -1.0).outputs()
+
+
+def _openvino() -> Any:
+    """The module `openvino`, with what is used of it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import openvino
+        import openvino.frontend.onnx
+        import openvino.opset1
+    except ImportError:
+        raise InputError("writing OpenVINO IR needs OpenVINO: pip install 'fxcompress[openvino]'") from None
+    return openvino

@@ -1,0 +1,169 @@
+"""Give convolutions weights and activations of two values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import fx
+
+from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, top_value
+from fxcompress.binarization.controller import BinarizationController
+from fxcompress.binarization.layers import CONVOLUTION, binarized_layers
+from fxcompress.builder import add_attribute, insert_call
+from fxcompress.cost import multiply_adds
+from fxcompress.effect import Effect
+from fxcompress.errors import CalibrationError, InputError, describe, did_you_mean
+from fxcompress.masks import constant_behind
+from fxcompress.observe import observe
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.quantized import quantizer_of
+from fxcompress.rewrite import Replacement
+from fxcompress.scopes import Scope, select
+from fxcompress.signature import argument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binarize(Pass):
+    """Binarize convolutions of two dimensions: weights to ``-s`` and ``s``, what they read to 0 and a scale.
+
+    The model must be trained afterwards (`fxcompress.binarization.binarizers` has the gradients). `Quantize`, listed behind
+    it, leaves the binarized layers alone. What is lowered to ONNX computes in 8-bit integers; OpenVINO's binary kernels
+    are reached by `Compiled.to_openvino`.
+
+    Args:
+        weights: ``"xnor"``, one scale an output filter, or ``"dorefa"``, one a layer.
+        scopes: binarize the convolutions in these scopes (see `fxcompress.scopes.select`). None for all but the first ones
+            (that no other layer comes before), those with a kernel of one pixel and those with groups.
+        ignored: scopes left alone.
+        activations_start_epoch, weights_start_epoch: the epoch of training, from 0, that starts the one and the other.
+        samples: of the data, at most, that the activations' scales are set from; None for all.
+
+    Raises:
+        ScopeError: an entry of `scopes` or `ignored` matches nothing.
+        InputError: an option cannot be used, a scope holds no convolution, there is no data, or a convolution cannot be
+            binarized: it has groups, a weight that is computed, or quantizers already.
+        CalibrationError: what a convolution reads is never positive, or not finite.
+    """
+
+    weights: Literal["xnor", "dorefa"] = "xnor"
+    scopes: Iterable[Scope] | None = None
+    ignored: Iterable[Scope] = ()
+    activations_start_epoch: int = 0
+    weights_start_epoch: int = 0
+    samples: int | None = 100
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHT_BINARIZERS:
+            known = ", ".join(map(repr, WEIGHT_BINARIZERS))
+            hint = did_you_mean(str(self.weights), WEIGHT_BINARIZERS)
+            raise InputError(f"there are no binary weights {self.weights!r}{hint}; there are {known}")
+        for name in ("activations_start_epoch", "weights_start_epoch"):
+            epoch = getattr(self, name)
+            if not isinstance(epoch, int) or epoch < 0:
+                raise InputError(f"{name} is an epoch, 0 or later, not {epoch!r}")
+
+    def controller(self, graph_module: fx.GraphModule) -> BinarizationController:
+        return BinarizationController(graph_module)
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        layers = self._layers(graph_module, context)
+        if not layers:
+            context.notes.append("no convolution is binarized")
+            return []
+        scales = _scales(graph_module, context, layers, self.samples)
+        readers: dict[fx.Node, list[fx.Node]] = {}
+        for node in layers:
+            readers.setdefault(node.args[1], []).append(node)
+            self._binarize_activation(graph_module, node, scales[node.args[0]])
+        for weight, nodes in readers.items():
+            binarizer = WEIGHT_BINARIZERS[self.weights](self.weights_start_epoch)
+            name = f"{weight.name}_binarizer"
+            insert_call(weight, nodes, add_attribute(graph_module, name, binarizer), name=name, created_by=self.name)
+        return [Replacement.at(node) for node in layers]
+
+    def _binarize_activation(self, graph_module: fx.GraphModule, node: fx.Node, scale: float) -> None:
+        """Put a binarizer between `node` and what it reads; the same value for other layers has others."""
+        value, name = node.args[0], f"{node.name}_input_binarizer"
+        binarizer = ActivationBinarizer(value.meta["val"].shape[1], self.activations_start_epoch)
+        try:
+            binarizer.set_scale(scale)
+        except CalibrationError as problem:
+            raise CalibrationError(
+                f"{problem} of what {describe(node)} reads: it must be positive somewhere, as it is behind a ReLU; "
+                "else leave the layer alone: ignored=[...]"
+            ) from None
+        insert_call(value, [node], add_attribute(graph_module, name, binarizer), name=name, created_by=self.name)
+
+    def _layers(self, graph_module: fx.GraphModule, context: Context) -> list[fx.Node]:
+        """The convolutions to binarize."""
+        graph = graph_module.graph
+        left_alone = select(graph, self.ignored) | {layer.node for layer in binarized_layers(graph_module)}
+        chosen = [node for node in graph.find_nodes(op="call_function", target=CONVOLUTION) if node not in left_alone]
+        if self.scopes is None:
+            first = _first_layers(graph)
+            better_left = {node: why for node in chosen if (why := _better_left(node, first))}
+            context.notes += [f"{node.name} is not binarized: {why}" for node, why in better_left.items()]
+            chosen = [node for node in chosen if node not in better_left]
+        else:
+            asked = select(graph, self.scopes)
+            empty = [scope for scope in self.scopes if not any(node.target is CONVOLUTION for node in select(graph, [scope]))]
+            if empty:
+                raise InputError(f"there is no convolution of two dimensions in {empty[0]!r}, and nothing else is binarized")
+            chosen = [node for node in chosen if node in asked]
+        problems = [f"  {describe(node)}: {why}" for node in chosen if (why := _obstacle(graph_module, node))]
+        if problems:
+            raise InputError("\n".join(["these convolutions cannot be binarized; leave them alone, ignored=[...]:", *problems]))
+        return chosen
+
+
+def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
+    """Why the convolution `node` cannot be binarized."""
+    data, weight = node.args[:2]
+    if any(quantizer_of(graph_module, source) for source in (data, weight)):
+        return "it is quantized; list Binarize before Quantize, or let Quantize(ignored=[...]) leave it alone"
+    if argument(node, "groups") != 1:
+        return "it has groups"
+    if constant_behind(graph_module, weight) is None:
+        return "its weight is computed by the graph, not a constant"
+    if data.meta["val"].dim() != 4 or data.meta["val"].dtype != torch.float32:
+        return "its input is not float32 with a batch dimension"
+    return None
+
+
+def _better_left(node: fx.Node, first: set[fx.Node]) -> str | None:
+    """Why the convolution `node` is left alone unless it is asked for."""
+    if node in first:
+        return "no other layer comes before it"
+    if all(size == 1 for size in node.args[1].meta["val"].shape[2:]):
+        return "its kernel is one pixel"
+    if argument(node, "groups") != 1:
+        return "it has groups"
+    return None
+
+
+def _first_layers(graph: fx.Graph) -> set[fx.Node]:
+    """The layers with weights or products that no other one comes before."""
+    behind: set[fx.Node] = set()
+    first = set()
+    for node in graph.nodes:
+        if not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+        elif node.op == "call_function" and multiply_adds(node):
+            first.add(node)
+            behind.add(node)
+    return first
+
+
+def _scales(
+    graph_module: fx.GraphModule, context: Context, layers: Iterable[fx.Node], samples: int | None
+) -> Mapping[fx.Node, float]:
+    """For each value that `layers` read, the mean over batches of its `top_value`."""
+    seen: dict[fx.Node, list[float]] = {node.args[0]: [] for node in layers}
+    for value, x in observe(graph_module, context, seen, samples=samples):
+        seen[value].append(top_value(x.float()))
+    return {value: sum(tops) / len(tops) for value, tops in seen.items()}

@@ -1,0 +1,253 @@
+"""Checkpoints: a run goes on where it stopped, and what does not fit is refused in whole, with the difference."""
+
+import copy
+import functools
+import io
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from levels import compile_once
+from torch import nn
+
+import fxcompress
+from fxcompress import Effect, Pass, passes
+from fxcompress.errors import CheckpointError
+from fxcompress.masks import Mask
+from fxcompress.training import Controller, Scheduler
+from fxcompress.training.checkpoint import texts
+
+STACK = [passes.PruneFilters(amount=0.5, multiple=1), passes.Quantize(), passes.Calibrate(), passes.Distill()]
+
+
+def network(width=4):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 3, 3))
+    return nn.Sequential(body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(12, 5))
+
+
+def compiled(listed=STACK, width=4, seed=0):
+    """The same compilation of a model with other values: a checkpoint has to bring all of them."""
+    return compile_once(_variants[width, seed], listed, [images(seed=seed)])
+
+
+def variant(width, seed):
+    model = network(width)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)), alpha=0.1 * (seed > 0))
+    return model
+
+
+_variants = {pair: functools.partial(variant, *pair) for pair in ((4, 0), (4, 1), (8, 0))}
+
+
+def images(batch=6, seed=0):
+    return torch.randn(batch, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(map(torch.equal, left.values(), right.values()))
+
+
+class Run:
+    """A training loop that can be stopped; the teacher is the original model's, whatever is loaded."""
+
+    def __init__(self, model):
+        self.model, self.controller = model.train(), model.controller
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+    def epoch(self):
+        self.controller.scheduler.epoch_step()
+        losses = []
+        for seed in range(3):
+            self.controller.scheduler.step()
+            loss = F.cross_entropy(self.model(images(seed=seed)), torch.arange(6) % 5) + self.controller.loss()
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            losses.append(loss.item())
+        return losses
+
+
+def test_a_resumed_run_goes_on_with_the_same_bits():
+    whole = Run(compiled())
+    whole.epoch()
+    parts = whole.model.checkpoint(), whole.optimizer.state_dict(), torch.get_rng_state()
+    saved, optimizer, randomness = through_a_file(parts)
+    expected = whole.epoch()
+
+    resumed = Run(compiled())
+    resumed.epoch()
+    resumed.epoch()
+    resumed.model.load_checkpoint(saved)
+    resumed.optimizer.load_state_dict(optimizer)
+    torch.set_rng_state(randomness)
+    assert resumed.epoch() == expected
+    assert resumed.controller.scheduler.state_dict() == whole.controller.scheduler.state_dict()
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_checkpoint_brings_weights_ranges_masks_and_statistics():
+    saved, other = compiled(), compiled(seed=1)
+    assert not torch.equal(saved(images()), other(images()))
+    other.load_checkpoint(through_a_file(saved.checkpoint()))
+    assert torch.equal(saved(images()), other(images()))
+    assert same(saved.state_dict(), other.state_dict())
+
+
+def test_a_checkpoint_stays_as_it_was_taken():
+    model = compiled()
+    taken = model.checkpoint()
+    before = copy.deepcopy(taken["model"])
+    Run(model).epoch()
+    assert same(taken["model"], before)
+
+
+def test_a_checkpoint_is_plain_data():
+    taken = compiled().checkpoint()
+    assert taken["format"] == 1 and taken["passes"] == list(map(str, STACK))
+    assert type(taken) is type(taken["model"]) is type(taken["scheduler"]) is dict
+
+
+def test_passes_read_alike_in_every_process():
+    options = {"ignored": {"block", "another", "0"}}
+    assert str(passes.Quantize(**options)) == "Quantize(ignored={'0', 'another', 'block'})"
+    assert texts([passes.Quantize(ignored=[object()])]) == ["Quantize(ignored=[<object object>])"]
+
+
+class Undecided(nn.Module):
+    """Control flow that depends on values, around a part that traces."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.backbone = network(width)
+
+    def forward(self, x):
+        y = self.backbone(x)
+        return y * 2 if y.sum() > 0 else y - 1
+
+
+def test_a_model_compiled_in_part_has_a_controller_and_checkpoints():
+    first, second = (fxcompress.compile(Undecided(), STACK, data=[images(seed=seed)]) for seed in range(2))
+    controller = first.controller
+    assert controller is first.controller and list(controller.children) == ["backbone"]
+    controller.scheduler.epoch_step()
+    first.train()(images())
+    assert torch.equal(controller.loss(), controller["backbone"]["Distill"].loss())
+    twin = copy.deepcopy(first)
+    assert twin.controller is not controller and twin.controller["backbone"] is twin.parts["backbone"].controller
+    second.load_checkpoint(through_a_file(first.checkpoint()))
+    assert same(first.state_dict(), second.state_dict())
+    assert second.controller["backbone"].scheduler.current_epoch == 0
+    with pytest.raises(CheckpointError, match=r"- backbone: PruneFilters"):
+        fxcompress.compile(Undecided(), STACK[1:], data=[images()]).load_checkpoint(first.checkpoint())
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_other_passes_are_refused_and_named():
+    with pytest.raises(CheckpointError) as caught:
+        compiled([passes.Quantize(ignored=["0.0"]), *STACK[2:]]).load_checkpoint(compiled().checkpoint())
+    assert str(caught.value).splitlines()[1:] == [
+        "- PruneFilters(amount=0.5, multiple=1)",
+        "- Quantize()",
+        "+ Quantize(ignored=['0.0'])",
+        "  Calibrate()",
+        "  Distill()",
+    ]
+
+
+def test_another_model_is_refused_and_the_tensors_that_differ_are_named():
+    with pytest.raises(
+        CheckpointError, match=r"0.0.weight is float32\[8, 1, 3, 3\], here float32\[4, 1, 3, 3\], .* and \d+ more"
+    ):
+        compiled().load_checkpoint(compiled(width=8).checkpoint())
+    state = compiled().checkpoint()
+    state["model"]["extra"] = state["model"].pop("3.bias")
+    with pytest.raises(CheckpointError, match=r"it lacks 3.bias; only it has extra. Compile the model that it was saved from"):
+        compiled().load_checkpoint(state)
+    with pytest.raises(CheckpointError, match=r"0.0.bias is float64\[4\], here float32\[4\]"):
+        compiled().load_checkpoint(compiled().double().checkpoint())
+
+
+class Fragile(Scheduler):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        if state["current_epoch"] > 0:
+            raise ValueError("not today")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Pass):
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, graph_module, context):
+        return []
+
+    def controller(self, graph_module):
+        return Controller(Fragile())
+
+
+def damaged(**changes):
+    return {**compiled([*STACK, Schedule()], seed=1).checkpoint(), **changes}
+
+
+def with_schedule(epoch):
+    state = damaged()
+    for scheduler in (state["scheduler"], *state["scheduler"]["children"].values()):
+        scheduler["current_epoch"] = epoch
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (lambda: [1, 2], "no checkpoint: it lacks 'format', 'passes', 'model', 'scheduler'"),
+        (lambda: compiled().state_dict(), r"no checkpoint.*goes into compiled.load_state_dict"),
+        (lambda: damaged(format=7), "format 7, this version of fxcompress reads format 1"),
+        (lambda: damaged(passes=["Quantize()"]), r"\+ Distill\(\)"),
+        (lambda: damaged(model=[1], passes="Quantize()"), "no checkpoint: it lacks 'passes', 'model';"),
+        (lambda: damaged(model={}), "it lacks 0.0.bias, .* more"),
+        (lambda: damaged(scheduler={}), "cannot be loaded: KeyError.*was it changed"),
+        (lambda: with_schedule(epoch=1), "not today"),
+    ],
+)
+def test_what_is_refused_changes_nothing(state, message):
+    model = compiled([*STACK, Schedule()])
+    weights, schedule = copy.deepcopy(model.state_dict()), model.controller.scheduler.state_dict()
+    with pytest.raises(CheckpointError, match=message):
+        model.load_checkpoint(state())
+    assert same(model.state_dict(), weights) and model.controller.scheduler.state_dict() == schedule
+
+
+def test_a_module_that_refuses_its_state_halfway_changes_nothing(monkeypatch):
+    model, state = compiled(), compiled(seed=1).checkpoint()
+    before = copy.deepcopy(model.state_dict())
+    load, refusals = Mask._load_from_state_dict, iter([ValueError("this mask stays")])
+
+    def refuse(self, *arguments):
+        for refusal in refusals:
+            raise refusal
+        load(self, *arguments)
+
+    monkeypatch.setattr(Mask, "_load_from_state_dict", refuse)
+    with pytest.raises(CheckpointError, match="this mask stays"):
+        model.load_checkpoint(state)
+    assert same(model.state_dict(), before)
+
+
+def test_the_same_checkpoint_with_a_schedule_that_can_be_taken_up_is_loaded():
+    model = compiled([*STACK, Schedule()])
+    model.load_checkpoint(with_schedule(epoch=0))
+    assert model.controller["Schedule"].scheduler.current_epoch == 0

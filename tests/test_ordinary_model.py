@@ -1,0 +1,222 @@
+"""A compiled model is an ordinary module: whatever is done to modules in training can be done to it."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from levels import Level, compile_once, images, network
+from recipes import recipes
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.masks import Mask, mask_of
+
+MASKS = [passes.PruneFilters(amount=0.5, multiple=1)]
+QUANTIZERS = [passes.CanonicalizeActivations(), passes.Quantize(), passes.Calibrate()]
+STACKS = {"masks": MASKS, "quantizers": QUANTIZERS, "masks and quantizers": [*MASKS, *QUANTIZERS]}
+
+stacks = pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())
+
+
+def compiled(stack, norm=True):
+    return compile_once(network if norm else network_without_norm, stack, [images()])
+
+
+def network_without_norm():
+    return network(norm=False)
+
+
+def gradients(model):
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def step(model, x=None, weight=0.1):
+    """One step of gradient descent on the model's mean output."""
+    model.train().zero_grad()
+    model(images() if x is None else x).square().mean().backward()
+    torch.optim.SGD(model.parameters(), lr=weight).step()
+
+
+@settings(max_examples=5)
+@given(recipes())
+def test_modes_copies_and_states_of_a_random_network_lose_nothing(recipe):
+    x = recipe.inputs(3)
+    model = fxcompress.compile(recipe.build(), QUANTIZERS, data=[x])
+    outputs, text = model(x), model.text()
+    twin = copy.deepcopy(model.train()).eval()
+    assert torch.equal(twin(x), outputs) and twin.text() == text
+    other = fxcompress.compile(recipe.build(), QUANTIZERS, data=[x + 1])
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), outputs)
+
+
+@stacks
+def test_training_and_inference_differ_in_what_the_model_says_only(stack):
+    model = compiled(stack)
+    before = copy.deepcopy(model.state_dict())
+    outputs = model(images())
+    assert not torch.equal(model.train()(images()), outputs)  # batch statistics
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"1.running_mean", "1.running_var"}
+    model.load_state_dict(before)
+    assert torch.equal(model.eval()(images()), outputs)
+
+
+@stacks
+def test_the_dtype_of_all_changes_together(stack):
+    model = compiled(stack)
+    outputs = model(images())
+    wide, narrow = copy.deepcopy(model).double(), copy.deepcopy(model).to(torch.bfloat16)
+    assert wide(images().double()).dtype == torch.float64
+    step(narrow, images().bfloat16())
+    assert {gradient.dtype for gradient in gradients(narrow)} == {torch.bfloat16}
+    assert torch.equal(wide.float()(images()), outputs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is one device")
+@stacks
+def test_all_goes_to_another_device(stack):
+    model = compiled(stack).cuda()
+    step(model, images().cuda())
+    assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"cuda"}
+    torch.testing.assert_close(model.eval()(images().cuda()).cpu(), model.cpu()(images()), atol=0.05, rtol=0.05)
+
+
+def mask_sum(model):
+    return sum(float(module.mask.sum()) for module in model.modules() if isinstance(module, Mask))
+
+
+def test_the_controller_of_a_copy_drives_the_copys_modules():
+    model = compiled([*MASKS, Level()])
+    assert model.controller["Level"].masks
+    twin, kept = copy.deepcopy(model), mask_sum(model)
+    twin.controller["Level"].set_level(1)
+    assert mask_sum(twin) == 0 and mask_sum(model) == kept > 0
+    model.controller["Level"].set_level(0)
+    assert mask_sum(model) > kept and mask_sum(twin) == 0
+
+
+@stacks
+def test_parameters_have_the_names_that_groups_of_them_are_made_by(stack):
+    model = compiled(stack)
+    assert dict(model.named_parameters()).keys() >= dict(network().named_parameters()).keys()
+    named = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        named[name.endswith("bias")].append(parameter)
+    before = copy.deepcopy(named)
+    groups = [{"params": named[True], "lr": 0.0}, {"params": named[False], "lr": 0.1, "weight_decay": 0.01}]
+    optimizer = torch.optim.AdamW(groups)
+    model.train()(images()).square().mean().backward()
+    optimizer.step()
+    assert all(map(torch.equal, named[True], before[True]))
+    assert not any(map(torch.equal, named[False], before[False]))
+
+
+def test_what_is_masked_learns_nothing():
+    model = compiled(MASKS)
+    step(model, weight=0.0)
+    masked = [(node, mask_of(model, node)) for node in model.graph.find_nodes(op="call_module") if mask_of(model, node)]
+    assert masked
+    for node, mask in masked:
+        gradient = model.get_parameter(node.args[0].target).grad if "running" not in node.args[0].target else mask.mask
+        assert (gradient * (1 - mask.mask) == 0).all()
+
+
+@stacks
+def test_mixed_precision_keeps_weights_and_gradients_in_float32(stack):
+    model = compiled(stack)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model.train()(images())
+    outputs.float().square().mean().backward()
+    assert outputs.dtype == torch.bfloat16
+    assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients(model))
+
+
+@stacks
+def test_gradients_accumulate_to_those_of_the_whole_batch(stack):
+    model, found = compiled(stack, norm=False), []
+    for parts in (1, 4):
+        model.train().zero_grad()
+        for x in images(seed=1).chunk(parts):
+            (model(x).square().mean() / parts).backward()
+        found.append([gradient.clone() for gradient in gradients(model)])
+    for whole, accumulated in zip(*found):
+        torch.testing.assert_close(accumulated, whole)
+
+
+@stacks
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activations_may_be_computed_again_in_the_backward_pass(stack, use_reentrant):
+    plain, recomputed = compiled(stack).train(), compiled(stack).train()
+    torch.manual_seed(0)
+    plain(images()).square().mean().backward()
+    torch.manual_seed(0)
+    checkpoint(recomputed, images().requires_grad_(), use_reentrant=use_reentrant).square().mean().backward()
+    assert all(map(torch.equal, gradients(plain), gradients(recomputed)))
+
+
+@stacks
+def test_torch_compile_takes_all_of_the_model_and_its_gradient(stack):
+    torch._dynamo.reset()
+    plain, model = compiled(stack).train(), compiled(stack).train()
+    fast = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for x in (images(), images(seed=1)):
+        outputs = []
+        for one in (fast, plain):
+            torch.manual_seed(0)
+            outputs.append(one(x))
+            outputs[-1].square().mean().backward()
+        torch.testing.assert_close(*outputs)
+    for found, wanted in zip(gradients(model), gradients(plain)):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_switching_modes_compiles_nothing_a_second_time():
+    torch._dynamo.reset()
+    model, graphs = compiled(QUANTIZERS), []
+
+    def count(graph_module, inputs):
+        graphs.append(graph_module)
+        return graph_module
+
+    fast = torch.compile(model, backend=count, fullgraph=True)
+    for _ in range(3):
+        torch.testing.assert_close(fast.train()(images()), model(images()))
+        assert torch.equal(fast.eval()(images()), model(images()))
+    assert len(graphs) == 2
+
+
+def test_torch_compile_takes_the_teacher_too():
+    torch._dynamo.reset()
+    model, plain = compiled([*MASKS, passes.Distill()]), compiled([*MASKS, passes.Distill()])
+    controller, expected = model.controller, plain.controller
+    fast = torch.compile(model.train(), backend="aot_eager", fullgraph=True)
+    for x in (images(), images(seed=1)):
+        fast(x), plain.train()(x)
+        torch.testing.assert_close(controller.loss(), expected.loss())
+        for one in (controller, expected):
+            one.loss().backward()
+    for found, wanted in zip(gradients(model), gradients(plain)):
+        torch.testing.assert_close(found, wanted)
+
+
+@stacks
+def test_an_averaged_copy_averages_weights_and_follows_masks_and_ranges(stack):
+    model = compiled([*stack, Level()])
+    average = AveragedModel(model, avg_fn=lambda average, new, count: 0.75 * average + 0.25 * new)
+    step(model)
+    average.update_parameters(model)
+    before = copy.deepcopy(average.module.state_dict())
+    step(model)
+    model.controller["Level"].set_level(1)
+    average.update_parameters(model)
+    parameters = dict(model.named_parameters())
+    for name, value in average.module.state_dict().items():
+        if name in parameters:
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * parameters[name])
+        else:
+            assert torch.equal(value, model.state_dict()[name]), name
+    assert average.module.eval()(images()).isfinite().all()
