@@ -37,6 +37,7 @@ def lowering(*, binary_convolutions: bool = False) -> list[Pass]:
     """
     return [
         passes.RemoveFilters(),
+        passes.FoldMasks(),
         passes.FoldBatchNorm(),
         passes.RemoveDropout(),
         *([passes.UseBinaryConvolutions()] if binary_convolutions else []),

@@ -1,8 +1,12 @@
-"""Masks on weights: what pruning and sparsity multiply weights with until the zeros are removed or written to a file."""
+"""Masks on weights: what pruning and sparsity multiply weights with until the zeros are removed or written to a file.
+
+They stand right behind the constant, in front of what rounds it: ``get_attr weight -> mask -> quantizer -> convolution``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,8 +36,29 @@ class Mask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
+    @property
+    def whole_axes(self) -> tuple[int, ...]:
+        """The axes that can lose no index."""
+        return ()
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> Mask:
+        """The mask of a weight of which only the indices `kept` of axes are left, by axis."""
+        along = {axis: indices for axis, indices in kept.items() if self.mask.shape[axis] > 1}
+        return type(self)(select_indices(self.mask, along)) if along else self
+
     def extra_repr(self) -> str:
         return f"{int((self.mask == 0).sum())} of {self.mask.numel()} masked"
+
+
+class FilterMask(Mask):
+    """A mask of whole channels: once they are removed, and it masks nothing else, it goes with them."""
+
+
+def select_indices(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """`tensor` with only the indices `kept` of axes, by axis."""
+    for axis, indices in kept.items():
+        tensor = tensor.index_select(axis, indices.to(tensor.device))
+    return tensor
 
 
 def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
@@ -45,16 +70,34 @@ def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
 def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Every mask call whose value is read by something else than a mask, with the constant behind it."""
     for node in graph_module.graph.find_nodes(op="call_module"):
-        constant = constant_behind(graph_module, node)
-        if constant and constant is not node and any(mask_of(graph_module, user) is None for user in node.users):
-            yield node, constant
+        if mask_of(graph_module, node) and any(mask_of(graph_module, user) is None for user in node.users):
+            constant = constant_behind(graph_module, node)
+            if constant is not None:
+                yield node, constant
+
+
+def source_constant(node: fx.Node) -> Any:
+    """The constant that `node` is, or that it makes something of by modules alone (masks, quantizers); None if there is none.
+
+    Modules in a graph are those that passes put between a value and its readers.
+    """
+    while node.op == "call_module":
+        node = node.args[0]  # type: ignore[assignment]
+    return node if node.op == "get_attr" else None
 
 
 def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """The constant that `node` is, or masks; None where it is computed otherwise."""
-    while node.op == "call_module" and mask_of(graph_module, node) is not None:
+    """The constant that `node` is, or that it masks; None where it is something else."""
+    while mask_of(graph_module, node) is not None:
         node = node.args[0]  # type: ignore[assignment]
     return node if node.op == "get_attr" else None
+
+
+def replace_constant(node: fx.Node, constant: fx.Node) -> None:
+    """Let the masks and quantizers that the call `node` ends read `constant` in place of the one behind them."""
+    while node.args[0].op == "call_module":  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[assignment]
+    node.update_arg(0, constant)
 
 
 def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
@@ -62,16 +105,16 @@ def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     mask = mask_of(graph_module, node)
     if mask is None:
         return attribute(graph_module, str(node.target)).detach()
-    return mask(masked(graph_module, node.args[0]))  # type: ignore[arg-type]
+    return (mask.mask * masked(graph_module, node.args[0])).detach()  # type: ignore[arg-type]
 
 
-def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Tensor, created_by: str) -> fx.Node:
-    """Let every reader of `constant` read it multiplied by `mask`, behind the masks that it has already."""
+def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Mask, created_by: str) -> fx.Node:
+    """Let every reader of `constant` read it through `mask`, behind the masks that it has already."""
     value = constant
     while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
         value = following
     readers = list(value.users)
-    target = add_attribute(graph_module, f"{constant.name}_mask", Mask(mask))
+    target = add_attribute(graph_module, f"{constant.name}_mask", mask)
     return insert_call(value, readers, target, name=f"{constant.name}_mask", created_by=created_by)
 
 
@@ -82,10 +125,9 @@ def alive(tensor: Tensor, axis: int) -> Tensor:
 
 def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
-    constant = constant_behind(graph_module, node)
-    assert constant is not None
-    product = torch.ones(attribute(graph_module, str(constant.target)).shape)
+    held = attribute(graph_module, source_constant(node).target)
+    product = torch.ones(held.shape, device=held.device)
     while (mask := mask_of(graph_module, node)) is not None:
-        product = product * mask.mask.to(product.device)
+        product = product * mask.mask
         node = node.args[0]  # type: ignore[assignment]
     return product

@@ -210,7 +210,10 @@ def weight_bytes(graph_module: fx.GraphModule) -> int:
 
 
 def _modules_after(graph_module: fx.GraphModule, node: fx.Node):
+    """The modules behind a constant, one after the other, that say how it is stored."""
     for user in node.users:
-        module = graph_module.get_submodule(user.target) if user.op == "call_module" else None
-        if hasattr(module, "bytes_per_weight"):
-            yield module
+        if user.op == "call_module":
+            module = graph_module.get_submodule(user.target)
+            if hasattr(module, "bytes_per_weight"):
+                yield module
+            yield from _modules_after(graph_module, user)

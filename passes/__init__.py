@@ -9,8 +9,10 @@ from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
+from fxcompress.passes.fold_masks import FoldMasks
 from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.learn_rounding import LearnRounding
+from fxcompress.passes.learn_sparsity import LearnSparsity
 from fxcompress.passes.lower_binarizers import LowerBinarizers
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.prune_filters import PruneFilters
@@ -21,6 +23,7 @@ from fxcompress.passes.restore_precision import RestorePrecision
 from fxcompress.passes.restore_slow_layers import RestoreSlowLayers
 from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
+from fxcompress.passes.sparsify import Sparsify
 from fxcompress.passes.split_channels import SplitChannels
 from fxcompress.passes.train_quantizers import TrainQuantizers
 from fxcompress.passes.use_binary_convolutions import UseBinaryConvolutions
@@ -35,8 +38,10 @@ __all__ = [
     "Distill",
     "EqualizeLayers",
     "FoldBatchNorm",
+    "FoldMasks",
     "GuardSharedConvolutions",
     "LearnRounding",
+    "LearnSparsity",
     "LowerBinarizers",
     "LowerQuantizers",
     "PruneFilters",
@@ -47,6 +52,7 @@ __all__ = [
     "RestoreSlowLayers",
     "RoundWeights",
     "SmoothActivations",
+    "Sparsify",
     "SplitChannels",
     "TrainQuantizers",
     "UseBinaryConvolutions",

@@ -86,12 +86,13 @@ class LearnRounding(Pass):
         (scale, zero_point), levels = layer.grid, layer.quantizer.levels
         _, count, columns = patches.shape
         moment = damped(patches.mT @ patches / count, self.damping * columns / count)
-        target = weight + _shift(weight, float_patches, patches, moment)
-        found = descend(target, moment, scale, zero_point, levels)
+        free = torch.ones_like(weight, dtype=torch.bool) if layer.free is None else layer.free
+        target = weight + _shift(weight, float_patches, patches, moment) * free
+        found = descend(target, moment, scale, zero_point, levels, free=free)
         errors = [error((integers - zero_point) * scale - target, moment) for integers in (present, found)]
         start = torch.where((errors[1] < errors[0])[..., None], found, present)
         options = self.iterations, self.learning_rate, self.regularization
-        learned = learn(start, target, moment, scale, zero_point, levels, *options)
+        learned = torch.where(free, learn(start, target, moment, scale, zero_point, levels, *options), start)
         wanted = float_patches @ weight.mT
         before, after = ((patches @ ((q - zero_point) * scale).mT - wanted).square().sum(1) for q in (present, learned))
         layer.set_integers(torch.where((after < before)[..., None], learned, present))

@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxcompress.builder import add_attribute, attribute
+from fxcompress.builder import add_attribute
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import PlanError, describe
+from fxcompress.masks import constant_behind, masked
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.ops import INTEGER_RANGES, STORAGE
 from fxcompress.quantization.quantizer import Quantizer
@@ -57,8 +58,8 @@ class LowerQuantizers(Pass):
         with graph_module.graph.inserting_before(node):
             scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
             zero_point = self._constant(graph_module, f"{stem}_zero_point", quantizer.zero_point.to(integer), node)
-            if value.op == "get_attr":
-                integers = quantizer.integers(attribute(graph_module, value.target)).to(integer)
+            if constant_behind(graph_module, value) is not None:
+                integers = quantizer.integers(masked(graph_module, value)).to(integer)
                 quantized = self._constant(graph_module, f"{stem}_{quantizer.dtype}", integers, node)
             else:
                 value = self._saturate(value, quantizer, node)

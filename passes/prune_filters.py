@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fxcompress.channels import Channels, analyze
-from fxcompress.channels.clusters import CRITERIA, Cluster, clusters, importance
-from fxcompress.channels.masking import mask_elements
+from fxcompress.channels.clusters import CRITERIA, Cluster, clusters
+from fxcompress.channels.masking import element_masks
+from fxcompress.channels.selection import LearnedRanking, Ranking, Selection
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, did_you_mean
+from fxcompress.masking import mask_weights, masks_of
+from fxcompress.masks import FilterMask
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
+from fxcompress.training.filters import FilterController
+from fxcompress.training.levels import Schedule, check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,73 +32,74 @@ class PruneFilters(Pass):
     that read them, so that what lies between (a sigmoid of zero, say) does not matter.
 
     Args:
-        amount: the share of filters to remove, 0 to 1; of each cluster, or with ``ranking="global"`` of all together.
+        amount: the share of filters to remove, 0 to 1; of each cluster, or with ``ranking="global"`` of all together. 0.3
+            unless `flops` is given.
+        flops: the share of the multiply-adds to remove, in place of `amount`: as few filters go as do that.
         criterion: the importance of a filter, ``"l1"``, ``"l2"`` or ``"geometric_median"``
             (`fxcompress.channels.clusters.CRITERIA`); that of a set of filters is the mean over its layers
             (`fxcompress.channels.clusters.importance`).
-        ranking: ``"uniform"`` takes the same share of each cluster, ``"global"`` ranks the filters of all of them.
+        ranking: ``"uniform"`` takes the same share of each cluster, ``"global"`` ranks the filters of all of them, and so
+            does a `LearnedRanking` (`fxcompress.training.learn_ranking`).
         multiple: so many filters, or a multiple, are kept of each cluster, rounded up: vector units compute that many at a
             time. 1 for any number.
         ignored: scopes whose layers keep all filters (see `fxcompress.scopes.select`).
+        schedule: how training gets to `amount` or `flops` (see `fxcompress.training.levels`); None for all at once.
 
     Raises:
         ScopeError: an entry of `ignored` matches nothing.
-        InputError: an option cannot be used.
+        InputError: an option cannot be used, or so large a share of the multiply-adds cannot be removed.
     """
 
-    amount: float = 0.3
+    amount: float | None = None
+    flops: float | None = None
     criterion: str = "l2"
-    ranking: Literal["uniform", "global"] = "uniform"
+    ranking: Ranking = "uniform"
     multiple: int = 8
     ignored: Iterable[Scope] = ()
+    schedule: Schedule | None = None
 
     effect: ClassVar[Effect] = Effect.LOSSY
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amount < 1:
-            raise InputError(f"PruneFilters needs an amount from 0 to below 1, got {self.amount!r}")
+        if self.amount is not None and self.flops is not None:
+            raise InputError("PruneFilters is given an amount of filters or of flops, not both")
+        for name in ("amount", "flops"):
+            if (share := getattr(self, name)) is not None and not 0 <= share < 1:
+                raise InputError(f"PruneFilters needs {name} from 0 to below 1, got {share!r}")
         if self.criterion not in CRITERIA:
             hint = did_you_mean(str(self.criterion), CRITERIA)
             raise InputError(f"there is no criterion {self.criterion!r}{hint}; there are {', '.join(map(repr, CRITERIA))}")
-        if self.ranking not in ("uniform", "global"):
-            raise InputError(f"ranking is 'uniform' or 'global', not {self.ranking!r}")
+        if not isinstance(self.ranking, LearnedRanking) and self.ranking not in ("uniform", "global"):
+            raise InputError(f"ranking is 'uniform' or 'global', not {self.ranking!r}; or a LearnedRanking")
         if self.multiple < 1 or self.multiple != int(self.multiple):
             raise InputError(f"PruneFilters needs a multiple of 1 or more, got {self.multiple!r}")
+        check_schedule(self.schedule, self._target)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         ignored = select(graph_module.graph, self.ignored)
         channels = analyze(graph_module, lambda found: _keep(found, ignored))
         groups = clusters(channels)
-        scores = [importance(channels, cluster, CRITERIA[self.criterion]) for cluster in groups]
-        chosen = self._chosen(groups, scores)
-        context.notes += [*_summary(channels, groups, chosen), *_pinned(channels)]
-        masked = mask_elements(channels, chosen, self.name)
-        return [Replacement.at(node) for node in masked]
+        chosen = self._selection.choose(channels, groups, self._target)
+        context.notes += [_summary(channels, groups, chosen, self.schedule), *_pinned(channels)]
+        if self.schedule is not None:
+            chosen = self._selection.choose(channels, groups, self.schedule.initial)
+        masks = element_masks(channels, {one for cluster in groups for one in cluster.elements}, chosen)
+        made = mask_weights(graph_module, context, {constant: FilterMask(mask) for constant, mask in masks.items()}, self)
+        return [Replacement.at(node) for node in made]
 
-    def _chosen(self, groups: list[Cluster], scores: list[Tensor]) -> set[int]:
-        """The elements to mask."""
-        if self.ranking == "uniform":
-            counts = [math.floor(len(cluster.elements) * self.amount) for cluster in groups]
-        else:
-            counts = _lowest_of_all(groups, scores, self.amount)
-        chosen: set[int] = set()
-        for cluster, score, count in zip(groups, scores, counts):
-            total, step = len(cluster.elements), cluster.step(self.multiple)
-            kept = max(math.ceil((total - count) / step), 1) * step
-            for index in score.argsort(stable=True)[: max(total - kept, 0)].tolist():
-                chosen.add(cluster.elements[index])
-        return chosen
+    def controller(self, graph_module: fx.GraphModule) -> FilterController | None:
+        """Its `set_level` takes a share, as `amount` or `flops` do; None where no filter could be removed, or they are gone."""
+        masks = masks_of(graph_module, self)
+        return FilterController(graph_module, masks, self._selection, self.schedule, self._target) if masks else None
 
+    @property
+    def _target(self) -> float:
+        given = self.amount if self.flops is None else self.flops
+        return 0.3 if given is None else given
 
-def _lowest_of_all(groups: list[Cluster], scores: list[Tensor], amount: float) -> list[int]:
-    """How many elements of each cluster are among the `amount` of all filters that score lowest."""
-    if not groups:
-        return []
-    owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(scores)])
-    width = torch.tensor([cluster.width() for cluster in groups])[owner]
-    order = torch.cat(scores).argsort(stable=True)
-    lowest = order[width[order].cumsum(0) <= amount * width.sum()]
-    return owner[lowest].bincount(minlength=len(groups)).tolist()
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self.criterion, self.ranking, self.multiple, of_computation=self.flops is not None)
 
 
 def _keep(channels: Channels, ignored: set[fx.Node]) -> None:
@@ -104,11 +108,12 @@ def _keep(channels: Channels, ignored: set[fx.Node]) -> None:
             channels.pin(layer.filters, "they are ignored")
 
 
-def _summary(channels: Channels, groups: list[Cluster], chosen: set[int]) -> list[str]:
+def _summary(channels: Channels, groups: list[Cluster], chosen: set[int], schedule: Schedule | None) -> str:
     total = sum(len(layer.filters) for layer in channels.layers)
     free = sum(len(place) for cluster in groups for places in cluster.places.values() for place in places)
     gone = sum(channels.elements.find(one) in chosen for layer in channels.layers for one in layer.filters)
-    return [f"{gone} of {total} filters are masked; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"]
+    when = "are masked" if schedule is None else "will be masked"
+    return f"{gone} of {total} filters {when}; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"
 
 
 def _pinned(channels: Channels) -> list[str]:

@@ -9,10 +9,11 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.binarization.layers import binarized_layers
-from fxcompress.builder import add_attribute, attribute, insert_call
+from fxcompress.builder import add_attribute, insert_call
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
+from fxcompress.masks import masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.options import QuantizationOptions, by_operation
 from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
@@ -100,15 +101,15 @@ class Quantize(Pass):
         return rewritten
 
     def _quantize_weight(self, graph_module: fx.GraphModule, site: WeightSite, context: Context) -> Replacement:
-        weight = attribute(graph_module, site.weight.target).detach()
+        weight, constant = masked(graph_module, site.weight), source_constant(site.weight)
         quantizer = site.options.quantizer(weight.shape, site.channel_axis)
         if quantizer.spec.group_size != site.options.spec.group_size:
-            context.notes.append(f"{site.weight.name} has one scale a channel: its inputs are no more than a group")
+            context.notes.append(f"{constant.name} has one scale a channel: its inputs are no more than a group")
         try:
             quantizer.set_range(*weight_range(weight, quantizer.spec, site.options.estimator or MinMax()))
         except CalibrationError as problem:
-            raise CalibrationError(f"{problem} in the weight {describe(site.weight)}; repair the model's weights") from None
-        target = add_attribute(graph_module, f"{site.weight.name}_quantizer", quantizer)
+            raise CalibrationError(f"{problem} in the weight {describe(constant)}; repair the model's weights") from None
+        target = add_attribute(graph_module, f"{constant.name}_quantizer", quantizer)
         return self._insert(site.weight, site.consumers, target)
 
     def _quantize_activation(
@@ -121,14 +122,15 @@ class Quantize(Pass):
 
     def _insert(self, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
         """Put a call of the quantizer `target` between `value` and `consumers`."""
-        node = insert_call(value, consumers, target, name=f"{value.name}_quantizer", created_by=self.name)
+        named = source_constant(value) or value
+        node = insert_call(value, consumers, target, name=f"{named.name}_quantizer", created_by=self.name)
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
 
 
 def _give_readers_their_own_transpose(graph: fx.Graph) -> None:
     """Copy a transpose of a constant for each of its readers, since a quantizer before it may be for some of them."""
     for node in graph.find_nodes(op="call_function", target=TRANSPOSE):
-        if node.args[0].op == "get_attr":
+        if source_constant(node.args[0]) is not None:
             for user in list(node.users)[1:]:
                 with graph.inserting_after(node):
                     user.replace_input_with(node, graph.node_copy(node))

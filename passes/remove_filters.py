@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.channels import analyze
-from fxcompress.channels.masking import pin_what_is_not_masked
+from fxcompress.channels.masking import pin_indices, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.cost import cost
 from fxcompress.effect import Effect
@@ -22,7 +22,8 @@ class RemoveFilters(Pass):
     """Remove the channels that masks leave nothing of, from weights, biases and norms, and from all that is downstream.
 
     A channel goes where every weight that makes it, scales it or reads it is masked there; `PruneFilters` masks all of them.
-    What else is masked becomes zeros. No mask is left behind.
+    Masks of single weights stay, smaller, and so do those of filters that cannot be removed. Quantizers of weights lose the
+    scales of what is removed, and the float model that later passes compare with the same channels.
 
     Raises:
         VerificationError: a size came out other than the channel analysis foretold.
@@ -34,6 +35,10 @@ class RemoveFilters(Pass):
         if not any(masks(graph_module)):
             return []
         before = cost(graph_module)
-        made = Removal(analyze(graph_module, pin_what_is_not_masked)).apply(self.name)
+        removal = Removal(analyze(graph_module, pin_what_is_not_masked))
+        kept = removal.kept_of_constants()
+        made = removal.apply(self.name)
+        if context.reference is not None:
+            Removal(analyze(context.reference, lambda channels: pin_indices(channels, kept))).apply(self.name)
         context.notes.append(f"from {before} to {cost(graph_module)}")
         return [Replacement.at(node) for node in made]

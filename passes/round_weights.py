@@ -83,4 +83,4 @@ class RoundWeights(Pass):
     def _round(self, layer: MatrixLayer, patches: Tensor) -> None:
         moment = damped(patches.mT @ patches / patches.shape[1], self.damping)
         weight = weight_rows(layer.node, layer.weight)
-        layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps))
+        layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps, layer.free))

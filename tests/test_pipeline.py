@@ -101,6 +101,28 @@ def test_a_wrong_pass_without_rules_is_caught():
         compile_with(DropLast())
 
 
+y, z = var("y z")
+
+
+@rewrite(op.sub(op.sub(x, y), z))
+def subtract_once(new, x, y, z):
+    return new.sub(x, new.add(y, z))
+
+
+def test_the_last_bit_before_a_rounding_breaks_no_promise():
+    """1 - e - e is 1 in float32 and 1 - (e + e) is less, and just so much decides between 2 and 1."""
+
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return (x[:, 0] - x[:, 1] - x[:, 2]).mul(1.5).round()
+
+    numbers = torch.tensor([[1.0, 2.0**-25, 2.0**-25]]).expand(2, 3)
+    once = rules_pass("SubtractOnce", Effect.ROUNDING, subtract_once)
+    compiled = fxcompress.compile(Rounded(), [once], example_inputs=numbers)
+    assert compiled(numbers).tolist() == [1, 1] and Rounded()(numbers).tolist() == [2, 2]
+    assert compiled.report.rows[-1].decibels == float("inf")
+
+
 def test_an_invalid_graph_is_the_passes_fault():
     class Method(Pass):
         effect = Effect.EXACT

@@ -14,13 +14,13 @@ from fxcompress import passes
 from fxcompress.capture import capture
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import CRITERIA, clusters
-from fxcompress.channels.masking import mask_elements, pin_what_is_not_masked
+from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.cost import cost
 from fxcompress.dialect import resolve
 from fxcompress.errors import InputError, ScopeError
 from fxcompress.inputs import ExampleInputs
-from fxcompress.masks import Mask
+from fxcompress.masks import Mask, insert_mask
 from fxcompress.verify import sqnr
 
 
@@ -49,7 +49,8 @@ def test_what_is_removed_is_what_was_masked(recipe, data):
         for cluster in found
         for one in data.draw(st.lists(st.sampled_from(cluster.elements), unique=True, max_size=len(cluster.elements) - 1))
     }
-    mask_elements(channels, chosen, "test")
+    for constant, mask in element_masks(channels, chosen).items():
+        insert_mask(graph_module, constant, Mask(mask), "test")
     graph_module.recompile()
     x = recipe.inputs(3)
     masked = graph_module(x)

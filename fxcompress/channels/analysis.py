@@ -10,23 +10,38 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxcompress.channels.elements import Elements, Ids
 from fxcompress.dialect import SCALAR_FUNCTIONS
 from fxcompress.errors import describe
-from fxcompress.masks import constant_behind, mask_of
+from fxcompress.masks import source_constant
 
 Axes: TypeAlias = list[Ids | None]
 """For each axis of a tensor its identifiers; None for one that loses no index (batch, height, a kernel).
 
 An axis of a free size times n may have n identifiers: those of its n fastest indices, over and over.
 """
+
+
+@runtime_checkable
+class Narrowable(Protocol):
+    """A module in a graph that treats every channel by itself, and can do so for fewer of them: a mask, a quantizer.
+
+    Attributes:
+        whole_axes: those of its input that can lose no channel.
+    """
+
+    whole_axes: tuple[int, ...]
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> nn.Module:
+        """The module for tensors of which only the indices `kept` of axes are left, by axis; other axes stay whole."""
+
 
 RULES: dict[str, Callable[[Channels, fx.Node], Any]] = {}
 """What operations do to channels, by the name of the ATen operation: the axes of the result, or of each result."""
@@ -48,7 +63,7 @@ class Layer:
 
     Attributes:
         node: the operation.
-        weight: what holds the filters: a constant, maybe behind masks.
+        weight: what holds the filters: a constant, maybe behind masks and quantizers.
         filters: the identifiers of the filters, along `axis` of the weight.
     """
 
@@ -80,7 +95,7 @@ class Channels:
     Attributes:
         axes: of every tensor; a list of them for an operation with several results.
         layers: the operations with filters in a constant, in the order of the graph.
-        weights: the constants (or masks of them) that layers and norms multiply and add, which masks go on.
+        weights: the constants, maybe behind masks and quantizers, that layers and norms multiply and add: masks go on them.
         groups: for grouped operations, the identifiers of their groups.
     """
 
@@ -175,10 +190,10 @@ class Channels:
             self.layers += [Layer(node, source, position, filters) for position in along]
 
     def source(self, weight: Any) -> fx.Node | None:
-        """The constant, maybe behind masks, that `weight` is or is the transpose of; None where it is computed."""
+        """The constant, maybe behind modules, that `weight` is or is the transpose of; None where it is computed."""
         if isinstance(weight, fx.Node) and weight.target is torch.ops.aten.transpose.int:
             weight = weight.args[0]
-        return weight if isinstance(weight, fx.Node) and constant_behind(self.graph_module, weight) else None
+        return weight if isinstance(weight, fx.Node) and source_constant(weight) else None
 
     # ------------------------------------------------------------------------------------------------- the analysis
 
@@ -190,7 +205,7 @@ class Channels:
         elif node.op == "output":
             for source in node.all_input_nodes:
                 self.pin_all(self.axes[source], "they are outputs of the model")
-        elif node.op == "call_module" and mask_of(self.graph_module, node) is not None:
+        elif node.op == "call_module" and isinstance(self.graph_module.get_submodule(str(node.target)), Narrowable):
             self.axes[node] = self.of(node.args[0])  # type: ignore[arg-type]
         else:
             self.axes[node] = self._call(node)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fxcompress.builder import attribute
 from fxcompress.channels.analysis import Channels, Layer
-from fxcompress.masks import masked
+from fxcompress.masks import source_constant
 
 
 @dataclass
@@ -91,7 +92,7 @@ CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {"l1": l1_norm, "l2": l2_norm,
 
 
 def importance(channels: Channels, cluster: Cluster, criterion: Callable[[Tensor], Tensor]) -> Tensor:
-    """The importance of each element of `cluster`: ``[elements]``.
+    """The importance of each element of `cluster`, from the weights as they are behind their masks: ``[elements]``.
 
     In each layer the filters' importances are divided by their root mean square over the layer, so that layers of different
     sizes compare (after Molchanov et al., arXiv 1611.06440, section 2.2, who divide by the root of the sum). An element's
@@ -99,7 +100,7 @@ def importance(channels: Channels, cluster: Cluster, criterion: Callable[[Tensor
     """
     scores = []
     for layer, places in cluster.places.items():
-        weight = masked(channels.graph_module, layer.weight).float()
+        weight = attribute(channels.graph_module, source_constant(layer.weight).target).detach().float()
         each = criterion(weight.movedim(layer.axis, 0).flatten(1))
         each = each / each.square().mean().sqrt().clamp_min(torch.finfo(each.dtype).tiny)
         scores.append(torch.stack([each[place].mean() for place in places]))

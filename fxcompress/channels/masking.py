@@ -3,49 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels
-from fxcompress.masks import alive, combined, constant_behind, insert_mask, masks
+from fxcompress.channels.analysis import Channels, Narrowable
+from fxcompress.masks import alive, combined, masks, source_constant
 
 
-def mask_elements(channels: Channels, chosen: Collection[int], created_by: str) -> list[fx.Node]:
-    """Mask all that the sets of channels `chosen` have in weights; returns the calls of the masks.
+def element_masks(
+    channels: Channels, removable: Collection[int], chosen: Collection[int] | None = None
+) -> dict[fx.Node, Tensor]:
+    """A mask for each constant that holds any of the sets of channels `removable`: zeros where it holds one that is `chosen`.
 
     Args:
-        chosen: as `Elements.find` gives them.
+        removable: as `Elements.find` gives them. A mask has the constant's size along each axis that holds one, else 1.
+        chosen: of them; None for all.
     """
-    made = []
+    found: dict[fx.Node, Tensor] = {}
     for weight in channels.weights:
-        mask = element_mask(channels, weight, chosen)
-        constant = constant_behind(channels.graph_module, weight)
+        constant = source_constant(weight)
+        mask = _element_mask(channels, weight, removable, removable if chosen is None else chosen)
         if mask is not None and constant is not None:
-            made.append(insert_mask(channels.graph_module, constant, mask, created_by))
-    return made
+            found[constant] = mask
+    return found
 
 
-def element_mask(channels: Channels, weight: fx.Node, chosen: Collection[int]) -> Tensor | None:
-    """Zeros where `weight` belongs to the sets of channels `chosen`; None where nothing does.
-
-    Of the weight's dimensions, but one along axes without such channels.
-    """
+def _element_mask(channels: Channels, weight: fx.Node, removable: Collection[int], chosen: Collection[int]) -> Tensor | None:
     axes, value = channels.of(weight), weight.meta["val"]
     factors = []
     for axis, ids in enumerate(axes):
-        gone = torch.tensor([channels.elements.find(one) in chosen for one in ids or ()], device=value.device)
-        if gone.any():
-            factors.append((~gone).to(value.dtype).view([-1 if d == axis else 1 for d in range(len(axes))]))
+        roots = [channels.elements.find(one) for one in ids or ()]
+        if any(root in removable for root in roots):
+            kept = torch.tensor([root not in chosen for root in roots], dtype=value.dtype, device=value.device)
+            factors.append(kept.view([-1 if d == axis else 1 for d in range(len(axes))]))
     return math.prod(factors[1:], start=factors[0]) if factors else None
 
 
+def pin_indices(channels: Channels, kept: Mapping[str, Sequence[Sequence[int] | None]]) -> None:
+    """Pin the indices `kept` of each axis of constants, by their targets; for `analyze`."""
+    for constant in channels.graph_module.graph.find_nodes(op="get_attr"):
+        for ids, indices in zip(channels.of(constant), kept.get(str(constant.target), ())):
+            channels.pin([ids[index] for index in indices] if ids and indices else None, "it stays in the model")
+
+
 def pin_what_is_not_masked(channels: Channels) -> None:
-    """Pin every channel that some weight still uses; for `analyze`."""
+    """Pin every channel that some weight still uses, or some module cannot do without; for `analyze`."""
+    for node in channels.graph_module.graph.find_nodes(op="call_module"):
+        module = channels.graph_module.get_submodule(str(node.target))
+        for axis in module.whole_axes if isinstance(module, Narrowable) else ():
+            channels.pin(channels.of(node)[axis], f"groups of them share a scale in {node.name}")
     calls = {constant: call for call, constant in masks(channels.graph_module)}
     for weight in channels.weights:
-        call = calls.get(constant_behind(channels.graph_module, weight))
+        call = calls.get(source_constant(weight))
         product = None if call is None else combined(channels.graph_module, call)
         for axis, ids in enumerate(channels.of(weight)):
             if ids is not None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_constant
+from fxcompress.builder import add_attribute, attribute, insert_constant
 from fxcompress.capture.fake import fake_value
-from fxcompress.channels.analysis import Axes, Channels, operation
+from fxcompress.channels.analysis import Channels, Narrowable, operation
 from fxcompress.channels.elements import Ids
 from fxcompress.errors import VerificationError, describe
-from fxcompress.masks import combined, mask_of, masks
+from fxcompress.masks import FilterMask, select_indices
 from fxcompress.signature import arguments
 
 aten = torch.ops.aten
@@ -37,10 +37,15 @@ class Removal:
         """The indices of an axis that stay."""
         return [index for index, one in enumerate(ids) if not self.is_dead(one)]
 
+    def kept_of_constants(self) -> dict[str, list[list[int] | None]]:
+        """For each constant, by its target, the indices that stay of each axis; None for an axis that loses none."""
+        constants = self.graph.find_nodes(op="get_attr")
+        return {str(c.target): [ids and self.kept(ids) for ids in self.channels.of(c)] for c in constants}
+
     def apply(self, created_by: str) -> list[fx.Node]:
-        """Take the channels out, and every mask on a constant with them. Returns the new constants."""
-        made = self._shrink_constants(created_by)
-        self.graph.eliminate_dead_code()  # the masks, and the constants as they were
+        """Take the channels out. Returns the new constants, and the calls of modules that are smaller or gone."""
+        changed = self._shrink_constants(created_by) + self._shrink_modules()
+        self.graph.eliminate_dead_code()  # the constants as they were
         if self.dead:
             for node in self.graph.nodes:
                 written = WRITTEN_SIZES.get(operation(node)) if node.op == "call_function" else None
@@ -48,35 +53,49 @@ class Removal:
                     written(self, node)
         propagate(self.graph)
         self._check()
-        return made
+        return changed
 
     def _shrink_constants(self, created_by: str) -> list[fx.Node]:
-        """Put a smaller constant, multiplied by its masks, for each constant that is read as it is or behind masks."""
-        through_masks = [(call, constant, combined(self.graph_module, call)) for call, constant in masks(self.graph_module)]
-        as_they_are = [(node, node, None) for node in self.graph.find_nodes(op="get_attr")]
+        """Put a smaller constant for each one that loses channels."""
         made = []
-        for node, constant, mask in (*through_masks, *as_they_are):
-            axes = self.channels.of(constant)
-            if mask is None and not any(map(self.is_dead, (one for ids in axes for one in ids or ()))):
-                continue
-            readers = [user for user in node.users if mask_of(self.graph_module, user) is None]
-            if readers:
-                made.append(self._smaller(node, constant, mask, axes, created_by))
-                for reader in readers:
-                    reader.replace_input_with(node, made[-1])
+        for constant in self.graph.find_nodes(op="get_attr"):
+            gone = self._losses(constant)
+            if gone and constant.users:
+                made.append(self._smaller(constant, gone, created_by))
+                constant.replace_all_uses_with(made[-1])
         return made
 
-    def _smaller(self, node: fx.Node, constant: fx.Node, mask: Tensor | None, axes: Axes, created_by: str) -> fx.Node:
+    def _shrink_modules(self) -> list[fx.Node]:
+        """Put modules for fewer channels (masks, quantizers), and leave out masks of filters that mask nothing then."""
+        changed = []
+        for node in self.graph.find_nodes(op="call_module"):
+            module = self.graph_module.get_submodule(str(node.target))
+            if not node.users or not isinstance(module, Narrowable):
+                continue
+            narrowed = module.narrowed(self._losses(node))
+            if isinstance(narrowed, FilterMask) and bool(narrowed.mask.all()):
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            elif narrowed is not module:
+                node.target = add_attribute(self.graph_module, str(node.target), narrowed)
+            else:
+                continue
+            changed.append(node)
+        return changed
+
+    def _losses(self, node: fx.Node) -> dict[int, Tensor]:
+        """The indices that stay of each axis of a tensor that loses some."""
+        axes = {axis: ids for axis, ids in enumerate(self.channels.of(node)) if ids and any(map(self.is_dead, ids))}
+        return {axis: torch.tensor(self.kept(ids)) for axis, ids in axes.items()}
+
+    def _smaller(self, constant: fx.Node, gone: dict[int, Tensor], created_by: str) -> fx.Node:
         held = attribute(self.graph_module, str(constant.target))
-        value = held.detach() if mask is None else held.detach() * mask.to(held.device, held.dtype)
-        for axis, ids in enumerate(axes):
-            if ids is not None:
-                value = value.index_select(axis, torch.tensor(self.kept(ids), device=value.device))
+        value = select_indices(held.detach(), gone)
         if isinstance(held, torch.nn.Parameter):
             value = torch.nn.Parameter(value, requires_grad=held.requires_grad)
-        made = insert_constant(self.graph_module, f"{constant.target}_pruned", value, before=node.next, created_by=created_by)
+        name = f"{constant.target}_pruned"
+        made = insert_constant(self.graph_module, name, value, before=constant.next, created_by=created_by)
         made.meta |= {key: constant.meta[key] for key in ("scope", "stack_trace") if key in constant.meta}
-        self.channels.axes[made] = axes
+        self.channels.axes[made] = self.channels.of(constant)
         return made
 
     def _check(self) -> None:

@@ -125,35 +125,41 @@ def _reads_integers(node: ir.Node) -> bool:
     return all(_dequantize(value) is not None for value in node.inputs[:2])
 
 
-def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Value | None]]:
-    """The constant operands of two or more dimensions, each with the zero point of the dequantize before it."""
-    found: list[tuple[ir.Value, ir.Value | None]] = []
+def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Node | None]]:
+    """The constant operands of two or more dimensions, each with the dequantize before it."""
+    found: list[tuple[ir.Value, ir.Node | None]] = []
     for value in node.inputs[:2]:
         dequantize = _dequantize(value)
         source = dequantize.inputs[0] if dequantize else value
-        zero_point = dequantize.inputs[2] if dequantize and len(dequantize.inputs) > 2 else None
         if source is not None and source.const_value is not None and len(source.const_value.shape) >= 2:
-            found.append((source, zero_point))
+            found.append((source, dequantize))
     return found
 
 
-def _weight_elements(weights: list[tuple[ir.Value, ir.Value | None]]) -> tuple[int, int, int]:
+def _weight_elements(weights: list[tuple[ir.Value, ir.Node | None]]) -> tuple[int, int, int]:
     """Elements in all, those stored as integers, and those that are zero; a shared weight counts once."""
     elements = integers = zeros = 0
-    for value, zero_point in {id(pair[0]): pair for pair in weights}.values():
+    for value, dequantize in {id(pair[0]): pair for pair in weights}.values():
         tensor = value.const_value
         assert tensor is not None
-        elements += tensor.size
-        zero = 0
-        if tensor.dtype in _INTEGERS:
-            integers += tensor.size
-            points = np.unique(zero_point.const_value.numpy()) if zero_point and zero_point.const_value else [0]
-            if len(points) > 1:  # zero differs by channel; such files are asymmetric in weights, where zeros are rare
-                continue
-            zero = int(points[0])
         values = tensor.numpy()
-        zeros += int(np.count_nonzero(values == np.asarray(zero, values.dtype)))
+        elements += tensor.size
+        integers += tensor.size if tensor.dtype in _INTEGERS else 0
+        zeros += int(np.count_nonzero(values == _zero_point(dequantize, values)))
     return elements, integers, zeros
+
+
+def _zero_point(dequantize: ir.Node | None, values: np.ndarray) -> np.ndarray:
+    """What stands for zero in `values`, broadcast against them: one number, or one for each channel or block."""
+    given = dequantize.inputs[2] if dequantize is not None and len(dequantize.inputs) > 2 else None
+    if dequantize is None or given is None or given.const_value is None:
+        return np.asarray(0, values.dtype)
+    points = given.const_value.numpy().astype(values.dtype)
+    axis = dequantize.attributes.get_int("axis", 1)
+    block = dequantize.attributes.get_int("block_size", 0)
+    if block:
+        return points.repeat(block, axis).take(range(values.shape[axis]), axis)
+    return points.reshape([-1 if d == axis % values.ndim else 1 for d in range(values.ndim)]) if points.ndim else points
 
 
 def _bytes_by_type(graph: ir.Graph) -> dict[str, int]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_constant
+from fxcompress.builder import insert_constant
 from fxcompress.execution import Execution
+from fxcompress.masks import combined, masked, replace_constant, source_constant
 from fxcompress.precision import Precision, forward_in
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
 from fxcompress.quantization.quantized import quantizer_of, serves_weight
@@ -26,7 +27,7 @@ class MatrixLayer:
         graph_module: the quantized model.
         node: the operation in its graph.
         twin: the operation in the float model's graph.
-        weight: the float model's.
+        weight: the float model's, with the zeros of its masks.
         created_by: the pass at work, recorded on what it makes.
     """
 
@@ -45,7 +46,7 @@ class MatrixLayer:
     def bias(self) -> Tensor | None:
         """The quantized model's, shape ``[channels]``."""
         node = argument(self.node, "bias")
-        return None if node is None else attribute(self.graph_module, node.target).detach()
+        return None if node is None else masked(self.graph_module, node)
 
     @property
     def channel_axis(self) -> int:
@@ -59,6 +60,12 @@ class MatrixLayer:
         return weight_rows(self.node, scale.expand_as(self.weight)), weight_rows(self.node, zero_point.expand_as(self.weight))
 
     @property
+    def free(self) -> Tensor | None:
+        """Which elements of the weight are not masked, as `weight_rows` orders them; None for all."""
+        mask = self.node.args[1].args[0]
+        return None if mask.op == "get_attr" else weight_rows(self.node, combined(self.graph_module, mask) != 0)
+
+    @property
     def integers(self) -> Tensor:
         """The weight in the quantized model as it stands, as float, as `weight_rows` orders it."""
         return weight_rows(self.node, self.quantizer.integers(self._present))
@@ -70,20 +77,25 @@ class MatrixLayer:
     def set_integers(self, integers: Tensor) -> None:
         """Let the quantizer read the weight of these integers, as `weight_rows` orders them, from now on."""
         quantize = self.node.args[1]
+        known = source_constant(quantize)
         scale, zero_point = self.grid
         weight = ((integers - zero_point) * scale).reshape(self.weight.shape)
-        quantize.update_arg(0, self._constant(f"{self.twin.args[1].target}_rounded", weight, quantize))
+        name = source_constant(self.twin.args[1]).target
+        replace_constant(quantize, self._constant(f"{name}_rounded", weight, known.next))
 
     def set_bias(self, bias: Tensor) -> None:
         """Let the operation add `bias`, shape ``[channels]``, in place of the bias it has."""
         known = argument(self.node, "bias")
-        name = f"{known.target}_corrected" if known is not None else f"{self.node.name}_bias"
-        self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node), *self.node.args[3:])
+        name = f"{source_constant(known).target}_corrected" if known is not None else f"{self.node.name}_bias"
+        if known is not None and known.op == "call_module" and _is_its_own(known):
+            replace_constant(known, self._constant(name, bias, source_constant(known).next))
+        else:
+            self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node), *self.node.args[3:])
 
     @property
     def _present(self) -> Tensor:
         """What the quantizer reads."""
-        return attribute(self.graph_module, self.node.args[1].args[0].target).detach()
+        return masked(self.graph_module, self.node.args[1].args[0])
 
     def _constant(self, name: str, value: Tensor, before: fx.Node) -> fx.Node:
         """A parameter that training can go on from."""
@@ -103,11 +115,20 @@ def matrix_layers(quantized: fx.GraphModule, reference: fx.GraphModule, target: 
     for node in quantized.graph.nodes:
         if node.target in MATRIX_PRODUCTS and node.target in target.weighted and node.name in float_nodes:
             call = node.args[1]
-            if quantizer_of(quantized, call) and serves_weight(call) and len(call.users) == 1:
+            if quantizer_of(quantized, call) and serves_weight(call) and _is_its_own(call):
                 twin = float_nodes[node.name]
-                weight = attribute(reference, twin.args[1].target).detach()
+                weight = masked(reference, twin.args[1])
                 found.append(MatrixLayer(quantized, node, twin, weight, created_by))
     return found
+
+
+def _is_its_own(call: fx.Node) -> bool:
+    """Whether `call`, and each mask in front of it, has one reader."""
+    while call.op == "call_module":
+        if len(call.users) != 1:
+            return False
+        call = call.args[0]
+    return True
 
 
 def in_step(

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from fxcompress.dialect import resolve
+from fxcompress.masks import constant_behind
 from fxcompress.quantization.options import QuantizationOptions, QuantizerOptions
 from fxcompress.targets.table import Target, Weighted
 
@@ -35,7 +36,7 @@ class ActivationSite:
 
 @dataclass(frozen=True)
 class WeightSite:
-    """A quantizer on the constant `weight`, read by `consumers`, with one scale an index of `channel_axis`."""
+    """A quantizer on `weight`, a constant or a mask of one, read by `consumers`, with one scale an index of `channel_axis`."""
 
     weight: fx.Node
     consumers: tuple[fx.Node, ...]
@@ -79,7 +80,8 @@ class _Placer:
         self.ranks = {node: rank for rank, node in enumerate(graph.nodes)}
         self.constants: set[object] = set()
         for node in graph.nodes:
-            if node.op == "get_attr" or (node.op == "call_function" and self.constants.issuperset(node.all_input_nodes)):
+            computed = node.op in ("call_function", "call_module") and self.constants.issuperset(node.all_input_nodes)
+            if node.op == "get_attr" or computed:
                 self.constants.add(node)
         self.demands: dict[fx.Node, dict[fx.Node, QuantizerOptions]] = {}  # value -> the users that want it quantized
         self.weights: dict[tuple[fx.Node, int, QuantizerOptions], list[fx.Node]] = {}
@@ -134,7 +136,7 @@ class _Placer:
         reader, axis = node, how.channel_axis
         if isinstance(weight, fx.Node) and weight.target is TRANSPOSE and weight.meta["val"].dim() == 2:
             reader, weight, axis = weight, weight.args[0], 1 - axis
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        if not isinstance(weight, fx.Node) or constant_behind(self.graph.owning_module, weight) is None:
             self.left[node] = "its weight is computed by the graph, not a constant"
         elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from fxcompress.masks import source_constant
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.targets.table import Target
 
@@ -43,10 +44,7 @@ def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
 
 def serves_weight(call: fx.Node) -> bool:
     """Whether the quantizer `call` rounds a constant, maybe masked."""
-    value = call.args[0]
-    while value.op == "call_module":
-        value = value.args[0]
-    return value.op == "get_attr"
+    return source_constant(call) is not None
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fxcompress.errors import CalibrationError
+from fxcompress.masks import select_indices
 from fxcompress.quantization.ops import along
 from fxcompress.quantization.ranges import Estimator
 from fxcompress.quantization.spec import QuantizationSpec
@@ -105,6 +107,25 @@ class Quantizer(nn.Module):
         """`scale` and `zero_point`, as they broadcast over a tensor of this shape."""
         grid = self.spec.scale_axis, self.spec.group_size or 0, shape
         return along(self.scale, *grid), along(self.zero_point, *grid)
+
+    @property
+    def whole_axes(self) -> tuple[int, ...]:
+        """The axis that groups divide: without some of its indices others would share a scale."""
+        return () if self.spec.group_size is None or self.spec.scale_axis is None else (self.spec.scale_axis,)
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> Quantizer:
+        """The quantizer of tensors of which only the indices `kept` of axes are left, by axis; none of `whole_axes`."""
+        axis = self.spec.scale_axis
+        along = kept if self.whole_axes else {0: kept[axis]} if axis is not None and axis in kept else {}
+        if not along:
+            return self
+        twin = copy.deepcopy(self)
+        for held in (twin._parameters, twin._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.shape == self.scale.shape:
+                    value = select_indices(tensor.detach(), along)
+                    held[name] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+        return twin
 
     def extra_repr(self) -> str:
         decided = self.ready or self.spec.signed is not None

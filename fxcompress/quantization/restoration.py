@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from fxcompress.builder import add_attribute, attribute, insert_call
+from fxcompress.masks import masked, replace_constant, source_constant
 from fxcompress.quantization.options import QuantizationOptions
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
@@ -47,7 +48,7 @@ def leave_in_float(
         _attach(site.producer, site.consumers, wiring, target)
     given_up = set(layers)
     for (value, reader), call in wiring.items():
-        if value.op == "get_attr":
+        if source_constant(value) is not None:
             if set(_operations(reader, target)) <= set(layers):
                 given_up.add(reader)
             else:
@@ -67,7 +68,7 @@ def widen(
     calls = quantizer_calls(graph_module)
     restore_constants(graph_module, {reader for call in layer.weights for reader in call.users}, reference)
     for call in layer.weights:
-        weight = attribute(graph_module, call.args[0].target).detach()
+        weight = masked(graph_module, call.args[0])
         spec = replace(target.weights, bits=bits, channel_axis=calls[call].spec.channel_axis)
         quantizer = Quantizer(spec, weight.shape)
         quantizer.set_range(*weight_range(weight, spec, MinMax()))
@@ -88,25 +89,27 @@ def restore_constants(graph_module: fx.GraphModule, nodes: Iterable[fx.Node], re
                 if original is None:
                     node.update_arg(position, None)
                 elif _is_constant(original):
-                    _exchange(graph_module, node, present, attribute(reference, original.target), original.target)
+                    constant = source_constant(original)
+                    _exchange(graph_module, node, present, attribute(reference, constant.target), constant.target)
 
 
 def _is_constant(value: object) -> bool:
-    """Whether `value` is a constant, or a quantizer's call on one."""
-    if isinstance(value, fx.Node) and value.op == "call_module" and value.args:
-        value = value.args[0]
-    return isinstance(value, fx.Node) and value.op == "get_attr"
+    """Whether `value` is a constant, maybe behind masks and quantizers."""
+    return isinstance(value, fx.Node) and source_constant(value) is not None
 
 
 def _exchange(graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, tensor: torch.Tensor, name: str) -> None:
-    """Let `node`, or the quantizer `present` before it, read `tensor` instead of another constant."""
-    constant, reader = (present, node) if present.op == "get_attr" else (present.args[0], present)
+    """Let `node`, or the masks and quantizers `present` before it, read `tensor` instead of another constant."""
+    constant = source_constant(present)
     if attribute(graph_module, constant.target) is tensor:
         return
     with graph_module.graph.inserting_after(constant):
         made = graph_module.graph.get_attr(add_attribute(graph_module, name, tensor))
     made.meta = dict(constant.meta)
-    reader.replace_input_with(constant, made)
+    if present is constant:
+        node.replace_input_with(constant, made)
+    else:
+        replace_constant(present, made)
 
 
 def _left_out(graph_module: fx.GraphModule, target: Target) -> set[fx.Node]:

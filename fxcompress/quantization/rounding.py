@@ -29,7 +29,13 @@ def damped(moment: Tensor, damping: float) -> Tensor:
 
 
 def descend(
-    target: Tensor, moment: Tensor, scale: Tensor, zero_point: Tensor, levels: tuple[int, int], sweeps: int = 4
+    target: Tensor,
+    moment: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    levels: tuple[int, int],
+    sweeps: int = 4,
+    free: Tensor | None = None,
 ) -> Tensor:
     """Integers q, as float, for which `error` of ``(q - zero_point) * scale - target`` is low in `moment`.
 
@@ -43,7 +49,9 @@ def descend(
         moment: second moment of the inputs, [groups, columns, columns], positive semidefinite.
         scale, zero_point: of the grid, broadcast against `target`.
         levels: lowest and highest integer.
+        free: which integers may move, of the shape of `target`; None for all.
     """
+    free = None if free is None else free.mT.contiguous()
     # Columns go first from here on, so that what one step reads, a column of every row, lies together in memory.
     target, scale, zero_point = (x.expand_as(target).mT.contiguous() for x in (target, scale, zero_point))
     diagonal = moment.diagonal(dim1=1, dim2=2)
@@ -53,7 +61,7 @@ def descend(
     # Columns with strong inputs go first: the weaker ones after them can still make up for their errors.
     order = diagonal.sum(0).argsort(descending=True)
     for _ in range(sweeps):
-        moved = [_descend_block(block, integers, slope, moment, scale, levels) for block in order.split(BLOCK)]
+        moved = [_descend_block(block, integers, slope, moment, scale, levels, free) for block in order.split(BLOCK)]
         if not any(moved):
             break
     return integers.mT
@@ -64,13 +72,21 @@ NEGLIGIBLE = 1e-12
 
 
 def _descend_block(
-    block: Tensor, integers: Tensor, slope: Tensor, moment: Tensor, scale: Tensor, levels: tuple[int, int]
+    block: Tensor,
+    integers: Tensor,
+    slope: Tensor,
+    moment: Tensor,
+    scale: Tensor,
+    levels: tuple[int, int],
+    free: Tensor | None,
 ) -> bool:
     """Settle the columns `block` one after the other; whether any integer moved. `integers` and `slope` are updated."""
     within = moment[:, block][:, :, block]
     curvature = within.diagonal(dim1=1, dim2=2)[..., None]
     steps, slopes, before = scale[:, block], slope[:, block], integers[:, block]
     newton = torch.where(curvature > NEGLIGIBLE, 1 / (curvature * steps), 0.0)
+    if free is not None:
+        newton = newton * free[:, block]
     after = before.clone()
     for column in range(len(block)):
         best = torch.addcmul(after[:, column], slopes[:, column], newton[:, column], value=-1).round_().clamp_(*levels)

@@ -1,19 +1,40 @@
-"""What a training loop sees of compression: controllers, schedulers and losses."""
+"""What a training loop sees of compression: controllers, schedulers, schedules and losses."""
 
 from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
 from fxcompress.training.batch_norm import adapt_batch_norm
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
+from fxcompress.training.learned_ranking import RankingResult, learn_ranking
+from fxcompress.training.level_controller import LevelController
+from fxcompress.training.levels import (
+    Adaptive,
+    Baseline,
+    Exponential,
+    ExponentialWithBias,
+    MultiStep,
+    Polynomial,
+    Schedule,
+)
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
 
 __all__ = [
+    "Adaptive",
+    "Baseline",
     "CompositeController",
     "CompositeScheduler",
     "CompressionStage",
     "Controller",
+    "Exponential",
+    "ExponentialWithBias",
+    "LevelController",
+    "MultiStep",
+    "Polynomial",
+    "RankingResult",
+    "Schedule",
     "Scheduler",
     "Statistics",
     "TrainingResult",
     "adapt_batch_norm",
     "adaptive_level",
     "early_exit",
+    "learn_ranking",
 ]

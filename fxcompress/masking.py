@@ -1,0 +1,49 @@
+"""Putting masks into a model that may be quantized already, such that it comes out as if they had been there before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from fxcompress.masks import Mask, insert_mask, mask_of, masked, source_constant
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.quantized import quantizer_of
+from fxcompress.quantization.ranges import MinMax
+from fxcompress.quantization.weights import weight_range
+
+
+def mask_weights(graph_module: fx.GraphModule, context: Context, masks: Mapping[fx.Node, Mask], owner: Pass) -> list[fx.Node]:
+    """Let all readers of each constant read it through its mask; returns the calls of the masks.
+
+    The float model that later passes compare with gets the same masks, and quantizers of the weights new ranges: those of
+    the values that are left. `owner` finds its masks again by `masks_of`.
+    """
+    made = []
+    for constant, mask in masks.items():
+        call = insert_mask(graph_module, constant, mask, owner.name)
+        call.meta["owner"] = owner
+        made.append(call)
+        _fit_quantizers(graph_module, call)
+        if context.reference is not None:
+            for twin in context.reference.graph.find_nodes(op="get_attr"):
+                if twin.target == constant.target:
+                    insert_mask(context.reference, twin, mask, owner.name)
+    return made
+
+
+def masks_of(graph_module: fx.GraphModule, owner: Pass) -> dict[fx.Node, Mask]:
+    """The masks that `owner` put there, by the constants behind them."""
+    calls = [node for node in graph_module.graph.find_nodes(op="call_module") if node.meta.get("owner") is owner]
+    found = {source_constant(call): mask_of(graph_module, call) for call in calls}
+    return {constant: mask for constant, mask in found.items() if constant is not None and mask is not None}
+
+
+@torch.no_grad()
+def _fit_quantizers(graph_module: fx.GraphModule, value: fx.Node) -> None:
+    for reader in value.users:
+        quantizer = quantizer_of(graph_module, reader)
+        if quantizer is not None:
+            weight = masked(graph_module, value)
+            quantizer.set_range(*weight_range(weight, quantizer.spec, quantizer.estimator or MinMax()))

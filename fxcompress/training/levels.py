@@ -1,0 +1,205 @@
+"""How much to compress, from epoch to epoch: the schedules of sparsity and pruning.
+
+A schedule is data: it says how the level, a share from 0 to 1, goes from `initial` to the target that a pass is given.
+`fxcompress.training.level_controller` steps through it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+
+from fxcompress.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Schedule(ABC):
+    """A level for every epoch. Epochs count from 0, and 2.5 is the middle of epoch 2.
+
+    Attributes:
+        initial: the level of the compiled model, and of the first epoch unless the schedule says otherwise.
+        steps_per_epoch: optimizer steps an epoch, for a level that changes with every step; None for every epoch.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+
+    initial: float = 0.0
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.initial < 1:
+            raise InputError(f"{type(self).__name__} needs an initial level from 0 to below 1, got {self.initial!r}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise InputError(f"{type(self).__name__} needs steps_per_epoch of 1 or more, got {self.steps_per_epoch!r}")
+
+    def __repr__(self) -> str:
+        given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    @abstractmethod
+    def level(self, epoch: float, target: float) -> float:
+        """The level at `epoch`, on the way to `target`."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Ramp(Schedule):
+    """From `initial` to the target within `epochs`, after `warmup` epochs at `initial`."""
+
+    epochs: int
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 1 or self.warmup < 0:
+            raise InputError(
+                f"{type(self).__name__} needs epochs of 1 or more and a warmup of 0 or more, "
+                f"got {self.epochs!r} and {self.warmup!r}"
+            )
+
+    def progress(self, epoch: float) -> float:
+        """The share of the way in time, 0 to 1."""
+        return min(max((epoch - self.warmup) / self.epochs, 0.0), 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Polynomial(_Ramp):
+    """``target - (target - initial) (1 - t)^power`` with t the time from 0 to 1.
+
+    Not concave, ``initial + (target - initial) t^power``.
+
+    With power 3, the schedule of Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878, equation 1.
+    """
+
+    power: float = 0.9
+    concave: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.power < math.inf:
+            raise InputError(f"Polynomial needs a power above 0, got {self.power!r}")
+
+    def level(self, epoch: float, target: float) -> float:
+        t = self.progress(epoch)
+        if t == 1:
+            return target
+        if self.concave:
+            return target - (target - self.initial) * (1 - t) ** self.power
+        return self.initial + (target - self.initial) * t**self.power
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Exponential(_Ramp):
+    """The share that is left shrinks by the same factor every epoch: ``1 - (1 - initial) ((1 - target) / (1 - initial))^t``."""
+
+    def level(self, epoch: float, target: float) -> float:
+        t = self.progress(epoch)
+        return target if t == 1 else 1 - (1 - self.initial) * ((1 - target) / (1 - self.initial)) ** t
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExponentialWithBias(_Ramp):
+    """``a exp(-k t) + b`` through `initial` at 0, three quarters of the target at 1/8 of the time, and the target at its end.
+
+    He et al., "Asymptotic Soft Filter Pruning", arXiv 1808.07471, section 3.3, equation 4.
+    """
+
+    def level(self, epoch: float, target: float) -> float:
+        t = self.progress(epoch)
+        k = self._rate(target)
+        if t == 1 or target == self.initial:
+            return target
+        return self.initial + (target - self.initial) * math.expm1(-k * t) / math.expm1(-k)
+
+    def _rate(self, target: float) -> float:
+        """k: with ``z = exp(-k / 8)``, the point at 1/8 of the time says ``(1 - z) / (1 - z^8)``, which falls with z."""
+        if target == self.initial:
+            return 1.0
+        share = (0.75 * target - self.initial) / (target - self.initial)
+        if not 1 / 8 < share < 1:
+            raise InputError(
+                f"ExponentialWithBias passes through three quarters of the target, {0.75 * target:g}, after an eighth of its "
+                f"epochs, which no curve does from {self.initial:g}: give an initial level below 5/7 of the target"
+            )
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            z = (low + high) / 2
+            low, high = (z, high) if 1 / sum(z**i for i in range(8)) > share else (low, z)
+        return -8 * math.log(high)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class MultiStep(Schedule):
+    """`levels` in turn, each until the epoch of `epochs` at the same position; the target from the last one on.
+
+    ``MultiStep(levels=(0.1, 0.3), epochs=(10, 20))`` is 0.1 in epochs 0 to 9, 0.3 in epochs 10 to 19, then the target.
+    """
+
+    levels: tuple[float, ...]
+    epochs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.levels) != len(self.epochs) or not self.levels:
+            raise InputError(f"MultiStep needs an epoch for each level, got {self.levels!r} and {self.epochs!r}")
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise InputError(f"the epochs of MultiStep rise, but are {self.epochs!r}")
+        if not all(0 <= level < 1 for level in self.levels):
+            raise InputError(f"the levels of MultiStep are from 0 to below 1, but are {self.levels!r}")
+
+    def level(self, epoch: float, target: float) -> float:
+        return (*self.levels, target)[bisect.bisect_right(self.epochs, epoch)]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Baseline(Schedule):
+    """`initial` for `warmup` epochs, then the target at once."""
+
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup < 0:
+            raise InputError(f"Baseline needs a warmup of 0 or more, got {self.warmup!r}")
+
+    def level(self, epoch: float, target: float) -> float:
+        return target if epoch >= self.warmup else self.initial
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Adaptive(Schedule):
+    """The level rises by `step` when the model has reached it: after `patience` epochs that began within `tolerance` of it.
+
+    For methods that learn their zeros and get there in their own time.
+    """
+
+    step: float = 0.05
+    patience: int = 1
+    tolerance: float = 0.03
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.step < 1 or self.patience < 1 or self.tolerance < 0:
+            raise InputError(
+                "Adaptive needs a step between 0 and 1, a patience of 1 or more and a tolerance of 0 or more, "
+                f"got {self.step!r}, {self.patience!r} and {self.tolerance!r}"
+            )
+        if self.steps_per_epoch is not None:
+            raise InputError("Adaptive looks at the model once an epoch: leave steps_per_epoch out")
+
+    def level(self, epoch: float, target: float) -> float:
+        """The highest level that it can have at `epoch`."""
+        return min(self.initial + self.step * ((int(epoch) + 1) // self.patience), target)
+
+
+def check_schedule(schedule: Schedule | None, target: float) -> None:
+    """Raise InputError where `schedule` is none, or cannot lead to `target`."""
+    if schedule is None:
+        return
+    if not isinstance(schedule, Schedule):
+        raise InputError(f"schedule is one of fxcompress.training.levels, such as Polynomial(epochs=10), not {schedule!r}")
+    if schedule.initial > target:
+        raise InputError(f"the schedule starts at {schedule.initial!r}, above the {target!r} that it leads to")
+    schedule.level(0, target)

@@ -1,0 +1,180 @@
+"""The training loop's hold on sparse weights: masks of small weights, which follow a schedule, and masks that are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor, fx
+
+from fxcompress import sparsity
+from fxcompress.builder import attribute
+from fxcompress.cost import readable_count
+from fxcompress.errors import InputError, did_you_mean
+from fxcompress.learned_masks import LearnedMask, density_loss
+from fxcompress.masks import Mask, mask_of, masked
+from fxcompress.sparsity import WeightedLayer, weighted_layers
+from fxcompress.training.controller import Statistics
+from fxcompress.training.level_controller import LevelController
+from fxcompress.training.levels import Schedule
+
+Ranking = Literal["global", "local"]
+
+
+def smallest(weights: Sequence[Tensor], level: float, criterion: str, ranking: Ranking) -> list[Tensor]:
+    """The share `level` of the elements of `weights` that matters least, of all together or of each: bool, a tensor each."""
+    scores = [sparsity.CRITERIA[criterion](weight.detach().float()) for weight in weights]
+    if ranking == "local":
+        return [zeros for score in scores for zeros in sparsity.lowest([score], level)]
+    return sparsity.lowest([score.to(scores[0].device) for score in scores], level) if scores else []
+
+
+class _MaskedLayers(LevelController):
+    """What the two kinds of sparsity have in common: the layers with masks, and how sparse they are."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        masks: Mapping[fx.Node, Mask],
+        schedule: Schedule | None,
+        target: float,
+        freeze_epoch: int | None = None,
+    ):
+        self.graph_module = graph_module
+        by_target = {str(constant.target): mask for constant, mask in masks.items()}
+        found = [layer for layer in weighted_layers(graph_module.graph) if str(layer.constant.target) in by_target]
+        self.layers = {layer.node.name: layer for layer in found}
+        self.masks = {name: by_target[str(layer.constant.target)] for name, layer in self.layers.items()}
+        super().__init__(schedule, target, freeze_epoch)
+
+    def weight(self, name: str) -> Tensor:
+        """The weight of a layer behind its masks."""
+        return attribute(self.graph_module, str(self.layers[name].constant.target)).detach()
+
+    def statistics(self) -> Statistics:
+        """A table of layers with their shape, zeros and share of the parameters, and one of the whole model."""
+        zeros = {name: int((self._as_read(layer) == 0).sum()) for name, layer in self.layers.items()}
+        sizes = {name: self.weight(name).numel() for name in self.layers}
+        parameters = {id(p): p.numel() for p in self._parameters()}
+        total = sum(parameters.values())
+        layers = Table("layer", "shape", "zeros", "of parameters", title="zeros by layer", box=SIMPLE_HEAD, pad_edge=False)
+        for name in self.layers:
+            shape = " x ".join(map(str, self.weight(name).shape))
+            layers.add_row(name, shape, f"{zeros[name] / sizes[name]:.1%}", f"{sizes[name] / total:.1%}")
+        model = Table("", "zeros", "of", "sparsity", title="zeros of the model", box=SIMPLE_HEAD, pad_edge=False)
+        for part, count in (("these layers", sum(sizes.values())), ("all parameters", total)):
+            share = sum(zeros.values()) / max(count, 1)
+            model.add_row(part, readable_count(sum(zeros.values())), readable_count(count), f"{share:.1%}")
+        return Statistics((layers, model))
+
+    def _as_read(self, layer: WeightedLayer) -> Tensor:
+        """The weight behind all masks that stand in front of the layer."""
+        value = layer.constant
+        while (mask := next((user for user in value.users if mask_of(self.graph_module, user)), None)) is not None:
+            value = mask
+        return masked(self.graph_module, value)
+
+    def _parameters(self) -> list[Tensor]:
+        """The parameters that the graph reads."""
+        held = [attribute(self.graph_module, str(n.target)) for n in self.graph_module.graph.find_nodes(op="get_attr")]
+        return [tensor for tensor in held if isinstance(tensor, torch.nn.Parameter)]
+
+
+class SparsityController(_MaskedLayers):
+    """Masks the smallest weights anew whenever the level changes, and leaves the masks alone until then.
+
+    Masked weights get no gradient, and keep the values that they had when they were masked.
+
+    Args:
+        criterion: a key of `fxcompress.sparsity.CRITERIA`.
+        ranking: ``"global"`` or ``"local"``.
+        pattern: where weights are masked by a pattern, which has no level to set.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        masks: Mapping[fx.Node, Mask],
+        criterion: str,
+        ranking: Ranking,
+        schedule: Schedule | None,
+        target: float,
+        pattern: str | None = None,
+    ):
+        super().__init__(graph_module, masks, schedule, target)
+        self.criterion, self.ranking, self.pattern = criterion, ranking, pattern
+
+    def set_level(self, level: float | Mapping[str, float]) -> None:
+        """Mask this share now, of all layers or, by layer, of some: ``set_level({"conv1": 0.9})``; the others stay.
+
+        It stays until the schedule's level changes.
+
+        Raises:
+            InputError: a level is not from 0 to below 1, a layer is none of these, or a pattern says what is masked.
+        """
+        if self.pattern is not None:
+            raise InputError(f"the pattern {self.pattern!r} says which weights are masked; leave it out to set a level")
+        if not isinstance(level, Mapping):
+            super().set_level(level)
+            return
+        for name, share in level.items():
+            if name not in self.layers:
+                raise InputError(f"there is no sparse layer {name!r}{did_you_mean(name, self.layers)}")
+            if not 0 <= share < 1:
+                raise InputError(f"a level is from 0 to below 1, not {share!r}")
+        for name, share in level.items():
+            self._mask([name], share)
+
+    def apply(self, level: float) -> None:
+        self._mask(list(self.layers), level)
+
+    @torch.no_grad()
+    def _mask(self, names: list[str], level: float) -> None:
+        found = smallest([self.weight(name) for name in names], level, self.criterion, self.ranking)
+        for name, zeros in zip(names, found):
+            kept = ~zeros if self.scheduler.schedule is not None else ~zeros & (self.weight(name) != 0)
+            self.masks[name].mask.copy_(kept)
+
+    def reached(self) -> float:
+        """The share of the layers' weights that is masked."""
+        zeros = sum(int((mask.mask == 0).sum()) for mask in self.masks.values())
+        return zeros / max(sum(mask.mask.numel() for mask in self.masks.values()), 1)
+
+
+class LearnedSparsityController(_MaskedLayers):
+    """Moves the density that the loss asks of learned masks.
+
+    Args:
+        freeze_epoch: from it on the masks are those that a file would hold, the same in every pass, and the loss is zero.
+    """
+
+    masks: dict[str, LearnedMask]  # type: ignore[assignment]
+
+    def apply(self, level: float) -> None:
+        """The loss asks for it; nothing else changes."""
+
+    def loss(self) -> Tensor:
+        """How far the density of masks that are drawn for it is from what the level says (see `density_loss`)."""
+        if self.scheduler.is_frozen or not self.masks:
+            return torch.zeros(())
+        return density_loss((mask.draw() for mask in self.masks.values()), 1 - self.scheduler.level)
+
+    def freeze(self) -> None:
+        for mask in self.masks.values():
+            mask.freeze()
+
+    @torch.no_grad()
+    def reached(self) -> float:
+        """The share of zeros to be expected of a draw."""
+        ones = sum(float(mask.logits.sigmoid().sum()) for mask in self.masks.values())
+        return 1 - ones / max(sum(mask.logits.numel() for mask in self.masks.values()), 1)
+
+    def statistics(self) -> Statistics:
+        """As of other sparsity: the zeros of a file that was written now; and those to be expected in training."""
+        layers, model = super().statistics().tables
+        model.add_row("drawn in training", "", "", f"{self.reached():.1%}")
+        model.add_row("asked for", "", "", f"{self.scheduler.level:.1%}")
+        return Statistics((layers, model))

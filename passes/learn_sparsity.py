@@ -1,0 +1,68 @@
+"""Learn in training which weights to do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxcompress.effect import Effect
+from fxcompress.errors import InputError
+from fxcompress.learned_masks import LearnedMask
+from fxcompress.masking import mask_weights, masks_of
+from fxcompress.pipeline import Context, Pass
+from fxcompress.rewrite import Replacement
+from fxcompress.scopes import Scope, select
+from fxcompress.sparsity import weighted_layers
+from fxcompress.training.levels import Exponential, Schedule, check_schedule
+from fxcompress.training.sparsity import LearnedSparsityController
+
+SCHEDULE = Exponential(epochs=90)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnSparsity(Pass):
+    """Give the weights of convolutions and linear layers masks that are learned with them (`fxcompress.learned_masks`).
+
+    Every weight has a logit, a parameter of the model, and is masked in training as often as it says. The controller's loss
+    asks for the share of zeros that the schedule has come to, and the training loss says which. The optimizer must have the
+    masks' parameters, ``compiled.parameters()``; Adam suits them, since their gradients are small.
+
+    Args:
+        level: the share of the weights to mask in the end.
+        schedule: how training gets there (see `fxcompress.training.levels`); None asks for `level` from the start.
+        freeze_epoch: from it on, masks are those that a file would hold, and the loss is zero; None for never.
+        ignored: scopes whose weights stay (see `fxcompress.scopes.select`).
+
+    Raises:
+        ScopeError: an entry of `ignored` matches nothing.
+        InputError: an option cannot be used.
+    """
+
+    level: float = 0.5
+    schedule: Schedule | None = SCHEDULE
+    freeze_epoch: int | None = None
+    ignored: Iterable[Scope] = ()
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level < 1:
+            raise InputError(f"LearnSparsity needs a level from 0 to below 1, got {self.level!r}")
+        if self.freeze_epoch is not None and self.freeze_epoch < 0:
+            raise InputError(f"LearnSparsity needs a freeze_epoch of 0 or more, or None for never, got {self.freeze_epoch!r}")
+        check_schedule(self.schedule, self.level)
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        ignored = select(graph_module.graph, self.ignored)
+        layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in ignored]
+        masks = {layer.constant: LearnedMask(layer.constant.meta["val"].shape).eval() for layer in layers}
+        return [Replacement.at(node) for node in mask_weights(graph_module, context, masks, self)]
+
+    def controller(self, graph_module: fx.GraphModule) -> LearnedSparsityController | None:
+        """See `LearnedSparsityController`; None where no weight has a mask."""
+        masks = masks_of(graph_module, self)
+        given = self.schedule, self.level, self.freeze_epoch
+        return LearnedSparsityController(graph_module, masks, *given) if masks else None

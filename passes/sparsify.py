@@ -1,0 +1,104 @@
+"""Mask the weights that matter least, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, fx
+
+from fxcompress.builder import attribute
+from fxcompress.effect import Effect
+from fxcompress.errors import InputError, did_you_mean
+from fxcompress.masking import mask_weights, masks_of
+from fxcompress.masks import Mask
+from fxcompress.pipeline import Context, Pass
+from fxcompress.rewrite import Replacement
+from fxcompress.scopes import Scope, select
+from fxcompress.sparsity import CRITERIA, Pattern, WeightedLayer, weighted_layers
+from fxcompress.training.levels import Schedule, check_schedule
+from fxcompress.training.sparsity import Ranking, SparsityController, smallest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsify(Pass):
+    """Mask single weights of convolutions and linear layers, the smallest ones; biases and norms stay as they are.
+
+    How small is judged from the weights behind all masks, so that it does not matter which other pass masks them too. Han
+    et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626.
+
+    Args:
+        level: the share of the weights to mask, 0.5 unless a `pattern` says it. Without a schedule, weights that are zero
+            already are masked in any case, and counted; with 0 they alone.
+        criterion: ``"normalized"`` takes each layer's weights for a share of their root sum of squares, ``"magnitude"`` as
+            they are (`fxcompress.sparsity.CRITERIA`).
+        ranking: ``"global"`` ranks the weights of all layers, ``"local"`` masks the same share of each.
+        pattern: ``"2:4"`` keeps the 2 largest of every 4 consecutive inputs. Layers whose inputs do not divide into groups
+            stay as they are, and are named in the report.
+        ignored: scopes whose weights stay (see `fxcompress.scopes.select`).
+        schedule: how training gets to `level` (see `fxcompress.training.levels`); None for all at once.
+
+    Raises:
+        ScopeError: an entry of `ignored` matches nothing.
+        InputError: an option cannot be used, or contradicts another.
+    """
+
+    level: float | None = None
+    criterion: str = "normalized"
+    ranking: Ranking = "global"
+    pattern: str | None = None
+    ignored: Iterable[Scope] = ()
+    schedule: Schedule | None = None
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    def __post_init__(self) -> None:
+        if self.level is not None and not 0 <= self.level < 1:
+            raise InputError(f"Sparsify needs a level from 0 to below 1, got {self.level!r}")
+        if self.criterion not in CRITERIA:
+            hint = did_you_mean(str(self.criterion), CRITERIA)
+            raise InputError(f"there is no criterion {self.criterion!r}{hint}; there are {', '.join(map(repr, CRITERIA))}")
+        if self.ranking not in ("global", "local"):
+            raise InputError(f"ranking is 'global' or 'local', not {self.ranking!r}")
+        if self.pattern is not None:
+            Pattern.parse(self.pattern)
+            if self.level is not None or self.schedule is not None:
+                raise InputError("a pattern says how many weights are masked: leave out level and schedule")
+        check_schedule(self.schedule, self._target)
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        ignored = select(graph_module.graph, self.ignored)
+        layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in ignored]
+        weights = [attribute(graph_module, str(layer.constant.target)).detach() for layer in layers]
+        zeros = self._zeros(layers, weights, context)
+        masks = {layers[i].constant: Mask((~chosen).to(weights[i].dtype)) for i, chosen in zeros.items()}
+        made = mask_weights(graph_module, context, masks, self)
+        masked, total = sum(int(chosen.sum()) for chosen in zeros.values()), sum(weight.numel() for weight in weights)
+        context.notes.insert(0, f"{masked / max(total, 1):.1%} of {total} weights in {len(layers)} layers are masked")
+        return [Replacement.at(node) for node in made]
+
+    def _zeros(self, layers: list[WeightedLayer], weights: list[Tensor], context: Context) -> dict[int, Tensor]:
+        """Which elements to mask, by the position of the layer."""
+        if self.pattern is None:
+            level = self._target if self.schedule is None else self.schedule.initial
+            found = smallest(weights, level, self.criterion, self.ranking)
+            if self.schedule is None:
+                found = [chosen | (weight == 0) for chosen, weight in zip(found, weights)]
+            return dict(enumerate(found))
+        pattern = Pattern.parse(self.pattern)
+        fitting = [i for i, layer in enumerate(layers) if pattern.fits(weights[i].shape[layer.input_axis])]
+        left = [layer.node.name for i, layer in enumerate(layers) if i not in fitting]
+        if left:
+            context.notes.append(f"{', '.join(left)} stay: their inputs are no multiple of {pattern.group}")
+        return {i: pattern.zeros(weights[i].abs(), layers[i].input_axis) for i in fitting}
+
+    def controller(self, graph_module: fx.GraphModule) -> SparsityController | None:
+        """See `SparsityController`; None where no weight has a mask."""
+        masks = masks_of(graph_module, self)
+        given = self.criterion, self.ranking, self.schedule, self._target, self.pattern
+        return SparsityController(graph_module, masks, *given) if masks else None
+
+    @property
+    def _target(self) -> float:
+        return 0.5 if self.level is None else self.level
