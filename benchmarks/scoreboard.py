@@ -23,6 +23,7 @@ FORMATS = {
     "s": "{:.2f} s",
     "times": "{:.2f}x",
     "ratio": "{:.3f}",
+    "cosine": "{:.4f}",
     "%": "{:.1f}%",
     "dB": "{:.1f} dB",
     "count": "{:.0f}",
