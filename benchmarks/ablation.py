@@ -49,7 +49,12 @@ _EIGHT = QuantizationOptions(weights=QuantizationSpec(signed=True, narrow=True),
 
 FOUR_BITS: dict[str, dict[str, list[Pass]]] = {
     "efficientnet_lite0": {
-        "nearest integers, a scale a channel": [FOLD, CANONICAL, passes.Quantize(weights=_FOUR, weight_estimator="mse"), CALIBRATE],
+        "nearest integers, a scale a channel": [
+            FOLD,
+            CANONICAL,
+            passes.Quantize(weights=_FOUR, weight_estimator="mse"),
+            CALIBRATE,
+        ],
     },
 }
 

@@ -226,3 +226,16 @@ def test_other_masks_outlive_the_filters_and_are_trained_on():
     assert model.controller["LearnSparsity"].reached() > 0.012  # from 0.01 on
     serialized = checked(to_onnx_model(model.lower()))
     assert sqnr(model(X), torch.from_numpy(in_onnxruntime(serialized, [X])[0])) > 30
+
+
+@pytest.mark.parametrize("convolution", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_kernel_keeps_the_places_that_are_masked_in_every_filter(convolution):
+    model = nn.Sequential(convolution(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1))
+    graph_module = fxcompress.compile(model, [], example_inputs=(torch.randn(2, 3, 8, 8),))
+    mask = torch.ones(model[0].weight.shape)
+    mask[..., 0, :] = 0
+    (weight,) = (node for node in graph_module.graph.find_nodes(op="get_attr") if node.target == "0.weight")
+    insert_mask(graph_module, weight, Mask(mask), "Test")
+    graph_module.recompile()
+    x = torch.randn(2, 3, 8, 8)
+    assert sqnr(graph_module(x), fxcompress.compile(graph_module, [passes.RemoveFilters()], example_inputs=(x,))(x)) > 100
