@@ -1,13 +1,25 @@
-"""What passes make of real networks: the emitted files, run in OpenVINO, pipeline by pipeline."""
+"""What passes make of real networks: the emitted files, run in OpenVINO, pipeline by pipeline.
+
+    python -m benchmarks.ablation                          # about a quarter of an hour on two cores
+    python -m benchmarks.ablation --networks minilm_l6 --images 20 --scoring 20
+
+Needs what benchmarks.post_training needs. Writes benchmarks/results/ablation.md and .json.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 import fxcompress
-from benchmarks import openvino_runner, peers
+from benchmarks import openvino_runner, peers, scoreboard
+from benchmarks.machine import describe_machine
 from benchmarks.pipelines import EIGHT_BITS, FLOAT, FOUR_BITS
 from benchmarks.scoreboard import Bar, Figure, Section
 from benchmarks.subjects import Subject, subject
@@ -21,22 +33,30 @@ FOUR_BIT_BARS = {
 }
 
 
-def eight_bits(
-    folder: Path, networks: Sequence[str], *, calibration: int, scoring: int, report: Callable[[str], None]
-) -> Section:
-    """What each pass adds to ranges alone."""
-    title = "Passes, alone and together"
-    chosen = {name: EIGHT_BITS[name] for name in networks}
-    return _section(title, chosen, {}, folder, calibration=calibration, scoring=scoring, report=report)
+TITLES = {"eight_bits": "Passes, alone and together", "four_bits": "4-bit weights, 8-bit activations"}
+
+console = Console(stderr=True)
 
 
-def four_bits(
-    folder: Path, networks: Sequence[str], *, calibration: int, scoring: int, report: Callable[[str], None]
-) -> Section:
-    """4-bit weights."""
-    title = "4-bit weights, 8-bit activations"
-    chosen = {name: FOUR_BITS[name] for name in networks}
-    return _section(title, chosen, FOUR_BIT_BARS, folder, calibration=calibration, scoring=scoring, report=report)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for, and write the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--images", type=int, default=300, help="samples for calibration")
+    parser.add_argument("--scoring", type=int, default=500, help="samples to score on")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    options = parser.parse_args(arguments)
+    machine, sections = describe_machine(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for one in options.only:
+            pipelines, bars = (FOUR_BITS, FOUR_BIT_BARS) if one == "four_bits" else (EIGHT_BITS, {})
+            chosen = {name: pipelines[name] for name in options.networks}
+            counts = {"calibration": options.images, "scoring": options.scoring}
+            sections.append(_section(TITLES[one], chosen, bars, Path(folder), **counts, report=console.print))
+            scoreboard.write(sections, machine, options.output, "ablation")
+    scoreboard.show(sections, machine)
+    return 0
 
 
 def _section(
@@ -75,3 +95,7 @@ def _section(
 def _file(one: Subject, chosen: Sequence[Pass], path: Path) -> Path:
     with peers.quiet():
         return fxcompress.compile(one.model, chosen, data=one.calibration).to_onnx(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,7 +24,6 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import (
-    ablation,
     agreement,
     compile_time,
     latency,
@@ -44,8 +43,6 @@ BENCHMARKS = {
     "latency": latency.NETWORKS,
     "agreement": agreement.NETWORKS,
     "sentences": sentence_embeddings.NETWORKS,
-    "passes": ablation.NETWORKS,
-    "four_bits": ablation.NETWORKS,
 }
 """In the order in which they run, each with its networks."""
 
@@ -96,10 +93,6 @@ def _section(benchmark: str, options: argparse.Namespace, folder: Path) -> Secti
         told = {"calibration": options.images, "scoring": options.scoring, "loads": options.loads, "rounds": options.rounds}
         return sentence_embeddings.section(folder, **told, report=console.print)
     networks = options.networks or BENCHMARKS[benchmark]
-    if benchmark in ("passes", "four_bits"):
-        measure = ablation.eight_bits if benchmark == "passes" else ablation.four_bits
-        known = [name for name in networks if name in ablation.NETWORKS]
-        return measure(folder, known, calibration=options.images, scoring=options.scoring, report=console.print)
     images = photographs.calibration_images(options.images)
     report = console.print
     if benchmark == "compile_time":
