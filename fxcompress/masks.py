@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxcompress.builder import add_attribute, attribute, insert_call
+from fxcompress.builder import add_attribute, attribute, called, insert_call
 from fxcompress.errors import InputError
 
 
@@ -63,8 +63,7 @@ def select_indices(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
 
 def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
     """The mask that `node` calls; None where it is something else."""
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return module if isinstance(module, Mask) else None
+    return called(graph_module, node, Mask)
 
 
 def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:

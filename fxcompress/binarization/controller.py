@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from collections.abc import Sequence
+
 from torch import fx
 
-from fxcompress.binarization.binarizers import Binarizer
-from fxcompress.binarization.layers import BinarizedLayer, binarized_layers
+from fxcompress.binarization.binarizers import ActivationBinarizer, WeightBinarizer
+from fxcompress.binarization.layers import BinarizedLayer
 from fxcompress.cost import multiply_adds
-from fxcompress.training import CompressionStage, Controller, Scheduler, Statistics
+from fxcompress.tables import titled
+from fxcompress.training import Statistics
+from fxcompress.training.staged import StagedController
 
 
-class BinarizationScheduler(Scheduler):
-    """Enables each binarizer when its epoch starts."""
+class BinarizationController(StagedController):
+    """The binarized convolutions `layers` of `graph_module`. They need no loss of their own.
 
-    def __init__(self, binarizers: list[Binarizer]):
-        super().__init__()
-        self._binarizers = binarizers
+    Attributes:
+        weights, activations: the binarizers of weights and of what is read, by name.
+    """
 
-    def epoch_step(self, epoch: int | None = None) -> None:
-        super().epoch_step(epoch)
-        for binarizer in self._binarizers:
-            binarizer.reach(self.current_epoch)
+    weights: dict[str, WeightBinarizer]  # type: ignore[assignment]
+    activations: dict[str, ActivationBinarizer]  # type: ignore[assignment]
 
-
-class BinarizationController(Controller):
-    """The binarized convolutions of `graph_module`. They need no loss of their own."""
-
-    def __init__(self, graph_module: fx.GraphModule):
-        self._graph_module = graph_module
-        self._layers = list(binarized_layers(graph_module))
-        self._binarizers = [one for layer in self._layers for one in (layer.activation, layer.weight)]
-        super().__init__(BinarizationScheduler(self._binarizers))
-
-    def compression_stage(self) -> CompressionStage:
-        """How many binarizers are enabled: none, some or all."""
-        enabled = {bool(binarizer.enabled) for binarizer in self._binarizers}
-        if len(enabled) == 2:
-            return CompressionStage.PARTIALLY_COMPRESSED
-        return CompressionStage.FULLY_COMPRESSED if enabled == {True} else CompressionStage.UNCOMPRESSED
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        layers: Sequence[BinarizedLayer],
+        *,
+        weights_start_epoch: int = 0,
+        activations_start_epoch: int = 0,
+    ):
+        self._graph_module, self._layers = graph_module, {layer.node: layer for layer in layers}
+        activations, weights = ({str(layer.node.args[i].target): layer for layer in layers} for i in (0, 1))
+        super().__init__(
+            {name: layer.weight for name, layer in weights.items()},
+            {name: layer.activation for name, layer in activations.items()},
+            weights_start_epoch,
+            activations_start_epoch,
+        )
 
     def statistics(self) -> Statistics:
         """The multiply-adds of each layer for one sample, and how many of all are binarized."""
-        binarized = {layer.node: layer for layer in self._layers}
         costs = {node: multiply_adds(node) for node in self._graph_module.graph.nodes}
         total = sum(costs.values())
-        share = sum(costs[node] for node, layer in binarized.items() if layer.is_binary) / max(total, 1)
+        share = sum(costs[node] for node, layer in self._layers.items() if layer.is_binary) / max(total, 1)
         title = f"Binarization: {share:.1%} of {total / 1e6:.4g} M multiply-adds"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer")
-        for heading in ("multiply-adds", "share"):
-            table.add_column(heading, justify="right")
-        for heading in ("activation", "weight"):
-            table.add_column(heading)
+        table = titled(title, "layer", "multiply-adds", "share", "activation", "weight", numbers=("multiply-adds", "share"))
         for node, count in costs.items():
             if count:
-                table.add_row(node.name, f"{count:,}", f"{count / total:.1%}", *_states(binarized.get(node)))
+                table.add_row(node.name, f"{count:,}", f"{count / total:.1%}", *_states(self._layers.get(node)))
         return Statistics((table,))
 
 
@@ -64,9 +58,5 @@ def _states(layer: BinarizedLayer | None) -> tuple[str, str]:
     """What becomes of a layer's activation and weight."""
     if layer is None:
         return "", ""
-    weight = type(layer.weight).__name__.removesuffix("Binarizer")
-    return _state(layer.activation, f"0, {layer.activation.scale.item():.3g}"), _state(layer.weight, weight)
-
-
-def _state(binarizer: Binarizer, told: str) -> str:
-    return told if binarizer.enabled else f"from epoch {binarizer.start_epoch}"
+    activation = f"0, {layer.activation.scale.item():.3g}" if layer.activation.enabled else "off"
+    return activation, type(layer.weight).__name__.removesuffix("Binarizer") if layer.weight.enabled else "off"
