@@ -92,6 +92,14 @@ def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | No
     return node if node.op == "get_attr" else None
 
 
+def last_mask(graph_module: fx.GraphModule, constant: fx.Node) -> fx.Node:
+    """The last of the masks that stand behind `constant`, one after the other; `constant` where there is none."""
+    value = constant
+    while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
+        value = following
+    return value
+
+
 def replace_constant(node: fx.Node, constant: fx.Node) -> None:
     """Let the masks and quantizers that the call `node` ends read `constant` in place of the one behind them."""
     while node.args[0].op == "call_module":  # type: ignore[union-attr]
@@ -109,9 +117,7 @@ def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Mask, created_by: str) -> fx.Node:
     """Let every reader of `constant` read it through `mask`, behind the masks that it has already."""
-    value = constant
-    while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
-        value = following
+    value = last_mask(graph_module, constant)
     readers = list(value.users)
     target = add_attribute(graph_module, f"{constant.name}_mask", mask)
     return insert_call(value, readers, target, name=f"{constant.name}_mask", created_by=created_by)

@@ -10,7 +10,6 @@ import torch
 from torch import fx
 
 from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, Binarizer, top_value
-from fxcompress.binarization.controller import BinarizationController
 from fxcompress.binarization.layers import CONVOLUTION, binarized_layers
 from fxcompress.builder import add_attribute, insert_call
 from fxcompress.cost import multiply_adds
@@ -23,6 +22,7 @@ from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
 from fxcompress.signature import argument
+from fxcompress.training.binarization import BinarizationController
 from fxcompress.training.staged import check_start_epochs
 
 

@@ -33,6 +33,17 @@ class Call(nn.Module):
         return self.function(*inputs)
 
 
+class Layer(nn.Module):
+    """A convolution that reads what is not rounded."""
+
+    def __init__(self, channels: int, filters: int, kernel: int | tuple[int, int], **options: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, filters, kernel, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
 def captured(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
     """The graph of `model`, the batch symbolic."""
     return capture(model, ExampleInputs(inputs))

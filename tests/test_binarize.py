@@ -6,7 +6,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from emission import checked, in_onnxruntime, in_openvino
+from emission import Layer, checked, in_onnxruntime, in_openvino
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -252,17 +252,6 @@ def test_openvino_computes_the_onnx_file_in_integers(tmp_path):
 @pytest.mark.parametrize("starts", [(0, 1), (1, 0), (1, 1)])
 def test_what_is_not_enabled_yet_is_lowered_as_float(starts):
     agrees(compiled(passes.Binarize(activations_start_epoch=starts[0], weights_start_epoch=starts[1])))
-
-
-class Layer(nn.Module):
-    """A convolution that reads what is not rounded."""
-
-    def __init__(self, channels, filters, kernel, **options):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, filters, kernel, **options)
-
-    def forward(self, x):
-        return self.conv(x)
 
 
 @settings(max_examples=20)

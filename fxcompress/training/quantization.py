@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from torch import fx
 
-from fxcompress.masks import constant_behind, masked
+from fxcompress.masks import masked
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.weights import fit
@@ -43,20 +42,18 @@ class QuantizationController(StagedController):
         """A row for each kind of grid: how many quantizers have it, and how many of them are on."""
         headings = "of", "bits", "mode", "scales", "quantizers", "on"
         table = titled("Quantizers", *headings, numbers=headings[4:])
-        kinds = Counter((kind, *_grid(quantizer)) for kind, quantizer in self._all())
-        on = Counter((kind, *_grid(quantizer)) for kind, quantizer in self._all() if quantizer.enabled)
+        quantizers = [("activations", one) for one in self.activations.values()]
+        quantizers += [("weights", one) for one in self.weights.values()]
+        kinds = Counter((kind, *_grid(quantizer)) for kind, quantizer in quantizers)
+        on = Counter((kind, *_grid(quantizer)) for kind, quantizer in quantizers if quantizer.enabled)
         for kind, count in sorted(kinds.items()):
             table.add_row(*kind, str(count), str(on[kind]))
         return Statistics((table,))
 
-    def _all(self) -> Iterator[tuple[str, Quantizer]]:
-        yield from (("activations", quantizer) for quantizer in self.activations.values())
-        yield from (("weights", quantizer) for quantizer in self.weights.values())
-
     def _fit_weights(self) -> None:
         """Set the ranges of the weights' quantizers that are off."""
         for call, quantizer in quantizer_calls(self.graph_module).items():
-            if not quantizer.enabled and constant_behind(self.graph_module, call.args[0]) is not None:
+            if serves_weight(call) and not quantizer.enabled:
                 fit(quantizer, masked(self.graph_module, call.args[0]))
 
 

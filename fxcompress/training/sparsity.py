@@ -13,7 +13,7 @@ from fxcompress.builder import attribute
 from fxcompress.cost import readable_count
 from fxcompress.errors import InputError, did_you_mean
 from fxcompress.learned_masks import SHARPNESS, LearnedMask, density_loss
-from fxcompress.masks import Mask, mask_of, masked
+from fxcompress.masks import Mask, last_mask, masked
 from fxcompress.sparsity import WeightedLayer, weighted_layers
 from fxcompress.tables import titled
 from fxcompress.training.controller import CompressionStage, Statistics
@@ -71,10 +71,7 @@ class _MaskedLayers(LevelController):
 
     def _as_read(self, layer: WeightedLayer) -> Tensor:
         """The weight behind all masks that stand in front of the layer."""
-        value = layer.constant
-        while (mask := next((user for user in value.users if mask_of(self.graph_module, user)), None)) is not None:
-            value = mask
-        return masked(self.graph_module, value)
+        return masked(self.graph_module, last_mask(self.graph_module, layer.constant))
 
     def _parameters(self) -> list[Tensor]:
         """The parameters that the graph reads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from fxcompress.errors import InputError
@@ -51,15 +51,10 @@ class StagedController(Controller):
 
     def compression_stage(self) -> CompressionStage:
         """Uncompressed while none of the modules is on, fully compressed when all are."""
-        on = {module.enabled for module in self.modules()}
+        on = {module.enabled for modules in (self.weights, self.activations) for module in modules.values()}
         if on == {True, False}:
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED if True in on else CompressionStage.UNCOMPRESSED
-
-    def modules(self) -> Iterator[Switchable]:
-        """All of the modules."""
-        yield from self.activations.values()
-        yield from self.weights.values()
 
 
 class StagedScheduler(Scheduler):

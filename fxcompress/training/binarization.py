@@ -10,7 +10,7 @@ from fxcompress.binarization.binarizers import ActivationBinarizer, WeightBinari
 from fxcompress.binarization.layers import BinarizedLayer
 from fxcompress.cost import multiply_adds
 from fxcompress.tables import titled
-from fxcompress.training import Statistics
+from fxcompress.training.controller import Statistics
 from fxcompress.training.staged import StagedController
 
 
