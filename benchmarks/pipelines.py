@@ -49,6 +49,13 @@ def _groups(size: int) -> QuantizationSpec:
 _EARLY = dict.fromkeys(("_conv_stem", "_blocks.*._depthwise_conv", *(f"_blocks.{i}" for i in range(10))), _EIGHT)
 """EfficientNet-Lite0's first ten blocks and its depthwise convolutions: one weight of seven."""
 
+_ATTENTION = {
+    "op:embedding": QuantizationOptions(weights=_groups(64)),
+    "encoder.encoder.layer.*.attention.output.dense": _EIGHT,
+    "encoder.encoder.layer.0.attention.self.*": _EIGHT,
+}
+"""MiniLM's output projections, and its first queries, keys and values: one weight of nine without the embeddings."""
+
 FOUR_BITS: dict[str, dict[str, list[Pass]]] = {
     "efficientnet_lite0": {
         "nearest, a scale a channel": [*FLOAT, passes.Quantize(weights=_FOUR, weight_estimator="mse"), _CALIBRATE],
@@ -72,6 +79,14 @@ FOUR_BITS: dict[str, dict[str, list[Pass]]] = {
             _SMOOTH,
             passes.Quantize(weights=_groups(32), weight_estimator="mse"),
             _CALIBRATE,
+        ],
+        "learned, embeddings in groups of 64, attention's ends in 8 bits": [
+            *FLOAT,
+            _SPLIT,
+            _SMOOTH,
+            passes.Quantize(weights=_groups(32), weight_estimator="mse", overrides=_ATTENTION),
+            _CALIBRATE,
+            passes.LearnRounding(samples=128, iterations=0),
         ],
     },
 }
