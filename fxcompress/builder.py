@@ -83,6 +83,12 @@ class Builder:
         """As `constant`, but kept as a parameter that training can change."""
         return self._attribute(name, tensor.detach(), parameter=True)
 
+    def module(self, module: torch.nn.Module, value: fx.Node, *, name: str) -> fx.Node:
+        """A call on `value` of `module`, which keeps the shape, kept as a submodule `name` (see `constant`)."""
+        target = add_attribute(self.graph_module, name, module)
+        self._attributes.append(target)
+        return self._insert("call_module", target, target, (value,), {}, self.value(value))
+
     def is_constant(self, *values: Any) -> bool:
         """Whether each of `values` is None or a `get_attr` node, whose tensor is known now."""
         return all(value is None or (isinstance(value, fx.Node) and value.op == "get_attr") for value in values)

@@ -19,6 +19,16 @@ def post_training() -> list[Pass]:
     ]
 
 
+def training() -> list[Pass]:
+    """INT8 to be trained further: batch norms stay alive, and ranges are parameters."""
+    return [
+        passes.CanonicalizeActivations(),
+        passes.Quantize(),
+        passes.Calibrate(),
+        passes.TrainQuantizers(),
+    ]
+
+
 def lowering(*, binary_convolutions: bool = False) -> list[Pass]:
     """From a compiled graph to the one that is written to a file.
 

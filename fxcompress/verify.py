@@ -14,6 +14,7 @@ from fxcompress.dialect import copy_graph
 from fxcompress.effect import Effect
 from fxcompress.errors import VerificationError
 from fxcompress.inputs import ExampleInputs
+from fxcompress.quantization.quantized import activations_in_float
 from fxcompress.rewrite import Replacement
 
 
@@ -115,9 +116,7 @@ class Verifier:
         if not rewritten and snapshot.shows_what(self.snapshot):
             return float("inf")
         after = outputs(self.graph_module, self.example)
-        decibels = agreement(self.outputs, after)
-        if not effect.kept(decibels) and effect is Effect.ROUNDING:
-            decibels = max(decibels, self._in_double(before))
+        decibels = self._agreement(effect, before, self.graph_module, after)
         if not effect.kept(decibels):
             culprit = self._culprit(effect, before, rewritten, retry)
             where = culprit and f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source})"
@@ -129,22 +128,18 @@ class Verifier:
         self.outputs, self.snapshot = after, snapshot
         return decibels
 
-    def _in_double(self, before: fx.Graph) -> float:
-        """The agreement in dB in double precision; minus infinity where the graph cannot be run in it.
+    def _agreement(self, effect: Effect, before: fx.Graph, graph_module: fx.GraphModule, after: Sequence[Any]) -> float:
+        """How well `after`, the outputs of `graph_module`, agree with those of the graph `before`.
 
-        A quantizer makes a whole step of a difference in the last bit; of the same function, that hardly ever happens here.
+        A quantizer makes a whole step of a difference in the last bit, where a value is half-way between two integers. So a
+        promise of equality but for rounding, where it does not hold at once, is checked with real activations.
         """
-        found = []
-        for graph in (before, self.graph_module.graph):
-            module = fx.GraphModule(self.graph_module, copy_graph(graph))
-            held = {name: _doubled(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-            given = pytree.tree_map_only(Tensor, _doubled, (self.example.args, self.example.kwargs))
-            try:
-                with torch.no_grad():
-                    found.append(pytree.tree_leaves(torch.func.functional_call(module, held, *given)))
-            except RuntimeError:  # the graph names a type
-                return float("-inf")
-        return agreement(*found)
+        decibels = agreement(self.outputs, after)
+        if effect is Effect.ROUNDING and not effect.kept(decibels):
+            with activations_in_float(graph_module):
+                trial = fx.GraphModule(graph_module, copy_graph(before))
+                decibels = agreement(outputs(trial, self.example), outputs(graph_module, self.example))
+        return decibels
 
     def _culprit(
         self, effect: Effect, before: fx.Graph, rewritten: Sequence[Replacement], retry: Callable[..., Sequence[Replacement]]
@@ -157,15 +152,11 @@ class Verifier:
             middle = (low + high) // 2
             trial = fx.GraphModule(self.graph_module, copy_graph(before))
             done = retry(trial, limit=middle)
-            if effect.kept(agreement(self.outputs, outputs(trial, self.example))):
+            if effect.kept(self._agreement(effect, before, trial, outputs(trial, self.example))):
                 low = middle
             else:
                 high, culprit = middle, done[-1]
         return culprit
-
-
-def _doubled(tensor: Tensor) -> Tensor:
-    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
 
 
 class _Snapshot:

@@ -4,6 +4,7 @@ from fxcompress.passes.absorb_clamps import AbsorbClamps
 from fxcompress.passes.binarize import Binarize
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
+from fxcompress.passes.choose_bits import ChooseBits
 from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
@@ -24,6 +25,7 @@ from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
 from fxcompress.passes.sparsify import Sparsify
 from fxcompress.passes.split_channels import SplitChannels
+from fxcompress.passes.train_quantizers import TrainQuantizers
 from fxcompress.passes.use_binary_convolutions import UseBinaryConvolutions
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Binarize",
     "Calibrate",
     "CanonicalizeActivations",
+    "ChooseBits",
     "CorrectBias",
     "Distill",
     "EqualizeLayers",
@@ -51,5 +54,6 @@ __all__ = [
     "SmoothActivations",
     "Sparsify",
     "SplitChannels",
+    "TrainQuantizers",
     "UseBinaryConvolutions",
 ]

@@ -42,7 +42,11 @@ class LowerQuantizers(Pass):
             if isinstance(module, Quantizer):
                 if not module.ready:
                     raise PlanError(f"the quantizer {describe(node)} has no range; list Calibrate() after Quantize()")
-                self._lower(graph_module, node, module)
+                if module.enabled:
+                    self._lower(graph_module, node, module)
+                else:
+                    node.replace_all_uses_with(node.args[0])
+                    graph_module.graph.erase_node(node)
                 rewritten.append(Replacement.at(node))
         return rewritten
 

@@ -10,7 +10,7 @@ from fxcompress.example import Example
 from fxcompress.pattern import op, var
 from fxcompress.patterns.activation import activated
 from fxcompress.patterns.linear import fold_batch_norm_into_linear
-from fxcompress.patterns.norm import folded_bias, folded_weight, normed, scale_and_shift
+from fxcompress.patterns.norm import fold, normed
 from fxcompress.rewrite import rewrite
 from fxcompress.signature import argument
 
@@ -89,12 +89,8 @@ def fold_batch_norm(new: Builder, conv, x, w, b, gamma, beta, mean, variance, ep
     w' = w * s and b' = (b - mean) * s + beta, per output channel, where s = gamma / sqrt(variance + eps).
     The old weight stays where it is for whoever else uses it.
     """
-    if mean is None or not new.is_constant(w, b, gamma, beta, mean, variance):
-        return None
-    transposed = "transpose" in str(conv.target)
-    scale, shift = scale_and_shift(new, gamma, beta, mean, variance, eps)
-    weight = folded_weight(new, w, scale, argument(conv, "groups") if transposed else None)
-    return new.like(conv, weight=weight, bias=folded_bias(new, w, b, scale, shift))
+    groups = argument(conv, "groups") if "transpose" in str(conv.target) else None
+    return fold(new, conv, w, b, gamma, beta, mean, variance, eps, groups)
 
 
 FOLD_BATCH_NORM = (fold_batch_norm, fold_batch_norm_into_linear)

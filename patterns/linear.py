@@ -8,7 +8,7 @@ from fxcompress.builder import Builder
 from fxcompress.example import Example
 from fxcompress.pattern import op, var
 from fxcompress.patterns.activation import activated
-from fxcompress.patterns.norm import folded_bias, folded_weight, normed, scale_and_shift
+from fxcompress.patterns.norm import fold, normed
 from fxcompress.rewrite import rewrite
 
 x, w, b = var("x w b")
@@ -43,7 +43,4 @@ def fold_batch_norm_into_linear(new: Builder, linear, w, b, gamma, beta, mean, v
 
     w' = s * w and b' = (b - mean) * s + beta, per output, where s = gamma / sqrt(variance + eps).
     """
-    if len(new.shape(linear)) != 2 or mean is None or not new.is_constant(w, b, gamma, beta, mean, variance):
-        return None
-    scale, shift = scale_and_shift(new, gamma, beta, mean, variance, eps)
-    return new.like(linear, weight=folded_weight(new, w, scale), bias=folded_bias(new, w, b, scale, shift))
+    return fold(new, linear, w, b, gamma, beta, mean, variance, eps) if len(new.shape(linear)) == 2 else None

@@ -10,6 +10,8 @@ from torch import fx, nn
 from fxcompress.builder import Builder
 from fxcompress.example import Example
 from fxcompress.pattern import Pattern, op, var
+from fxcompress.quantization.folding import scaled
+from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.rewrite import rewrite
 
 x, gamma, beta, mean, variance, eps = var("x gamma beta mean variance eps")
@@ -33,6 +35,34 @@ def scale_and_shift(new: Builder, gamma, beta, mean, variance, eps: float) -> tu
     return scale, shift if beta is None else shift + new.tensor(beta).double()
 
 
+def fold(
+    new: Builder, layer: fx.Node, w, b, gamma, beta, mean, variance, eps: float, transposed_groups: int | None = None
+) -> fx.Node | None:
+    """`layer` with its weight `w` and bias `b` scaled and shifted as the batch norm behind it would; None if they cannot be.
+
+    A weight may be quantized: its integers stay as they are, and the scales of its quantizer are multiplied.
+
+    Args:
+        transposed_groups: of a transposed convolution, whose weight has the shape ``[in, out / groups, ...]``.
+    """
+    constant = _constant(new, w)
+    if constant is None or mean is None or not new.is_constant(b, gamma, beta, mean, variance):
+        return None
+    scale, shift = scale_and_shift(new, gamma, beta, mean, variance, eps)
+    if constant is w:
+        weight = folded_weight(new, w, scale, transposed_groups)
+    else:
+        weight = _folded_quantized_weight(new, w, scale, transposed_groups)
+    return weight and new.like(layer, weight=weight, bias=folded_bias(new, constant, b, scale, shift))
+
+
+def _constant(new: Builder, w) -> fx.Node | None:
+    """The constant that the weight `w` is, or that it is quantized from."""
+    quantized = isinstance(w, fx.Node) and quantizer_of(new.graph_module, w) is not None
+    constant = w.args[0] if quantized else w
+    return constant if constant is not None and new.is_constant(constant) else None
+
+
 def folded_weight(new: Builder, w: fx.Node, scale: torch.Tensor, transposed_groups: int | None = None) -> fx.Node:
     """The weight `w` with each output channel multiplied by its `scale`, as a new parameter.
 
@@ -42,11 +72,26 @@ def folded_weight(new: Builder, w: fx.Node, scale: torch.Tensor, transposed_grou
     weight = new.tensor(w)
     scale = scale.to(torch.promote_types(weight.dtype, torch.float32))
     if transposed_groups is None:
-        scaled = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        product = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
     else:
         per_channel = scale.reshape(transposed_groups, 1, -1, *[1] * (weight.dim() - 2))
-        scaled = (weight.unflatten(0, (transposed_groups, -1)) * per_channel).flatten(0, 1)
-    return new.parameter(scaled.to(weight.dtype), name=f"{w.target}_folded")
+        product = (weight.unflatten(0, (transposed_groups, -1)) * per_channel).flatten(0, 1)
+    return new.parameter(product.to(weight.dtype), name=f"{w.target}_folded")
+
+
+def _folded_quantized_weight(new: Builder, w: fx.Node, scale: torch.Tensor, transposed_groups: int | None) -> fx.Node | None:
+    """As `folded_weight`, of the quantizer's call `w`; None where the grid has no scale for each output channel."""
+    quantizer, constant = quantizer_of(new.graph_module, w), w.args[0]
+    assert quantizer is not None
+    if not quantizer.enabled:
+        return folded_weight(new, constant, scale, transposed_groups)
+    if not quantizer.ready or (transposed_groups or 1) > 1:
+        return None
+    folded = scaled(quantizer, new.tensor(constant), scale, axis=0 if transposed_groups is None else 1)
+    if folded is None:
+        return None
+    weight, scales = folded
+    return new.module(scales, new.parameter(weight, name=f"{constant.target}_folded"), name=f"{w.target}_folded")
 
 
 def folded_bias(new: Builder, w: fx.Node, b: fx.Node | None, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:

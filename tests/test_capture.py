@@ -566,3 +566,21 @@ def test_the_backbone_of_a_torchvision_detector():
     assert list(got) == list(expected)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key])
+
+
+@pytest.mark.parametrize("spelling", [nn.ReLU6(), nn.ReLU6(inplace=True), nn.Hardtanh(-0.5, 2.0), lambda x: x.clamp(0, 6)])
+def test_a_clamp_has_the_gradients_of_its_spelling_in_training(spelling):
+    class Clamped(nn.Module):
+        def forward(self, x):
+            return spelling(x * 1)
+
+    x = torch.tensor([[-1.0, -0.5, 0.0, 1.0, 2.0, 6.0, 7.0]])
+    graph_module = capture(Clamped(), ExampleInputs((x,)))
+    before = str(graph_module.graph)
+    set_training(graph_module, True)
+    expected, found = x.clone().requires_grad_(), x.clone().requires_grad_()
+    spelling(expected * 1).sum().backward()
+    graph_module(found).sum().backward()
+    assert torch.equal(found.grad, expected.grad)
+    set_training(graph_module, False)
+    assert str(graph_module.graph) == before

@@ -16,7 +16,12 @@ from fxcompress.masks import Mask, mask_of
 
 MASKS = [passes.PruneFilters(amount=0.5, multiple=1)]
 QUANTIZERS = [passes.CanonicalizeActivations(), passes.Quantize(), passes.Calibrate()]
-STACKS = {"masks": MASKS, "quantizers": QUANTIZERS, "masks and quantizers": [*MASKS, *QUANTIZERS]}
+STACKS = {
+    "masks": MASKS,
+    "quantizers": QUANTIZERS,
+    "trained quantizers": fxcompress.defaults.training(),
+    "masks and quantizers": [*MASKS, *QUANTIZERS],
+}
 
 stacks = pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())
 

@@ -9,7 +9,7 @@ from collections import Counter
 import torch
 from torch import fx
 
-_KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p")
+_KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p", "trains_as")
 
 
 def rename(graph: fx.Graph) -> fx.Graph:

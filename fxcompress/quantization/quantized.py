@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import fx
@@ -44,6 +45,20 @@ def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
 def serves_weight(call: fx.Node) -> bool:
     """Whether the quantizer `call` rounds a constant, maybe masked."""
     return source_constant(call) is not None
+
+
+@contextmanager
+def activations_in_float(graph_module: fx.GraphModule) -> Iterator[None]:
+    """Let the quantizers of activations return their inputs unchanged."""
+    calls = quantizer_calls(graph_module).items()
+    switched = {quantizer for call, quantizer in calls if quantizer.enabled and not serves_weight(call)}
+    for quantizer in switched:
+        quantizer.enabled = False
+    try:
+        yield
+    finally:
+        for quantizer in switched:
+            quantizer.enabled = True
 
 
 def moves_values(node: fx.Node, target: Target) -> bool:

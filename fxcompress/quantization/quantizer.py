@@ -13,26 +13,7 @@ from fxcompress.masks import select_indices
 from fxcompress.quantization.ops import along
 from fxcompress.quantization.ranges import Estimator
 from fxcompress.quantization.spec import QuantizationSpec
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale``; the gradient passes where nothing saturates.
-
-    The straight-through estimator of Bengio et al., arXiv 1308.3432. The operations are those of
-    `fxcompress::quantize` and `fxcompress::dequantize` in the same order, so the bits are equal.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-        steps = torch.div(x, scale).round_().add_(zero_point)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((steps >= low) & (steps <= high))
-        return steps.clamp_(low, high).sub_(zero_point).mul_(scale)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None, None, None
+from fxcompress.quantization.straight_through import FakeQuantize
 
 
 class Quantizer(nn.Module):
@@ -49,16 +30,27 @@ class Quantizer(nn.Module):
         scale: the step, shape ``spec.scale_shape(shape)``.
         zero_point: the integer that stands for 0.0, float of the same shape.
         signed: whether the grid is signed, decided when the range is set.
+        ready: whether a range is set.
+        enabled: whether it rounds; else it returns its input unchanged.
     """
+
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, spec: QuantizationSpec, shape: Sequence[int] = (), estimator: Estimator | None = None):
         super().__init__()
         self.spec, self.estimator = spec, estimator
+        self.signed, self.ready, self.enabled = bool(spec.signed), False, True
         scale_shape = spec.scale_shape(shape)
         self.register_buffer("scale", torch.ones(scale_shape))
         self.register_buffer("zero_point", torch.zeros(scale_shape))
-        self.register_buffer("ready", torch.tensor(False))
-        self.signed = bool(spec.signed)
+
+    def get_extra_state(self) -> Tensor:
+        """`signed`, `ready` and `enabled`, for `state_dict`."""
+        return torch.tensor([self.signed, self.ready, self.enabled])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.signed, self.ready, self.enabled = state.tolist()
 
     @property
     def bytes_per_weight(self) -> float:
@@ -79,11 +71,15 @@ class Quantizer(nn.Module):
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
             raise CalibrationError(f"the range is {_span(low, high)}")
         low, high = low.clamp(max=0.0).float(), high.clamp(min=0.0).float()
-        self.signed = self.spec.is_signed(low)
-        scale, zero_point = self.spec.fit(low, high, self.signed)
+        signed = self.spec.is_signed(low)
+        self.set_grid(*self.spec.fit(low, high, signed), signed)
+
+    @torch.no_grad()
+    def set_grid(self, scale: Tensor, zero_point: Tensor, signed: bool) -> None:
+        """Round to multiples of `scale` around `zero_point` (of the shape of `scale`), on a signed grid or not."""
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
-        self.ready.fill_(True)
+        self.signed, self.ready = signed, True
 
     @property
     def dtype(self) -> str:
@@ -91,12 +87,15 @@ class Quantizer(nn.Module):
         return f"{'int' if self.signed else 'uint'}{4 if self.spec.bits <= 4 else 8}"
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # a compiled graph does not branch on the value of a tensor
-            return torch.where(self.ready, self._rounded(x), x)
-        return self._rounded(x) if self.ready else x
+        if not (self.ready and self.enabled):
+            return x
+        if x.dtype in (torch.bfloat16, torch.float16):  # too coarse to divide in
+            return self.rounded(x.float()).to(x.dtype)
+        return self.rounded(x)
 
-    def _rounded(self, x: Tensor) -> Tensor:
-        return _FakeQuantize.apply(x, *self.broadcast(x.shape), *self.levels)
+    def rounded(self, x: Tensor) -> Tensor:
+        """`x` on the grid, with straight-through gradients."""
+        return FakeQuantize.apply(x, *self.broadcast(x.shape), None, None, self.levels, 1.0)
 
     @torch.no_grad()
     def integers(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What a training loop sees of compression: controllers, schedulers, schedules and losses."""
 
 from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
+from fxcompress.training.batch_norm import adapt_batch_norm
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
 from fxcompress.training.learned_ranking import RankingResult, learn_ranking
 from fxcompress.training.level_controller import LevelController
@@ -32,6 +33,7 @@ __all__ = [
     "Scheduler",
     "Statistics",
     "TrainingResult",
+    "adapt_batch_norm",
     "adaptive_level",
     "early_exit",
     "learn_ranking",

@@ -1,0 +1,77 @@
+/* Rounding to an integer grid in one pass over memory, and its gradients in another: see straight_through.py.
+
+   Tensors are rows of `columns` numbers, with one scale and zero point a row; a null pointer is a zero point of 0. Sums go
+   block by block, so that they do not depend on the number of threads. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#define BLOCK 8192
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+void forward(const float *x, float *y, int64_t rows, int64_t columns, const float *scale, const float *zero_point,
+             float low, float high, int threads)
+{
+    const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * columns > 4 * BLOCK)
+    for (int64_t b = 0; b < rows * blocks; b++) {
+        const int64_t row = b / blocks, start = b % blocks * BLOCK, end = smaller(start + BLOCK, columns);
+        const float step = scale[row], point = zero_point ? zero_point[row] : 0, bottom = low - point, top = high - point;
+        const float *from = x + row * columns;
+        float *to = y + row * columns;
+        for (int64_t i = start; i < end; i++) {
+            float q = rintf(from[i] / step);
+            q = q < bottom ? bottom : q;
+            q = q > top ? top : q;
+            to[i] = q * step;
+        }
+    }
+}
+
+/* dx: the gradient of x. of_low[row], of_extent[row]: the gradients of what the range is learned by, where `symmetric` says
+   which range that is. Values of x within `slack` steps of an end are inside. Returns 0, or 1 where there is no memory. */
+int backward(const float *g, const float *x, float *dx, int64_t rows, int64_t columns, const float *scale,
+             const float *zero_point, float low, float high, float slack, int symmetric, float *of_low, float *of_extent,
+             int threads)
+{
+    const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
+    const float beyond = symmetric ? (high - low) / high : 1;
+    float *sums = malloc(2 * rows * blocks * sizeof *sums);
+    if (!sums)
+        return 1;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * columns > 4 * BLOCK)
+    for (int64_t b = 0; b < rows * blocks; b++) {
+        const int64_t row = b / blocks, start = b % blocks * BLOCK, end = smaller(start + BLOCK, columns);
+        const float step = scale[row], point = zero_point ? zero_point[row] : 0, bottom = low - point, top = high - point;
+        const int64_t offset = row * columns;
+        float outer = 0, terms = 0;
+#pragma omp simd reduction(+ : outer, terms)
+        for (int64_t i = offset + start; i < offset + end; i++) {
+            const float level = x[i] / step;
+            const float inside = level >= bottom - slack && level <= top + slack ? g[i] : 0.0f;
+            const float outside = g[i] - inside;
+            float q = rintf(level);
+            q = q < bottom ? bottom : q;
+            q = q > top ? top : q;
+            dx[i] = inside;
+            outer += outside;
+            terms += inside * (q - level) + outside * (q * beyond);
+        }
+        sums[2 * b] = outer;
+        sums[2 * b + 1] = terms;
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        const double bottom = symmetric || !zero_point ? 0 : low - zero_point[row];
+        double outer = 0, terms = 0;
+        for (int64_t b = row * blocks; b < (row + 1) * blocks; b++) {
+            outer += sums[2 * b];
+            terms += sums[2 * b + 1];
+        }
+        of_low[row] = outer;
+        of_extent[row] = (terms - bottom * outer) / (high - low);
+    }
+    free(sums);
+    return 0;
+}

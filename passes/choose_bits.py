@@ -1,0 +1,147 @@
+"""Give each weight the bits that it deserves: mixed precision."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxcompress.builder import attribute
+from fxcompress.effect import Effect
+from fxcompress.errors import InputError
+from fxcompress.masks import constant_behind, masked
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.allocation import allocate
+from fxcompress.quantization.hessian import mean_traces
+from fxcompress.quantization.quantized import quantizer_calls, serves_weight
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.ranges import MinMax
+from fxcompress.quantization.weights import weight_range
+from fxcompress.rewrite import Replacement
+
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseBits(Pass):
+    """Give fewer bits to the weights where the loss feels it least, until they are small enough.
+
+    HAWQ-V2 (Dong et al., arXiv 1911.03852, section 3): a weight W at so many bits costs ``trace * |Q(W) - W|^2``, where the
+    trace is the mean of the diagonal of the loss's Hessian. Of all choices that keep the size, the one with the least sum is
+    taken (`fxcompress.quantization.allocation`).
+
+    Args:
+        loss: called as ``loss(model, batch)``, with a batch as the data yields it: the training loss, a scalar.
+        ratio: how many times smaller the weights are to be in a file than at 8 bits.
+        bits: to choose from.
+        samples: of the data, at most so many, in whole batches.
+        draws: random vectors a batch, for the estimate of the traces.
+
+    Raises:
+        InputError: an option cannot be used, there is no data, the loss is not finite, or no choice is small enough.
+    """
+
+    loss: Callable[[nn.Module, Any], Tensor]
+    ratio: float = 1.5
+    bits: Sequence[int] = (4, 8)
+    samples: int = 100
+    draws: int = 10
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise InputError(f"loss is a function of the model and a batch, not {self.loss!r}")
+        if not (math.isfinite(self.ratio) and self.ratio >= 1):
+            raise InputError(f"ratio must be 1 or more, not {self.ratio!r}")
+        if not self.bits or not all(isinstance(bits, int) and 2 <= bits <= 8 for bits in self.bits):
+            raise InputError(f"bits are some of 2 to 8, as (4, 8), not {self.bits!r}")
+        for name in ("samples", "draws"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be 1 or more, not {getattr(self, name)!r}")
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        calls = {call: found for call, found in quantizer_calls(graph_module).items() if serves_weight(call)}
+        if not calls:
+            return []
+        traces = self._traces(graph_module, list(calls), context)
+        values = [masked(graph_module, call.args[0]) for call in calls]
+        candidates = [[_with_bits(q, w, bits) for bits in self.bits] for q, w in zip(calls.values(), values)]
+        losses = [
+            [float(trace.clamp(min=0) * (candidate(weight) - weight).double().square().sum()) for candidate in of_weight]
+            for trace, weight, of_weight in zip(traces, values, candidates)
+        ]
+        costs = [[int(2 * q.bytes_per_weight * w.numel()) for q in of_weight] for w, of_weight in zip(values, candidates)]
+        whole = sum(2 * weight.numel() for weight in values)  # in halves of a byte
+        chosen = allocate(costs, losses, int(whole / self.ratio))
+        if chosen is None:
+            smallest = whole / sum(map(min, costs))
+            raise InputError(
+                f"with bits={tuple(self.bits)} weights are at most {smallest:.3g} times smaller, not {self.ratio:g}"
+            )
+        for call, of_weight, choice in zip(calls, candidates, chosen):
+            owner, _, leaf = str(call.target).rpartition(".")
+            setattr(graph_module.get_submodule(owner), leaf, of_weight[choice])
+        counts = sorted(Counter(self.bits[choice] for choice in chosen).items())
+        reached = whole / sum(cost[choice] for cost, choice in zip(costs, chosen))
+        told = ", ".join(f"{count} of {bits} bits" for bits, count in counts)
+        context.notes.append(f"weights: {told}; {reached:.2f} times smaller than at 8 bits")
+        return [Replacement.at(call) for call in calls]
+
+    def _traces(self, graph_module: fx.GraphModule, calls: list[fx.Node], context: Context) -> Tensor:
+        """The mean trace of each weight, ``[calls]``, of the model without quantizers."""
+        if context.data is None:
+            raise InputError("ChooseBits needs data: compile(model, data=loader), any iterable of batches that the loss takes")
+        names = [str(constant.target) for call in calls if (constant := constant_behind(graph_module, call.args[0]))]
+        weights = {name: attribute(graph_module, name) for name in names}
+        total, seen = torch.zeros(len(weights), dtype=torch.float64), 0
+        random = torch.Generator().manual_seed(SEED)
+        with _in_float(graph_module, list(weights.values())):
+            for batch in context.data:
+                count = len(pytree.tree_leaves(batch)[0])
+                loss = self.loss(graph_module, batch)
+                if loss.numel() != 1 or not loss.isfinite():
+                    raise InputError(f"the loss must be one finite number a batch, not {loss.detach()!r}")
+                total += count * mean_traces(loss, list(weights.values()), self.draws, random)
+                seen += count
+                context.progress("estimating traces", seen, self.samples)
+                if seen >= self.samples:
+                    break
+        if not seen:
+            raise InputError("the data is empty: give at least one batch")
+        by_name = dict(zip(weights, total / seen))
+        return torch.stack([by_name[name] for name in names])
+
+
+def _with_bits(quantizer: Quantizer, weight: Tensor, bits: int) -> Quantizer:
+    """A quantizer like this one, with another number of bits, and the range of `weight` for them."""
+    made = Quantizer(replace(quantizer.spec, bits=bits), weight.shape, quantizer.estimator)
+    made.set_range(*weight_range(weight, made.spec, made.estimator or MinMax()))
+    return made
+
+
+@contextmanager
+def _in_float(graph_module: fx.GraphModule, weights: Sequence[Tensor]) -> Iterator[None]:
+    """Without quantizers, and with gradients of `weights`."""
+    quantizers = {quantizer: quantizer.enabled for quantizer in quantizer_calls(graph_module).values()}
+    wanted = [weight.requires_grad for weight in weights]
+    try:
+        for quantizer in quantizers:
+            quantizer.enabled = False
+        for weight in weights:
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for quantizer, enabled in quantizers.items():
+            quantizer.enabled = enabled
+        for weight, one in zip(weights, wanted):
+            weight.requires_grad_(one)

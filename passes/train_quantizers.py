@@ -1,0 +1,70 @@
+"""Make the ranges of quantizers parameters, for training with simulated quantization."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxcompress.effect import Effect
+from fxcompress.errors import InputError
+from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization import native
+from fxcompress.quantization.quantized import quantizer_calls
+from fxcompress.quantization.trainable import TrainableQuantizer
+from fxcompress.rewrite import Replacement
+from fxcompress.training.quantization import QuantizationController
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainQuantizers(Pass):
+    """Turn the range of every quantizer into parameters, which start from what calibration found.
+
+    Training with simulated quantization (Jacob et al., arXiv 1712.05877, section 3) and learned ranges; the parameters and
+    gradients are those of NNCF (arXiv 2002.08679), see `fxcompress.quantization.trainable` and
+    `fxcompress.quantization.straight_through`.
+
+    Args:
+        weights_start_epoch: the quantizers of weights return their input unchanged before that epoch. When it comes, their
+            ranges are set from the weights as they are then.
+        activations_start_epoch: likewise, those of activations, which keep their calibrated ranges.
+        learning_rate_multiplier: of the gradients of the ranges.
+
+    Raises:
+        InputError: an option cannot be used.
+    """
+
+    weights_start_epoch: int = 0
+    activations_start_epoch: int = 0
+    learning_rate_multiplier: float = 1.0
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
+
+    def __post_init__(self) -> None:
+        for name in ("weights_start_epoch", "activations_start_epoch"):
+            epoch = getattr(self, name)
+            if not isinstance(epoch, int) or epoch < 0:
+                raise InputError(f"{name} is an epoch, 0 or more, not {epoch!r}")
+        if not (math.isfinite(self.learning_rate_multiplier) and self.learning_rate_multiplier >= 0):
+            raise InputError(f"learning_rate_multiplier must be 0 or more, not {self.learning_rate_multiplier!r}")
+
+    def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+        if native.load() is None:
+            context.notes.append("there is no C compiler, so that quantizers take longer in training")
+        calls = quantizer_calls(graph_module)
+        for target, quantizer in {str(call.target): quantizer for call, quantizer in calls.items()}.items():
+            owner, _, leaf = target.rpartition(".")
+            setattr(graph_module.get_submodule(owner), leaf, TrainableQuantizer(quantizer, self.learning_rate_multiplier))
+        controller = self.controller(graph_module)
+        controller.switch(weights=self.weights_start_epoch <= 0, activations=self.activations_start_epoch <= 0)
+        return [Replacement.at(call) for call in calls]
+
+    def controller(self, graph_module: fx.GraphModule) -> QuantizationController:
+        return QuantizationController(
+            graph_module,
+            weights_start_epoch=self.weights_start_epoch,
+            activations_start_epoch=self.activations_start_epoch,
+        )

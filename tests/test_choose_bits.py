@@ -1,0 +1,139 @@
+"""Mixed precision: traces of a Hessian, the best choice within a budget, and the weights that get it."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.errors import InputError
+from fxcompress.quantization.allocation import allocate
+from fxcompress.quantization.hessian import mean_traces
+from fxcompress.quantization.quantized import quantizer_calls, serves_weight
+
+prices = st.lists(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 10)), min_size=1, max_size=3), min_size=1, max_size=5)
+
+
+@given(prices, st.integers(0, 100))
+def test_no_choice_within_the_budget_is_better(things, budget):
+    costs, losses = ([[option[part] for option in thing] for thing in things] for part in (0, 1))
+    chosen = allocate(costs, losses, budget)
+    every = itertools.product(*(range(len(thing)) for thing in things))
+    kept = [one for one in every if sum(c[i] for c, i in zip(costs, one)) <= budget]
+    if chosen is None:
+        assert not kept
+        return
+    assert tuple(chosen) in kept
+    least = min(sum(x[i] for x, i in zip(losses, one)) for one in kept)
+    assert sum(x[i] for x, i in zip(losses, chosen)) == pytest.approx(least)
+
+
+@given(prices, st.floats(0.3, 1))
+def test_a_large_budget_is_kept(things, share):
+    costs = [[1_000_003 * cost for cost, _ in thing] for thing in things]
+    budget = int(share * sum(map(max, costs)))
+    chosen = allocate(costs, [[loss for _, loss in thing] for thing in things], budget)
+    assert chosen is None or sum(c[i] for c, i in zip(costs, chosen)) <= budget
+
+
+def test_the_trace_of_a_diagonal_hessian_is_exact():
+    weights = [torch.randn(3, 4, requires_grad=True), torch.randn(5, requires_grad=True), torch.ones(2, requires_grad=True)]
+    curvatures = [torch.rand(3, 4), torch.rand(5)]
+    loss = sum((c * w.square()).sum() / 2 for c, w in zip(curvatures, weights))
+    traces = mean_traces(loss, weights, 1, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(traces, torch.stack([*(c.double().mean() for c in curvatures), torch.tensor(0.0).double()]))
+
+
+def test_the_trace_of_any_hessian_is_met_on_average():
+    torch.manual_seed(0)
+    x, y, weight = torch.randn(50, 6), torch.randint(4, (50,)), torch.randn(4, 6, requires_grad=True)
+
+    def loss(weight):
+        return F.cross_entropy(x @ weight.T, y)
+
+    hessian = torch.autograd.functional.hessian(loss, weight.detach()).reshape(24, 24)
+    found = mean_traces(loss(weight), [weight], 3000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(float(found), float(hessian.diagonal().mean()), rtol=0.05, atol=0)
+
+
+def test_a_loss_that_is_linear_has_no_trace():
+    weight = torch.ones(3, requires_grad=True)
+    assert not mean_traces(weight.sum(), [weight], 2, torch.Generator()).any()
+
+
+class Gained(nn.Module):
+    """Two layers of one size, of which the loss feels the second a hundred times as much, and a batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.quiet, self.norm, self.loud = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.norm(self.quiet(x)) * 0.01, self.loud(x)
+
+
+DATA = [(torch.randn(10, 8, generator=torch.Generator().manual_seed(seed)), torch.zeros(10)) for seed in range(3)]
+
+
+def squares(model, batch):
+    return sum(y.square().sum(1).mean() for y in model(batch[0]))
+
+
+def compiled(*after, **options):
+    torch.manual_seed(0)
+    stack = [passes.CanonicalizeActivations(), passes.Quantize(), passes.ChooseBits(loss=squares, **options), *after]
+    return fxcompress.compile(Gained(), stack, data=DATA)
+
+
+def bits(model):
+    return {call.args[0].target: q.spec.bits for call, q in quantizer_calls(model).items() if serves_weight(call)}
+
+
+def test_the_loss_keeps_its_bits_where_it_needs_them():
+    model = compiled(ratio=4 / 3)
+    assert bits(model) == {"quiet.weight": 4, "loud.weight": 8}
+    assert "weights: 1 of 4 bits, 1 of 8 bits; 1.33 times smaller than at 8 bits" in model.report.notes[0]
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1, {8}), (2, {4})])
+def test_the_ends_leave_no_choice(ratio, expected):
+    assert set(bits(compiled(ratio=ratio)).values()) == expected
+
+
+def test_what_was_chosen_is_trained_and_lowered():
+    model = compiled(passes.Calibrate(), passes.TrainQuantizers(), ratio=4 / 3).train()
+    squares(model, DATA[0]).backward()
+    types = {node.args[4] for node in model.eval().lower().graph.nodes if "dequantize" in str(node.target)}
+    assert types == {"int4", "int8", "uint8"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": 3}, "loss is a function of the model and a batch, not 3"),
+        ({"ratio": 0.5}, "ratio must be 1 or more, not 0.5"),
+        ({"bits": (1, 8)}, r"bits are some of 2 to 8, as \(4, 8\), not \(1, 8\)"),
+        ({"bits": ()}, "bits are some of 2 to 8"),
+        ({"samples": 0}, "samples must be 1 or more, not 0"),
+        ({"draws": 0}, "draws must be 1 or more, not 0"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(InputError, match=message):
+        passes.ChooseBits(**{"loss": squares} | options)
+
+
+def test_what_cannot_be_done_is_said():
+    with pytest.raises(InputError, match="are at most 2 times smaller, not 3"):
+        compiled(ratio=3)
+    with pytest.raises(InputError, match="the loss must be one finite number a batch"):
+        stack = [passes.Quantize(), passes.ChooseBits(loss=lambda model, batch: model(batch[0])[0])]
+        fxcompress.compile(Gained(), stack, data=DATA)
+    with pytest.raises(InputError, match="ChooseBits needs data"):
+        fxcompress.compile(Gained(), [passes.Quantize(), passes.ChooseBits(loss=squares)], example_inputs=DATA[0][0])

@@ -1,0 +1,222 @@
+"""Quantizers whose range is trained: their grids and gradients, however they are computed."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxcompress.quantization import native, straight_through
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantization.trainable import TrainableQuantizer
+
+SHAPE = (4, 6, 3)
+
+
+@st.composite
+def quantizers(draw):
+    """A trainable quantizer of a tensor of `SHAPE`, with random parameters."""
+    symmetric = draw(st.booleans())
+    spec = QuantizationSpec(
+        bits=draw(st.integers(2, 8)),
+        symmetric=symmetric,
+        signed=draw(st.booleans()),
+        narrow=symmetric and draw(st.booleans()),
+        channel_axis=(axis := draw(st.sampled_from([None, 0, 1]))),
+        group_size=None if axis is None else draw(st.sampled_from([None, 2, 5])),
+    )
+    start = Quantizer(spec, SHAPE)
+    start.set_range(-torch.ones_like(start.scale), torch.ones_like(start.scale))
+    quantizer = TrainableQuantizer(start)
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    with torch.no_grad():
+        quantizer.input_extent.uniform_(0.1, 3, generator=random)
+        quantizer.input_extent.mul_(torch.randn(quantizer.input_extent.shape, generator=random).sign())
+        if quantizer.input_low is not None:
+            quantizer.input_low.uniform_(-2, 0.2, generator=random)
+    return quantizer
+
+
+@st.composite
+def quantizers_and_inputs(draw):
+    """A quantizer, and values on both sides of each level and beyond the ends, none of them half-way between two."""
+    quantizer = draw(quantizers())
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    low, high = quantizer.levels
+    levels = torch.randint(low - 4, high + 5, SHAPE, generator=random)
+    offsets = torch.empty(SHAPE).uniform_(0.02, 0.4, generator=random) * torch.randn(SHAPE, generator=random).sign()
+    scale, zero_point = quantizer.broadcast(torch.Size(SHAPE))
+    return quantizer, (levels + offsets - zero_point) * scale, torch.randn(SHAPE, generator=random)
+
+
+def published(quantizer, x, gradient):
+    """The result and the gradients of x, low and extent, in float64: NNCF's formulas, with a mask for each case."""
+    scale, zero_point = (v.double() for v in quantizer.broadcast(x.shape))
+    x, gradient = x.double(), gradient.double()
+    low, high = quantizer.levels
+    bottom, top = (low - zero_point) * scale, (high - zero_point) * scale
+    y = (((x.clamp(bottom, top) - bottom) / scale).round() * scale) + bottom
+    below, above = (x < bottom).double(), (x > top).double()
+    inside = 1 - below - above
+    ratio = low / high if quantizer.spec.symmetric else 0.0
+    of_extent = gradient * (inside * (y - x) / (top - bottom) + above + below * ratio)
+    return y, gradient * inside, gradient * (above + below), of_extent
+
+
+def summed(quantizer, values):
+    """`values` added up for each scale."""
+    spec = quantizer.spec
+    if spec.channel_axis is None:
+        return values.sum()
+    if spec.group_size is None:
+        return values.movedim(spec.channel_axis, 0).flatten(1).sum(1)
+    return torch.cat(
+        [part.sum(spec.scale_axis, keepdim=True) for part in values.split(spec.group_size, spec.scale_axis)], spec.scale_axis
+    )
+
+
+@contextlib.contextmanager
+def computed_by(what):
+    """In torch's operations, on the whole or on blocks of some elements, or in the kernel."""
+    loaded, block = native.load(), straight_through.BLOCK
+    native.loaded = loaded if what == "kernel" else None
+    straight_through.BLOCK = 11 if what == "blocks" else block
+    try:
+        yield
+    finally:
+        native.loaded, straight_through.BLOCK = loaded, block
+
+
+def laid_out(x, order):
+    """`x`, its dimensions in another order in memory."""
+    return x.permute(order).contiguous().permute(torch.tensor(order).argsort().tolist())
+
+
+orders = st.permutations(range(3))
+ways = st.sampled_from(["whole", "blocks", "kernel"])
+
+
+@given(quantizers_and_inputs(), ways, orders, orders)
+def test_the_gradients_are_those_of_the_formulas(example, way, order, other):
+    quantizer, x, gradient = example
+    x = laid_out(x, order).requires_grad_()
+    with computed_by(way):
+        y = quantizer(x)
+        y.backward(laid_out(gradient, other))
+    expected, of_x, of_low, of_extent = published(quantizer, x.detach(), gradient)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad.double(), of_x)
+    of_extent = summed(quantizer, of_extent) * quantizer.input_extent.sign()
+    torch.testing.assert_close(quantizer.input_extent.grad.double(), of_extent, rtol=1e-3, atol=1e-4)
+    if quantizer.input_low is not None:
+        torch.testing.assert_close(quantizer.input_low.grad.double(), summed(quantizer, of_low), rtol=1e-4, atol=1e-5)
+
+
+@given(quantizers_and_inputs(), st.floats(0, 10))
+def test_the_multiplier_is_that_of_the_range_alone(example, multiplier):
+    quantizer, x, gradient = example
+    twin = copy.deepcopy(quantizer)
+    twin.learning_rate_multiplier = multiplier
+    sources = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    for one, source in zip((quantizer, twin), sources):
+        one(source).backward(gradient)
+    assert torch.equal(sources[0].grad, sources[1].grad)
+    for plain, scaled in zip(quantizer.parameters(), twin.parameters()):
+        torch.testing.assert_close(scaled.grad, plain.grad * multiplier)
+
+
+@given(quantizers_and_inputs(), ways, orders)
+def test_the_simulation_equals_the_integer_operations_bit_for_bit(example, way, order):
+    quantizer, x, _ = example
+    x = laid_out(x, order)
+    grid = quantizer.scale, quantizer.zero_point.to(torch.int32), quantizer.spec.scale_axis
+    block = quantizer.spec.group_size or 0
+    integers = quantizer.integers(x).to(torch.int32)
+    restored = torch.ops.fxcompress.dequantize(integers, *grid, quantizer.dtype, block)
+    with computed_by(way):
+        with torch.no_grad():
+            assert torch.equal(restored, quantizer(x))
+        assert torch.equal(quantizer(x.requires_grad_()).detach(), restored)
+
+
+@given(quantizers())
+def test_zero_is_on_the_grid_and_the_range_is_widened_at_one_end_only(quantizer):
+    assert torch.equal(quantizer(torch.zeros(SHAPE)).detach(), torch.zeros(SHAPE))
+    scale, zero_point = quantizer.grid()
+    low, high = quantizer.levels
+    extent = quantizer.input_extent.detach().abs()
+    if quantizer.input_low is None:
+        torch.testing.assert_close(scale * high, extent)
+        return
+    bottom, top = (low - zero_point) * scale, (high - zero_point) * scale
+    wanted = quantizer.input_low.detach().clamp(max=0), (quantizer.input_low.detach() + extent).clamp(min=0)
+    slack = 1e-5 * (wanted[1] - wanted[0])
+    inner = (zero_point != low) & (zero_point != high)
+    assert ((bottom <= wanted[0] + slack) & (top >= wanted[1] - slack))[inner].all()
+    kept = torch.minimum((bottom - wanted[0]).abs(), (top - wanted[1]).abs())
+    assert (kept <= slack)[inner].all()
+    torch.testing.assert_close((top - bottom)[~inner], (wanted[1] - wanted[0])[~inner])
+
+
+@given(quantizers())
+def test_training_starts_from_the_range_that_was_there(quantizer):
+    start = Quantizer(quantizer.spec, SHAPE)
+    start.set_grid(quantizer.scale, quantizer.zero_point, quantizer.signed)
+    again = TrainableQuantizer(start)
+    torch.testing.assert_close(again.scale, start.scale)
+    assert torch.equal(again.zero_point, start.zero_point)
+    assert again.levels == start.levels
+
+
+@pytest.mark.parametrize("spec", [QuantizationSpec(symmetric=False), QuantizationSpec(signed=True, channel_axis=0)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_and_torch_agree_on_large_tensors(spec, threads):
+    torch.manual_seed(0)
+    x, gradient = torch.randn(3, 50_000), torch.randn(3, 50_000)
+    start = Quantizer(spec, x.shape)
+    start.set_range(torch.full_like(start.scale, -2.0), torch.full_like(start.scale, 1.5))
+    found = []
+    torch.set_num_threads(threads)
+    try:
+        for way in ("whole", "kernel"):
+            quantizer, source = TrainableQuantizer(start), x.clone().requires_grad_()
+            with computed_by(way):
+                result = quantizer(source)
+                result.backward(gradient)
+            found.append([result.detach(), source.grad, *(p.grad for p in quantizer.parameters())])
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(found[0][:2], found[1]))
+    torch.testing.assert_close(found[0][2:], found[1][2:], rtol=1e-4, atol=1e-3)
+
+
+def test_nothing_is_left_of_nothing():
+    start = Quantizer(QuantizationSpec())
+    start.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    x = torch.zeros(0, 3, requires_grad=True)
+    TrainableQuantizer(start)(x).sum().backward()
+    assert x.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_half_precision_is_rounded_in_single(signed):
+    start = Quantizer(QuantizationSpec(signed=signed))
+    start.set_range(torch.tensor(-3.0), torch.tensor(3.0))
+    x = torch.randn(100, dtype=torch.bfloat16)
+    for quantizer in (start, TrainableQuantizer(start)):
+        assert torch.equal(quantizer(x), quantizer(x.float()).bfloat16())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_torch_compiles_a_quantizer_as_one_graph(symmetric):
+    start = Quantizer(QuantizationSpec(symmetric=symmetric, channel_axis=1), SHAPE)
+    start.set_range(torch.full_like(start.scale, -1.5), torch.full_like(start.scale, 1.0))
+    model, x = TrainableQuantizer(start), torch.randn(SHAPE)
+    twin = copy.deepcopy(model)
+    for one in (model, torch.compile(twin, backend="aot_eager", fullgraph=True)):
+        one(x).square().sum().backward()
+    for expected, found in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(found.grad, expected.grad)
