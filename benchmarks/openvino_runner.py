@@ -33,7 +33,13 @@ def compile_file(path: Path, shape: tuple[int, ...], threads: int = THREADS):
 
 
 def latencies(
-    files: Mapping[str, Path], sample: np.ndarray, *, loads: int = 6, rounds: int = 40, repeats: int = 3
+    files: Mapping[str, Path],
+    sample: np.ndarray,
+    *,
+    loads: int = 6,
+    rounds: int = 40,
+    repeats: int = 3,
+    threads: int = THREADS,
 ) -> dict[str, np.ndarray]:
     """Seconds an inference of each of `files`, all measured side by side.
 
@@ -52,7 +58,7 @@ def latencies(
     seconds = {name: np.empty((loads, rounds)) for name in files}
     names = list(files)
     for load in range(loads):
-        requests = {name: _request(files[name], sample) for name in names}
+        requests = {name: _request(files[name], sample, threads) for name in names}
         gc.collect()
         gc.disable()
         try:
@@ -64,9 +70,9 @@ def latencies(
     return seconds
 
 
-def _request(path: Path, sample: np.ndarray):
+def _request(path: Path, sample: np.ndarray, threads: int):
     """An inference request with its input set, warm."""
-    request = compile_file(path, sample.shape).create_infer_request()
+    request = compile_file(path, sample.shape, threads).create_infer_request()
     request.set_input_tensor(need("openvino").Tensor(np.ascontiguousarray(sample)))
     for _ in range(3):
         request.infer()

@@ -15,6 +15,7 @@ import fxcompress
 from benchmarks.laboratory.fashion import Fashion
 from benchmarks.laboratory.training import Recipe, accuracy, train_step
 from fxcompress import Pass, QuantizationSpec, passes
+from fxcompress.errors import InputError, did_you_mean
 from fxcompress.training import Polynomial, learn_ranking
 
 FLOAT, CONTROL = "FP32", "FP32, trained on"
@@ -95,6 +96,7 @@ def learned_ranking(situation: Situation) -> list[Pass]:
 
     def tune_and_score(candidate: Any) -> float:
         torch.manual_seed(0)
+        candidate.train()
         optimizer = torch.optim.SGD(candidate.parameters(), lr=0.01, momentum=0.9)
         for batch in itertools.islice(situation.data.epoch(0), TUNING_STEPS):
             train_step(candidate, optimizer, batch)
@@ -139,10 +141,10 @@ def _binary(weights: str) -> Callable[[Situation], Pass]:
 
 
 SCRATCH = Recipe(epochs=10, learning_rate=4e-3, weight_decay=0.05)
-SHORT = Recipe(epochs=4)
-LEARNED = Recipe(epochs=4, added_learning_rate=0.05)
+SHORT = Recipe(epochs=3)
+LEARNED = Recipe(epochs=3, added_learning_rate=0.05)
 """For masks that are learned: their logits start at 6."""
-LONG = Recipe(epochs=8, learning_rate=2e-3, weight_decay=0.0)
+LONG = Recipe(epochs=6, learning_rate=2e-3, weight_decay=0.0)
 
 METHODS = [
     Method(FLOAT, "float", lambda s: [], SCRATCH, repeated=True, from_scratch=True),
@@ -164,3 +166,16 @@ METHODS = [
     Method(CONTROL, "float", lambda s: [], SHORT),
 ]
 """In the order in which they run. `CONTROL` shows what the epochs of fine-tuning alone are worth."""
+
+
+def find_methods(names: Sequence[str]) -> list[Method]:
+    """The methods of these names.
+
+    Raises:
+        InputError: there is none of a name.
+    """
+    by_name = {method.name: method for method in METHODS}
+    for name in names:
+        if name not in by_name:
+            raise InputError(f"there is no method {name!r}{did_you_mean(name, by_name)}; there are {', '.join(map(repr, by_name))}")
+    return [by_name[name] for name in names]

@@ -79,6 +79,7 @@ def fine_tune(
     for epoch in range(_resume(compiled, optimizer, checkpoint), recipe.epochs):
         torch.manual_seed(seed * 1000 + epoch)
         compiled.controller.scheduler.epoch_step()
+        compiled.train()
         for step, batch in enumerate(data.epoch(seed * 1000 + epoch), epoch * data.steps_per_epoch):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * recipe.share(step, steps)
@@ -88,9 +89,8 @@ def fine_tune(
 
 
 def train_step(compiled: Compiled, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> None:
-    """One step of the optimizer on a batch of images and labels."""
+    """One step of the optimizer on a batch of images and labels; the model is in training mode."""
     images, labels = batch
-    compiled.train()
     compiled.controller.scheduler.step()
     loss = cross_entropy(compiled(images), labels) + compiled.controller.loss()
     loss.backward()
@@ -100,7 +100,7 @@ def train_step(compiled: Compiled, optimizer: torch.optim.Optimizer, batch: tupl
 
 def accuracy(model: nn.Module, data: Fashion) -> float:
     """The percentage of the test images that `model` puts into the right class."""
-    return 100 * float((answers(model, data.test_images) == data.test_labels).float().mean())
+    return 100 * int((answers(model, data.test_images) == data.test_labels).sum()) / len(data.test_labels)
 
 
 @torch.no_grad()

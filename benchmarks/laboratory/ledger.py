@@ -1,0 +1,69 @@
+"""Finished rows, kept in a JSON file, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fxcompress.files import write_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one trained and emitted model turned out to be.
+
+    Attributes:
+        network, method, seed: which model.
+        epochs, images: of its training.
+        accuracy: percent of the test images, of the trained model in torch.
+        openvino_accuracy: likewise, of the emitted file in OpenVINO.
+        weight_bits: mean over the weights of convolutions and linear layers.
+        zeros: the share, 0 to 1, of the file's weights that are zero.
+        multiply_adds: for one image.
+        file_bytes, packed_bytes: of the file, and of the file compressed with zlib.
+        file: its path, within the laboratory's folder.
+    """
+
+    network: str
+    method: str
+    seed: int
+    epochs: int
+    images: int
+    accuracy: float
+    openvino_accuracy: float
+    weight_bits: float
+    zeros: float
+    multiply_adds: int
+    file_bytes: int
+    packed_bytes: int
+    file: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.network}, {self.method}, seed {self.seed}"
+
+
+class Ledger:
+    """The rows in the JSON file `path`, in the order in which they were finished; it is written at every `add`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        stored: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        self._rows: dict[str, Row] = {row.key: row for row in (Row(**one) for one in stored)}
+
+    @property
+    def rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+    def find(self, network: str, method: str, seed: int, settings: Mapping[str, int]) -> Row | None:
+        """The row of this model, if it was trained with these `settings` (fields of the row)."""
+        row = self._rows.get(f"{network}, {method}, seed {seed}")
+        return row if row and all(getattr(row, name) == value for name, value in settings.items()) else None
+
+    def add(self, row: Row) -> None:
+        """Keep `row`, in place of an older one of the same model."""
+        self._rows[row.key] = row
+        write_text(self.path, json.dumps([asdict(one) for one in self._rows.values()], indent=1) + "\n")
