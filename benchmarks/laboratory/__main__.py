@@ -4,7 +4,7 @@
     apt install dataset-fashion-mnist              # 60,000 + 10,000 images of 28x28; or --data FOLDER with its four files
     python -m benchmarks.laboratory                # about two hours on two cores that do nothing else
     python -m benchmarks.laboratory --quick        # ten minutes: does everything run? the accuracies mean little
-    python -m benchmarks.laboratory --networks residual --only INT8 W4A8 --seeds 1
+    python -m benchmarks.laboratory --networks residual --only int8 w4a8 --seeds 1
 
 Every epoch leaves a checkpoint and every finished model a row behind, in out/laboratory/, so that the same command goes on
 after an interruption; --fresh starts anew. At the end the emitted files are timed side by side in OpenVINO, and the table and
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = describe_machine()
     torch.set_num_threads(options.threads)
     data = fashion.load(options.data).shortened(options.images)
-    experiment = Experiment(data, options.folder, Ledger(options.folder / "rows.json"))
+    settings = {"images": len(data.train_labels), "epochs at most": options.epochs}
+    ledger = Ledger(options.folder / "rows.json", settings, fresh=options.fresh)
+    experiment = Experiment(data, options.folder, ledger)
     wanted = runs(options.networks, options.only, options.seeds, options.epochs)
     failed = False if options.report else _train(experiment, wanted, fresh=options.fresh)
     sections = [_section(experiment, network, options.output) for network in options.networks if experiment.rows(network)]
@@ -88,11 +90,11 @@ def _section(experiment: Experiment, network: str, output: Path) -> scoreboard.S
 
 
 METHOD = (
-    "AdamW, no choice among epochs: the last one counts. Drop: percentage points below the float model of the same seed, which "
-    "the fine-tuning starts from; figures of several seeds are means, the least and the most in brackets. In OpenVINO: the "
-    "emitted file on the 10,000 test images; file off by: between that and the trained model in torch, the worst seed. Zeros: of "
-    "the file's weights. Packed: with zlib. Latency of the first seed's file, batch 1, INFERENCE_PRECISION_HINT=f32, "
-    f"{THREADS} thread, all files side by side; medians with 95% bootstrap intervals."
+    "AdamW; the last epoch counts, none is chosen by its accuracy. Drop: percentage points below the float model of the same "
+    "seed, which the fine-tuning starts from; figures of several seeds are means, with the least and the most in brackets. In "
+    "OpenVINO: the emitted file on the 10,000 test images; file off by: between that and the trained model in torch, the worst "
+    "seed. Zeros: of the file's weights. Packed: with zlib. Latency of the first seed's file, batch 1, "
+    f"INFERENCE_PRECISION_HINT=f32, {THREADS} thread, all files side by side; medians with 95% bootstrap intervals."
 )
 
 
@@ -100,11 +102,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.laboratory", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few epochs of some of the images, one seed: does everything run?")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help="names of rows; FP32, which the others need, is always there")
+    parser.add_argument(
+        "--only", nargs="+", metavar="METHOD", help="such as int8; fp32, which the others need, is always there"
+    )
     parser.add_argument("--seeds", type=int, help="of the rows that matter (3); the others have one")
     parser.add_argument("--epochs", type=int, help="at most so many of each training")
     parser.add_argument("--images", type=int, help="of the 60,000 to train on")
-    parser.add_argument("--data", type=Path, default=fashion.DEBIAN_FOLDER, help=f"folder of Fashion-MNIST ({fashion.DEBIAN_FOLDER})")
+    parser.add_argument("--data", type=Path, default=fashion.DEBIAN_FOLDER, help="folder of Fashion-MNIST")
     parser.add_argument("--folder", type=Path, help="of checkpoints, files and finished rows")
     parser.add_argument("--output", type=Path, help="folder of the table and the plots")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ import fxcompress
 from benchmarks.laboratory import measuring
 from benchmarks.laboratory.fashion import Fashion
 from benchmarks.laboratory.ledger import Ledger, Row
-from benchmarks.laboratory.methods import FLOAT, METHODS, Method, Situation
+from benchmarks.laboratory.methods import FLOAT, METHODS, Method, Situation, find_methods, slug
 from benchmarks.laboratory.networks import build
 from benchmarks.laboratory.training import Progress, fine_tune, optimizer_of
 
@@ -33,7 +32,7 @@ class Run:
     @property
     def stem(self) -> str:
         """The path of its files, without suffix."""
-        return f"{self.network}/seed{self.seed}/{re.sub(r'[^a-z0-9]+', '-', self.method.name.lower()).strip('-')}"
+        return f"{self.network}/seed{self.seed}/{self.method.slug}"
 
 
 def runs(networks: Sequence[str], methods: Sequence[Method], seeds: int, epochs: int | None = None) -> list[Run]:
@@ -73,20 +72,25 @@ class Experiment:
 
     def finish(self, run: Run, progress: Progress = lambda *_: None, *, fresh: bool = False) -> Row:
         """The row of `run`: the one that is there already, or else trained, from its last checkpoint on, and measured."""
-        settings = {"epochs": run.method.recipe.epochs, "images": len(self.data.train_labels)}
+        if found := self.ledger.find(str(run)):
+            return found
         stem = self.folder / run.stem
         stem.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = stem.with_name(stem.name + ".pt")
         if fresh:
-            checkpoint.unlink(missing_ok=True)
-        elif found := self.ledger.find(run.network, run.method.name, run.seed, settings):
-            return found
-        compiled = self._train(run, checkpoint, progress)
+            _checkpoint(stem).unlink(missing_ok=True)
+        compiled = self._train(run, _checkpoint(stem), progress)
         progress("measuring", 0, 1)
         file, onnx = measuring.emit(compiled, run.method, stem)
         measured = measuring.figures(compiled, self.data, file, onnx)
-        file_name = file.relative_to(self.folder).as_posix()
-        row = Row(run.network, run.method.name, run.seed, **settings, **measured, file=file_name)
+        row = Row(
+            run.network,
+            run.method.name,
+            run.seed,
+            epochs=run.method.recipe.epochs,
+            images=len(self.data.train_labels),
+            file=file.relative_to(self.folder).as_posix(),
+            **measured,
+        )
         self.ledger.add(row)
         return row
 
@@ -101,8 +105,11 @@ class Experiment:
 
     def _float_model(self, run: Run) -> nn.Module:
         """The trained float model that `run` starts from."""
-        checkpoint = self.folder / run.network / f"seed{run.seed}" / "fp32.pt"
+        stem = replace(run, method=find_methods([slug(FLOAT)])[0]).stem
         model = build(run.network, run.seed)
-        state = torch.load(checkpoint, weights_only=True)["compiled"]["model"]
-        model.load_state_dict(state)
+        model.load_state_dict(torch.load(_checkpoint(self.folder / stem), weights_only=True)["compiled"]["model"])
         return model.eval()
+
+
+def _checkpoint(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.pt")

@@ -16,8 +16,8 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts the files."""
 
 HINT = (
-    "Get the four files with\n  apt install dataset-fashion-mnist\non Debian or Ubuntu, or put the published ones (idx, gzipped) "
-    "into a folder and name it with --data"
+    "Get the four files with\n  apt install dataset-fashion-mnist\non Debian or Ubuntu, "
+    "or put the published ones (idx, gzipped) into a folder and name it with --data"
 )
 MEAN, DEVIATION = 0.2860, 0.3530
 """Of the training images' pixels, in 0..1."""

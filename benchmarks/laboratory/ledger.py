@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fxcompress.files import write_text
 
@@ -43,27 +42,44 @@ class Row:
 
     @property
     def key(self) -> str:
+        """Of the model."""
         return f"{self.network}, {self.method}, seed {self.seed}"
 
 
 class Ledger:
-    """The rows in the JSON file `path`, in the order in which they were finished; it is written at every `add`."""
+    """The rows in the JSON file `path`, in the order in which they were finished; it is written at every `add`.
 
-    def __init__(self, path: Path):
-        self.path = path
-        stored: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        self._rows: dict[str, Row] = {row.key: row for row in (Row(**one) for one in stored)}
+    Args:
+        path: of the file; it need not exist.
+        settings: what all rows have in common. Rows of other settings are not comparable.
+        fresh: forget what is there.
+
+    Raises:
+        SystemExit: the file has rows of other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, int | None], *, fresh: bool = False):
+        self.path, self.settings = path, dict(settings)
+        self._rows: dict[str, Row] = {}
+        if path.exists() and not fresh:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["settings"] != self.settings:
+                raise SystemExit(
+                    f"{path} has rows of other settings: {stored['settings']}, not {self.settings}; "
+                    "train everything anew (--fresh), or name another folder (--folder)"
+                )
+            self._rows = {row.key: row for row in (Row(**one) for one in stored["rows"])}
 
     @property
     def rows(self) -> list[Row]:
         return list(self._rows.values())
 
-    def find(self, network: str, method: str, seed: int, settings: Mapping[str, int]) -> Row | None:
-        """The row of this model, if it was trained with these `settings` (fields of the row)."""
-        row = self._rows.get(f"{network}, {method}, seed {seed}")
-        return row if row and all(getattr(row, name) == value for name, value in settings.items()) else None
+    def find(self, key: str) -> Row | None:
+        """The row of this key, if it is finished."""
+        return self._rows.get(key)
 
     def add(self, row: Row) -> None:
         """Keep `row`, in place of an older one of the same model."""
         self._rows[row.key] = row
-        write_text(self.path, json.dumps([asdict(one) for one in self._rows.values()], indent=1) + "\n")
+        content = {"settings": self.settings, "rows": [asdict(one) for one in self.rows]}
+        write_text(self.path, json.dumps(content, indent=1) + "\n")

@@ -25,8 +25,8 @@ BATCH = 100
 
 def emit(compiled: Compiled, method: Method, stem: Path) -> tuple[Path, Path]:
     """Write the file that OpenVINO runs, and the ONNX file, which may be the same one; `stem` is their path without suffix."""
-    onnx = compiled.to_onnx(stem.with_name(stem.name + ".onnx"))
-    return compiled.to_openvino(stem.with_name(stem.name + ".xml"), batch_size=1) if method.openvino else onnx, onnx
+    onnx = compiled.to_onnx(stem.with_name(f"{stem.name}.onnx"))
+    return compiled.to_openvino(stem.with_name(f"{stem.name}.xml"), batch_size=1) if method.openvino else onnx, onnx
 
 
 def figures(compiled: Compiled, data: Fashion, run: Path, onnx: Path) -> dict[str, Any]:
@@ -51,8 +51,9 @@ def parts(path: Path) -> list[Path]:
 
 def weight_bits(compiled: fx.GraphModule) -> float:
     """The mean bits of a weight of a convolution or linear layer; 32 where nothing rounds it."""
-    layers = [(_bits(compiled, layer.constant), layer.constant.meta["val"].numel()) for layer in weighted_layers(compiled.graph)]
-    return sum(bits * count for bits, count in layers) / sum(count for _, count in layers)
+    weights = [layer.constant for layer in weighted_layers(compiled.graph)]
+    sizes = [weight.meta["val"].numel() for weight in weights]
+    return sum(_bits(compiled, weight) * size for weight, size in zip(weights, sizes)) / sum(sizes)
 
 
 def _bits(graph_module: fx.GraphModule, constant: fx.Node) -> int:

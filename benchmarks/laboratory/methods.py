@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +71,10 @@ class Method:
         return replace(self, recipe=replace(self.recipe, epochs=min(epochs, self.recipe.epochs)))
 
     @property
+    def slug(self) -> str:
+        return slug(self.name)
+
+    @property
     def openvino(self) -> bool:
         """Whether the file is OpenVINO's own, since ONNX has no binary convolutions."""
         return self.kind == BINARY
@@ -92,13 +97,14 @@ def learned_ranking(situation: Situation) -> list[Pass]:
     """30% of the filters of all layers, by a ranking that is learned in short trials before (LeGR)."""
     chosen = passes.PruneFilters(amount=0.3, multiple=1, ranking="global")
     start = fxcompress.compile(situation.model, [CANONICAL, chosen], data=situation.data.calibration())
-    scored = replace(situation.data, test_images=situation.data.train_images[-SCORED:], test_labels=situation.data.train_labels[-SCORED:])
+    data, held = situation.data, slice(-SCORED, None)
+    scored = replace(data, test_images=data.train_images[held], test_labels=data.train_labels[held])
 
     def tune_and_score(candidate: Any) -> float:
         torch.manual_seed(0)
         candidate.train()
         optimizer = torch.optim.SGD(candidate.parameters(), lr=0.01, momentum=0.9)
-        for batch in itertools.islice(situation.data.epoch(0), TUNING_STEPS):
+        for batch in itertools.islice(data.epoch(0), TUNING_STEPS):
             train_step(candidate, optimizer, batch)
         return accuracy(candidate, scored)
 
@@ -168,14 +174,19 @@ METHODS = [
 """In the order in which they run. `CONTROL` shows what the epochs of fine-tuning alone are worth."""
 
 
-def find_methods(names: Sequence[str]) -> list[Method]:
-    """The methods of these names.
+def slug(name: str) -> str:
+    """A method's name for the command line and for files: ``"filters-30-int8"``."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def find_methods(slugs: Sequence[str]) -> list[Method]:
+    """The methods of these names, spelled as `slug` does.
 
     Raises:
         InputError: there is none of a name.
     """
-    by_name = {method.name: method for method in METHODS}
-    for name in names:
-        if name not in by_name:
-            raise InputError(f"there is no method {name!r}{did_you_mean(name, by_name)}; there are {', '.join(map(repr, by_name))}")
-    return [by_name[name] for name in names]
+    known = {method.slug: method for method in METHODS}
+    for name in slugs:
+        if name not in known:
+            raise InputError(f"there is no method {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
+    return [known[name] for name in slugs]

@@ -52,10 +52,11 @@ def spread(values: Sequence[float]) -> Estimate:
 def _figures(name: str, rows: Sequence[Row], seconds: Mapping[str, np.ndarray]) -> list[Figure]:
     """The line of the method `name`."""
     of_name = [row for row in rows if row.method == name]
-    several = len(of_name) > 1
 
     def figure(quantity: str, estimate: Estimate, unit: str, bar: Bar | None = None) -> Figure:
-        return Figure.of(name, quantity, estimate, unit, bar) if several else Figure(name, quantity, estimate.value, unit, bar=bar)
+        if len(of_name) > 1:
+            return Figure.of(name, quantity, estimate, unit, bar)
+        return Figure(name, quantity, estimate.value, unit, bar=bar)
 
     allowed = MAX_DROPS[name]
     first = of_name[0]
