@@ -122,9 +122,18 @@ def test_float_model_comes_first_and_other_seeds_after_the_first():
 
 
 def test_no_epochs_are_added():
-    found = experiment.runs(["mobile"], methods.METHODS, seeds=1, epochs=3)
+    found = experiment.runs(["residual"], methods.METHODS, seeds=1, epochs=3)
     assert {run.method.recipe.epochs for run in found} == {3}
     assert len({run.stem for run in found}) == len(methods.METHODS)
+
+
+def test_methods_run_on_the_networks_that_they_are_for():
+    found = experiment.runs(["mobile", "residual"], methods.find_methods(["binary-xnor-int8-ends"]), seeds=1)
+    assert [str(run) for run in found] == [
+        "mobile, FP32, seed 0",
+        "residual, FP32, seed 0",
+        "residual, binary (XNOR), INT8 ends, seed 0",
+    ]
 
 
 def test_unknown_methods_are_refused_with_the_nearest_name():

@@ -51,7 +51,7 @@ def runs(networks: Sequence[str], methods: Sequence[Method], seeds: int, epochs:
         for seed in range(seeds)
         for network in networks
         for method in shortened
-        if seed == 0 or method.repeated
+        if network in method.networks and (seed == 0 or method.repeated)
     ]
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import fxcompress
 from benchmarks.laboratory.fashion import Fashion
+from benchmarks.laboratory.networks import NETWORKS
 from benchmarks.laboratory.training import Recipe, accuracy, train_step
 from fxcompress import Pass, QuantizationSpec, passes
 from fxcompress.errors import InputError, did_you_mean
@@ -56,6 +57,7 @@ class Method:
         recipe: of the training; it starts from the trained float model, unless `from_scratch`.
         max_drop: percentage points of accuracy that it may lose; None for no bar.
         repeated: trained with every seed; others with the first one only.
+        networks: that it makes sense for.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Method:
     max_drop: float | None = None
     repeated: bool = False
     from_scratch: bool = False
+    networks: tuple[str, ...] = tuple(NETWORKS)
 
     def shortened(self, epochs: int) -> Method:
         """With at most so many epochs."""
@@ -152,13 +155,16 @@ LEARNED = Recipe(epochs=3, added_learning_rate=0.05)
 """For masks that are learned: their logits start at 6."""
 LONG = Recipe(epochs=6, learning_rate=2e-3, weight_decay=0.0)
 
+DENSE = ("residual",)
+"""The convolutions of the other one are depthwise or of one pixel, and `Binarize` leaves those alone."""
+
 METHODS = [
     Method(FLOAT, "float", lambda s: [], SCRATCH, repeated=True, from_scratch=True),
     Method("INT8", "INT8", _quantized(), SHORT, 0.1, repeated=True),
     Method("W4A8", "mixed bits", _quantized(4), SHORT, 0.3, repeated=True),
     Method("sparse 50%, INT8", "sparse", _then(_sparse), SHORT, 0.3, repeated=True),
     Method("filters 30%, INT8", "pruned", _then(_filters), SHORT, 0.5, repeated=True),
-    Method("binary (XNOR), INT8 ends", BINARY, _then(_binary("xnor")), LONG, 3.0, repeated=True),
+    Method("binary (XNOR), INT8 ends", BINARY, _then(_binary("xnor")), LONG, 3.0, repeated=True, networks=DENSE),
     Method("filters, sparse, INT8, distilled", STACK, _then(_filters, _sparse, last=_distill), SHORT, repeated=True),
     Method("INT8 symmetric, per channel", "INT8", _quantized(symmetric=True), SHORT, 0.1),
     Method("INT8 symmetric, per tensor", "INT8", _quantized(symmetric=True, per_channel=False), SHORT, 0.1),
@@ -167,7 +173,7 @@ METHODS = [
     Method("mixed 4 and 8 bits (HAWQ-V2)", "mixed bits", mixed, SHORT),
     Method("sparse 2:4, INT8", "sparse", _then(lambda s: passes.Sparsify(pattern="2:4")), SHORT),
     Method("sparse 50% (RB), INT8", "sparse", _then(_learned_sparsity), LEARNED),
-    Method("binary (DoReFa), INT8 ends", BINARY, _then(_binary("dorefa")), LONG, 3.0),
+    Method("binary (DoReFa), INT8 ends", BINARY, _then(_binary("dorefa")), LONG, 3.0, networks=DENSE),
     Method("filters 30% (LeGR), INT8", "pruned", learned_ranking, SHORT, 0.5),
     Method(CONTROL, "float", lambda s: [], SHORT),
 ]

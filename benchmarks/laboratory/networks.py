@@ -34,7 +34,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         inner = channels_in * expansion
         self.layers = nn.Sequential(
-            *_convolution(channels_in, inner, 1, activation=nn.ReLU6),
+            *(_convolution(channels_in, inner, 1, activation=nn.ReLU6) if expansion > 1 else []),
             *_convolution(inner, inner, 3, stride=stride, groups=inner, activation=nn.ReLU6),
             *_convolution(inner, channels, 1),
         )
@@ -44,15 +44,15 @@ class InvertedResidual(nn.Module):
         return x + self.layers(x) if self.adds else self.layers(x)
 
 
-MOBILE_BLOCKS = [(16, 1), (16, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)]
-"""(channels, stride) of each block."""
+MOBILE_BLOCKS = [(1, 16, 1), (4, 24, 2), (4, 24, 1), (4, 64, 2), (4, 64, 1), (4, 64, 1)]
+"""(expansion, channels, stride) of each block."""
 
 
-def mobile(expansion: int = 4, head: int = 128) -> nn.Module:
+def mobile(head: int = 128) -> nn.Module:
     """A MobileNetV2 for small images (Sandler et al., arXiv 1801.04381, section 4)."""
     layers: list[nn.Module] = _convolution(1, 16, 3, stride=2, activation=nn.ReLU6)
     channels = 16
-    for out, stride in MOBILE_BLOCKS:
+    for expansion, out, stride in MOBILE_BLOCKS:
         layers.append(InvertedResidual(channels, out, stride, expansion))
         channels = out
     layers += _convolution(channels, head, 1, activation=nn.ReLU6)
