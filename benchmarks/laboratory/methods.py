@@ -146,31 +146,32 @@ def _distill(s: Situation) -> Pass:
 
 
 def _binary(weights: str) -> Callable[[Situation], Pass]:
-    return lambda s: passes.Binarize(weights=weights, weights_start_epoch=1 if s.epochs > 2 else 0)
+    return lambda s: passes.Binarize(weights=weights)
 
 
 SCRATCH = Recipe(epochs=10, learning_rate=4e-3, weight_decay=0.05)
 SHORT = Recipe(epochs=3)
 LEARNED = Recipe(epochs=3, added_learning_rate=0.05)
 """For masks that are learned: their logits start at 6."""
-LONG = Recipe(epochs=6, learning_rate=2e-3, weight_decay=0.0)
+LONG = Recipe(epochs=8, learning_rate=5e-3, weight_decay=0.0, added_learning_rate=1e-2)
+"""For binary layers, whose weights have to change their signs."""
 
 DENSE = ("residual",)
 """The convolutions of the other one are depthwise or of one pixel, and `Binarize` leaves those alone."""
 
 METHODS = [
     Method(FLOAT, "float", lambda s: [], SCRATCH, repeated=True, from_scratch=True),
-    Method("INT8", "INT8", _quantized(), SHORT, 0.1, repeated=True),
-    Method("W4A8", "mixed bits", _quantized(4), SHORT, 0.3, repeated=True),
+    Method("INT8", "quantized", _quantized(), SHORT, 0.1, repeated=True),
+    Method("W4A8", "quantized", _quantized(4), SHORT, 0.3, repeated=True),
     Method("sparse 50%, INT8", "sparse", _then(_sparse), SHORT, 0.3, repeated=True),
     Method("filters 30%, INT8", "pruned", _then(_filters), SHORT, 0.5, repeated=True),
     Method("binary (XNOR), INT8 ends", BINARY, _then(_binary("xnor")), LONG, 3.0, repeated=True, networks=DENSE),
     Method("filters, sparse, INT8, distilled", STACK, _then(_filters, _sparse, last=_distill), SHORT, repeated=True),
-    Method("INT8 symmetric, per channel", "INT8", _quantized(symmetric=True), SHORT, 0.1),
-    Method("INT8 symmetric, per tensor", "INT8", _quantized(symmetric=True, per_channel=False), SHORT, 0.1),
-    Method("INT8 asymmetric, per channel", "INT8", _quantized(symmetric=False), SHORT, 0.1),
-    Method("INT8 asymmetric, per tensor", "INT8", _quantized(symmetric=False, per_channel=False), SHORT, 0.1),
-    Method("mixed 4 and 8 bits (HAWQ-V2)", "mixed bits", mixed, SHORT),
+    Method("INT8 symmetric, per channel", "quantized", _quantized(symmetric=True), SHORT, 0.1),
+    Method("INT8 symmetric, per tensor", "quantized", _quantized(symmetric=True, per_channel=False), SHORT, 0.1),
+    Method("INT8 asymmetric, per channel", "quantized", _quantized(symmetric=False), SHORT, 0.1),
+    Method("INT8 asymmetric, per tensor", "quantized", _quantized(symmetric=False, per_channel=False), SHORT, 0.1),
+    Method("mixed 4 and 8 bits (HAWQ-V2)", "quantized", mixed, SHORT),
     Method("sparse 2:4, INT8", "sparse", _then(lambda s: passes.Sparsify(pattern="2:4")), SHORT),
     Method("sparse 50% (RB), INT8", "sparse", _then(_learned_sparsity), LEARNED),
     Method("binary (DoReFa), INT8 ends", BINARY, _then(_binary("dorefa")), LONG, 3.0, networks=DENSE),
