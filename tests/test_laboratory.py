@@ -190,7 +190,8 @@ def test_drops_are_against_the_float_model_of_the_same_seed(tmp_path):
     assert figures["W4A8", "drop"].verdict == MET and figures["W4A8", "drop"].low is None
     assert figures["INT8", "file off by"].verdict == MISSED
     assert figures["INT8", "speed-up"].value == pytest.approx(2)
-    assert "INT8: 3 epochs of 64 images, seeds 0, 1" in section.notes[0]
+    assert section.notes[:2] == ["3 epochs of 64 images, seeds 0, 1: FP32; INT8.", "3 epochs of 64 images, seed 0: W4A8."]
+    assert "sparse 50%, INT8; " in section.notes[2] and "W4A8" not in section.notes[2]
     written = report.plots("residual", rows, timings, tmp_path)
     assert ["<svg" in path.read_text() for path in written] == [True] * 3
 

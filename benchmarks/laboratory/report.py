@@ -27,7 +27,10 @@ def section(network: str, rows: Sequence[Row], seconds: Mapping[str, np.ndarray]
     result = Section(f"Fashion-MNIST, {network} network", method)
     for name in methods_of(rows):
         result.figures += _figures(name, rows, seconds)
-    result.notes.append(_trainings(rows))
+    result.notes += _trainings(rows)
+    missing = [method.name for method in METHODS if network in method.networks and method.name not in methods_of(rows)]
+    if missing:
+        result.notes.append(f"Not trained: {'; '.join(missing)}.")
     return result
 
 
@@ -66,8 +69,7 @@ def _figures(name: str, rows: Sequence[Row], seconds: Mapping[str, np.ndarray]) 
     allowed = MAX_DROPS[name]
     first = of_name[0]
     found = [figure("accuracy", spread([row.accuracy for row in of_name]), "percent")]
-    if name != FLOAT:
-        found.append(figure("drop", drops(name, rows), "points", None if allowed is None else Bar("at most", allowed)))
+    found.append(figure("drop", drops(name, rows), "points", None if allowed is None else Bar("at most", allowed)))
     found += [
         figure("in OpenVINO", spread([row.openvino_accuracy for row in of_name]), "percent"),
         Figure(name, "file off by", max(map(file_error, of_name)), "points", bar=FILE_BAR),
@@ -79,21 +81,21 @@ def _figures(name: str, rows: Sequence[Row], seconds: Mapping[str, np.ndarray]) 
     ]
     if name in seconds:
         found.append(Figure.of(name, "latency", median(seconds[name]).scaled(1e6), "us"))
-        if name != FLOAT and FLOAT in seconds:
+        if FLOAT in seconds:
             found.append(Figure.of(name, "speed-up", paired_ratio(seconds[FLOAT], seconds[name]), "times"))
     return found
 
 
-def _trainings(rows: Iterable[Row]) -> str:
-    """A sentence on how long and how often what was trained."""
+def _trainings(rows: Iterable[Row]) -> list[str]:
+    """How long and how often what was trained, a sentence for all that were trained alike."""
     rows = list(rows)
-    parts = []
+    alike: dict[str, list[str]] = {}
     for name in methods_of(rows):
         of_name = [row for row in rows if row.method == name]
-        seeds = ", ".join(str(row.seed) for row in of_name)
-        counts = f"{of_name[0].epochs} epochs of {of_name[0].images} images"
-        parts.append(f"{name}: {counts}, seed{'s' * (len(of_name) > 1)} {seeds}")
-    return "Trained: " + "; ".join(parts) + "."
+        seeds = ", ".join(str(row.seed) for row in sorted(of_name, key=lambda row: row.seed))
+        how = f"{of_name[0].epochs} epochs of {of_name[0].images} images, seed{'s' * (len(of_name) > 1)} {seeds}"
+        alike.setdefault(how, []).append(name)
+    return [f"{how}: {'; '.join(names)}." for how, names in alike.items()]
 
 
 def plots(network: str, rows: Sequence[Row], seconds: Mapping[str, np.ndarray], folder: Path) -> list[Path]:
