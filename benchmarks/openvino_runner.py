@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,11 @@ from benchmarks.requirements import need
 THREADS = 2
 
 
-def compile_file(path: Path, shape: tuple[int, ...], threads: int = THREADS):
-    """The .onnx or .xml file at `path`, compiled for inputs of `shape`, batch included, and for low latency."""
+def compile_file(path: Path, *shapes: tuple[int, ...], threads: int = THREADS):
+    """The .onnx or .xml file at `path`, compiled for inputs of `shapes`, batch included, and for low latency."""
     core = need("openvino").Core()
     model = core.read_model(path)
-    model.reshape(list(shape))
+    model.reshape({port: list(shape) for port, shape in zip(model.inputs, shapes, strict=True)})
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -34,8 +34,7 @@ def compile_file(path: Path, shape: tuple[int, ...], threads: int = THREADS):
 
 def latencies(
     files: Mapping[str, Path],
-    sample: np.ndarray,
-    *,
+    *inputs: np.ndarray,
     loads: int = 6,
     rounds: int = 40,
     repeats: int = 3,
@@ -50,7 +49,7 @@ def latencies(
 
     Args:
         files: paths by name; one path may stand under two names, which shows what the measurement cannot tell apart.
-        sample: the input, batch included.
+        inputs: a sample of each input, batch included, in the order that the files have them.
 
     Returns:
         By name, (loads, rounds) seconds.
@@ -58,7 +57,7 @@ def latencies(
     seconds = {name: np.empty((loads, rounds)) for name in files}
     names = list(files)
     for load in range(loads):
-        requests = {name: _request(files[name], sample, threads) for name in names}
+        requests = {name: _request(files[name], inputs, threads) for name in names}
         gc.collect()
         gc.disable()
         try:
@@ -70,10 +69,11 @@ def latencies(
     return seconds
 
 
-def _request(path: Path, sample: np.ndarray, threads: int):
-    """An inference request with its input set, warm."""
-    request = compile_file(path, sample.shape, threads).create_infer_request()
-    request.set_input_tensor(need("openvino").Tensor(np.ascontiguousarray(sample)))
+def _request(path: Path, inputs: Sequence[np.ndarray], threads: int):
+    """An inference request with its inputs set, warm."""
+    request = compile_file(path, *(array.shape for array in inputs), threads=threads).create_infer_request()
+    for position, array in enumerate(inputs):
+        request.set_input_tensor(position, need("openvino").Tensor(np.ascontiguousarray(array)))
     for _ in range(3):
         request.infer()
     return request
@@ -90,15 +90,15 @@ def _turn(request, repeats: int) -> float:
     return float(np.median(taken))
 
 
-def outputs(path: Path, images: np.ndarray, batch: int = 10) -> np.ndarray:
-    """The file's first output for `images`, `batch` at a time; a shorter last batch is filled up and cut."""
-    batch = min(batch, len(images))
-    compiled = compile_file(path, (batch, *images.shape[1:]))
+def outputs(path: Path, *inputs: np.ndarray, batch: int = 10) -> np.ndarray:
+    """The file's first output for all samples of `inputs`, `batch` at a time; a shorter last batch is filled up and cut."""
+    batch = min(batch, len(inputs[0]))
+    compiled = compile_file(path, *((batch, *array.shape[1:]) for array in inputs))
     answers = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        answers.append(compiled(filled)[0][: len(part)].copy())
+    for start in range(0, len(inputs[0]), batch):
+        parts = [array[start : start + batch] for array in inputs]
+        filled = [np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)]) for part in parts]
+        answers.append(compiled(filled)[0][: len(parts[0])].copy())
     return np.concatenate(answers)
 
 

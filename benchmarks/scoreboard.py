@@ -24,6 +24,7 @@ FORMATS = {
     "times": "{:.2f}x",
     "ratio": "{:.3f}",
     "us": "{:.0f} us",
+    "cosine": "{:.4f}",
     "%": "{:.1f}%",
     "percent": "{:.2f}%",
     "points": "{:+.2f}",

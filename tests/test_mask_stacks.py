@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from recipes import recipes
 from torch import fx, nn
 
 import fxcompress
-from fxcompress import QuantizationOptions, QuantizationSpec, passes
+from fxcompress import Effect, Pass, QuantizationOptions, QuantizationSpec, passes
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
@@ -23,6 +25,7 @@ from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.masks import Mask, insert_mask, mask_of, source_constant
 from fxcompress.quantization.quantized import quantizer_calls, quantizer_of, serves_weight
+from fxcompress.rewrite import Replacement
 from fxcompress.training import CompressionStage, Polynomial
 from fxcompress.verify import sqnr
 
@@ -226,3 +229,23 @@ def test_other_masks_outlive_the_filters_and_are_trained_on():
     assert model.controller["LearnSparsity"].reached() > 0.012  # from 0.01 on
     serialized = checked(to_onnx_model(model.lower()))
     assert sqnr(model(X), torch.from_numpy(in_onnxruntime(serialized, [X])[0])) > 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTopRow(Pass):
+    """Masks the upper row of every filter of the weight ``0.weight``."""
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    def run(self, graph_module, context):
+        (weight,) = (node for node in graph_module.graph.find_nodes(op="get_attr") if node.target == "0.weight")
+        mask = torch.ones(graph_module.get_parameter("0.weight").shape)
+        mask[..., 0, :] = 0
+        return [Replacement.at(insert_mask(graph_module, weight, Mask(mask), self.name))]
+
+
+@pytest.mark.parametrize("convolution", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_kernel_keeps_the_places_that_are_masked_in_every_filter(convolution):
+    model = nn.Sequential(convolution(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1))
+    removed = fxcompress.compile(model, [MaskTopRow(), passes.RemoveFilters()], example_inputs=(torch.randn(2, 3, 8, 8),))
+    assert removed.report.rows[-1].decibels > 100

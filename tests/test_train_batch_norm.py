@@ -14,6 +14,7 @@ import fxcompress
 from fxcompress import passes
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
+from fxcompress.masks import source_constant
 from fxcompress.quantization.folding import scaled
 from fxcompress.quantization.ops import along
 from fxcompress.quantization.quantized import activations_in_float, quantizer_calls, serves_weight
@@ -49,7 +50,7 @@ def trained(model, data, steps=3):
         optimizer.zero_grad()
     with torch.no_grad():
         for node in model.graph.find_nodes(op="call_function", target=BATCH_NORM):
-            gamma = model.get_parameter(node.args[1].target)
+            gamma = model.get_parameter(source_constant(node.args[1]).target)
             gamma.mul_(torch.randn(len(gamma)).sign())
             gamma[0] = 0
     return model.eval()

@@ -35,7 +35,9 @@ def _convolution(channels: Channels, node: fx.Node) -> Axes:
     given = arguments(node)
     x, weight, bias, groups = (given[name] for name in ("input", "weight", "bias", "groups"))
     transposed = "transpose" in str(node.target)
-    first, second = channels.of(weight)[:2]
+    first, second, *kernel = channels.of(weight)
+    for places in kernel:
+        channels.pin(places, f"they are places of the kernel of {describe(node)}")
     position = rank(node) - (rank(weight) - 2) - 1
     taken = channels.of(x)[position]
     if groups == 1:

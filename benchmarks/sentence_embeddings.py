@@ -1,0 +1,116 @@
+"""Sentence embeddings of a quantized MiniLM-L6 beside those of the float model, run in OpenVINO, and how long they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fxcompress
+from benchmarks import openvino_runner, peers, sentences
+from benchmarks.latency import CONTROL
+from benchmarks.medians import median, paired_ratio
+from benchmarks.requirements import need
+from benchmarks.scoreboard import Bar, Figure, Section
+
+NETWORKS = ("minilm_l6",)
+
+COSINE, NEIGHBOURS = Bar("at least", 0.998), Bar("at least", 93.0)
+SPEED_UP = Bar("at least", 2.6)
+AGAINST_PEER = Bar("at most", 1.0)
+
+NNCF_TRANSFORMER, NNCF = "NNCF OpenVINO, transformer mode", "NNCF OpenVINO"
+
+
+def section(folder: Path, *, calibration: int, scoring: int, loads: int, rounds: int, report: Callable[[str], None]) -> Section:
+    """Build every tool's file, and measure them side by side."""
+    files = build_files(folder, sentences.calibration_sentences(calibration), report)
+    tokens = [array.numpy() for array in sentences.tokenize(sentences.scoring_sentences(scoring))]
+    report("minilm_l6: embeddings")
+    result = Section(
+        "Sentence embeddings",
+        f"all-MiniLM-L6-v2, {sentences.TOKENS} tokens, calibrated on {calibration} film reviews and scored on {scoring} "
+        "others; run in OpenVINO. Cosine: the mean over sentences, to the float model's embedding. Neighbours: the share of "
+        "sentences whose nearest other one is the float model's. Latency: batch 1, INFERENCE_PRECISION_HINT=f32, "
+        f"{loads} x {rounds} rounds in turning order.",
+        notes=[f'"{CONTROL}" is the same file once more: what its ratio strays from 1 is noise.'],
+    )
+    result.figures = quality(files, tokens)
+    report("minilm_l6: latency")
+    named = {**files, CONTROL: files[peers.OURS.name]}
+    taken = openvino_runner.latencies(named, *(array[:1] for array in tokens), loads=loads, rounds=rounds)
+    result.figures += latency(taken)
+    return result
+
+
+def quality(files: Mapping[str, Path], tokens: Sequence[np.ndarray]) -> list[Figure]:
+    """How near each file's embeddings are to the float model's; bars for fxcompress."""
+    reference = openvino_runner.outputs(files[peers.FLOAT.name], *tokens)
+    found = []
+    for tool, path in files.items():
+        if tool == peers.FLOAT.name:
+            continue
+        answers, ours = openvino_runner.outputs(path, *tokens), tool == peers.OURS.name
+        agreed = 100 * sentences.neighbour_agreement(answers, reference)
+        found.append(Figure(tool, "cosine", sentences.mean_cosine(answers, reference), "cosine", bar=COSINE if ours else None))
+        found.append(Figure(tool, "neighbours", agreed, "%", bar=NEIGHBOURS if ours else None))
+        found.append(Figure(tool, "SQNR", openvino_runner.decibels(answers, reference), "dB"))
+        size = path.stat().st_size + sum(path.with_suffix(s).stat().st_size for s in (".bin",) if path.suffix == ".xml")
+        found.append(Figure(tool, "file", size / files[peers.FLOAT.name].stat().st_size, "ratio"))
+    return found
+
+
+def latency(seconds: Mapping[str, np.ndarray]) -> list[Figure]:
+    """Milliseconds of each file, its speed-up over FP32, and the ratio of ours to it."""
+    ours, plain = seconds[peers.OURS.name], seconds[peers.FLOAT.name]
+    found = []
+    for tool, taken in seconds.items():
+        found.append(Figure.of(tool, "latency", median(taken).scaled(1e3), "ms"))
+        if tool != peers.FLOAT.name:
+            bar = SPEED_UP if tool == peers.OURS.name else None
+            found.append(Figure.of(tool, "FP32 / it", paired_ratio(plain, taken), "times", bar))
+        if tool not in (peers.FLOAT.name, peers.OURS.name):
+            judged = None if tool == CONTROL else AGAINST_PEER
+            found.append(Figure.of(tool, "fxcompress / it", paired_ratio(ours, taken), "ratio", judged))
+    return found
+
+
+def build_files(folder: Path, texts: Sequence[str], report: Callable[[str], None]) -> dict[str, Path]:
+    """The file of every tool, calibrated on `texts`; those that stand in `folder` already are kept."""
+    ids, mask = sentences.tokenize(list(texts))
+    batches = [(ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
+    plain = folder / "minilm_l6-fp32.onnx"
+    made: dict[str, tuple[Path, Callable[[Path], None]]] = {
+        peers.FLOAT.name: (plain, lambda path: _export_float(path, ids[:2], mask[:2])),
+        peers.OURS.name: (folder / "minilm_l6-fxcompress.onnx", lambda path: _fxcompress(path, batches)),
+        NNCF_TRANSFORMER: (folder / "minilm_l6-nncf-transformer.xml", lambda path: _nncf(path, plain, batches, True)),
+        NNCF: (folder / "minilm_l6-nncf.xml", lambda path: _nncf(path, plain, batches, False)),
+    }
+    for tool, (path, build) in made.items():
+        if not path.exists():
+            report(f"minilm_l6: {tool} file")
+            with peers.quiet():
+                build(path)
+    return {tool: path for tool, (path, _) in made.items()}
+
+
+def _export_float(path: Path, ids: torch.Tensor, mask: torch.Tensor) -> None:
+    shapes = ({0: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC})
+    model = sentences.embedder()
+    torch.onnx.export(model, (ids, mask), path, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False)
+
+
+def _fxcompress(path: Path, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    fxcompress.compile(sentences.embedder(), data=batches).to_onnx(path)
+
+
+def _nncf(path: Path, plain: Path, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], transformer: bool) -> None:
+    nncf, openvino = need("nncf"), need("openvino")
+    model = openvino.convert_model(plain)
+    names = [port.get_any_name() for port in model.inputs]
+    dataset = nncf.Dataset([dict(zip(names, (array.numpy() for array in batch))) for batch in batches])
+    kind = nncf.ModelType.TRANSFORMER if transformer else None
+    quantized = nncf.quantize(model, dataset, model_type=kind, subset_size=len(batches))
+    openvino.save_model(quantized, path, compress_to_fp16=False)
