@@ -166,6 +166,8 @@ def test_a_run_is_trained_once(data, tmp_path, monkeypatch):
     assert (tmp_path / stacked.file).stat().st_size == stacked.file_bytes > stacked.packed_bytes
     monkeypatch.setattr(experiment, "fine_tune", None)
     assert lab.finish(run) == stacked
+    lab.forget()
+    assert lab.rows("residual") == [] and not list(tmp_path.rglob("*.pt"))
 
 
 def test_binary_weights_count_one_bit(data, tmp_path):

@@ -52,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {"images": len(data.train_labels), "epochs at most": options.epochs}
     ledger = Ledger(options.folder / "rows.json", settings, fresh=options.fresh)
     experiment = Experiment(data, options.folder, ledger)
+    if options.fresh:
+        experiment.forget()
     wanted = runs(options.networks, options.only, options.seeds, options.epochs)
-    failed = False if options.report else _train(experiment, wanted, fresh=options.fresh)
+    failed = False if options.report else _train(experiment, wanted)
     sections = [_section(experiment, network, options.output) for network in options.networks if experiment.rows(network)]
     if sections:
         written = scoreboard.write(sections, machine, options.output, "laboratory")
@@ -62,14 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _train(experiment: Experiment, wanted: Sequence[Run], *, fresh: bool) -> bool:
+def _train(experiment: Experiment, wanted: Sequence[Run]) -> bool:
     """Finish every run; whether one of them failed. The others go on."""
     failed = False
     with shown(console, len(wanted)) as progress:
         for run in wanted:
             progress.start(str(run))
             try:
-                row = experiment.finish(run, progress.step, fresh=fresh)
+                row = experiment.finish(run, progress.step)
             except Exception:
                 traceback.print_exc()
                 failed = True

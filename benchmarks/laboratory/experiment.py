@@ -70,14 +70,18 @@ class Experiment:
         floats = {row.seed for row in found if row.method == FLOAT}
         return [row for row in found if row.seed in floats]
 
-    def finish(self, run: Run, progress: Progress = lambda *_: None, *, fresh: bool = False) -> Row:
+    def forget(self) -> None:
+        """Train everything anew: drop the rows and the checkpoints that are there."""
+        self.ledger.clear()
+        for checkpoint in self.folder.glob("*/seed*/*.pt"):
+            checkpoint.unlink()
+
+    def finish(self, run: Run, progress: Progress = lambda *_: None) -> Row:
         """The row of `run`: the one that is there already, or else trained, from its last checkpoint on, and measured."""
         if found := self.ledger.find(str(run)):
             return found
         stem = self.folder / run.stem
         stem.parent.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            _checkpoint(stem).unlink(missing_ok=True)
         compiled = self._train(run, _checkpoint(stem), progress)
         progress("measuring", 0, 1)
         file, onnx = measuring.emit(compiled, run.method, stem)

@@ -52,7 +52,7 @@ class Ledger:
     Args:
         path: of the file; it need not exist.
         settings: what all rows have in common. Rows of other settings are not comparable.
-        fresh: forget what is there.
+        fresh: leave out the rows that are there, of whatever settings.
 
     Raises:
         SystemExit: the file has rows of other settings.
@@ -74,6 +74,11 @@ class Ledger:
     def rows(self) -> list[Row]:
         return list(self._rows.values())
 
+    def clear(self) -> None:
+        """Drop all rows."""
+        self._rows.clear()
+        self._write()
+
     def find(self, key: str) -> Row | None:
         """The row of this key, if it is finished."""
         return self._rows.get(key)
@@ -81,5 +86,8 @@ class Ledger:
     def add(self, row: Row) -> None:
         """Keep `row`, in place of an older one of the same model."""
         self._rows[row.key] = row
+        self._write()
+
+    def _write(self) -> None:
         content = {"settings": self.settings, "rows": [asdict(one) for one in self.rows]}
         write_text(self.path, json.dumps(content, indent=1) + "\n")
