@@ -1,97 +1,75 @@
-"""What each pass of post-training quantization adds, alone and together: the emitted files, run in OpenVINO."""
+"""What passes make of real networks: the emitted files, run in OpenVINO, pipeline by pipeline.
+
+    python -m benchmarks.ablation                          # about a quarter of an hour on two cores
+    python -m benchmarks.ablation --networks minilm_l6 --images 20 --scoring 20
+
+Needs what benchmarks.post_training needs. Writes benchmarks/results/ablation.md and .json.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from torch import nn
+from rich.console import Console
 
 import fxcompress
-from benchmarks import models, openvino_runner, peers, photographs, sentences
+from benchmarks import openvino_runner, peers, scoreboard
+from benchmarks.machine import describe_machine
+from benchmarks.pipelines import EIGHT_BITS, FLOAT, FOUR_BITS
 from benchmarks.scoreboard import Bar, Figure, Section
-from fxcompress import Pass, QuantizationOptions, QuantizationSpec, passes
+from benchmarks.subjects import Subject, subject
+from fxcompress import Pass
 
-NETWORKS = ("efficientnet_lite0", "minilm_l6")
+NETWORKS = tuple(EIGHT_BITS)
 
-FOLD, CANONICAL = passes.FoldBatchNorm(), passes.CanonicalizeActivations()
-SPLIT, SMOOTH, ROUND = passes.SplitChannels(), passes.SmoothActivations(), passes.RoundWeights()
-INTEGERS, CALIBRATE = passes.Quantize(), passes.Calibrate()
-
-EIGHT_BITS: dict[str, dict[str, list[Pass]]] = {
-    "efficientnet_lite0": {
-        "ranges only": [FOLD, CANONICAL, INTEGERS, CALIBRATE],
-        "and RoundWeights (the default)": fxcompress.defaults.post_training(),
-        "and RoundWeights(columns=None)": [FOLD, CANONICAL, INTEGERS, passes.RoundWeights(columns=None), CALIBRATE],
-        "and EqualizeLayers": [FOLD, CANONICAL, passes.EqualizeLayers(), INTEGERS, CALIBRATE],
-        "and CorrectBias": [FOLD, CANONICAL, INTEGERS, CALIBRATE, passes.CorrectBias()],
-        "and ranges of least squared error": [FOLD, CANONICAL, INTEGERS, passes.Calibrate(estimator="mse")],
-        "and LearnRounding": [FOLD, CANONICAL, INTEGERS, CALIBRATE, passes.LearnRounding()],
-        "and RoundWeights, CorrectBias": [FOLD, CANONICAL, INTEGERS, ROUND, CALIBRATE, passes.CorrectBias()],
-    },
-    "minilm_l6": {
-        "ranges only": [FOLD, CANONICAL, INTEGERS, CALIBRATE],
-        "and SplitChannels": [FOLD, CANONICAL, SPLIT, INTEGERS, CALIBRATE],
-        "and SmoothActivations": [FOLD, CANONICAL, SMOOTH, INTEGERS, CALIBRATE],
-        "and SplitChannels, SmoothActivations": [FOLD, CANONICAL, SPLIT, SMOOTH, INTEGERS, CALIBRATE],
-        "and SplitChannels, SmoothActivations, RoundWeights (the default)": fxcompress.defaults.post_training(),
-    },
-}
-"""Pipelines by network and name; "and" means beside the ranges."""
-
-_FOUR = QuantizationSpec(bits=4, signed=True)
-_GROUPS = QuantizationSpec(bits=4, signed=True, group_size=32)
-_EIGHT = QuantizationOptions(weights=QuantizationSpec(signed=True, narrow=True), weight_estimator="min_max")
-
-FOUR_BITS: dict[str, dict[str, list[Pass]]] = {
-    "efficientnet_lite0": {
-        "nearest integers, a scale a channel": [
-            FOLD,
-            CANONICAL,
-            passes.Quantize(weights=_FOUR, weight_estimator="mse"),
-            CALIBRATE,
-        ],
-    },
+FOUR_BIT_BARS = {
+    "efficientnet_lite0": {"top-1": Bar("at least", 80.0), "file": Bar("at most", 0.16)},
+    "minilm_l6": {"cosine": Bar("at least", 0.98), "file": Bar("at most", 0.16)},
 }
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network with real weights, what it is calibrated on and scored on, and the figures that tell its quality."""
+TITLES = {"eight_bits": "Passes, alone and together", "four_bits": "4-bit weights, 8-bit activations"}
 
-    name: str
-    model: nn.Module
-    calibration: Sequence[Any]
-    scoring: Sequence[np.ndarray]
-    figures: Callable[[str, np.ndarray, np.ndarray, Mapping[str, Bar]], list[Figure]]
+console = Console(stderr=True)
 
 
-def subject(name: str, calibration: int, scoring: int) -> Subject:
-    """The network `name` of `NETWORKS`, with so many samples."""
-    if name == "minilm_l6":
-        ids, mask = sentences.tokenize(sentences.calibration_sentences(calibration))
-        batches = [(ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
-        scored = [array.numpy() for array in sentences.tokenize(sentences.scoring_sentences(scoring))]
-        return Subject(name, sentences.embedder(), batches, scored, _embedding_figures)
-    images = photographs.calibration_images(calibration)
-    return Subject(name, models.build(name), images.split(1), [photographs.scoring_images(scoring).numpy()], _class_figures)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for, and write the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--images", type=int, default=300, help="samples for calibration")
+    parser.add_argument("--scoring", type=int, default=500, help="samples to score on")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    options = parser.parse_args(arguments)
+    machine, sections = describe_machine(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for one in options.only:
+            pipelines, bars = (FOUR_BITS, FOUR_BIT_BARS) if one == "four_bits" else (EIGHT_BITS, {})
+            chosen = {name: pipelines[name] for name in options.networks}
+            counts = {"calibration": options.images, "scoring": options.scoring}
+            sections.append(_section(TITLES[one], chosen, bars, Path(folder), **counts, report=console.print))
+            scoreboard.write(sections, machine, options.output, "ablation")
+    scoreboard.show(sections, machine)
+    return 0
 
 
-def section(
+def _section(
     title: str,
     pipelines: Mapping[str, Mapping[str, Sequence[Pass]]],
+    bars: Mapping[str, Mapping[str, Bar]],
     folder: Path,
     *,
     calibration: int,
     scoring: int,
     report: Callable[[str], None],
-    bars: Mapping[str, Mapping[str, Bar]] = {},
 ) -> Section:
-    """Compile each network with each of its `pipelines`, and score the files; `bars` by network and quantity."""
+    """Compile each network with each of its `pipelines`, and score the files; `bars`, by network, are for its last one."""
     result = Section(
         title,
         f"Calibrated on {calibration} samples, scored on {scoring} others against the float model, the file run in OpenVINO. "
@@ -99,14 +77,14 @@ def section(
     )
     for name, by_label in pipelines.items():
         one = subject(name, calibration, scoring)
-        plain = _file(one, [FOLD, CANONICAL], folder / f"{name}-float.onnx")
+        plain = _file(one, FLOAT, folder / f"{name}-float.onnx")
         reference = openvino_runner.outputs(plain, *one.scoring)
         for label, chosen in by_label.items():
             report(f"{name}: {label}")
             started = time.perf_counter()
             path = _file(one, chosen, folder / f"{name}-trial.onnx")
             seconds = time.perf_counter() - started
-            row, judged = f"{name}: {label}", bars.get(name, {})
+            row, judged = f"{name}: {label}", bars.get(name, {}) if label == [*by_label][-1] else {}
             result.figures += one.figures(row, openvino_runner.outputs(path, *one.scoring), reference, judged)
             share = path.stat().st_size / plain.stat().st_size
             result.figures.append(Figure(row, "file", share, "ratio", bar=judged.get("file")))
@@ -119,20 +97,5 @@ def _file(one: Subject, chosen: Sequence[Pass], path: Path) -> Path:
         return fxcompress.compile(one.model, chosen, data=one.calibration).to_onnx(path)
 
 
-def _class_figures(row: str, answers: np.ndarray, reference: np.ndarray, bars: Mapping[str, Bar]) -> list[Figure]:
-    agreed = 100 * openvino_runner.top1_agreement(answers, reference)
-    return [Figure(row, "top-1", agreed, "%", bar=bars.get("top-1")), _noise(row, answers, reference)]
-
-
-def _embedding_figures(row: str, answers: np.ndarray, reference: np.ndarray, bars: Mapping[str, Bar]) -> list[Figure]:
-    cosine = sentences.mean_cosine(answers, reference)
-    agreed = 100 * sentences.neighbour_agreement(answers, reference)
-    return [
-        Figure(row, "cosine", cosine, "cosine", bar=bars.get("cosine")),
-        Figure(row, "neighbours", agreed, "%", bar=bars.get("neighbours")),
-        _noise(row, answers, reference),
-    ]
-
-
-def _noise(row: str, answers: np.ndarray, reference: np.ndarray) -> Figure:
-    return Figure(row, "SQNR", openvino_runner.decibels(answers, reference), "dB")
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """Which real models are captured: each is traced, run beside the original, and its state_dict keys compared.
 
-    python benchmarks/capture_coverage.py                       every family (torchvision, timm, Hugging Face)
-    python benchmarks/capture_coverage.py --family timm         one family
-    python benchmarks/capture_coverage.py --only resnet18       one model (a glob works)
+    python -m benchmarks.capture_coverage                       every family (torchvision, timm, Hugging Face)
+    python -m benchmarks.capture_coverage --family timm         one family
+    python -m benchmarks.capture_coverage --only resnet18       one model (a glob works)
 
 Weights are random, so nothing is downloaded. Needs torchvision, timm and transformers; a family that is missing is skipped.
 """
@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from benchmarks.models import import_torchvision
 from fxcompress import dialect
 from fxcompress.capture import capture
 from fxcompress.inputs import ExampleInputs
@@ -77,9 +79,9 @@ def images(size: int) -> Callable[[int], ExampleInputs]:
 
 
 def torchvision_cases() -> Iterator[Case]:
-    import torchvision
-
-    models = torchvision.models
+    if find_spec("torchvision") is None:
+        raise ImportError("torchvision is not installed")
+    models = import_torchvision().models
     for name in models.list_models(module=models):
         size = 75 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit")) else 64
         yield Case("torchvision", name, lambda name=name: models.get_model(name, weights=None, **_quiet(name)), images(size))
@@ -92,7 +94,14 @@ def _quiet(name: str) -> dict[str, Any]:
     return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
 
 
+def _prepare_torchvision() -> None:
+    """timm and transformers import it where it is installed, and do not know how to."""
+    if find_spec("torchvision"):
+        import_torchvision()
+
+
 def timm_cases() -> Iterator[Case]:
+    _prepare_torchvision()
     import timm
 
     for group, names in TIMM.items():
@@ -107,6 +116,7 @@ def timm_cases() -> Iterator[Case]:
 
 
 def hugging_face_cases() -> Iterator[Case]:
+    _prepare_torchvision()
     import transformers as hf
 
     small = {"num_hidden_layers": 3}

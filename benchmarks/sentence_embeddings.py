@@ -14,10 +14,11 @@ from benchmarks.latency import CONTROL
 from benchmarks.medians import median, paired_ratio
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
+from benchmarks.subjects import embedding_figures
 
 NETWORKS = ("minilm_l6",)
 
-COSINE, NEIGHBOURS = Bar("at least", 0.998), Bar("at least", 93.0)
+BARS = {"cosine": Bar("at least", 0.998), "neighbours": Bar("at least", 93.0)}
 SPEED_UP = Bar("at least", 2.6)
 AGAINST_PEER = Bar("at most", 1.0)
 
@@ -52,11 +53,8 @@ def quality(files: Mapping[str, Path], tokens: Sequence[np.ndarray]) -> list[Fig
     for tool, path in files.items():
         if tool == peers.FLOAT.name:
             continue
-        answers, ours = openvino_runner.outputs(path, *tokens), tool == peers.OURS.name
-        agreed = 100 * sentences.neighbour_agreement(answers, reference)
-        found.append(Figure(tool, "cosine", sentences.mean_cosine(answers, reference), "cosine", bar=COSINE if ours else None))
-        found.append(Figure(tool, "neighbours", agreed, "%", bar=NEIGHBOURS if ours else None))
-        found.append(Figure(tool, "SQNR", openvino_runner.decibels(answers, reference), "dB"))
+        bars = BARS if tool == peers.OURS.name else {}
+        found += embedding_figures(tool, openvino_runner.outputs(path, *tokens), reference, bars)
         size = path.stat().st_size + sum(path.with_suffix(s).stat().st_size for s in (".bin",) if path.suffix == ".xml")
         found.append(Figure(tool, "file", size / files[peers.FLOAT.name].stat().st_size, "ratio"))
     return found

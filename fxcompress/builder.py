@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -17,6 +17,8 @@ from fxcompress.errors import DialectError, RuleError, describe, did_you_mean
 from fxcompress.pattern.matcher import Match
 from fxcompress.pattern.opnames import target_name
 from fxcompress.signature import arguments, signature
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class Builder:
@@ -178,6 +180,12 @@ def attribute(graph_module: fx.GraphModule, target: str) -> Any:
     """What the `get_attr` `target` (a dotted path) names in `graph_module`."""
     owner_path, _, leaf = target.rpartition(".")
     return getattr(graph_module.get_submodule(owner_path), leaf)
+
+
+def called(graph_module: fx.GraphModule, node: fx.Node, kind: type[Module]) -> Module | None:
+    """The module of `kind` that `node` calls; None where it is something else."""
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, kind) else None
 
 
 def insert_call(value: fx.Node, readers: Iterable[fx.Node], target: str | OpOverload, *, name: str, created_by: str) -> fx.Node:

@@ -10,8 +10,7 @@ from torch import fx
 from fxcompress.masks import Mask, insert_mask, mask_of, masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantized import quantizer_of
-from fxcompress.quantization.ranges import MinMax
-from fxcompress.quantization.weights import weight_range
+from fxcompress.quantization.weights import fit
 
 
 def mask_weights(graph_module: fx.GraphModule, context: Context, masks: Mapping[fx.Node, Mask], owner: Pass) -> list[fx.Node]:
@@ -45,5 +44,4 @@ def _fit_quantizers(graph_module: fx.GraphModule, value: fx.Node) -> None:
     for reader in value.users:
         quantizer = quantizer_of(graph_module, reader)
         if quantizer is not None:
-            weight = masked(graph_module, value)
-            quantizer.set_range(*weight_range(weight, quantizer.spec, quantizer.estimator or MinMax()))
+            fit(quantizer, masked(graph_module, value))

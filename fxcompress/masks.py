@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxcompress.builder import add_attribute, attribute, insert_call
+from fxcompress.builder import add_attribute, attribute, called, insert_call
 from fxcompress.errors import InputError
 
 
@@ -63,8 +63,7 @@ def select_indices(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
 
 def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
     """The mask that `node` calls; None where it is something else."""
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return module if isinstance(module, Mask) else None
+    return called(graph_module, node, Mask)
 
 
 def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -93,6 +92,14 @@ def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | No
     return node if node.op == "get_attr" else None
 
 
+def last_mask(graph_module: fx.GraphModule, constant: fx.Node) -> fx.Node:
+    """The last of the masks that stand behind `constant`, one after the other; `constant` where there is none."""
+    value = constant
+    while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
+        value = following
+    return value
+
+
 def replace_constant(node: fx.Node, constant: fx.Node) -> None:
     """Let the masks and quantizers that the call `node` ends read `constant` in place of the one behind them."""
     while node.args[0].op == "call_module":  # type: ignore[union-attr]
@@ -110,9 +117,7 @@ def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 def insert_mask(graph_module: fx.GraphModule, constant: fx.Node, mask: Mask, created_by: str) -> fx.Node:
     """Let every reader of `constant` read it through `mask`, behind the masks that it has already."""
-    value = constant
-    while (following := next((user for user in value.users if mask_of(graph_module, user)), None)) is not None:
-        value = following
+    value = last_mask(graph_module, constant)
     readers = list(value.users)
     target = add_attribute(graph_module, f"{constant.name}_mask", mask)
     return insert_call(value, readers, target, name=f"{constant.name}_mask", created_by=created_by)

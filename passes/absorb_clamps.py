@@ -13,10 +13,9 @@ from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import source_line
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.ops import INTEGER_RANGES
+from fxcompress.quantization.ops import INTEGER_RANGES, QUANTIZE
 from fxcompress.rewrite import Replacement
 
-QUANTIZE = torch.ops.fxcompress.quantize.default
 RELU, CLAMP = resolve("relu"), resolve("clamp")
 
 

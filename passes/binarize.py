@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx
 
-from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, nearest_scale
-from fxcompress.binarization.controller import BinarizationController
+from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, Binarizer, nearest_scale
 from fxcompress.binarization.layers import CONVOLUTION, binarized_layers
 from fxcompress.builder import add_attribute, insert_call
 from fxcompress.cost import multiply_adds
@@ -23,6 +22,8 @@ from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
 from fxcompress.signature import argument
+from fxcompress.training.binarization import BinarizationController
+from fxcompress.training.staged import check_start_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,7 @@ class Binarize(Pass):
             known = ", ".join(map(repr, WEIGHT_BINARIZERS))
             hint = did_you_mean(str(self.weights), WEIGHT_BINARIZERS)
             raise InputError(f"there are no binary weights {self.weights!r}{hint}; there are {known}")
-        for name in ("activations_start_epoch", "weights_start_epoch"):
-            epoch = getattr(self, name)
-            if not isinstance(epoch, int) or epoch < 0:
-                raise InputError(f"{name} is an epoch, 0 or later, not {epoch!r}")
-
-    def controller(self, graph_module: fx.GraphModule) -> BinarizationController:
-        return BinarizationController(graph_module)
+        check_start_epochs(activations_start_epoch=self.activations_start_epoch, weights_start_epoch=self.weights_start_epoch)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         layers = self._layers(graph_module, context)
@@ -81,15 +76,27 @@ class Binarize(Pass):
             readers.setdefault(node.args[1], []).append(node)
             self._binarize_activation(graph_module, node, scales[node.args[0]])
         for weight, nodes in readers.items():
-            binarizer = WEIGHT_BINARIZERS[self.weights](self.weights_start_epoch)
-            name = f"{weight.name}_binarizer"
-            insert_call(weight, nodes, add_attribute(graph_module, name, binarizer), name=name, created_by=self.name)
+            self._insert(graph_module, weight, nodes, WEIGHT_BINARIZERS[self.weights](), f"{weight.name}_binarizer")
+        if controller := self.controller(graph_module):
+            controller.start()
         return [Replacement.at(node) for node in layers]
+
+    def controller(self, graph_module: fx.GraphModule) -> BinarizationController | None:
+        """See `BinarizationController`; None where this pass has binarized nothing."""
+        layers = [layer for layer in binarized_layers(graph_module) if layer.node.args[0].meta.get("owner") is self]
+        if not layers:
+            return None
+        return BinarizationController(
+            graph_module,
+            layers,
+            weights_start_epoch=self.weights_start_epoch,
+            activations_start_epoch=self.activations_start_epoch,
+        )
 
     def _binarize_activation(self, graph_module: fx.GraphModule, node: fx.Node, scale: float) -> None:
         """Put a binarizer between `node` and what it reads; the same value for other layers has others."""
-        value, name = node.args[0], f"{node.name}_input_binarizer"
-        binarizer = ActivationBinarizer(value.meta["val"].shape[1], self.activations_start_epoch)
+        value = node.args[0]
+        binarizer = ActivationBinarizer(value.meta["val"].shape[1])
         try:
             binarizer.set_scale(scale)
         except CalibrationError as problem:
@@ -97,7 +104,13 @@ class Binarize(Pass):
                 f"{problem} of what {describe(node)} reads: it must be positive somewhere, as it is behind a ReLU; "
                 "else leave the layer alone: ignored=[...]"
             ) from None
-        insert_call(value, [node], add_attribute(graph_module, name, binarizer), name=name, created_by=self.name)
+        self._insert(graph_module, value, [node], binarizer, f"{node.name}_input_binarizer")
+
+    def _insert(
+        self, graph_module: fx.GraphModule, value: fx.Node, readers: Iterable[fx.Node], binarizer: Binarizer, name: str
+    ) -> None:
+        call = insert_call(value, readers, add_attribute(graph_module, name, binarizer), name=name, created_by=self.name)
+        call.meta["owner"] = self
 
     def _layers(self, graph_module: fx.GraphModule, context: Context) -> list[fx.Node]:
         """The convolutions to binarize."""

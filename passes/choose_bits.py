@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from fxcompress.builder import attribute
@@ -22,8 +23,7 @@ from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.hessian import mean_traces
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import MinMax
-from fxcompress.quantization.weights import weight_range
+from fxcompress.quantization.weights import fit
 from fxcompress.rewrite import Replacement
 
 SEED = 0
@@ -124,7 +124,7 @@ class ChooseBits(Pass):
 def _with_bits(quantizer: Quantizer, weight: Tensor, bits: int) -> Quantizer:
     """A quantizer like this one, with another number of bits, and the range of `weight` for them."""
     made = Quantizer(replace(quantizer.spec, bits=bits), weight.shape, quantizer.estimator)
-    made.set_range(*weight_range(weight, made.spec, made.estimator or MinMax()))
+    fit(made, weight)
     return made
 
 
@@ -138,7 +138,7 @@ def _in_float(graph_module: fx.GraphModule, weights: Sequence[Tensor]) -> Iterat
             quantizer.enabled = False
         for weight in weights:
             weight.requires_grad_(True)
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # an attention that can be differentiated twice
             yield
     finally:
         for quantizer, enabled in quantizers.items():

@@ -13,11 +13,11 @@ from fxcompress.builder import attribute, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.pipeline import Context, Pass
+from fxcompress.quantization.ops import DEQUANTIZE
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
 
 CONVOLUTIONS = tuple(map(resolve, ("conv1d", "conv2d", "conv3d", "conv_transpose2d")))
-DEQUANTIZE = torch.ops.fxcompress.dequantize.default
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.binarization.binarizers import ActivationBinarizer, Binarizer, WeightBinarizer
-from fxcompress.binarization.layers import binarizer_of, constant_value
-from fxcompress.builder import insert_constant, insert_function
+from fxcompress.builder import called, insert_constant, insert_function
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
+from fxcompress.masks import masked
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization import ops  # noqa: F401 -- defines torch.ops.fxcompress
+from fxcompress.quantization.ops import DEQUANTIZE, QUANTIZE
 from fxcompress.rewrite import Replacement
 
-QUANTIZE = torch.ops.fxcompress.quantize.default
-DEQUANTIZE = torch.ops.fxcompress.dequantize.default
 GREATER, WHERE = resolve("gt"), resolve("where")
 
 
@@ -36,7 +34,7 @@ class LowerBinarizers(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         rewritten = []
         for node in graph_module.graph.find_nodes(op="call_module"):
-            if binarizer := binarizer_of(graph_module, node, Binarizer):
+            if binarizer := called(graph_module, node, Binarizer):
                 node.replace_all_uses_with(self._lowered(graph_module, node, binarizer))
                 graph_module.graph.erase_node(node)
                 rewritten.append(Replacement.at(node))
@@ -52,8 +50,7 @@ class LowerBinarizers(Pass):
         return self._lower_activation(graph_module, node, binarizer)
 
     def _lower_weight(self, graph_module: fx.GraphModule, node: fx.Node, binarizer: WeightBinarizer) -> fx.Node:
-        weight = constant_value(graph_module, node.args[0])
-        assert weight is not None
+        weight = masked(graph_module, node.args[0])
         stem = node.name.removesuffix("_binarizer")
         constant = partial(self._constant, graph_module, node, stem)
         scale, axis = binarizer.scale(weight), 0 if binarizer.per_filter else None

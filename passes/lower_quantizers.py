@@ -8,18 +8,16 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxcompress.builder import add_attribute
+from fxcompress.builder import insert_constant, insert_function
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
 from fxcompress.errors import PlanError, describe
 from fxcompress.masks import constant_behind, masked
 from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.ops import INTEGER_RANGES, STORAGE
+from fxcompress.quantization.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.rewrite import Replacement
 
-QUANTIZE = torch.ops.fxcompress.quantize.default
-DEQUANTIZE = torch.ops.fxcompress.dequantize.default
 CLAMP = resolve("clamp")
 
 
@@ -54,20 +52,18 @@ class LowerQuantizers(Pass):
         """Node by node: clamp where the grid is smaller than its type, quantize, dequantize."""
         value, stem = node.args[0], node.name.removesuffix("_quantizer")
         integer = STORAGE[quantizer.dtype]
-        grid = (quantizer.spec.scale_axis, quantizer.dtype, quantizer.spec.group_size or 0)
-        with graph_module.graph.inserting_before(node):
-            scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
-            zero_point = self._constant(graph_module, f"{stem}_zero_point", quantizer.zero_point.to(integer), node)
-            if constant_behind(graph_module, value) is not None:
-                integers = quantizer.integers(masked(graph_module, value)).to(integer)
-                quantized = self._constant(graph_module, f"{stem}_{quantizer.dtype}", integers, node)
-            else:
-                value = self._saturate(value, quantizer, node)
-                like = value.meta["val"].to(integer)
-                quantized = self._call(QUANTIZE, (value, scale, zero_point, *grid), node, f"{stem}_quantize", like)
-            dequantized = self._call(
-                DEQUANTIZE, (quantized, scale, zero_point, *grid), node, f"{stem}_dequantize", node.meta["val"]
+        scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
+        zero_point = self._constant(graph_module, f"{stem}_zero_point", quantizer.zero_point.to(integer), node)
+        grid = (scale, zero_point, quantizer.spec.scale_axis, quantizer.dtype, quantizer.spec.group_size or 0)
+        if constant_behind(graph_module, value) is not None:
+            integers = quantizer.integers(masked(graph_module, value)).to(integer)
+            quantized = self._constant(graph_module, f"{stem}_{quantizer.dtype}", integers, node)
+        else:
+            value = self._saturate(value, quantizer, node)
+            quantized = self._call(
+                QUANTIZE, value, *grid, node=node, name=f"{stem}_quantize", like=value.meta["val"].to(integer)
             )
+        dequantized = self._call(DEQUANTIZE, quantized, *grid, node=node, name=f"{stem}_dequantize", like=node.meta["val"])
         node.replace_all_uses_with(dequantized)
         graph_module.graph.erase_node(node)
 
@@ -78,16 +74,10 @@ class LowerQuantizers(Pass):
         if quantizer.scale.dim():
             raise PlanError(f"{describe(node)}: activations of {quantizer.spec.bits} bits can be lowered per tensor only")
         low, high = ((level - float(quantizer.zero_point)) * float(quantizer.scale) for level in quantizer.levels)
-        return self._call(CLAMP, (value, low, high), node, f"{node.name}_clamp", value.meta["val"])
+        return self._call(CLAMP, value, low, high, node=node, name=f"{node.name}_clamp", like=value.meta["val"])
 
-    def _call(self, target, args: tuple, node: fx.Node, name: str, like: object) -> fx.Node:
-        return self._describe(node.graph.create_node("call_function", target, args, name=name), node, like)
+    def _call(self, target, *args: object, node: fx.Node, name: str, like: torch.Tensor) -> fx.Node:
+        return insert_function(target, *args, name=name, value=like, before=node, created_by=self.name)
 
     def _constant(self, graph_module: fx.GraphModule, name: str, value: torch.Tensor, node: fx.Node) -> fx.Node:
-        name = add_attribute(graph_module, name, value.detach().clone())
-        return self._describe(node.graph.create_node("get_attr", name, name=name), node, value)
-
-    def _describe(self, made: fx.Node, node: fx.Node, like: object) -> fx.Node:
-        made.meta = {key: node.meta[key] for key in ("scope", "stack_trace", "region") if key in node.meta}
-        made.meta |= {"val": like, "created_by": self.name}
-        return made
+        return insert_constant(graph_module, name, value.detach().clone(), before=node, created_by=self.name)

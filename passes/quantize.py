@@ -17,9 +17,9 @@ from fxcompress.masks import masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.options import QuantizationOptions, by_operation
 from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
-from fxcompress.quantization.ranges import Estimator, MinMax
+from fxcompress.quantization.ranges import Estimator
 from fxcompress.quantization.spec import QuantizationSpec
-from fxcompress.quantization.weights import weight_range
+from fxcompress.quantization.weights import fit
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
 
@@ -106,7 +106,7 @@ class Quantize(Pass):
         if quantizer.spec.group_size != site.options.spec.group_size:
             context.notes.append(f"{constant.name} has one scale a channel: its inputs are no more than a group")
         try:
-            quantizer.set_range(*weight_range(weight, quantizer.spec, site.options.estimator or MinMax()))
+            fit(quantizer, weight)
         except CalibrationError as problem:
             raise CalibrationError(f"{problem} in the weight {describe(constant)}; repair the model's weights") from None
         target = add_attribute(graph_module, f"{constant.name}_quantizer", quantizer)

@@ -16,6 +16,7 @@ from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.trainable import TrainableQuantizer
 from fxcompress.rewrite import Replacement
 from fxcompress.training.quantization import QuantizationController
+from fxcompress.training.staged import check_start_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,7 @@ class TrainQuantizers(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def __post_init__(self) -> None:
-        for name in ("weights_start_epoch", "activations_start_epoch"):
-            epoch = getattr(self, name)
-            if not isinstance(epoch, int) or epoch < 0:
-                raise InputError(f"{name} is an epoch, 0 or more, not {epoch!r}")
+        check_start_epochs(weights_start_epoch=self.weights_start_epoch, activations_start_epoch=self.activations_start_epoch)
         if not (math.isfinite(self.learning_rate_multiplier) and self.learning_rate_multiplier >= 0):
             raise InputError(f"learning_rate_multiplier must be 0 or more, not {self.learning_rate_multiplier!r}")
 
@@ -58,11 +56,14 @@ class TrainQuantizers(Pass):
         for target, quantizer in {str(call.target): quantizer for call, quantizer in calls.items()}.items():
             owner, _, leaf = target.rpartition(".")
             setattr(graph_module.get_submodule(owner), leaf, TrainableQuantizer(quantizer, self.learning_rate_multiplier))
-        controller = self.controller(graph_module)
-        controller.switch(weights=self.weights_start_epoch <= 0, activations=self.activations_start_epoch <= 0)
+        if controller := self.controller(graph_module):
+            controller.start()
         return [Replacement.at(call) for call in calls]
 
-    def controller(self, graph_module: fx.GraphModule) -> QuantizationController:
+    def controller(self, graph_module: fx.GraphModule) -> QuantizationController | None:
+        """See `QuantizationController`; None where nothing is quantized."""
+        if not quantizer_calls(graph_module):
+            return None
         return QuantizationController(
             graph_module,
             weights_start_epoch=self.weights_start_epoch,

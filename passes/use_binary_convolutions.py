@@ -10,10 +10,11 @@ from torch import Tensor, fx
 
 from fxcompress.binarization import ops  # noqa: F401 -- defines torch.ops.fxcompress
 from fxcompress.binarization.binarizers import ActivationBinarizer
-from fxcompress.binarization.layers import BinarizedLayer, binarized_layers, binarizer_of, constant_value
-from fxcompress.builder import insert_constant, insert_function
+from fxcompress.binarization.layers import BinarizedLayer, binarized_layers
+from fxcompress.builder import called, insert_constant, insert_function
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
+from fxcompress.masks import constant_behind, masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
@@ -59,9 +60,8 @@ class UseBinaryConvolutions(Pass):
     def _replace(self, graph_module: fx.GraphModule, layer: BinarizedLayer) -> None:
         node, stem = layer.node, layer.node.name
         data, source = node.args[0].args[0], node.args[1].args[0]
-        weight = constant_value(graph_module, source)
-        bias = constant_value(graph_module, argument(node, "bias")) if argument(node, "bias") else None
-        assert weight is not None
+        weight = masked(graph_module, source)
+        bias = masked(graph_module, argument(node, "bias")) if argument(node, "bias") else None
         signs = layer.weight.signs(weight)
         scale = (layer.weight.scale(weight).double() * layer.activation.scale.double() / 2).expand(len(signs)).clone()
         shift = signs.sum((1, 2, 3)) * scale
@@ -95,7 +95,7 @@ def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
     if columns > LARGEST_KERNEL or padding > min(LARGEST_PADDING, width):
         return f"its kernel of {columns} columns with a padding of {padding} is too wide"
     bias = argument(node, "bias")
-    if bias is not None and constant_value(graph_module, bias) is None:
+    if bias is not None and constant_behind(graph_module, bias) is None:
         return "its bias is not a constant"
     if _joins_before_binarizer(graph_module, node):
         return "only binarizers read the sum that it is part of"
@@ -107,10 +107,10 @@ def _joins_before_binarizer(graph_module: fx.GraphModule, node: fx.Node) -> bool
     joined = False
     while node.users:
         readers = list(node.users)
-        if all(binarizer_of(graph_module, reader, ActivationBinarizer) for reader in readers):
+        if all(called(graph_module, reader, ActivationBinarizer) for reader in readers):
             return joined
         if len(readers) > 1:
             return False
         (node,) = readers
-        joined |= sum(constant_value(graph_module, source) is None for source in node.all_input_nodes) > 1
+        joined |= sum(source_constant(source) is None for source in node.all_input_nodes) > 1
     return False

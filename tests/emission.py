@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture import capture
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.inputs import ExampleInputs
+from fxcompress.verify import sqnr
 
 BATCHES = (2, 1, 5)
 
@@ -30,6 +31,17 @@ class Call(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.function(*inputs)
+
+
+class Layer(nn.Module):
+    """A convolution that reads what is not rounded."""
+
+    def __init__(self, channels: int, filters: int, kernel: int | tuple[int, int], **options: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, filters, kernel, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
 
 
 def captured(model: nn.Module, *inputs: Tensor) -> fx.GraphModule:
@@ -70,6 +82,18 @@ def in_openvino(serialized: bytes, inputs: Sequence[Tensor]) -> list[np.ndarray]
     named = {f"{value.name}": tensor for value, tensor in zip(onnx.load_from_string(serialized).graph.input, inputs)}
     read = {value.any_name for value in compiled.inputs}  # OpenVINO drops inputs that nothing reads
     return list(compiled({name: tensor.numpy() for name, tensor in named.items() if name in read}).values())
+
+
+def file_agreement(
+    compiled: Any,
+    *inputs: Tensor,
+    runtimes: Sequence[Callable[[bytes, Sequence[Tensor]], list[np.ndarray]]] = (in_onnxruntime, in_openvino),
+) -> float:
+    """How well the ONNX file of a compiled model agrees with the model, in dB, in the runtime that agrees least."""
+    with torch.no_grad():
+        wanted = compiled(*inputs)
+    serialized = checked(to_onnx_model(compiled.lower()))
+    return min(sqnr(wanted, torch.from_numpy(runtime(serialized, inputs)[0])) for runtime in runtimes)
 
 
 def batches(inputs: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from levels import Level, images, network
+from levels import Level, Undecided, images, network
 
 import fxcompress
 from fxcompress import passes
@@ -48,6 +48,11 @@ class Fake:
     def load_checkpoint(self, state):
         self.learned = state["learned"]
         self.restored += 1
+
+
+def test_a_model_compiled_in_part_whose_passes_have_nothing_to_steer_is_fully_compressed():
+    model = fxcompress.compile(Undecided(network()), [passes.Quantize(), passes.Calibrate()], data=[images()])
+    assert early_exit(model, lambda model, epoch: None, lambda model: 1.0, baseline=1.0, max_drop=0, epochs=1).met
 
 
 def search(threshold, **options):

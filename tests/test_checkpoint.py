@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from levels import compile_once
+from levels import Undecided, compile_once
 from torch import nn
 
 import fxcompress
@@ -125,20 +125,8 @@ def test_passes_read_alike_in_every_process():
     assert texts([passes.Quantize(ignored=[object()])]) == ["Quantize(ignored=[<object object>])"]
 
 
-class Undecided(nn.Module):
-    """Control flow that depends on values, around a part that traces."""
-
-    def __init__(self, width=4):
-        super().__init__()
-        self.backbone = network(width)
-
-    def forward(self, x):
-        y = self.backbone(x)
-        return y * 2 if y.sum() > 0 else y - 1
-
-
 def test_a_model_compiled_in_part_has_a_controller_and_checkpoints():
-    first, second = (fxcompress.compile(Undecided(), STACK, data=[images(seed=seed)]) for seed in range(2))
+    first, second = (fxcompress.compile(Undecided(network()), STACK, data=[images(seed=seed)]) for seed in range(2))
     controller = first.controller
     assert controller is first.controller and list(controller.children) == ["backbone"]
     controller.scheduler.epoch_step()
@@ -150,7 +138,7 @@ def test_a_model_compiled_in_part_has_a_controller_and_checkpoints():
     assert same(first.state_dict(), second.state_dict())
     assert second.controller["backbone"].scheduler.current_epoch == 0
     with pytest.raises(CheckpointError, match=r"- backbone: PruneFilters"):
-        fxcompress.compile(Undecided(), STACK[1:], data=[images()]).load_checkpoint(first.checkpoint())
+        fxcompress.compile(Undecided(network()), STACK[1:], data=[images()]).load_checkpoint(first.checkpoint())
 
 
 # ------------------------------------------------------------------------------------------------------- refusals

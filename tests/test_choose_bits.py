@@ -113,6 +113,34 @@ def test_what_was_chosen_is_trained_and_lowered():
     assert types == {"int4", "int8", "uint8"}
 
 
+def test_a_checkpoint_brings_the_bits_that_were_chosen_when_it_was_taken():
+    stack = [passes.Quantize(), passes.ChooseBits(loss=squares, ratio=4 / 3), passes.Calibrate(), passes.TrainQuantizers()]
+    torch.manual_seed(0)
+    saved = fxcompress.compile(Gained(), stack, data=DATA)
+    louder = Gained()
+    nn.init.normal_(louder.quiet.weight, std=1e3)
+    resumed = fxcompress.compile(louder, stack, data=DATA)
+    assert bits(resumed) == {"quiet.weight": 8, "loud.weight": 4}
+    resumed.load_checkpoint(saved.checkpoint())
+    assert bits(resumed) == bits(saved) == {"quiet.weight": 4, "loud.weight": 8}
+    assert all(map(torch.equal, saved(DATA[0][0]), resumed(DATA[0][0])))
+
+
+def test_a_loss_behind_an_attention_has_traces():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.value = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            q, v = (y.unflatten(-1, (2, 4)).transpose(1, 2) for y in (self.query(x), self.value(x)))
+            return F.scaled_dot_product_attention(q, q, v)
+
+    stack = [passes.Quantize(), passes.ChooseBits(loss=lambda model, x: model(x).square().mean(), ratio=4 / 3)]
+    model = fxcompress.compile(Attention(), stack, data=[torch.randn(2, 5, 8)])
+    assert set(bits(model).values()) == {4, 8}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

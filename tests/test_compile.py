@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from levels import Undecided
 from recipes import recipes
 from torch import nn
 
@@ -175,21 +176,9 @@ def test_running_the_pipeline_twice_changes_nothing_more():
     assert [row.rewrites for row in compiled.report.rows[2::2]] == [0, 0]
 
 
-class Undecided(nn.Module):
-    """Control flow that depends on values, around a part that traces."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = residual()
-
-    def forward(self, x):
-        y = self.backbone(x)
-        return y * 2 if y.sum() > 0 else y - 1
-
-
 @pytest.mark.parametrize("submodules", [None, ["backbone"]])
 def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
-    model = Undecided().eval()
+    model = Undecided(residual()).eval()
     compiled = fxcompress.compile(model, data=[images()], submodules=submodules)
     assert isinstance(compiled, fxcompress.PartlyCompiled) and list(compiled.parts) == ["backbone"]
     assert sqnr(model(images()), compiled(images())) > 20

@@ -52,7 +52,7 @@ def test_a_model_that_no_pass_trains_has_an_empty_controller():
     controller = compiled().controller
     assert float(controller.loss()) == 0
     assert str(controller.statistics()) == ""
-    assert controller.compression_stage() is CompressionStage.UNCOMPRESSED
+    assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
 
 
 def test_a_controller_is_that_of_all_passes():

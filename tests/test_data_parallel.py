@@ -8,7 +8,14 @@ from torch.nn.parallel import DistributedDataParallel
 import fxcompress
 from fxcompress import passes
 
-STACK = [passes.PruneFilters(amount=0.25, multiple=1), Level(), passes.Quantize(), passes.Calibrate(), passes.Distill()]
+STACK = [
+    passes.PruneFilters(amount=0.25, multiple=1),
+    Level(),
+    passes.Quantize(),
+    passes.Calibrate(),
+    passes.TrainQuantizers(),
+    passes.Distill(),
+]
 STEPS, BATCH = 5, 8
 
 

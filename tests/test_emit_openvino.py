@@ -7,6 +7,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from emission import Layer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,17 +17,6 @@ from fxcompress import passes
 from fxcompress.errors import InputError
 
 OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-
-
-class Layer(nn.Module):
-    """A convolution that reads what is not rounded."""
-
-    def __init__(self, channels, filters, kernel, **options):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, filters, kernel, **options)
-
-    def forward(self, x):
-        return self.conv(x)
 
 
 @dataclass(frozen=True)

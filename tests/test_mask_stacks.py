@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from emission import checked, in_onnxruntime, in_openvino
+from emission import file_agreement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import recipes
@@ -22,7 +22,6 @@ from fxcompress.channels.removal import Removal
 from fxcompress.cost import cost
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.emit.inspect import inspect_onnx
-from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.masks import Mask, insert_mask, mask_of, source_constant
 from fxcompress.quantization.quantized import quantizer_calls, quantizer_of, serves_weight
 from fxcompress.rewrite import Replacement
@@ -147,9 +146,7 @@ def test_pruned_sparse_and_quantized_the_trained_model_is_its_file(tmp_path):
     assert cost(removed(model)).multiply_adds < 0.6 * before.multiply_adds
     assert widths(lowered) == [8, 8, 8]
     assert inspect_onnx(model.to_onnx(tmp_path / "model.onnx")).zero_share > 0.25
-    serialized = checked(to_onnx_model(lowered))
-    for runtime in (in_onnxruntime, in_openvino):
-        assert sqnr(model(X), torch.from_numpy(runtime(serialized, [X])[0])) > 40
+    assert file_agreement(model, X) > 40
 
 
 def test_every_pass_that_mends_a_quantized_model_sees_through_masks():
@@ -195,8 +192,7 @@ def test_one_weight_can_have_a_quantizer_for_each_reader_behind_its_mask():
     for stack in ([SPARSIFY, quantize], [quantize, SPARSIFY]):
         found = compiled(*stack, passes.RoundWeights(), passes.Calibrate(), model=model)
         assert len([c for c in quantizer_calls(found) if serves_weight(c)]) == 2
-        serialized = checked(to_onnx_model(found.lower()))
-        assert sqnr(found(X), torch.from_numpy(in_onnxruntime(serialized, [X])[0])) > 40
+        assert file_agreement(found, X) > 40
 
 
 def test_filters_can_be_removed_before_or_behind_quantize():
@@ -227,8 +223,7 @@ def test_other_masks_outlive_the_filters_and_are_trained_on():
         read = model.controller["LearnSparsity"].masks[layer].mask * mask.mask
         assert mask.mask.shape == read.shape == model.controller["Sparsify"].weight(layer).shape
     assert model.controller["LearnSparsity"].reached() > 0.012  # from 0.01 on
-    serialized = checked(to_onnx_model(model.lower()))
-    assert sqnr(model(X), torch.from_numpy(in_onnxruntime(serialized, [X])[0])) > 30
+    assert file_agreement(model, X) > 30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,13 @@ STACKS = {
     "quantizers": QUANTIZERS,
     "trained quantizers": fxcompress.defaults.training(),
     "masks and quantizers": [*MASKS, *QUANTIZERS],
+    "masks, trained quantizers and a teacher": [
+        *MASKS,
+        passes.Sparsify(level=0.3),
+        *fxcompress.defaults.training(),
+        passes.Distill(),
+    ],
+    "binarizers and trained quantizers": [passes.Binarize(scopes=["0"]), *fxcompress.defaults.training()],
 }
 
 stacks = pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS.keys())

@@ -211,10 +211,12 @@ def test_half_precision_is_rounded_in_single(signed):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_torch_compiles_a_quantizer_as_one_graph(symmetric):
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0)], ids=str)
+def test_torch_compiles_a_quantizer_as_one_graph_however_its_input_lies_in_memory(symmetric, order):
     start = Quantizer(QuantizationSpec(symmetric=symmetric, channel_axis=1), SHAPE)
     start.set_range(torch.full_like(start.scale, -1.5), torch.full_like(start.scale, 1.0))
     model, x = TrainableQuantizer(start), torch.randn(SHAPE)
+    x = x.permute(order).contiguous().permute(sorted(range(3), key=order.__getitem__))
     twin = copy.deepcopy(model)
     for one in (model, torch.compile(twin, backend="aot_eager", fullgraph=True)):
         one(x).square().sum().backward()

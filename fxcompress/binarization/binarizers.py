@@ -54,35 +54,32 @@ def _step(x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
 
 
 class Binarizer(nn.Module):
-    """Gives its input two values once it is enabled, and returns it unchanged before.
-
-    Args:
-        start_epoch: the epoch of training that enables it; 0 for enabled from the beginning.
+    """Gives its input two values where it is enabled, and returns it unchanged where it is not.
 
     Attributes:
-        enabled: a buffer, a bool.
+        enabled: a bool; it is in the `state_dict`.
     """
 
-    enabled: Tensor
-
-    def __init__(self, start_epoch: int = 0):
+    def __init__(self) -> None:
         super().__init__()
-        self.start_epoch = start_epoch
-        self.register_buffer("enabled", torch.tensor(start_epoch == 0))
+        self.enabled = True
 
-    def reach(self, epoch: int) -> None:
-        """Be what the schedule says for `epoch`."""
-        self.enabled.fill_(epoch >= self.start_epoch)
+    def get_extra_state(self) -> Tensor:
+        """`enabled`, for `state_dict`."""
+        return torch.tensor([self.enabled])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        (self.enabled,) = state.tolist()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(self.enabled, self.binarized(x), x)
+        return self.binarized(x) if self.enabled else x
 
     def binarized(self, x: Tensor) -> Tensor:
         """`x` with two values."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return "" if self.enabled else f"not enabled, from epoch {self.start_epoch}"
+        return "" if self.enabled else "off"
 
 
 class WeightBinarizer(Binarizer):
@@ -127,15 +124,14 @@ class ActivationBinarizer(Binarizer):
 
     Args:
         channels: the size of the second of four dimensions.
-        start_epoch: as for `Binarizer`.
 
     Attributes:
         log_scale: a parameter of shape []; the scale is its exponential.
         threshold_logit: a parameter of shape [1, channels, 1, 1]; the thresholds, shares of the scale, are its sigmoid.
     """
 
-    def __init__(self, channels: int, start_epoch: int = 0):
-        super().__init__(start_epoch)
+    def __init__(self, channels: int):
+        super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.threshold_logit = nn.Parameter(torch.zeros(1, channels, 1, 1))
 

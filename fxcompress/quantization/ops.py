@@ -68,3 +68,7 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, d
 @dequantize.register_fake
 def _(q, scale, zero_point, axis, dtype, block_size=0):
     return torch.empty_like(q, dtype=scale.dtype)
+
+
+QUANTIZE, DEQUANTIZE = torch.ops.fxcompress.quantize.default, torch.ops.fxcompress.dequantize.default
+"""The two, as a graph calls them."""

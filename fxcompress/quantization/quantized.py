@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from fxcompress.builder import called
 from fxcompress.masks import source_constant
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.targets.table import Target
@@ -32,8 +33,7 @@ class Layer:
 
 def quantizer_of(graph_module: fx.GraphModule, node: fx.Node) -> Quantizer | None:
     """The quantizer that `node` calls; None where it is something else."""
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return module if isinstance(module, Quantizer) else None
+    return called(graph_module, node, Quantizer)
 
 
 def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:

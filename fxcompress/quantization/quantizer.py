@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +47,13 @@ class Quantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(scale_shape))
 
     def get_extra_state(self) -> Tensor:
-        """`signed`, `ready` and `enabled`, for `state_dict`."""
-        return torch.tensor([self.signed, self.ready, self.enabled])
+        """`signed`, `ready`, `enabled` and the number of bits, for `state_dict`: what a pass may choose by the data."""
+        return torch.tensor([self.signed, self.ready, self.enabled, self.spec.bits])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.signed, self.ready, self.enabled = state.tolist()
+        *flags, bits = state.tolist()
+        self.signed, self.ready, self.enabled = map(bool, flags)
+        self.spec = replace(self.spec, bits=bits)
 
     @property
     def bytes_per_weight(self) -> float:

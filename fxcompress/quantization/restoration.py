@@ -21,8 +21,7 @@ from fxcompress.quantization.options import QuantizationOptions
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
 from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import MinMax
-from fxcompress.quantization.weights import weight_range
+from fxcompress.quantization.weights import fit
 from fxcompress.targets.table import Target
 
 Wiring = dict[tuple[fx.Node, fx.Node], fx.Node]
@@ -71,7 +70,7 @@ def widen(
         weight = masked(graph_module, call.args[0])
         spec = replace(target.weights, bits=bits, channel_axis=calls[call].spec.channel_axis)
         quantizer = Quantizer(spec, weight.shape)
-        quantizer.set_range(*weight_range(weight, spec, MinMax()))
+        fit(quantizer, weight)
         call.target = add_attribute(graph_module, call.name, quantizer)
     graph_module.recompile()
 

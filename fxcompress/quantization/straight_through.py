@@ -53,6 +53,8 @@ class FakeQuantize(torch.autograd.Function):
         levels: tuple[int, int],
         multiplier: float,
     ) -> Tensor:
+        if torch.compiler.is_compiling():
+            x = x.contiguous()  # torch.compile takes no results that are written to strided memory
         result = torch.empty_like(x)
         ctx.kernel = kernel = native.kernel_for(x, scale, zero_point)
         ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None

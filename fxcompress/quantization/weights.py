@@ -7,11 +7,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fxcompress.quantization.ranges import Estimator, Range
+from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.ranges import Estimator, MinMax, Range
 from fxcompress.quantization.spec import QuantizationSpec
 
 ROWS = 4096
 """Rows that an estimator is shown at once, which bounds the memory of its histograms."""
+
+
+def fit(quantizer: Quantizer, weight: Tensor) -> None:
+    """Set the range of `quantizer` from `weight`: by its own estimator, or to the lowest and highest values.
+
+    Raises:
+        CalibrationError: a value is NaN or infinite.
+    """
+    quantizer.set_range(*weight_range(weight, quantizer.spec, quantizer.estimator or MinMax()))
 
 
 def weight_range(weight: Tensor, spec: QuantizationSpec, estimator: Estimator) -> Range:

@@ -130,7 +130,7 @@ def early_exit(
         if done:
             train_epoch(model, done - 1)
         score = float(validate(model))
-        complete = not model.controller.children or model.controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
+        complete = model.controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
         result.add(model, Trial(done, score, complete and score >= result.least), comparable=complete)
         if result.met:
             return result

@@ -85,8 +85,8 @@ class CompositeController(Controller):
         return Statistics(tuple(table for child in self.children.values() for table in child.statistics().tables))
 
     def compression_stage(self) -> CompressionStage:
-        """The children's common stage; partially compressed where they differ, uncompressed where there are none."""
-        stages = {child.compression_stage() for child in self.children.values()} or {CompressionStage.UNCOMPRESSED}
+        """The children's common stage, or partially compressed where they differ; fully where nothing is left to come."""
+        stages = {child.compression_stage() for child in self.children.values()} or {CompressionStage.FULLY_COMPRESSED}
         return stages.pop() if len(stages) == 1 else CompressionStage.PARTIALLY_COMPRESSED
 
 

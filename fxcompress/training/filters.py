@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import fx
 
@@ -15,6 +14,7 @@ from fxcompress.channels.masking import element_masks
 from fxcompress.channels.selection import Selection, cost_without
 from fxcompress.cost import cost, readable_count
 from fxcompress.masks import Mask, source_constant
+from fxcompress.tables import titled
 from fxcompress.training.controller import Statistics
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import Schedule
@@ -91,7 +91,7 @@ class FilterController(LevelController):
         return Statistics((self._layer_table(gone), self._model_table(gone)))
 
     def _layer_table(self, gone: set[int]) -> Table:
-        table = Table("layer", "cluster", "filters", "kept", title="filters by layer", box=SIMPLE_HEAD, pad_edge=False)
+        table = titled("Filters by layer", "layer", "cluster", "filters", "kept", numbers=("cluster", "filters", "kept"))
         number = {layer: position for position, cluster in enumerate(self.clusters, 1) for layer in cluster.places}
         for layer in self.channels.layers:
             kept = sum(self.channels.elements.find(one) not in gone for one in layer.filters)
@@ -99,7 +99,8 @@ class FilterController(LevelController):
         return table
 
     def _model_table(self, gone: set[int]) -> Table:
-        table = Table("", "whole", "left", "removed", title="the model without masked filters", box=SIMPLE_HEAD, pad_edge=False)
+        headings = "", "whole", "left", "removed"
+        table = titled("The model without masked filters", *headings, numbers=headings[1:])
         before, after = cost(self.channels.graph_module), cost_without(self.channels, gone)
         filters = [one for layer in self.channels.layers for one in layer.filters]
         left = sum(self.channels.elements.find(one) not in gone for one in filters)

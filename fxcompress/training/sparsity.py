@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, fx
 
 from fxcompress import sparsity
 from fxcompress.builder import attribute
 from fxcompress.cost import readable_count
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.learned_masks import LearnedMask, density_loss
-from fxcompress.masks import Mask, mask_of, masked
+from fxcompress.learned_masks import SHARPNESS, LearnedMask, density_loss
+from fxcompress.masks import Mask, last_mask, masked
 from fxcompress.sparsity import WeightedLayer, weighted_layers
-from fxcompress.training.controller import Statistics
+from fxcompress.tables import titled
+from fxcompress.training.controller import CompressionStage, Statistics
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import Schedule
 
@@ -60,11 +59,11 @@ class _MaskedLayers(LevelController):
         sizes = {name: self.weight(name).numel() for name in self.layers}
         parameters = {id(p): p.numel() for p in self._parameters()}
         total = sum(parameters.values())
-        layers = Table("layer", "shape", "zeros", "of parameters", title="zeros by layer", box=SIMPLE_HEAD, pad_edge=False)
+        layers = titled("Zeros by layer", "layer", "shape", "zeros", "of parameters", numbers=("zeros", "of parameters"))
         for name in self.layers:
             shape = " x ".join(map(str, self.weight(name).shape))
             layers.add_row(name, shape, f"{zeros[name] / sizes[name]:.1%}", f"{sizes[name] / total:.1%}")
-        model = Table("", "zeros", "of", "sparsity", title="zeros of the model", box=SIMPLE_HEAD, pad_edge=False)
+        model = titled("Zeros of the model", "", "zeros", "of", "sparsity", numbers=("zeros", "of", "sparsity"))
         for part, count in (("these layers", sum(sizes.values())), ("all parameters", total)):
             share = sum(zeros.values()) / max(count, 1)
             model.add_row(part, readable_count(sum(zeros.values())), readable_count(count), f"{share:.1%}")
@@ -72,10 +71,7 @@ class _MaskedLayers(LevelController):
 
     def _as_read(self, layer: WeightedLayer) -> Tensor:
         """The weight behind all masks that stand in front of the layer."""
-        value = layer.constant
-        while (mask := next((user for user in value.users if mask_of(self.graph_module, user)), None)) is not None:
-            value = mask
-        return masked(self.graph_module, value)
+        return masked(self.graph_module, last_mask(self.graph_module, layer.constant))
 
     def _parameters(self) -> list[Tensor]:
         """The parameters that the graph reads."""
@@ -165,6 +161,13 @@ class LearnedSparsityController(_MaskedLayers):
     def freeze(self) -> None:
         for mask in self.masks.values():
             mask.freeze()
+
+    def compression_stage(self) -> CompressionStage:
+        """Fully compressed where the target is asked for and the masks have come so near that the loss is 1 at most."""
+        stage = super().compression_stage()
+        if stage is not CompressionStage.FULLY_COMPRESSED or self.reached() >= self.scheduler.level - SHARPNESS:
+            return stage
+        return CompressionStage.PARTIALLY_COMPRESSED
 
     @torch.no_grad()
     def reached(self) -> float:

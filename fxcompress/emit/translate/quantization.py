@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-import fxcompress.quantization.ops  # noqa: F401 -- defines torch.ops.fxcompress
 from fxcompress.emit.translation import Emitter, translation
+from fxcompress.quantization.ops import DEQUANTIZE, QUANTIZE, STORAGE
 
 _TYPES = {
     "int8": ir.DataType.INT8,
@@ -18,10 +18,9 @@ _TYPES = {
     "uint4": ir.DataType.UINT4,
     "int32": ir.DataType.INT32,
 }
-_STORAGE = {"int8": torch.int8, "uint8": torch.uint8, "int4": torch.int8, "uint4": torch.uint8, "int32": torch.int32}
 
 
-@translation(torch.ops.fxcompress.quantize.default)
+@translation(QUANTIZE)
 def quantize(
     emit: Emitter, x: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, dtype: str, block_size: int = 0
 ) -> ir.Value:
@@ -50,7 +49,7 @@ def dequantized(value: ir.Value) -> Dequantized | None:
     return value.meta.get("dequantized")
 
 
-@translation(torch.ops.fxcompress.dequantize.default)
+@translation(DEQUANTIZE)
 def dequantize(
     emit: Emitter, q: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, dtype: str, block_size: int = 0
 ) -> ir.Value:
@@ -129,10 +128,10 @@ def _zero_point(emit: Emitter, zero_point: ir.Value, axis: int | None, dtype: st
 def _stored(emit: Emitter, data: torch.Tensor, name: str, dtype: str) -> ir.Value:
     if dtype in ("int4", "uint4"):
         return emit.initializer(_packed(data, _TYPES[dtype]), name)
-    same_type = data.dtype == _STORAGE[dtype]
+    same_type = data.dtype == STORAGE[dtype]
     if data.numel() == 1 and not same_type:
-        return emit.constant(data.to(_STORAGE[dtype]))
-    return emit.stored(data if same_type else data.to(_STORAGE[dtype]), name)
+        return emit.constant(data.to(STORAGE[dtype]))
+    return emit.stored(data if same_type else data.to(STORAGE[dtype]), name)
 
 
 def _packed(data: torch.Tensor, kind: ir.DataType) -> ir.TensorProtocol:
