@@ -33,7 +33,12 @@ def compile_file(path: Path, *shapes: tuple[int, ...], threads: int = THREADS):
 
 
 def latencies(
-    files: Mapping[str, Path], *inputs: np.ndarray, loads: int = 6, rounds: int = 40, repeats: int = 3
+    files: Mapping[str, Path],
+    *inputs: np.ndarray,
+    loads: int = 6,
+    rounds: int = 40,
+    repeats: int = 3,
+    threads: int = THREADS,
 ) -> dict[str, np.ndarray]:
     """Seconds an inference of each of `files`, all measured side by side.
 
@@ -52,7 +57,7 @@ def latencies(
     seconds = {name: np.empty((loads, rounds)) for name in files}
     names = list(files)
     for load in range(loads):
-        requests = {name: _request(files[name], inputs) for name in names}
+        requests = {name: _request(files[name], inputs, threads) for name in names}
         gc.collect()
         gc.disable()
         try:
@@ -64,9 +69,9 @@ def latencies(
     return seconds
 
 
-def _request(path: Path, inputs: Sequence[np.ndarray]):
+def _request(path: Path, inputs: Sequence[np.ndarray], threads: int):
     """An inference request with its inputs set, warm."""
-    request = compile_file(path, *(array.shape for array in inputs)).create_infer_request()
+    request = compile_file(path, *(array.shape for array in inputs), threads=threads).create_infer_request()
     for position, array in enumerate(inputs):
         request.set_input_tensor(position, need("openvino").Tensor(np.ascontiguousarray(array)))
     for _ in range(3):

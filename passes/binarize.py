@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx
 
-from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, Binarizer, top_value
+from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, Binarizer, nearest_scale
 from fxcompress.binarization.layers import CONVOLUTION, binarized_layers
 from fxcompress.builder import add_attribute, insert_call
 from fxcompress.cost import multiply_adds
@@ -175,8 +175,8 @@ def _first_layers(graph: fx.Graph) -> set[fx.Node]:
 def _scales(
     graph_module: fx.GraphModule, context: Context, layers: Iterable[fx.Node], samples: int | None
 ) -> Mapping[fx.Node, float]:
-    """For each value that `layers` read, the mean over batches of its `top_value`."""
+    """For each value that `layers` read, the mean over batches of its `nearest_scale`."""
     seen: dict[fx.Node, list[float]] = {node.args[0]: [] for node in layers}
     for value, x in observe(graph_module, context, seen, samples=samples):
-        seen[value].append(top_value(x.float()))
+        seen[value].append(nearest_scale(x.float()))
     return {value: sum(tops) / len(tops) for value, tops in seen.items()}

@@ -164,7 +164,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @given(values=st.lists(st.none() | st.floats(-1e3, 1e3), max_size=30))
 def test_bars_are_as_long_as_their_values(values):
-    bars = [Bar(f"place {i} <&>", value, "x", "layer") for i, value in enumerate(values)]
+    bars = [Bar(f"place {i} <&>", value, "x", f"kind {i % 9}") for i, value in enumerate(values)]
     root = ElementTree.fromstring(bar_chart("title", "dB", bars))
     drawn = [float(g.find(f"{SVG}rect").get("width")) for g in root.iter(f"{SVG}g") if g.get("class") == "bar"]
     finite = [(value, length) for value, length in zip(values, drawn, strict=True) if value is not None and value > 0]

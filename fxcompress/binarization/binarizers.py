@@ -160,10 +160,24 @@ class ActivationBinarizer(Binarizer):
         self.log_scale.fill_(math.log(scale))
 
 
-def top_value(x: Tensor) -> float:
-    """The least of the largest 0.1% of the values of `x` (one at least): the scale that an activation starts from."""
-    count = max(1, round(0.001 * x.numel()))
-    return float(x.flatten().topk(count, sorted=False).values.min())
+CLOSE = 1e-4
+"""How little, relatively, a scale must still change to be found."""
+
+
+def nearest_scale(x: Tensor) -> float:
+    """The scale that an activation starts from: with the threshold at half of it, 0 and the scale are near to `x`.
+
+    It is the mean of what is nearer to it than to zero, as the least squared error asks for (Lloyd, "Least squares
+    quantization in PCM", IEEE Transactions on Information Theory 28(2), 1982); 0 where no value is positive.
+    """
+    values = x[~(x <= 0)]  # with what is no number, which shows in the mean
+    scale = 0.0
+    while values.numel():
+        mean = float(values.mean(dtype=torch.float64))
+        if not mean > scale * (1 + CLOSE):
+            return mean
+        scale, values = mean, values[values > mean / 2]
+    return scale
 
 
 WEIGHT_BINARIZERS: dict[str, type[WeightBinarizer]] = {"xnor": XnorBinarizer, "dorefa": DoReFaBinarizer}

@@ -31,7 +31,7 @@ def bar_chart(title: str, axis: str, bars: Sequence[Bar]) -> str:
     `axis` says what the lengths are. Values below zero are drawn as zero; a bar off the scale goes to the chart's edge.
     """
     drawing = Svg(title)
-    colours = {kind: fill for kind, (fill, _) in zip(sorted({bar.kind for bar in bars}), PALETTE)}
+    colours = {kind: fill for kind, (fill, _) in zip(sorted({bar.kind for bar in bars}), itertools.cycle(PALETTE))}
     largest = max([0.0, *(bar.value for bar in bars if bar.value is not None)])
     step = _step(largest)
     ticks = range(int(largest // step) + 2)
