@@ -115,6 +115,18 @@ def test_the_gradients_are_those_of_the_formulas(example, way, order, other):
         torch.testing.assert_close(quantizer.input_low.grad.double(), summed(quantizer, of_low), rtol=1e-4, atol=1e-5)
 
 
+@given(quantizers_and_inputs(), ways)
+def test_a_value_with_gaps_in_memory_is_rounded_as_without(example, way):
+    quantizer, x, gradient = example
+    apart, dense = torch.stack((x, x), -1)[..., 0].requires_grad_(), x.clone().requires_grad_()
+    with computed_by(way):
+        y = quantizer(apart)
+        y.backward(gradient)
+        assert torch.equal(y, quantizer(dense))
+    quantizer(dense).backward(gradient)
+    assert torch.equal(apart.grad, dense.grad)
+
+
 @given(quantizers_and_inputs(), st.floats(0, 10))
 def test_the_multiplier_is_that_of_the_range_alone(example, multiplier):
     quantizer, x, gradient = example

@@ -151,7 +151,7 @@ def _blocks(tensors: Sequence[Tensor], scales: Sequence[Tensor | None]) -> Itera
     if not scale.dim() and native.is_dense(first):
         for parts in zip(*(tensor.permute(order).view(-1).split(size) for tensor in tensors)):
             yield (*parts, *scales)
-    elif scale.numel() == len(scale) == len(first) and first.is_contiguous():
+    elif scale.dim() and scale.numel() == len(scale) == len(first) and first.is_contiguous():
         rows = max(size // (first.numel() // len(first)), 1)
         cut = [tensor.view(len(first), -1).split(rows) for tensor in (*tensors, *filter(lambda s: s is not None, scales))]
         for parts in zip(*cut):

@@ -12,6 +12,7 @@ from fxcompress.emit.shapes import Size
 from fxcompress.emit.translation import Emitter, translation
 
 aten = torch.ops.aten
+_END = 2**63 - 1
 
 Dims = int | Sequence[int] | None
 
@@ -141,6 +142,18 @@ def log_softmax(emit: Emitter, x: ir.Value, dim: int, dtype: Any = None) -> ir.V
 @translation(aten.cumsum.default)
 def cumsum(emit: Emitter, x: ir.Value, dim: int, dtype: Any = None) -> ir.Value:
     return emit.CumSum(emit.cast(x, emit.result.dtype), emit.constant(torch.tensor(dim)))
+
+
+@translation(aten.diff.default)
+def diff(
+    emit: Emitter, x: ir.Value, n: int = 1, dim: int = -1, prepend: ir.Value | None = None, append: ir.Value | None = None
+) -> ir.Value:
+    if n != 1 or emit.dtype(x) == torch.bool:
+        emit.unsupported("only the first difference of numbers is written")
+    axis = dim % emit.rank(x)
+    parts = [part for part in (prepend, x, append) if part is not None]
+    whole = emit.Concat(*parts, axis=axis) if len(parts) > 1 else x
+    return emit.Sub(emit.Slice(whole, [1], [_END], [axis]), emit.Slice(whole, [0], [-1], [axis]))
 
 
 @translation(aten.topk.default)
