@@ -104,6 +104,15 @@ def test_an_operand_that_is_computed_from_constants_keeps_the_sum_in_float():
     assert sites(lambda m, x: m.b(F.relu(m.a(x)) + grid(m))) == ["x -> a", "add_1 -> b"]
 
 
+def test_a_layer_on_a_constant_stays_in_float():
+    grid = torch.ones(1, 4, 8, 8)
+    forward = lambda m, x: m.b(F.relu(m.a(x) + m.c(grid)))  # noqa: E731
+    assert sites(forward) == ["x -> a", "relu -> b"]
+    compiled = fxcompress.compile(Convs(forward), data=[torch.randn(2, 4, 8, 8)])
+    assert not [name for name, _ in compiled.named_modules() if name.startswith("c_")]
+    compiled.lower()
+
+
 def test_products_of_activations_have_no_zero_points_and_a_signed_second_operand():
     forward = lambda m, x: m.a(x) @ x  # noqa: E731
     assert sites(forward) == ["x -> a", "x -> matmul", "a -> matmul"]

@@ -96,3 +96,13 @@ def test_a_range_must_be_finite(span):
 def test_impossible_grids_are_refused(options):
     with pytest.raises(InputError):
         QuantizationSpec(**options)
+
+
+@given(st.permutations(range(4)), st.lists(st.integers(1, 3), min_size=4, max_size=4), st.booleans())
+def test_the_result_lies_in_memory_as_that_of_the_lowered_operations(order, shape, apart):
+    x = torch.randn(*(shape[axis] for axis in order), 2 if apart else 1)[..., 0].permute(torch.tensor(order).argsort().tolist())
+    quantizer = Quantizer(QuantizationSpec(symmetric=False))
+    quantizer.set_range(torch.tensor(-3.0), torch.tensor(3.0))
+    grid = quantizer.scale, quantizer.zero_point.to(torch.uint8), None, "uint8"
+    lowered = torch.ops.fxcompress.dequantize(torch.ops.fxcompress.quantize(x, *grid), *grid)
+    assert quantizer(x).stride() == lowered.stride()

@@ -140,6 +140,8 @@ class _Placer:
             self.left[node] = "its weight is computed by the graph, not a constant"
         elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"
+        elif data in self.constants:
+            return  # runtimes compute it once
         else:
             if data is not None:
                 self._demand(data, node, self.options[node].activation)

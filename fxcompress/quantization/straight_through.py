@@ -55,7 +55,7 @@ class FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         if torch.compiler.is_compiling():
             x = x.contiguous()  # torch.compile takes no results that are written to strided memory
-        result = torch.empty_like(x)
+        result = _empty_result(x)
         ctx.kernel = kernel = native.kernel_for(x, scale, zero_point)
         ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
         ctx.grid = scale, zero_point  # not saved as the others are: they may stem from inference mode
@@ -130,6 +130,15 @@ def _gradients(
     if not symmetric:
         of_extent = of_extent - (low if zero_point is None else low - zero_point) * scale * of_low
     return inside, of_low, of_extent / (steps * scale)
+
+
+def _empty_result(x: Tensor) -> Tensor:
+    """Memory laid out as `x` is, with the strides that the lowered operations give axes of one element.
+
+    Where those are left as they are, a convolution behind takes another layout than behind the lowered operations, and
+    rounds otherwise. What it holds is to be overwritten; after two operations strides stay.
+    """
+    return torch.empty_like(x) if torch.compiler.is_compiling() or 1 not in x.shape else x.neg().neg()
 
 
 def _shifted(levels: tuple[int, int], zero_point: Tensor | None) -> tuple[tuple[float, float], Tensor | None]:
