@@ -156,6 +156,7 @@ class Shuffled:
 
 
 def test_data_that_is_shuffled_is_compared_with_itself():
+    torch.manual_seed(0)
     report = quantized(Net(), Shuffled(), passes.RestorePrecision(min_decibels=20.0)).report
     assert "nothing to restore" in report.notes[-1]
 
