@@ -32,7 +32,6 @@ FOUR_BIT_BARS = {
     "minilm_l6": {"cosine": Bar("at least", 0.98), "file": Bar("at most", 0.16)},
 }
 
-
 TITLES = {"eight_bits": "Passes, alone and together", "four_bits": "4-bit weights, 8-bit activations"}
 
 console = Console(stderr=True)

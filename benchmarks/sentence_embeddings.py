@@ -10,7 +10,7 @@ import torch
 
 import fxcompress
 from benchmarks import openvino_runner, peers, sentences
-from benchmarks.latency import CONTROL
+from benchmarks.latency import AGAINST_PEER, CONTROL
 from benchmarks.medians import median, paired_ratio
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
@@ -20,7 +20,6 @@ NETWORKS = ("minilm_l6",)
 
 BARS = {"cosine": Bar("at least", 0.998), "neighbours": Bar("at least", 93.0)}
 SPEED_UP = Bar("at least", 2.6)
-AGAINST_PEER = Bar("at most", 1.0)
 
 NNCF_TRANSFORMER, NNCF = "NNCF OpenVINO, transformer mode", "NNCF OpenVINO"
 
@@ -55,7 +54,7 @@ def quality(files: Mapping[str, Path], tokens: Sequence[np.ndarray]) -> list[Fig
             continue
         bars = BARS if tool == peers.OURS.name else {}
         found += embedding_figures(tool, openvino_runner.outputs(path, *tokens), reference, bars)
-        size = path.stat().st_size + sum(path.with_suffix(s).stat().st_size for s in (".bin",) if path.suffix == ".xml")
+        size = sum(part.stat().st_size for part in {path, path.with_suffix(".bin")} if part.exists())
         found.append(Figure(tool, "file", size / files[peers.FLOAT.name].stat().st_size, "ratio"))
     return found
 
@@ -77,11 +76,10 @@ def latency(seconds: Mapping[str, np.ndarray]) -> list[Figure]:
 
 def build_files(folder: Path, texts: Sequence[str], report: Callable[[str], None]) -> dict[str, Path]:
     """The file of every tool, calibrated on `texts`; those that stand in `folder` already are kept."""
-    ids, mask = sentences.tokenize(list(texts))
-    batches = [(ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
+    batches = sentences.batches(list(texts))
     plain = folder / "minilm_l6-fp32.onnx"
     made: dict[str, tuple[Path, Callable[[Path], None]]] = {
-        peers.FLOAT.name: (plain, lambda path: _export_float(path, ids[:2], mask[:2])),
+        peers.FLOAT.name: (plain, lambda path: _export_float(path, *sentences.tokenize(list(texts[:2])))),
         peers.OURS.name: (folder / "minilm_l6-fxcompress.onnx", lambda path: _fxcompress(path, batches)),
         NNCF_TRANSFORMER: (folder / "minilm_l6-nncf-transformer.xml", lambda path: _nncf(path, plain, batches, True)),
         NNCF: (folder / "minilm_l6-nncf.xml", lambda path: _nncf(path, plain, batches, False)),

@@ -64,6 +64,11 @@ def tokenize(texts: list[str], tokens: int = TOKENS) -> tuple[Tensor, Tensor]:
     return encoded["input_ids"], encoded["attention_mask"]
 
 
+def batches(texts: list[str]) -> list[tuple[Tensor, Tensor]]:
+    """Token ids and attention mask of each of `texts`, each (1, TOKENS) int64."""
+    return list(zip(*(array.split(1) for array in tokenize(texts))))
+
+
 def calibration_sentences(count: int = 300) -> list[str]:
     """`count` sentences, at most 1000, none of which is among the scoring sentences."""
     return _shuffled()[:1000][:count]

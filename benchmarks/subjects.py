@@ -26,10 +26,9 @@ class Subject:
 
 
 def subject(name: str, calibration: int, scoring: int) -> Subject:
-    """The network `name` of `NETWORKS`, with so many samples."""
+    """``"minilm_l6"``, or a network of `models.MODELS`, with so many samples."""
     if name == "minilm_l6":
-        ids, mask = sentences.tokenize(sentences.calibration_sentences(calibration))
-        batches = [(ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
+        batches = sentences.batches(sentences.calibration_sentences(calibration))
         scored = [array.numpy() for array in sentences.tokenize(sentences.scoring_sentences(scoring))]
         return Subject(name, sentences.embedder(), batches, scored, embedding_figures)
     images = photographs.calibration_images(calibration)

@@ -23,7 +23,6 @@ from fxcompress.targets.table import ops
 LINEAR = resolve("linear")
 POINTWISE = ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish dropout")
 
-
 TYPICAL = 0.99
 """The share of a row's weights that are not larger than its typical one."""
 
