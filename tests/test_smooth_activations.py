@@ -79,3 +79,18 @@ def test_options_out_of_range_are_refused(options):
 def test_networks_without_tokens_need_no_data():
     compiled = fxcompress.compile(nn.Linear(3, 2), [passes.SmoothActivations()], example_inputs=(torch.randn(2, 3),))
     assert compiled.report.rows[-1].rewrites == 0
+
+
+def test_a_product_with_a_constant_takes_up_the_factors():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.down = nn.Parameter(torch.tensor([60.0] * 2 + [1.0] * 14)), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.down(x.tanh() * self.scale)
+
+    model, data = Scaled().eval(), torch.randn(24, 5, 16)
+    smoothed = fxcompress.compile(model, [passes.SmoothActivations()], data=data.split(6))
+    assert len(smoothed.graph.find_nodes(op="call_function", target=MULTIPLY)) == 1
+    assert smoothed.report.rows[-1].rewrites == 1 and smoothed.report.rows[-1].decibels > 80
