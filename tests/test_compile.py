@@ -101,7 +101,7 @@ def test_the_file_computes_what_the_simulation_does(tmp_path_factory, recipe, ta
 
 
 def test_every_quantizer_agrees_to_one_step_with_onnxruntime(tmp_path):
-    compiled = fxcompress.compile(residual(), data=[images()])
+    compiled = fxcompress.compile(residual(), data=[images()], target="onnxruntime")
     path = compiled.to_onnx(tmp_path / "model.onnx")
     lowered, x = compiled.lower(), images(8, seed=1)
 
@@ -326,6 +326,25 @@ def test_openvino_keeps_the_readers_of_a_convolution_apart(tmp_path, reader):
             return y + reader(y)
 
     compiled = fxcompress.compile(Shared(), FOR_THIS_CPU, data=[images()])
+    assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.PReLU])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_openvino_rounds_a_residual_sum_as_the_simulation_does(tmp_path, activation, groups):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 1)
+            self.second = nn.Conv2d(16, 16, 3, padding=1, groups=groups)
+            self.third, self.activation = nn.Conv2d(16, 16, 1), activation()
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return self.last(self.activation(self.second(x)) + self.third(x))
+
+    torch.manual_seed(0)
+    compiled = fxcompress.compile(Residual(), FOR_THIS_CPU, data=[images()])
     assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
 
 

@@ -12,7 +12,7 @@ from fxcompress.quantization.options import QuantizationOptions, by_operation
 from fxcompress.quantization.placement import Placement, place
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.scopes import select
-from fxcompress.targets import OPENVINO_CPU
+from fxcompress.targets import ONNXRUNTIME_CPU, OPENVINO_CPU
 
 
 class Convs(nn.Module):
@@ -32,16 +32,16 @@ class Convs(nn.Module):
 DEFAULT = QuantizationOptions(weights=OPENVINO_CPU.weights, activations=OPENVINO_CPU.activations, weight_estimator="min_max")
 
 
-def placed(graph, ignored=(), overrides=()) -> Placement:
+def placed(graph, ignored=(), overrides=(), target=OPENVINO_CPU) -> Placement:
     """The placement in `graph`, with overrides as (scope, options)."""
     options = by_operation(graph, DEFAULT, [(select(graph, [scope]), one) for scope, one in overrides])
-    return place(graph, OPENVINO_CPU, options, select(graph, ignored))
+    return place(graph, target, options, select(graph, ignored))
 
 
-def sites(forward, ignored=(), overrides=()):
+def sites(forward, ignored=(), overrides=(), target=OPENVINO_CPU):
     """The placement on `forward`: activations as text, in order, with ``*`` on those that share another's scale."""
     graph = capture(Convs(forward), ExampleInputs((torch.randn(2, 4, 8, 8),))).graph
-    placement = placed(graph, ignored, overrides)
+    placement = placed(graph, ignored, overrides, target)
     return [
         f"{site.producer.name} -> {', '.join(user.name for user in site.consumers)}"
         + (f" *{site.group}" if site.group != site.producer.name else "")
@@ -57,9 +57,30 @@ def test_one_quantizer_serves_all_readers_of_a_value():
     assert sites(lambda m, x: m.a(x) + m.b(x).sigmoid()) == ["x -> a, b"]
 
 
-def test_both_sides_of_a_residual_add_are_quantized_if_its_result_is():
+def test_the_shortcut_is_quantized_and_the_convolution_adds_it_before_it_rounds():
     forward = lambda m, x: m.b(F.relu(m.a(x) + x))  # noqa: E731
-    assert sites(forward) == ["x -> a, add", "a -> add", "relu -> b"]
+    assert sites(forward) == ["x -> a, add", "relu -> b"]
+    forward = lambda m, x: m.b(x + F.silu(m.a(x)))  # noqa: E731
+    assert sites(forward) == ["x -> a, add", "add -> b"]
+
+
+def test_of_two_convolutions_the_later_one_adds_the_other():
+    forward = lambda m, x: m.c(m.a(x) + m.b(x))  # noqa: E731
+    assert sites(forward) == ["x -> a, b", "a -> add", "add -> c"]
+
+
+def test_both_operands_of_an_addition_are_quantized_where_no_convolution_can_add():
+    pooled = lambda m, x: m.b(F.max_pool2d(m.a(x), 3, 1, 1) + x)  # noqa: E731
+    assert sites(pooled) == ["x -> a, add", "a -> max_pool2d", "add -> b"]
+    read_twice = lambda m, x: m.b((y := m.a(x)) + x) + m.c(y)  # noqa: E731
+    assert sites(read_twice) == ["x -> a, add", "a -> add, c", "add -> b"]
+    broadcast = lambda m, x: m.b(m.a(F.avg_pool2d(x, 8)) + x)  # noqa: E731
+    assert sites(broadcast) == ["x -> avg_pool2d, add", "avg_pool2d -> a", "a -> add", "add -> b"]
+
+
+def test_both_operands_of_an_addition_are_quantized_for_a_target_that_does_not_accumulate():
+    forward = lambda m, x: m.b(F.relu(m.a(x) + x))  # noqa: E731
+    assert sites(forward, target=ONNXRUNTIME_CPU) == ["x -> a, add", "a -> add", "relu -> b"]
 
 
 def test_an_add_that_feeds_a_float_operation_stays_in_float():

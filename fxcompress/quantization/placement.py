@@ -21,7 +21,7 @@ from fxcompress.masks import constant_behind
 from fxcompress.quantization.options import QuantizationOptions, QuantizerOptions
 from fxcompress.targets.table import Target, Weighted
 
-TRANSPOSE = resolve("transpose")
+ADD, TRANSPOSE = resolve("add"), resolve("transpose")
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,24 @@ class _Placer:
         A constant is not quantized, nor what is computed from constants alone: runtimes compute that once.
         """
         if all(_is_float(node.args[i]) and node.args[i] not in self.constants for i in operands):
+            accumulated = self._accumulated(node)
             for position, options in operands.items():
-                self._demand(node.args[position], node, options)
+                if position != accumulated:
+                    self._demand(node.args[position], node, options)
             self.operations.add(node)
+
+    def _accumulated(self, node: fx.Node) -> int | None:
+        """The operand of the addition `node` whose kernel adds the other one: the last that is computed, of two."""
+        if node.target is not ADD or not self.target.accumulates:
+            return None
+        found = [i for i in (0, 1) if self._accumulates(node.args[i]) and _shape(node.args[i]) == _shape(node)]
+        return max(found, key=lambda i: self.ranks[node.args[i]], default=None)
+
+    def _accumulates(self, value: fx.Node) -> bool:
+        """Whether a kernel with a weight, and what is fused to it, computes `value` for a single reader."""
+        while len(value.users) == 1 and value.target in self.target.fused:
+            value = value.args[0]
+        return len(value.users) == 1 and value.target in self.target.weighted.keys() - self.target.weights_only
 
     def _demand(self, value: fx.Node, user: fx.Node, options: QuantizerOptions) -> None:
         self.demands.setdefault(value, {})[user] = options
@@ -208,6 +223,10 @@ def mark_regions(graph: fx.Graph, target: Target) -> None:
             chain = list(fused_chain(node, target.fused))
             for member in chain if len(chain) > 1 else ():
                 member.meta["region"] = node.name
+
+
+def _shape(node: fx.Node) -> torch.Size:
+    return node.meta["val"].shape
 
 
 def _is_float(value: object) -> bool:

@@ -1,7 +1,8 @@
 """onnxruntime on CPUs.
 
 Its graph optimizer turns dequantize, operation, quantize into one integer kernel where all operands are quantized, so
-the placement is OpenVINO's, without the exceptions that OpenVINO's own faults call for.
+the placement is OpenVINO's with quantizers on both operands of every addition, and without the exceptions that OpenVINO's
+own faults call for.
 """
 
 from __future__ import annotations
@@ -17,5 +18,6 @@ ONNXRUNTIME_CPU = replace(
     OPENVINO_CPU,
     name="onnxruntime",
     exceptions={PAD: OPENVINO_CPU.exceptions[PAD]},
+    accumulates=False,
     mixes_shared_convolutions=False,
 )

@@ -1,8 +1,9 @@
 """OpenVINO on x86 CPUs with VNNI.
 
-Checked against the runtime's own execution graph (`CompiledModel.get_runtime_model`), version 2026.4: with quantizers
-on both operands, a residual add and the activation after it run inside the convolution's integer kernel; with one
-operand left in float, the sum is written as float and quantized by a separate node.
+Checked against the runtime's own execution graph (`CompiledModel.get_runtime_model`), version 2026.4: a residual add and
+the activation after it run inside the integer kernel of the convolution that computes one operand, if the other one is
+quantized; if that is left in float, the sum is written as float and quantized by a separate node. A quantizer between the
+convolution and the add makes nothing faster, and is not run as it says: it limits the values and does not round them.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ OPENVINO_CPU = Target(
         resolve("constant_pad_nd"): _padding_off_the_grid,
         resolve("linear"): _behind_joined_rows,
     },
+    accumulates=True,
     mixes_shared_convolutions=True,
     activations=QuantizationSpec(symmetric=False),
 )

@@ -46,6 +46,8 @@ class Target:
         joining: transparent operations over a list of tensors, whose parts must share one scale.
         exceptions: for some operations, a function of the call that says why this one must stay in float, or None.
         fused: operations that run inside the kernel that produces their input; no quantizer goes before them.
+        accumulates: the kernels of `weighted` can add another tensor to what they compute, before anything is rounded: so the
+            operand of an addition that such a kernel computes is not quantized.
         mixes_shared_convolutions: see the pass `GuardSharedConvolutions`.
         activations: the grid of activations.
         weights: the grid of weights; its channel axis comes from `weighted`.
@@ -59,6 +61,7 @@ class Target:
     joining: frozenset[OpOverload]
     fused: frozenset[OpOverload]
     exceptions: Mapping[OpOverload, Callable[[fx.Node], str | None]] = field(default_factory=dict)
+    accumulates: bool = False
     mixes_shared_convolutions: bool = False
     activations: QuantizationSpec = field(default_factory=QuantizationSpec)
     weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
