@@ -21,7 +21,7 @@ from fxcompress.training.staged import check_start_epochs
 
 @dataclass(frozen=True, kw_only=True)
 class TrainQuantizers(Pass):
-    """Turn the range of every quantizer into parameters, which start from what calibration found.
+    """Turn the ranges of quantizers into parameters, which start from what calibration found.
 
     Training with simulated quantization (Jacob et al., arXiv 1712.05877, section 3) and learned ranges; the parameters and
     gradients are those of NNCF (arXiv 2002.08679), see `fxcompress.quantization.trainable` and
@@ -32,6 +32,8 @@ class TrainQuantizers(Pass):
             ranges are set from the weights as they are then.
         activations_start_epoch: likewise, those of activations, which keep their calibrated ranges.
         learning_rate_multiplier: of the gradients of the ranges.
+        inputs: train also the ranges of what the model is given, which training does not change. Their gradients take the
+            backward pass through the first layers to their inputs, where a model takes images the most expensive of all.
 
     Raises:
         InputError: an option cannot be used.
@@ -40,6 +42,7 @@ class TrainQuantizers(Pass):
     weights_start_epoch: int = 0
     activations_start_epoch: int = 0
     learning_rate_multiplier: float = 1.0
+    inputs: bool = False
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
@@ -53,12 +56,13 @@ class TrainQuantizers(Pass):
         if native.load() is None:
             context.notes.append("there is no C compiler, so that quantizers take longer in training")
         calls = quantizer_calls(graph_module)
-        for target, quantizer in {str(call.target): quantizer for call, quantizer in calls.items()}.items():
+        trained = {str(call.target): found for call, found in calls.items() if self.inputs or call.args[0].op != "placeholder"}
+        for target, quantizer in trained.items():
             owner, _, leaf = target.rpartition(".")
             setattr(graph_module.get_submodule(owner), leaf, TrainableQuantizer(quantizer, self.learning_rate_multiplier))
         if controller := self.controller(graph_module):
             controller.start()
-        return [Replacement.at(call) for call in calls]
+        return [Replacement.at(call) for call in calls if str(call.target) in trained]
 
     def controller(self, graph_module: fx.GraphModule) -> QuantizationController | None:
         """See `QuantizationController`; None where nothing is quantized."""

@@ -64,6 +64,29 @@ def test_training_changes_every_range_and_what_is_lowered_is_what_was_trained():
     assert sqnr(wanted, model.lower()(DATA)) > 30
 
 
+@pytest.mark.parametrize("inputs", [False, True])
+def test_the_range_of_an_input_is_trained_only_where_that_is_asked_for(inputs):
+    model = compiled(inputs=inputs).train()
+    assert ("x_quantizer.input_extent" in dict(model.named_parameters())) is inputs
+    assert "x_quantizer" in model.controller["TrainQuantizers"].activations
+    assert model.get_submodule("x_quantizer")(DATA).requires_grad is inputs
+
+
+def test_a_range_that_an_input_shares_with_computed_values_is_trained():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x):
+            return self.second(torch.cat([x, self.first(x)], 1))
+
+    model = fxcompress.compile(Joined(), fxcompress.defaults.training(), data=[DATA])
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "quantizer" in name)
+    model(DATA).sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "quantizer" in name)
+
+
 def test_quantizers_start_when_their_epochs_come():
     model = compiled(weights_start_epoch=1, activations_start_epoch=3)
     controller = model.controller["TrainQuantizers"]
