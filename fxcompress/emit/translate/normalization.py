@@ -127,6 +127,7 @@ def group_norm(
     (channels,) = emit.static(x, 1)
     weight = _ones(emit, channels, x) if weight is None else weight
     bias = _zeros(emit, channels, x) if bias is None else bias
+    emit.require_opset(21)  # before that, a weight was for a group
     return emit.GroupNormalization(x, weight, bias, num_groups=num_groups, epsilon=float(eps))
 
 
