@@ -29,6 +29,7 @@ from fxcompress.inputs import ExampleInputs
 
 BATCHES = (1, 2, 5)
 
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of it; `problem` is empty where all is well."""

@@ -1,7 +1,7 @@
 """A lowered graph as an ONNX model, one translation function per operator, without torch's own exporter.
 
-The file is standard ONNX, opset 20, or 21 where 4-bit integers and the like need it: nodes are called as in the graph, initializers as in the `state_dict`, and every
-value declares its shape with the batch size symbolic.
+The file is standard ONNX, opset 20, or 21 where 4-bit integers and the like need it: nodes are called as in the graph,
+initializers as in the `state_dict`, and every value declares its shape with the batch size symbolic.
 """
 
 from __future__ import annotations
