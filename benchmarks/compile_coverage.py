@@ -79,7 +79,7 @@ console = Console(stderr=True)
 
 
 class Row(dict[str, Any]):
-    """What came of a case: ``seconds`` of compilation, ``decibels`` by quantity, and ``problems``, a line each.
+    """What came of a case: CPU ``seconds`` of compilation, ``decibels`` by quantity, and ``problems``, a line each.
 
     It is written to `path` before each stage, so that it tells where a process died.
     """
@@ -111,9 +111,9 @@ def examine(case: Case, path: Path) -> None:
     model = case.make().eval()
     awaken(model, data[0])
     with row.stage("compile"), torch.inference_mode():
-        started = time.perf_counter()
+        started = time.process_time()
         compiled = compile_default(model, data)
-        row["seconds"] = time.perf_counter() - started
+        row["seconds"] = time.process_time() - started
         simulated = tensors(compiled, held_out)
         row["decibels"][FLOAT] = verify.agreement(tensors(model, held_out), simulated)
         run_file(row, compiled, held_out, simulated, {OPENVINO: in_openvino, ONNXRUNTIME: in_onnxruntime})
@@ -255,10 +255,10 @@ def sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 METHOD = (
-    f"Random weights, 2 batches of {SAMPLES} to calibrate, a third to compare. Signal to noise: of the compiled model in torch "
-    "against the float model, then of its file, run in each runtime (float parts in float32), against the compiled model; the "
-    f"worst output. Bar: {SURELY:.0f} dB, or no further from the compiled model than that is from the float model. Trained: "
-    "compiled with `defaults.training()`, after one step."
+    f"Random weights, 2 batches of {SAMPLES} to calibrate, a third to compare. Compile: seconds of one core. Signal to noise: "
+    "of the compiled model in torch against the float model, then of its file, run in each runtime (float parts in float32), "
+    f"against the compiled model; the worst output. Bar: {SURELY:.0f} dB, or no further from the compiled model than that is "
+    "from the float model. Trained: compiled with `defaults.training()`, after one step."
 )
 
 
