@@ -146,7 +146,7 @@ def awaken(model: nn.Module, example: ExampleInputs) -> None:
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.train()
-        norm.momentum = None  # the mean over all batches, here one
+        norm.momentum = 0.5  # half of what it was: few samples may lie close together, and noise is not to be blown up
     model(*example.args, **example.kwargs)
     for norm in norms:
         norm.eval()

@@ -274,5 +274,11 @@ def test_antialiased_resizing(mode: str, size: dict[str, Any]) -> None:
     assert_same(lambda x: F.interpolate(x, mode=mode, antialias=True, **size), IMAGE, runtimes=BOTH)
 
 
+@pytest.mark.parametrize("dim", [0, 2, None])
+def test_a_weight_of_direction_and_length(dim: int | None) -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3), dim=dim)
+    assert_same(layer, IMAGE, runtimes=BOTH)
+
+
 def test_integers_are_rectified() -> None:
     assert_same(lambda x: torch.relu(x), torch.randint(-5, 5, (2, 3)), runtimes=BOTH)
