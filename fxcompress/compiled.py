@@ -148,7 +148,7 @@ class Compiled(fx.GraphModule):
             self.train(training)
 
     def to_onnx(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 21.
+        """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 20 or 21.
 
         The file is written under a temporary name first, so `path` never holds half a model.
 

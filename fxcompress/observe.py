@@ -32,12 +32,12 @@ def observe(
         InputError: there is no data, or a batch does not fit the model.
     """
     ordered = [node for node in graph_module.graph.nodes if node in places]
-    seen = 0
+    seen, forward = 0, forward_in(precision, graph_module.graph)
     with torch.no_grad():
         for leaves, count in chunks(graph_module.graph, context, samples, chunk):
             execution = Execution(graph_module, leaves)
             for node in ordered:
-                with forward_in(precision):
+                with forward:
                     execution.advance(node)
                     execution.run(node)
                 yield node, execution.value(node)

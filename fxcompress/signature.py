@@ -96,7 +96,10 @@ def same_value(left: Any, right: Any) -> bool:
 
 
 _DIMENSIONS = frozenset({"dim", "dims", "dim0", "dim1", "dim2", "start_dim", "end_dim"})
-_REPEATS = frozenset({torch.ops.aten.tile.default})  # its `dims` are numbers of copies
+_OTHERWISE = frozenset(
+    {torch.ops.aten.tile.default}  # its `dims` are numbers of copies
+    | {torch.ops.aten._weight_norm.default, torch.ops.aten.norm_except_dim.default}  # -1 is no dimension
+)
 # Their dimensions are those of the result, which has one more than the input.
 _ONE_MORE = frozenset(
     {torch.ops.aten.unsqueeze.default, torch.ops.aten.unsqueeze_copy.default}
@@ -106,7 +109,7 @@ _ONE_MORE = frozenset(
 
 def names_dimensions(target: Callable, parameter: str) -> bool:
     """Whether `parameter` of `target` names dimensions, which count from the front or, below zero, from the back."""
-    return parameter in _DIMENSIONS and target not in _REPEATS
+    return parameter in _DIMENSIONS and target not in _OTHERWISE
 
 
 def rank(node: fx.Node) -> int | None:

@@ -50,13 +50,14 @@ class Calibrate(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         estimator = find_estimator(self.estimator)
         observer = _Observer(graph_module, estimator)
-        with torch.inference_mode(), forward_in(self.precision):
+        with torch.inference_mode(), forward_in(self.precision, graph_module.graph):
             seen = 0
             for leaves, count in chunks(graph_module.graph, context, self.samples, self.chunk):
                 observer.observe(leaves)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
-        context.notes.append(f"{seen} samples, {'bfloat16' if takes_bfloat16(self.precision) else 'float32'} forward")
+        lower = takes_bfloat16(self.precision, graph_module.graph)
+        context.notes.append(f"{seen} samples, {'bfloat16' if lower else 'float32'} forward")
         return observer.set_ranges()
 
 

@@ -294,6 +294,22 @@ def test_a_part_is_calibrated_on_what_it_is_given_not_on_what_it_makes_of_it():
     assert torch.equal(given.args[0], 2 * x - 1)
 
 
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        scores = self.first(x).masked_fill(x < 0, torch.finfo(torch.float32).min)
+        return self.second(scores.softmax(-1))
+
+
+def test_a_mask_of_the_lowest_float_is_observed_where_the_cpu_has_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    compiled = fxcompress.compile(Masked(), data=[torch.randn(4, 8)])
+    assert "4 samples, float32 forward" in str(compiled.report.notes)
+
+
 def test_a_compiled_model_is_saved_by_its_state():
     compiled = fxcompress.compile(residual(), [passes.FoldBatchNorm()], example_inputs=images())
     with pytest.raises(TypeError, match=r"torch.save\(compiled.checkpoint\(\)"):

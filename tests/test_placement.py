@@ -13,6 +13,7 @@ from fxcompress.quantization.placement import Placement, place
 from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.scopes import select
 from fxcompress.targets import ONNXRUNTIME_CPU, OPENVINO_CPU
+from fxcompress.verify import sqnr
 
 
 class Convs(nn.Module):
@@ -173,6 +174,15 @@ def test_openvino_runs_products_in_integers(product, tmp_path):
     found = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
     kernels = {info["layerType"].astype(str): info["runtimePrecision"].astype(str) for info in found}
     assert (kernels.get("MatMul") or kernels.get("Subgraph")) == "i8"
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_onnxruntime_runs_products_of_signed_integers(target, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    x = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
+    compiled = fxcompress.compile(Product(lambda a, b: a @ b.transpose(2, 3)), data=[x], target=target)
+    session = onnxruntime.InferenceSession(compiled.to_onnx(tmp_path / "model.onnx"))
+    assert sqnr(compiled(x), torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])) > 30
 
 
 def test_ignored_operations_stay_in_float():

@@ -1,7 +1,7 @@
 """A lowered graph as an ONNX model, one translation function per operator, without torch's own exporter.
 
-The file is standard ONNX, opset 21: nodes are called as in the graph, initializers as in the `state_dict`, and every
-value declares its shape with the batch size symbolic.
+The file is standard ONNX, opset 20, or 21 where 4-bit integers and the like need it: nodes are called as in the graph,
+initializers as in the `state_dict`, and every value declares its shape with the batch size symbolic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fxcompress.errors import EmitError, InputError, describe
 
 __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "write_onnx"]
 
-OPSET = 21
+OPSET = 20  # at first; onnxruntime 1.32 spoils signed activations in files that say 21: see microsoft/onnxruntime#28144
 IR_VERSION = 10  # the version that came with opset 21
 _SIZE = torch.SymInt | torch.SymFloat | torch.SymBool
 _INTEGERS_IN_BYTES = {ir.DataType.INT4, ir.DataType.UINT4}

@@ -105,6 +105,10 @@ class Emitter:
             return ir.DataType(attributes["to"])
         return like if like is not None else ir.DataType.BOOL
 
+    def require_opset(self, version: int) -> None:
+        """Have the file say that it uses the standard operators of `version` at least."""
+        self.graph.opset_imports[""] = max(version, self.graph.opset_imports[""])
+
     def _input(self, argument: Any, like: ir.DataType) -> ir.Value | None:
         if isinstance(argument, ir.Value):
             return self._registered(argument)

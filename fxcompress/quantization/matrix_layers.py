@@ -153,8 +153,8 @@ def float_inputs(
 
     Runs no further than the last layer.
     """
-    execution = Execution(reference, inputs)
+    execution, forward = Execution(reference, inputs), forward_in(precision, reference.graph)
     for layer in layers:
-        with forward_in(precision):
+        with forward:
             execution.advance(layer.twin)
         yield layer, execution.value(layer.twin.args[0])

@@ -1,4 +1,4 @@
-"""Batch, layer, group, instance and RMS normalization, in inference form."""
+"""Batch, layer, group, instance, RMS and weight normalization, in inference form."""
 
 from __future__ import annotations
 
@@ -127,6 +127,7 @@ def group_norm(
     (channels,) = emit.static(x, 1)
     weight = _ones(emit, channels, x) if weight is None else weight
     bias = _zeros(emit, channels, x) if bias is None else bias
+    emit.require_opset(21)  # before that, a weight was for a group
     return emit.GroupNormalization(x, weight, bias, num_groups=num_groups, epsilon=float(eps))
 
 
@@ -172,3 +173,10 @@ def vector_norm(
         return emit.op("ReduceMax" if order > 0 else "ReduceMin", emit.Abs(x), axes, keepdims=keep)
     total = emit.ReduceSum(emit.Pow(emit.Abs(x), float(order)), axes, keepdims=keep)
     return emit.Pow(total, 1.0 / float(order))
+
+
+@translation(aten._weight_norm.default)
+def weight_norm(emit: Emitter, v: ir.Value, g: ir.Value, dim: int = 0) -> ir.Value:
+    """``g * v / ||v||``, the norm over all dimensions but `dim`, or over all for -1 (arXiv 1602.07868, equation 2)."""
+    axes = [axis for axis in range(emit.rank(v)) if dim == -1 or axis != dim % emit.rank(v)]
+    return emit.Mul(v, emit.Div(g, emit.ReduceL2(v, axes, keepdims=1)))

@@ -27,7 +27,7 @@ def quantize(
     if dtype == "int32":
         emit.unsupported("QuantizeLinear has no int32 result: store int32 values as a constant instead")
     grid = _scale(emit, scale, axis), _zero_point(emit, zero_point, axis, dtype)
-    result = emit.QuantizeLinear(x, *grid, **_attributes(axis, block_size))
+    result = emit.QuantizeLinear(x, *grid, **_attributes(emit, axis, block_size))
     result.dtype = _TYPES[dtype]
     return result
 
@@ -78,7 +78,7 @@ def _dequantize(
         grid = (_scale(emit, scale, axis),)  # type: tuple[ir.Value, ...]
     else:
         grid = _scale(emit, scale, axis), _zero_point(emit, zero_point, axis, dtype)
-    result = emit.DequantizeLinear(q, *grid, **_attributes(axis, block_size))
+    result = emit.DequantizeLinear(q, *grid, **_attributes(emit, axis, block_size))
     result.dtype = grid[0].dtype
     return result
 
@@ -104,7 +104,9 @@ def _integers(emit: Emitter, q: ir.Value, dtype: str, axis: int | None, padding:
     return _stored(emit, data, q.name or "integers", dtype)
 
 
-def _attributes(axis: int | None, block_size: int) -> dict[str, int | None]:
+def _attributes(emit: Emitter, axis: int | None, block_size: int) -> dict[str, int | None]:
+    if block_size:
+        emit.require_opset(21)
     return {"axis": axis, "block_size": block_size or None}
 
 
@@ -127,6 +129,7 @@ def _zero_point(emit: Emitter, zero_point: ir.Value, axis: int | None, dtype: st
 
 def _stored(emit: Emitter, data: torch.Tensor, name: str, dtype: str) -> ir.Value:
     if dtype in ("int4", "uint4"):
+        emit.require_opset(21)
         return emit.initializer(_packed(data, _TYPES[dtype]), name)
     same_type = data.dtype == STORAGE[dtype]
     if data.numel() == 1 and not same_type:
