@@ -30,6 +30,8 @@ from fxcompress.training.staged import check_start_epochs
 class Binarize(Pass):
     """Binarize convolutions of two dimensions: weights to ``-s`` and ``s``, what they read to 0 and a scale.
 
+    A weight of exactly zero stays zero: so filters and channels that are masked can be removed.
+
     The model must be trained afterwards (`fxcompress.binarization.binarizers` has the gradients). `Quantize`, listed behind
     it, leaves the binarized layers alone. What is lowered to ONNX computes in 8-bit integers; OpenVINO's binary kernels
     are reached by `Compiled.to_openvino`.

@@ -255,6 +255,7 @@ def test_masks_stand_before_binarizers():
     assert layer.node.args[1].args[0].name == "body_0_weight_mask"
     masked = layer.weight.scale(module.body_0_weight_mask(module.get_parameter("body.0.weight"))) == 0
     assert masked.sum() == 4
+    assert module.lower().get_buffer("body_0_weight_mask_signs").shape == (4, 4, 3, 3)
     agrees(module, tolerance=0.01)  # a quantizer may round a value to its neighbour in OpenVINO
 
 
