@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fxcompress.bypass import bypass
 from fxcompress.errors import CalibrationError
 from fxcompress.masks import select_indices
 
@@ -75,7 +76,7 @@ class Binarizer(nn.Module):
         (self.enabled,) = state.tolist()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.binarized(x) if self.enabled else x
+        return self.binarized(x) if self.enabled else bypass(self, x)
 
     def binarized(self, x: Tensor) -> Tensor:
         """`x` with two values."""
