@@ -22,8 +22,8 @@ class _Bypass(torch.autograd.Function):
 def bypass(module: nn.Module, x: Tensor) -> Tensor:
     """`x` as it is, computed such that the parameters of `module` take part in the backward pass.
 
-    `DistributedDataParallel` waits for every parameter in every backward pass. Those of a module that is not called it waits for
-    in vain, unless it looks for them anew each time (``find_unused_parameters=True``).
+    `DistributedDataParallel` waits for every parameter in every backward pass, for those that take no part in it in vain:
+    without this it would have to look for them each time, ``find_unused_parameters=True``.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return _Bypass.apply(x, *trained) if trained and torch.is_grad_enabled() else x

@@ -19,7 +19,7 @@ from fxcompress.sparsity import WeightedLayer, weighted_layers
 def maskable_layers(graph_module: fx.GraphModule, context: Context, ignored: Iterable[Scope]) -> list[WeightedLayer]:
     """The layers whose weights can be masked one by one, without those in the scopes `ignored`.
 
-    Binarized ones stay as they are, and the report names them: of the two values of a weight none is zero.
+    Binarized ones stay as they are, and the report names them: with zeros among their weights they would not run on bits.
 
     Raises:
         ScopeError: an entry of `ignored` matches nothing.
@@ -29,7 +29,7 @@ def maskable_layers(graph_module: fx.GraphModule, context: Context, ignored: Ite
     binarized = {source_constant(layer.node.args[1]).target for layer in binarized_layers(graph_module)}
     stay = [layer.node.name for layer in layers if layer.constant.target in binarized]
     if stay:
-        context.notes.append(f"{', '.join(stay)} stay: binary weights are never zero")
+        context.notes.append(f"{', '.join(stay)} stay: they are binarized, and no bit is zero")
     return [layer for layer in layers if layer.constant.target not in binarized]
 
 

@@ -143,8 +143,8 @@ def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
         return "it is quantized; list Binarize before Quantize, or let Quantize(ignored=[...]) leave it alone"
     if not all(isinstance(mask, FilterMask) for mask in masks_up_to(graph_module, weight)):
         return (
-            "single weights of it are masked, and binary ones are never zero; list Binarize before Sparsify and "
-            "LearnSparsity, which leave binarized layers alone, or have them leave this one alone: ignored=[...]"
+            "single weights of it are masked, and no bit is zero; list Binarize before Sparsify and LearnSparsity, which "
+            "leave binarized layers alone, or have them leave this one alone: ignored=[...]"
         )
     if argument(node, "groups") != 1:
         return "it has groups"

@@ -90,7 +90,7 @@ def _obstacle(graph_module: fx.GraphModule, layer: BinarizedLayer) -> str | None
     _, channels, _, columns = node.args[1].meta["val"].shape
     width, padding = node.meta["val"].shape[-1], argument(node, "padding")[1]
     if (weight[alive(weight, 0)] == 0).any():
-        return "some of its weights are zero, which no bit is"
+        return "some of its weights are zero, and no bit is"
     if channels % 8:
         return f"its {channels} input channels are no multiple of 8"
     if not all(isinstance(size, int) for size in node.meta["val"].shape[1:]):

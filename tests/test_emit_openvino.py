@@ -147,7 +147,7 @@ def test_zeros_among_the_weights_stay_in_8_bits(tmp_path):
     with torch.no_grad():
         module.get_parameter("convs.1.weight")[:, 3] = 0  # convs.0 has a filter of nothing but zeros
     notes = module.lower(binary_convolutions=True).meta["report"].notes
-    assert notes == ["UseBinaryConvolutions(): convs_1 computes in 8 bits: some of its weights are zero, which no bit is"]
+    assert notes == ["UseBinaryConvolutions(): convs_1 computes in 8 bits: some of its weights are zero, and no bit is"]
     path = module.to_openvino(tmp_path / "model.xml")
     assert binary_kernels(path) == 2
     assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
