@@ -153,17 +153,25 @@ def test_zeros_among_the_weights_stay_in_8_bits(tmp_path):
     assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("weights", ["xnor", "dorefa"])
-def test_a_pruned_body_is_smaller_and_runs_on_bits(tmp_path, weights):
-    prune, binarize = passes.PruneFilters(amount=0.5), passes.Binarize(weights=weights)
-    x = images(1, seed=1)
-    for stack in ([prune, binarize], [prune, passes.RemoveFilters(), binarize], [binarize, prune]):
-        module = chain(*stack, blocks=(Block(16), Block(24, 2), Block(24)))
-        convolutions = module.lower().graph.find_nodes(op="call_function", target=resolve("conv2d"))
-        assert [node.args[1].meta["val"].shape[:2] for node in convolutions] == [(8, 3), (8, 8), (16, 8), (24, 16)]
-        path = module.to_openvino(tmp_path / "model.xml")
-        assert binary_kernels(path) == 3
-        assert_equal(module, path, x, tolerance=1e-4)
+PRUNE = passes.PruneFilters(amount=0.5)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        [PRUNE, passes.Binarize()],
+        [PRUNE, passes.RemoveFilters(), passes.Binarize(weights="dorefa")],
+        [passes.Binarize(weights="dorefa"), PRUNE],
+    ],
+    ids=lambda stack: "-".join(one.name for one in stack),
+)
+def test_a_pruned_body_is_smaller_and_runs_on_bits(tmp_path, stack):
+    module = chain(*stack, blocks=(Block(16), Block(24, 2), Block(24)))
+    convolutions = module.lower().graph.find_nodes(op="call_function", target=resolve("conv2d"))
+    assert [node.args[1].meta["val"].shape[:2] for node in convolutions] == [(8, 3), (8, 8), (16, 8), (24, 16)]
+    path = module.to_openvino(tmp_path / "model.xml")
+    assert binary_kernels(path) == 3
+    assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
 
 
 def test_binary_body_and_integer_ends(tmp_path):
