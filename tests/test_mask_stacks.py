@@ -68,7 +68,7 @@ def test_removed_from_a_quantized_graph_is_what_was_masked(recipe, data):
 
 
 def with_binarized_convolutions(recipe, x, **options):
-    """The network of `recipe` with every convolution binarized that can be."""
+    """The network of `recipe` as it is, and with every convolution binarized that can be."""
     plain = fxcompress.compile(recipe.build(), [], example_inputs=(x,))
     convolutions = plain.graph.find_nodes(op="call_function", target=resolve("conv2d"))
     grouped = [node.name for node in convolutions if argument(node, "groups") != 1]
