@@ -1,16 +1,36 @@
-"""Putting masks into a model that may be quantized already, such that it comes out as if they had been there before."""
+"""Putting masks into a model that may be quantized or binarized already, as if they had been there before."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import fx
 
+from fxcompress.binarization.layers import binarized_layers
 from fxcompress.masks import Mask, insert_mask, mask_of, masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.quantization.weights import fit
+from fxcompress.scopes import Scope, select
+from fxcompress.sparsity import WeightedLayer, weighted_layers
+
+
+def maskable_layers(graph_module: fx.GraphModule, context: Context, ignored: Iterable[Scope]) -> list[WeightedLayer]:
+    """The layers whose weights can be masked one by one, without those in the scopes `ignored`.
+
+    Binarized ones stay as they are, and the report names them: with zeros among their weights they would not run on bits.
+
+    Raises:
+        ScopeError: an entry of `ignored` matches nothing.
+    """
+    left_alone = select(graph_module.graph, ignored)
+    layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in left_alone]
+    binarized = {source_constant(layer.node.args[1]).target for layer in binarized_layers(graph_module)}
+    stay = [layer.node.name for layer in layers if layer.constant.target in binarized]
+    if stay:
+        context.notes.append(f"{', '.join(stay)} stay: they are binarized, and no bit is zero")
+    return [layer for layer in layers if layer.constant.target not in binarized]
 
 
 def mask_weights(graph_module: fx.GraphModule, context: Context, masks: Mapping[fx.Node, Mask], owner: Pass) -> list[fx.Node]:

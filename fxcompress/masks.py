@@ -66,6 +66,13 @@ def mask_of(graph_module: fx.GraphModule, node: fx.Node) -> Mask | None:
     return called(graph_module, node, Mask)
 
 
+def masks_up_to(graph_module: fx.GraphModule, node: fx.Node) -> Iterator[Mask]:
+    """The masks that `node` stands behind, its own if it calls one, from the last to the first."""
+    while (mask := mask_of(graph_module, node)) is not None:
+        yield mask
+        node = node.args[0]  # type: ignore[assignment]
+
+
 def masks(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Every mask call whose value is read by something else than a mask, with the constant behind it."""
     for node in graph_module.graph.find_nodes(op="call_module"):
@@ -132,7 +139,6 @@ def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
     held = attribute(graph_module, source_constant(node).target)
     product = torch.ones(held.shape, device=held.device)
-    while (mask := mask_of(graph_module, node)) is not None:
+    for mask in masks_up_to(graph_module, node):
         product = product * mask.mask
-        node = node.args[0]  # type: ignore[assignment]
     return product

@@ -15,7 +15,7 @@ from fxcompress.builder import add_attribute, insert_call
 from fxcompress.cost import multiply_adds
 from fxcompress.effect import Effect
 from fxcompress.errors import CalibrationError, InputError, describe, did_you_mean
-from fxcompress.masks import constant_behind
+from fxcompress.masks import FilterMask, constant_behind, masks_up_to
 from fxcompress.observe import observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.quantized import quantizer_of
@@ -29,6 +29,8 @@ from fxcompress.training.staged import check_start_epochs
 @dataclass(frozen=True, kw_only=True)
 class Binarize(Pass):
     """Binarize convolutions of two dimensions: weights to ``-s`` and ``s``, what they read to 0 and a scale.
+
+    A weight of exactly zero stays zero: so filters and channels that are masked can be removed.
 
     The model must be trained afterwards (`fxcompress.binarization.binarizers` has the gradients). `Quantize`, listed behind
     it, leaves the binarized layers alone. What is lowered to ONNX computes in 8-bit integers; OpenVINO's binary kernels
@@ -45,7 +47,7 @@ class Binarize(Pass):
     Raises:
         ScopeError: an entry of `scopes` or `ignored` matches nothing.
         InputError: an option cannot be used, a scope holds no convolution, there is no data, or a convolution cannot be
-            binarized: it has groups, a weight that is computed, or quantizers already.
+            binarized: it has groups, a weight that is computed, masks on single weights, or quantizers already.
         CalibrationError: what a convolution reads is never positive, or not finite.
     """
 
@@ -139,6 +141,11 @@ def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
     data, weight = node.args[:2]
     if any(quantizer_of(graph_module, source) for source in (data, weight)):
         return "it is quantized; list Binarize before Quantize, or let Quantize(ignored=[...]) leave it alone"
+    if not all(isinstance(mask, FilterMask) for mask in masks_up_to(graph_module, weight)):
+        return (
+            "single weights of it are masked, and no bit is zero; list Binarize before Sparsify and LearnSparsity, which "
+            "leave binarized layers alone, or have them leave this one alone: ignored=[...]"
+        )
     if argument(node, "groups") != 1:
         return "it has groups"
     if constant_behind(graph_module, weight) is None:

@@ -11,11 +11,10 @@ from torch import fx
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError
 from fxcompress.learned_masks import LearnedMask
-from fxcompress.masking import mask_weights, masks_of
+from fxcompress.masking import mask_weights, maskable_layers, masks_of
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope, select
-from fxcompress.sparsity import weighted_layers
+from fxcompress.scopes import Scope
 from fxcompress.training.levels import Exponential, Schedule, check_schedule
 from fxcompress.training.sparsity import LearnedSparsityController
 
@@ -28,7 +27,7 @@ class LearnSparsity(Pass):
 
     Every weight has a logit, a parameter of the model, and is masked in training as often as it says. The controller's loss
     asks for the share of zeros that the schedule has come to, and the training loss says which. The optimizer must have the
-    masks' parameters, ``compiled.parameters()``; Adam suits them, since their gradients are small.
+    masks' parameters, ``compiled.parameters()``; Adam suits them, since their gradients are small. Binarized layers stay.
 
     Args:
         level: the share of the weights to mask in the end.
@@ -56,8 +55,7 @@ class LearnSparsity(Pass):
         check_schedule(self.schedule, self.level)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        ignored = select(graph_module.graph, self.ignored)
-        layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in ignored]
+        layers = maskable_layers(graph_module, context, self.ignored)
         masks = {layer.constant: LearnedMask(layer.constant.meta["val"].shape).eval() for layer in layers}
         return [Replacement.at(node) for node in mask_weights(graph_module, context, masks, self)]
 

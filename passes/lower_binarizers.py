@@ -25,6 +25,7 @@ GREATER, WHERE = resolve("gt"), resolve("where")
 class LowerBinarizers(Pass):
     """Replace the binarizers of weights by integers -1 and 1, those of activations by a comparison and 8-bit integers.
 
+    A weight of zero, which a mask has left, is the integer 0.
     An activation of 0 and s, quantized with the scale s, is the integer 0 or 1: nothing is rounded, and the convolution has
     integer operands. A binarizer that is not enabled is left out.
     """

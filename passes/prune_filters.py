@@ -19,6 +19,7 @@ from fxcompress.masks import FilterMask
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.scopes import Scope, select
+from fxcompress.targets import Target
 from fxcompress.training.filters import FilterController
 from fxcompress.training.levels import Schedule, check_schedule
 
@@ -41,7 +42,7 @@ class PruneFilters(Pass):
         ranking: ``"uniform"`` takes the same share of each cluster, ``"global"`` ranks the filters of all of them, and so
             does a `LearnedRanking` (`fxcompress.training.learn_ranking`).
         multiple: so many filters, or a multiple, are kept of each cluster, rounded up: vector units compute that many at a
-            time. 1 for any number.
+            time, integer kernels more (`Target.filter_multiple`). 1 for any number.
         ignored: scopes whose layers keep all filters (see `fxcompress.scopes.select`).
         schedule: how training gets to `amount` or `flops` (see `fxcompress.training.levels`); None for all at once.
 
@@ -81,6 +82,7 @@ class PruneFilters(Pass):
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
         context.notes += [_summary(channels, groups, chosen, self.schedule), *_pinned(channels)]
+        context.notes += _better_multiple(groups, chosen, self.multiple, context.target)
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)
         masks = element_masks(channels, {one for cluster in groups for one in cluster.elements}, chosen)
@@ -114,6 +116,16 @@ def _summary(channels: Channels, groups: list[Cluster], chosen: set[int], schedu
     gone = sum(channels.elements.find(one) in chosen for layer in channels.layers for one in layer.filters)
     when = "are masked" if schedule is None else "will be masked"
     return f"{gone} of {total} filters {when}; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"
+
+
+def _better_multiple(groups: list[Cluster], chosen: set[int], multiple: int, target: Target) -> list[str]:
+    """A note where wide layers lose filters, and the target's integer kernels would gain more from another multiple."""
+    preferred = target.filter_multiple
+    pruned = [cluster for cluster in groups if not chosen.isdisjoint(cluster.elements)]
+    widths = [len(layer.filters) for cluster in pruned for layer in cluster.places]
+    if multiple % preferred == 0 or not any(width > preferred for width in widths):
+        return []
+    return [f"in integers {target.name} is faster with multiple={preferred}, for as many multiply-adds removed"]
 
 
 def _pinned(channels: Channels) -> list[str]:

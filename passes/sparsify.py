@@ -11,19 +11,19 @@ from torch import Tensor, fx
 from fxcompress.builder import attribute
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.masking import mask_weights, masks_of
+from fxcompress.masking import mask_weights, maskable_layers, masks_of
 from fxcompress.masks import Mask
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope, select
-from fxcompress.sparsity import CRITERIA, Pattern, WeightedLayer, weighted_layers
+from fxcompress.scopes import Scope
+from fxcompress.sparsity import CRITERIA, Pattern, WeightedLayer
 from fxcompress.training.levels import Schedule, check_schedule
 from fxcompress.training.sparsity import Ranking, SparsityController, smallest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sparsify(Pass):
-    """Mask single weights of convolutions and linear layers, the smallest ones; biases and norms stay as they are.
+    """Mask single weights of convolutions and linear layers, the smallest ones; biases, norms and binarized layers stay.
 
     How small is judged from the weights behind all masks, so that it does not matter which other pass masks them too. Han
     et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626.
@@ -68,8 +68,7 @@ class Sparsify(Pass):
         check_schedule(self.schedule, self._target)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        ignored = select(graph_module.graph, self.ignored)
-        layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in ignored]
+        layers = maskable_layers(graph_module, context, self.ignored)
         weights = [attribute(graph_module, str(layer.constant.target)).detach() for layer in layers]
         zeros = self._zeros(layers, weights, context)
         masks = {layers[i].constant: Mask((~chosen).to(weights[i].dtype)) for i, chosen in zeros.items()}

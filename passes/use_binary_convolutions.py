@@ -14,7 +14,7 @@ from fxcompress.binarization.layers import BinarizedLayer, binarized_layers
 from fxcompress.builder import called, insert_constant, insert_function
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
-from fxcompress.masks import constant_behind, masked, source_constant
+from fxcompress.masks import alive, constant_behind, masked, source_constant
 from fxcompress.pipeline import Context, Pass
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
@@ -37,9 +37,9 @@ class UseBinaryConvolutions(Pass):
     weights ``a w``, w of -1 and 1, is ``a s / 2`` times that of b with w plus the sum of w. This holds at the borders too:
     padding with zeros is padding of b with -1.
 
-    The kernel (`BinaryConvolution`, OpenVINO 2026.4, checked on a CPU with AVX512) computes wrongly where the input channels
-    are no multiple of 8, and where both a sum and a binarizer behind it are fused to it; it does not take wide padding.
-    Those convolutions stay as they are.
+    A filter of nothing but zeros has a scale of zero. The kernel (`BinaryConvolution`, OpenVINO 2026.4, checked on a CPU with
+    AVX512) has no other zeros; it computes wrongly where the input channels are no multiple of 8, and where both a sum and a
+    binarizer behind it are fused to it; it does not take wide padding. Those convolutions stay as they are.
     """
 
     effect: ClassVar[Effect] = Effect.ROUNDING
@@ -49,7 +49,7 @@ class UseBinaryConvolutions(Pass):
         for layer in list(binarized_layers(graph_module)):
             if not layer.is_binary:
                 continue
-            if obstacle := _obstacle(graph_module, layer.node):
+            if obstacle := _obstacle(graph_module, layer):
                 context.notes.append(f"{layer.node.name} computes in 8 bits: {obstacle}")
                 continue
             self._replace(graph_module, layer)
@@ -62,8 +62,8 @@ class UseBinaryConvolutions(Pass):
         data, source = node.args[0].args[0], node.args[1].args[0]
         weight = masked(graph_module, source)
         bias = masked(graph_module, argument(node, "bias")) if argument(node, "bias") else None
-        signs = layer.weight.signs(weight)
-        scale = (layer.weight.scale(weight).double() * layer.activation.scale.double() / 2).expand(len(signs)).clone()
+        signs = torch.where(weight > 0, 1, -1).to(torch.int8)
+        scale = layer.weight.scale(weight).double() * layer.activation.scale.double() / 2 * alive(weight, 0)
         shift = signs.sum((1, 2, 3)) * scale
         if bias is not None:
             shift = shift + bias
@@ -84,10 +84,13 @@ class UseBinaryConvolutions(Pass):
         node.graph.erase_node(node)
 
 
-def _obstacle(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
-    """Why OpenVINO's binary kernel cannot compute the convolution `node`."""
+def _obstacle(graph_module: fx.GraphModule, layer: BinarizedLayer) -> str | None:
+    """Why OpenVINO's binary kernel cannot compute the convolution `layer`."""
+    node, weight = layer.node, masked(graph_module, layer.node.args[1].args[0])
     _, channels, _, columns = node.args[1].meta["val"].shape
     width, padding = node.meta["val"].shape[-1], argument(node, "padding")[1]
+    if (weight[alive(weight, 0)] == 0).any():
+        return "some of its weights are zero, and no bit is"
     if channels % 8:
         return f"its {channels} input channels are no multiple of 8"
     if not all(isinstance(size, int) for size in node.meta["val"].shape[1:]):

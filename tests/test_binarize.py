@@ -1,6 +1,7 @@
 """Binarize: which layers, when, beside other passes, and what is lowered for it."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import openvino
@@ -16,7 +17,7 @@ from fxcompress import passes
 from fxcompress.binarization.layers import binarized_layers
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import CalibrationError, InputError, ScopeError
-from fxcompress.training import CompressionStage
+from fxcompress.training import CompressionStage, Polynomial
 
 
 class Net(nn.Module):
@@ -208,12 +209,53 @@ def test_what_is_quantized_is_not_binarized():
         compiled(passes.Quantize(), passes.Binarize())
 
 
+SINGLE_WEIGHTS = [
+    passes.Sparsify(level=0.5),
+    passes.Sparsify(pattern="2:4"),
+    passes.Sparsify(level=0.5, schedule=Polynomial(epochs=2)),
+    passes.LearnSparsity(level=0.5),
+]
+
+
+@pytest.mark.parametrize("thin_out", SINGLE_WEIGHTS, ids=str)
+def test_single_weights_of_binarized_layers_stay(thin_out):
+    module = compiled(passes.Binarize(), thin_out)
+    masks = {name.removesuffix("_weight_mask") for name, _ in module.named_modules() if name.endswith("_mask")}
+    assert masks.isdisjoint({"body_0", "body_3"}) and not masks.isdisjoint({"first", "narrow"})
+    assert f"{thin_out}: body_0, body_3 stay: they are binarized, and no bit is zero" in module.report.notes
+    for layer in binarized_layers(module):
+        assert layer.node.args[1].args[0].op == "get_attr"
+    agrees(module)
+
+
+@pytest.mark.parametrize("thin_out", SINGLE_WEIGHTS, ids=str)
+def test_what_has_masks_of_single_weights_is_not_binarized(thin_out):
+    with pytest.raises(InputError, match=r"body_0 .*single weights of it are masked.*list Binarize before Sparsify"):
+        compiled(thin_out, passes.Binarize())
+    ignoring = dataclasses.replace(thin_out, ignored=["body"])
+    first, last = compiled(ignoring, passes.Binarize()), compiled(passes.Binarize(), thin_out)
+    assert binarized(first) == ["body_0", "body_3"]
+    assert first.text() == last.text()
+    assert [note for note in first.report.notes if "no bit is zero" in note] == []
+
+
+def test_where_all_is_binarized_nothing_is_masked():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    everything = passes.Binarize(scopes=["op:conv2d"])
+    for thin_out in SINGLE_WEIGHTS:
+        module = fxcompress.compile(model, [everything, thin_out], data=[images().abs()])
+        assert list(module.controller.children) == ["Binarize"]
+    with pytest.raises(InputError, match="single weights"):
+        fxcompress.compile(model, [passes.Sparsify(), everything], data=[images().abs()])
+
+
 def test_masks_stand_before_binarizers():
     module = compiled(passes.PruneFilters(amount=0.5, multiple=1), passes.Binarize(), passes.Quantize(), passes.Calibrate())
     layer = next(binarized_layers(module))
     assert layer.node.args[1].args[0].name == "body_0_weight_mask"
     masked = layer.weight.scale(module.body_0_weight_mask(module.get_parameter("body.0.weight"))) == 0
     assert masked.sum() == 4
+    assert module.lower().get_buffer("body_0_weight_mask_signs").shape == (4, 4, 3, 3)
     agrees(module, tolerance=0.01)  # a quantizer may round a value to its neighbour in OpenVINO
 
 

@@ -36,8 +36,8 @@ def test_weights_are_signs_times_a_mean_and_gradients_pass(data, shape, kind):
     wanted = np.empty(shape, np.float32)
     values = weight.detach().numpy()
     for index, value in np.ndenumerate(values):
-        scale = np.abs(values[index[0]] if kind is XnorBinarizer else values).mean()
-        wanted[index] = scale if value > 0 else -scale
+        sizes = np.abs(values[index[0]] if kind is XnorBinarizer else values)
+        wanted[index] = np.sign(value) * (sizes[sizes > 0].mean() if value else 1)
     np.testing.assert_allclose(output.detach().numpy(), wanted, rtol=1e-6)
     torch.testing.assert_close(weight.grad, gradient, rtol=0, atol=0)
     scale = binarizer.scale(weight)
@@ -76,8 +76,24 @@ def test_scale_and_threshold_are_learned_through_exp_and_sigmoid():
     assert binarizer.threshold_logit.grad.flatten().tolist() == pytest.approx([-0.25, 0.0])  # sigmoid'(0) is 1/4
 
 
-def test_zero_and_the_threshold_itself_are_below():
-    assert XnorBinarizer()(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)).flatten().tolist() == [-0.5, 0.5]
+def test_without_zeros_the_scale_is_the_published_mean_to_the_bit():
+    weight = torch.randn(5, 7, 3, 3)
+    assert torch.equal(XnorBinarizer().scale(weight), weight.abs().mean((1, 2, 3)))
+    assert torch.equal(DoReFaBinarizer().scale(weight), weight.abs().mean())
+
+
+@pytest.mark.parametrize("kind", [XnorBinarizer, DoReFaBinarizer])
+def test_zeros_stay_and_do_not_count(kind):
+    weight = torch.randn(5, 7, 3, 3)
+    weight[:, 2] = 0
+    weight[4] = 0
+    without = torch.cat([weight[:4, :2], weight[:4, 3:]], 1)
+    found, wanted = kind()(weight), kind()(without)
+    torch.testing.assert_close(torch.cat([found[:4, :2], found[:4, 3:]], 1), wanted)
+    assert not found[:, 2].any() and not found[4].any()
+
+
+def test_a_value_at_the_threshold_is_below():
     binarizer = ActivationBinarizer(1)
     assert binarizer(torch.tensor([0.5, 0.5001]).view(1, 1, 1, 2)).flatten().tolist() == [0.0, 1.0]
 

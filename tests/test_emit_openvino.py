@@ -14,6 +14,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.dialect import resolve
 from fxcompress.errors import InputError
 
 OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -139,6 +140,38 @@ def test_the_report_names_what_stays_in_8_bits(tmp_path):
         "convs_2 computes in 8 bits: its 12 input channels are no multiple of 8",
     ]
     assert binary_kernels(module.to_openvino(tmp_path / "model.xml")) == 1
+
+
+def test_zeros_among_the_weights_stay_in_8_bits(tmp_path):
+    module = chain()
+    with torch.no_grad():
+        module.get_parameter("convs.1.weight")[:, 3] = 0  # convs.0 has a filter of nothing but zeros
+    notes = module.lower(binary_convolutions=True).meta["report"].notes
+    assert notes == ["UseBinaryConvolutions(): convs_1 computes in 8 bits: some of its weights are zero, and no bit is"]
+    path = module.to_openvino(tmp_path / "model.xml")
+    assert binary_kernels(path) == 2
+    assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
+
+
+PRUNE = passes.PruneFilters(amount=0.5)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        [PRUNE, passes.Binarize()],
+        [PRUNE, passes.RemoveFilters(), passes.Binarize(weights="dorefa")],
+        [passes.Binarize(weights="dorefa"), PRUNE],
+    ],
+    ids=lambda stack: "-".join(one.name for one in stack),
+)
+def test_a_pruned_body_is_smaller_and_runs_on_bits(tmp_path, stack):
+    module = chain(*stack, blocks=(Block(16), Block(24, 2), Block(24)))
+    convolutions = module.lower().graph.find_nodes(op="call_function", target=resolve("conv2d"))
+    assert [node.args[1].meta["val"].shape[:2] for node in convolutions] == [(8, 3), (8, 8), (16, 8), (24, 16)]
+    path = module.to_openvino(tmp_path / "model.xml")
+    assert binary_kernels(path) == 3
+    assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
 
 
 def test_binary_body_and_integer_ends(tmp_path):

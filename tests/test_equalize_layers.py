@@ -115,7 +115,8 @@ def test_chains_compute_the_same_with_channels_equally_wide(drawn):
 def test_random_networks_compute_the_same_and_a_second_time_changes_nothing(recipe):
     model, x = uneven(recipe.build(), 0.5), recipe.inputs(2)
     compiled = equalized(model, x, EXACT, EXACT)
-    assert sqnr(model(x), compiled(x)) > 80
+    with torch.no_grad():  # with gradients, torch refuses to write into one of several views
+        assert sqnr(model(x), compiled(x)) > 80
     first, second = (row for row in compiled.report.rows if row.name.startswith("EqualizeLayers"))
     assert all((ratio.log().abs() < 1e-4).all() for ratio in ratios(compiled))
     assert second.decibels > 100

@@ -8,13 +8,14 @@ from typing import ClassVar
 import pytest
 import torch
 from emission import file_agreement
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from recipes import recipes
 from torch import fx, nn
 
 import fxcompress
 from fxcompress import Effect, Pass, QuantizationOptions, QuantizationSpec, passes
+from fxcompress.binarization.layers import binarized_layers
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
@@ -22,9 +23,11 @@ from fxcompress.channels.removal import Removal
 from fxcompress.cost import cost
 from fxcompress.dialect import copy_graph, resolve
 from fxcompress.emit.inspect import inspect_onnx
+from fxcompress.errors import CalibrationError
 from fxcompress.masks import Mask, insert_mask, mask_of, source_constant
 from fxcompress.quantization.quantized import quantizer_calls, quantizer_of, serves_weight
 from fxcompress.rewrite import Replacement
+from fxcompress.signature import argument
 from fxcompress.training import CompressionStage, Polynomial
 from fxcompress.verify import sqnr
 
@@ -35,17 +38,22 @@ def exactly(graph_module, x):
         return copy.deepcopy(graph_module).double()(x.double())
 
 
+def draw_channels(data, channels):
+    """Any sets of channels that can be removed together."""
+    return {
+        one
+        for cluster in clusters(channels)
+        for one in data.draw(st.lists(st.sampled_from(cluster.elements), unique=True, max_size=len(cluster.elements) - 1))
+    }
+
+
 @settings(max_examples=8)
 @given(recipe=recipes(regrouping=True), data=st.data())
 def test_removed_from_a_quantized_graph_is_what_was_masked(recipe, data):
     x = recipe.inputs(3)
     graph_module = fxcompress.compile(recipe.build(), [passes.Quantize(), passes.Calibrate()], data=[x])
     channels = analyze(graph_module)
-    chosen = {
-        one
-        for cluster in clusters(channels)
-        for one in data.draw(st.lists(st.sampled_from(cluster.elements), unique=True, max_size=len(cluster.elements) - 1))
-    }
+    chosen = draw_channels(data, channels)
     for constant, mask in element_masks(channels, chosen).items():
         insert_mask(graph_module, constant, Mask(mask), "test")
     graph_module.recompile()
@@ -57,6 +65,42 @@ def test_removed_from_a_quantized_graph_is_what_was_masked(recipe, data):
     for call, quantizer in quantizer_calls(graph_module).items():
         if serves_weight(call) and quantizer.scale.dim():
             assert len(quantizer.scale) == call.meta["val"].shape[quantizer.spec.channel_axis]
+
+
+def with_binarized_convolutions(recipe, x, **options):
+    """The network of `recipe` as it is, and with every convolution binarized that can be."""
+    plain = fxcompress.compile(recipe.build(), [], example_inputs=(x,))
+    convolutions = plain.graph.find_nodes(op="call_function", target=resolve("conv2d"))
+    grouped = [node.name for node in convolutions if argument(node, "groups") != 1]
+    binarize = passes.Binarize(scopes=["op:conv2d"], ignored=grouped, **options)
+    try:
+        return plain, fxcompress.compile(recipe.build(), [binarize], data=[x])
+    except CalibrationError:  # what a convolution reads is never positive
+        reject()
+
+
+@settings(max_examples=8)
+@given(recipe=recipes(regrouping=True), data=st.data(), weights=st.sampled_from(["xnor", "dorefa"]), start=st.integers(0, 1))
+def test_removed_from_a_binarized_graph_is_what_was_masked(recipe, data, weights, start):
+    """A weight that is masked is zero behind its binarizer and not in the mean that is its scale, as if it were gone."""
+    x = recipe.inputs(3)
+    plain, graph_module = with_binarized_convolutions(recipe, x, weights=weights, weights_start_epoch=start)
+    channels = analyze(graph_module)
+    chosen = draw_channels(data, channels)
+    as_many = [len(cluster.elements) for cluster in clusters(analyze(plain))]
+    assert [len(cluster.elements) for cluster in clusters(channels)] == as_many
+    for constant, mask in element_masks(channels, chosen).items():
+        insert_mask(graph_module, constant, Mask(mask), "test")
+    graph_module.recompile()
+    masked = exactly(graph_module, x)
+    before = cost(graph_module).parameters
+    Removal(analyze(graph_module, pin_what_is_not_masked)).apply("test")
+    graph_module.graph.lint()
+    graph_module.recompile()
+    assert sqnr(masked, exactly(graph_module, x)) >= 150
+    assert (cost(graph_module).parameters < before) == bool(chosen)
+    for layer in binarized_layers(graph_module):
+        assert layer.activation.threshold_logit.shape[1] == layer.node.args[1].meta["val"].shape[1]
 
 
 class Block(nn.Module):

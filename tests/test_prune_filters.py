@@ -248,6 +248,24 @@ def test_the_filters_kept_are_rounded_up_to_a_multiple(multiple, left):
     assert kept(pruned(model, amount=0.3, multiple=multiple)).get("_0", 20) == left
 
 
+@pytest.mark.parametrize(
+    ("width", "options", "target", "mentioned"),
+    [
+        (64, {}, "openvino", True),
+        (64, {"multiple": 32}, "openvino", False),
+        (64, {"multiple": 64}, "openvino", False),
+        (64, {"amount": 0.0}, "openvino", False),  # nothing is pruned
+        (32, {}, "openvino", False),  # a multiple of 32 is all of them
+        (64, {}, "onnxruntime", False),  # not measured
+    ],
+)
+def test_the_report_names_the_multiple_that_is_faster_in_integers(width, options, target, mentioned):
+    model = nn.Sequential(conv(3, width), conv(width, 4)).eval()
+    passes_ = [passes.PruneFilters(**options)]
+    compiled = fxcompress.compile(model, passes_, example_inputs=(torch.randn(2, 3, 4, 4),), target=target)
+    assert any("openvino is faster with multiple=32" in note for note in compiled.report.notes) == mentioned
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_least_important_filters_go(criterion):
     """Against the formulas, filter by filter."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from fxcompress.bypass import bypass
 from fxcompress.errors import CalibrationError
+from fxcompress.masks import select_indices
 
 
 class _BinarizeWeight(torch.autograd.Function):
-    """``sign(w) * scale``, the sign of zero being -1; the gradient of `w` passes unchanged, `scale` has none.
+    """``sign(w) * scale``, the sign of zero being 0; the gradient of `w` passes unchanged, `scale` has none.
 
     The straight-through estimator of Bengio et al., arXiv 1308.3432.
     """
 
     @staticmethod
     def forward(ctx, weight: Tensor, scale: Tensor) -> Tensor:
-        return torch.where(weight > 0, scale, -scale)
+        return weight.sign() * scale
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -72,21 +76,31 @@ class Binarizer(nn.Module):
         (self.enabled,) = state.tolist()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.binarized(x) if self.enabled else x
+        return self.binarized(x) if self.enabled else bypass(self, x)
 
     def binarized(self, x: Tensor) -> Tensor:
         """`x` with two values."""
         raise NotImplementedError
+
+    @property
+    def whole_axes(self) -> tuple[int, ...]:
+        """The axes that can lose no index."""
+        return ()
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> Binarizer:
+        """The binarizer of tensors of which only the indices `kept` of axes are left, by axis."""
+        return self
 
     def extra_repr(self) -> str:
         return "" if self.enabled else "off"
 
 
 class WeightBinarizer(Binarizer):
-    """Weights become ``sign(w) * scale``, the sign of zero being -1.
+    """Weights become ``sign(w) * scale``.
 
     The scale is the mean absolute value: of each output filter in `XnorBinarizer`, of the whole weight in
-    `DoReFaBinarizer`. It counts as a constant for the gradient.
+    `DoReFaBinarizer`. It counts as a constant for the gradient. A weight of exactly zero, as masks leave it, stays zero and
+    is not in the mean: what is left is as if those that are masked had never been there.
     """
 
     bytes_per_weight = 1
@@ -101,12 +115,13 @@ class WeightBinarizer(Binarizer):
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
         """What the signs are multiplied by: shape [filters], or [] for one of the whole weight."""
-        return weight.abs().mean((1, 2, 3)) if self.per_filter else weight.abs().mean()
+        dims = (1, 2, 3) if self.per_filter else (0, 1, 2, 3)
+        return weight.abs().sum(dims) / weight.count_nonzero(dims).clamp_min(1)
 
     @torch.no_grad()
     def signs(self, weight: Tensor) -> Tensor:
-        """-1 and 1, int8 of the shape of `weight`."""
-        return torch.where(weight > 0, 1, -1).to(torch.int8)
+        """-1 and 1, and 0 where `weight` is: int8 of its shape."""
+        return weight.sign().to(torch.int8)
 
 
 class XnorBinarizer(WeightBinarizer):
@@ -147,6 +162,14 @@ class ActivationBinarizer(Binarizer):
 
     def binarized(self, x: Tensor) -> Tensor:
         return _BinarizeActivation.apply(x, self.scale, self.threshold_logit.sigmoid())
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> ActivationBinarizer:
+        if 1 not in kept:
+            return self
+        twin = copy.deepcopy(self)
+        logit = select_indices(self.threshold_logit.detach(), {1: kept[1]})
+        twin.threshold_logit = nn.Parameter(logit, self.threshold_logit.requires_grad)
+        return twin
 
     @torch.no_grad()
     def set_scale(self, scale: float) -> None:

@@ -19,5 +19,6 @@ ONNXRUNTIME_CPU = replace(
     name="onnxruntime",
     exceptions={PAD: OPENVINO_CPU.exceptions[PAD]},
     accumulates=False,
+    filter_multiple=1,
     mixes_shared_convolutions=False,
 )

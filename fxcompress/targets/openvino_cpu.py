@@ -75,6 +75,7 @@ OPENVINO_CPU = Target(
         resolve("linear"): _behind_joined_rows,
     },
     accumulates=True,
+    filter_multiple=32,
     mixes_shared_convolutions=True,
     activations=QuantizationSpec(symmetric=False),
 )

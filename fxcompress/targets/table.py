@@ -48,6 +48,8 @@ class Target:
         fused: operations that run inside the kernel that produces their input; no quantizer goes before them.
         accumulates: the kernels of `weighted` can add another tensor to what they compute, before anything is rounded: so the
             operand of an addition that such a kernel computes is not quantized.
+        filter_multiple: integer layers that keep a multiple of so many filters when they are pruned gain most, as measured; 1
+            where that is not known.
         mixes_shared_convolutions: see the pass `GuardSharedConvolutions`.
         activations: the grid of activations.
         weights: the grid of weights; its channel axis comes from `weighted`.
@@ -62,6 +64,7 @@ class Target:
     fused: frozenset[OpOverload]
     exceptions: Mapping[OpOverload, Callable[[fx.Node], str | None]] = field(default_factory=dict)
     accumulates: bool = False
+    filter_multiple: int = 1
     mixes_shared_convolutions: bool = False
     activations: QuantizationSpec = field(default_factory=QuantizationSpec)
     weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
