@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from fxcompress import defaults, pipeline
 from fxcompress import verify as verification
-from fxcompress.capture import PartialCapture, capture, capture_submodules
+from fxcompress.capture import PartialCapture, capture, capture_submodules, does_not_run
 from fxcompress.compiled import Compilation, Compiled, dump_step
 from fxcompress.dialect import copy_graph
 from fxcompress.effect import ROUNDING_DECIBELS
@@ -69,14 +69,14 @@ def compile(
         PlanError: a pass is listed before what it needs.
         VerificationError: a pass broke its promise.
     """
-    chosen = tuple(defaults.post_training() if passes is None else passes)
+    chosen = defaults.post_training() if passes is None else passes
     pipeline.plan(chosen)
     if data is None:
         example = find_example_inputs(model, example_inputs)
     else:
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
-    settings = _Settings(chosen, find_target(target), verify, Path(dump) if dump is not None else None, progress)
+    settings = _Settings(tuple(chosen), find_target(target), verify, Path(dump) if dump is not None else None, progress)
     if submodules is None:
         try:
             return settings.compile(_capture(model, example, dynamic_shapes, verify), example, data)
@@ -173,6 +173,8 @@ def _reference(model: nn.Module, example: ExampleInputs) -> list[Any]:
         for module in modes_before:
             module.training = False
         return verification.outputs(model, example)
+    except Exception as error:
+        raise does_not_run(model, example, error) from error
     finally:
         for module, mode in modes_before.items():
             module.training = mode
