@@ -95,6 +95,9 @@ class ChooseBits(Pass):
         reached = whole / sum(cost[choice] for cost, choice in zip(costs, chosen))
         told = ", ".join(f"{count} of {bits} bits" for bits, count in counts)
         context.notes.append(f"weights: {told}; {reached:.2f} times smaller than at 8 bits")
+        for bits in sorted({self.bits[choice] for choice in chosen})[:-1]:
+            names = [str(call.args[0]) for call, choice in zip(calls, chosen) if self.bits[choice] == bits]
+            context.notes.append(f"of {bits} bits: {', '.join(names)}")
         return [Replacement.at(call) for call in calls]
 
     def _traces(self, graph_module: fx.GraphModule, calls: list[fx.Node], context: Context) -> Tensor:

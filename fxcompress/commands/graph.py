@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print(compiled.report.table())
     pictures = [path for path in written if path.suffix == ".svg"]
     remark = ["passes saw no data: the decibels are those of the example inputs"] if arguments.passes else []
-    lines = remark + [
+    lines = [
+        *remark,
         f"wrote {len(written)} files (text, DOT, GraphML, SVG); open in a browser:",
         *(f"  {path}" for path in pictures),
     ]
