@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fxcompress.effect import ROUNDING_DECIBELS
 from fxcompress.errors import CaptureError
 from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples, peek
 from fxcompress.inputs import example_inputs as find_example_inputs
+from fxcompress.lowering import lower
 from fxcompress.parts import PartlyCompiled, SubmoduleData
 from fxcompress.pipeline import Context, Pass
 from fxcompress.report import Row
@@ -103,7 +105,7 @@ class _Settings:
     def compile(self, captured: _Captured, example: ExampleInputs, data: Iterable[Any] | None, part: str = "") -> Compiled:
         """Run the passes over a captured graph."""
         small = first_samples(example, VERIFIED_SAMPLES) if captured.free_batch else example
-        context = Context(small, self.target, data)
+        context = Context(small, self.target, data, lower=partial(lower, example=small, target=self.target))
         if self.progress:
             context.progress = self.progress
         steps: list[tuple[str, fx.Graph]] = []

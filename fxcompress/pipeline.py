@@ -41,6 +41,7 @@ class Context:
             replace and never change.
         reference: the float model as it was before quantizers were inserted, once they are.
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
+        lower: from a graph with quantizers to the one of its file, for passes that measure files.
         notes: what the running pass tells the reader of the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
@@ -52,6 +53,7 @@ class Context:
     original: fx.Graph | None = None
     reference: fx.GraphModule | None = None
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None
+    lower: Callable[[fx.GraphModule], fx.GraphModule] = lambda graph_module: graph_module
     notes: list[str] = field(default_factory=list)
     limit: int | None = None
     pass_name: str = ""

@@ -143,8 +143,8 @@ class RestorePrecision(Pass):
 def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], context: Context) -> list[str]:
     """What restoring `names` costs in milliseconds, layer by layer and in all."""
     variants = {"before": before, "after": after}
-    kernels = latency.measure_kernels(variants, context.example, context.target)
-    seconds = latency.measure_latencies(variants, context.example, context.target)
+    kernels = latency.measure_kernels(variants, context.example, context.lower)
+    seconds = latency.measure_latencies(variants, context.example, context.lower)
     told = []
     for name in names:
         nodes = {which: next(n for n in module.graph.nodes if n.name == name) for which, module in variants.items()}
