@@ -25,7 +25,7 @@ from torch import nn
 
 import fxcompress
 from benchmarks import models, openvino_runner, placement, scoreboard
-from benchmarks.machine import cores, describe_machine, load_average
+from benchmarks.machine import describe_machine, warn_if_busy
 from benchmarks.medians import median, paired_ratio
 from benchmarks.scoreboard import Bar, Figure, Section
 from fxcompress import Pass, passes
@@ -108,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
     options = _parse(arguments)
     machine = describe_machine()
-    if load_average() > 0.5:
-        console.print(f"[yellow]load average {load_average():.1f} on {cores()} cores: do not trust the timings[/]")
+    warn_if_busy(console.print)
     with tempfile.TemporaryDirectory() as folder:
         found = section(Path(folder), loads=options.loads, rounds=options.rounds, report=console.print)
     written = scoreboard.write([found], machine, options.output, "binary")

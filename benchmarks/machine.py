@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 """The instruction sets that decide how fast integers and bfloat16 are."""
+
+BUSY = 0.5
+"""The load average from which on timings are not to be trusted."""
 
 PACKAGES = ("fxcompress", "torch", "onnx", "onnxruntime", "openvino", "nncf", "torchvision")
 
@@ -44,6 +48,15 @@ def cores() -> int:
 def load_average() -> float:
     """Runnable processes over the last minute; NaN where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def warn_if_busy(report: Callable[[str], None]) -> None:
+    """Report, as `rich` prints it, that something else is running, where that is so."""
+    if load_average() > BUSY:
+        report(
+            f"[yellow]load average {load_average():.1f} on {cores()} cores: something else is running; wait until "
+            "it is done, or do not trust the timings[/]"
+        )
 
 
 def _cpu_info() -> dict[str, str]:

@@ -34,7 +34,7 @@ from benchmarks import (
     scoreboard,
     sentence_embeddings,
 )
-from benchmarks.machine import cores, describe_machine, load_average
+from benchmarks.machine import describe_machine, warn_if_busy
 from benchmarks.scoreboard import Section
 
 BENCHMARKS = {
@@ -58,11 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; returns the exit status."""
     options = _parse(arguments)
     machine = describe_machine()
-    if load_average() > 0.5:
-        console.print(
-            f"[yellow]load average {load_average():.1f} on {cores()} cores: something else is running; wait until "
-            "it is done, or do not trust the timings[/]"
-        )
+    warn_if_busy(console.print)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.files or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

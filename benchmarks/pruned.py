@@ -23,7 +23,7 @@ from rich.console import Console
 
 import fxcompress
 from benchmarks import models, openvino_runner, scoreboard
-from benchmarks.machine import cores, describe_machine, load_average
+from benchmarks.machine import describe_machine, warn_if_busy
 from benchmarks.medians import Estimate, median, paired_ratio
 from benchmarks.scoreboard import Bar, Figure, Section
 from fxcompress import passes
@@ -87,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     options = parser.parse_args(arguments)
     machine = describe_machine()
-    if load_average() > 0.5:
-        console.print(f"[yellow]load average {load_average():.1f} on {cores()} cores: do not trust the timings[/]")
+    warn_if_busy(console.print)
     with tempfile.TemporaryDirectory() as folder:
         found = section(options.networks, Path(folder), loads=options.loads, rounds=options.rounds, report=console.print)
     scoreboard.write([found], machine, options.output, "pruned")

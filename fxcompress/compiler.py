@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch.export import ExportedProgram
 
 from fxcompress import defaults, pipeline
 from fxcompress import verify as verification
-from fxcompress.capture import PartialCapture, capture, capture_submodules
+from fxcompress.capture import PartialCapture, capture, capture_submodules, does_not_run
 from fxcompress.compiled import Compilation, Compiled, dump_step
 from fxcompress.dialect import copy_graph
 from fxcompress.effect import ROUNDING_DECIBELS
 from fxcompress.errors import CaptureError
 from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples, peek
 from fxcompress.inputs import example_inputs as find_example_inputs
+from fxcompress.lowering import lower
 from fxcompress.parts import PartlyCompiled, SubmoduleData
 from fxcompress.pipeline import Context, Pass
 from fxcompress.report import Row
@@ -69,14 +71,14 @@ def compile(
         PlanError: a pass is listed before what it needs.
         VerificationError: a pass broke its promise.
     """
-    chosen = tuple(defaults.post_training() if passes is None else passes)
+    chosen = defaults.post_training() if passes is None else passes
     pipeline.plan(chosen)
     if data is None:
         example = find_example_inputs(model, example_inputs)
     else:
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
-    settings = _Settings(chosen, find_target(target), verify, Path(dump) if dump is not None else None, progress)
+    settings = _Settings(tuple(chosen), find_target(target), verify, Path(dump) if dump is not None else None, progress)
     if submodules is None:
         try:
             return settings.compile(_capture(model, example, dynamic_shapes, verify), example, data)
@@ -103,7 +105,7 @@ class _Settings:
     def compile(self, captured: _Captured, example: ExampleInputs, data: Iterable[Any] | None, part: str = "") -> Compiled:
         """Run the passes over a captured graph."""
         small = first_samples(example, VERIFIED_SAMPLES) if captured.free_batch else example
-        context = Context(small, self.target, data)
+        context = Context(small, self.target, data, lower=partial(lower, example=small, target=self.target))
         if self.progress:
             context.progress = self.progress
         steps: list[tuple[str, fx.Graph]] = []
@@ -173,6 +175,8 @@ def _reference(model: nn.Module, example: ExampleInputs) -> list[Any]:
         for module in modes_before:
             module.training = False
         return verification.outputs(model, example)
+    except Exception as error:
+        raise does_not_run(model, example, error) from error
     finally:
         for module, mode in modes_before.items():
             module.training = mode

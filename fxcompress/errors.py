@@ -75,7 +75,7 @@ def source_line(node: torch.fx.Node) -> str:
         if place.startswith("File ") and "/torch/" not in place:
             path, _, rest = place.removeprefix('File "').partition('", line ')
             return f"{path}:{rest.split(',')[0]}: {code}"
-    return "no source recorded"
+    return "an input of the model" if node.op == "placeholder" else "no source recorded"
 
 
 def describe(node: torch.fx.Node) -> str:

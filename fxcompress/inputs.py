@@ -82,7 +82,7 @@ def example_inputs(
     return _on_device(found, model, move=True)
 
 
-def _from_argument(given: Any) -> ExampleInputs:
+def _from_argument(given: Any, what: str = "example_inputs") -> ExampleInputs:
     if isinstance(given, ExampleInputs):
         return given
     if isinstance(given, Tensor):
@@ -90,13 +90,16 @@ def _from_argument(given: Any) -> ExampleInputs:
     if isinstance(given, Mapping):
         strange = [key for key in given if not isinstance(key, str)]
         if strange or not given:
-            raise InputError(f"a dict of example inputs maps parameter names of forward to values, not {dict(given)!r}; {_HOW}")
+            raise InputError(
+                f"a dict of example inputs maps parameter names of forward to values, not {describe_value(given)}; {_HOW}"
+            )
         return ExampleInputs((), dict(given))
     if isinstance(given, (tuple, list)):
         if not given:
             raise InputError(f"example_inputs is empty; {_HOW}")
         return ExampleInputs(tuple(given))
-    raise InputError(f"example_inputs is a {type(given).__name__}, not a tensor, a tuple or a dict; {_HOW}")
+    how = "convert it with torch.as_tensor" if hasattr(given, "__array__") else _HOW
+    raise InputError(f"{what} is a {type(given).__name__}, not a tensor, a tuple or a dict; {how}")
 
 
 def _from_batch(model: Any, batch: Any) -> ExampleInputs:
@@ -113,7 +116,7 @@ def _from_batch(model: Any, batch: Any) -> ExampleInputs:
                 f"a batch of data holds {len(batch)} items, but forward of {type(model).__name__} requires {wanted}; {_HOW}"
             )
         return _from_argument(tuple(batch[:wanted]))
-    return _from_argument(batch)
+    return _from_argument(batch, "a batch of data")
 
 
 def _parameters(model: Any) -> list[inspect.Parameter]:

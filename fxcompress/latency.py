@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress import lowering  # which imports the passes, and they this: so the module, not the function
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
@@ -47,16 +46,20 @@ class Kernel:
     seconds: float
 
 
-def measure_latencies(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, target: Target) -> dict[str, np.ndarray]:
+Lower = Callable[[fx.GraphModule], fx.GraphModule]
+"""From a graph module with quantizers to that of its file: `Context.lower`, or `fxcompress.lowering.lower`."""
+
+
+def measure_latencies(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, lower: Lower) -> dict[str, np.ndarray]:
     """`latencies` of the files of graph modules with quantizers, for one sample of `example`."""
     with tempfile.TemporaryDirectory() as folder:
-        return latencies(_written(variants, example, target, Path(folder)), _one_input(variants, example))
+        return latencies(_written(variants, lower, Path(folder)), _one_input(variants, example))
 
 
-def measure_kernels(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, target: Target) -> dict[str, list[Kernel]]:
+def measure_kernels(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, lower: Lower) -> dict[str, list[Kernel]]:
     """`profiles` of the files of graph modules with quantizers, for one sample of `example`."""
     with tempfile.TemporaryDirectory() as folder:
-        return profiles(_written(variants, example, target, Path(folder)), _one_input(variants, example))
+        return profiles(_written(variants, lower, Path(folder)), _one_input(variants, example))
 
 
 def is_faster(new: np.ndarray, old: np.ndarray, gain: float) -> bool:
@@ -65,9 +68,9 @@ def is_faster(new: np.ndarray, old: np.ndarray, gain: float) -> bool:
     return bool(np.median(ratios) <= 1 - gain and np.quantile(ratios, 0.75) < 1)
 
 
-def _written(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, target: Target, folder: Path) -> dict[str, Path]:
+def _written(variants: Mapping[str, fx.GraphModule], lower: Lower, folder: Path) -> dict[str, Path]:
     require_openvino()
-    lowered = {name: lowering.lower(module, example, target) for name, module in variants.items()}
+    lowered = {name: lower(module) for name, module in variants.items()}
     files: dict[str, Path] = {}
     for name, module in lowered.items():
         model = to_onnx_model(module, output_names=_output_names(module))

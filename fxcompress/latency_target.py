@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from fxcompress import latency
 from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
+from fxcompress.lowering import lower
 from fxcompress.training.level_controller import LevelController
 
 
@@ -76,5 +78,7 @@ def _share(model: Compiled, controller: str, level: float) -> float:
         if not isinstance(found, LevelController):
             raise InputError(f"the controller {controller!r} has no level; name that of PruneFilters")
         found.set_level(wanted)
-    taken = latency.measure_latencies(variants, model.compilation.example, model.compilation.target)
+    example = model.compilation.example
+    lowered = partial(lower, example=example, target=model.compilation.target)
+    taken = latency.measure_latencies(variants, example, lowered)
     return float(np.median(taken["compressed"] / taken["whole"]))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx
 
+from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution import Execution
 from fxcompress.pipeline import Context
 from fxcompress.precision import Precision, forward_in
@@ -43,3 +44,9 @@ def observe(
                 yield node, execution.value(node)
             seen += count
             context.progress(f"observing for {context.pass_name}", seen, samples)
+
+
+def check_finite(place: fx.Node, widths: Tensor) -> None:
+    """Raise CalibrationError where one of `widths`, those of the values of `place`, is NaN or infinite."""
+    if not widths.isfinite().all():
+        raise CalibrationError(f"{describe(place)} is NaN or infinite for some of the data; look for an overflow there")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,10 +19,11 @@ from torch import fx
 from fxcompress import dialect
 from fxcompress.builder import attribute
 from fxcompress.effect import Effect
-from fxcompress.errors import FxCompressError, PlanError, VerificationError
+from fxcompress.errors import FxCompressError, PlanError, VerificationError, did_you_mean
 from fxcompress.inputs import ExampleInputs
 from fxcompress.report import Report, Row
 from fxcompress.rewrite import Replacement, Rule, apply
+from fxcompress.short_repr import short_repr
 from fxcompress.targets import Target
 from fxcompress.training import Controller
 from fxcompress.verify import Verifier
@@ -40,6 +41,7 @@ class Context:
             replace and never change.
         reference: the float model as it was before quantizers were inserted, once they are.
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
+        lower: from a graph with quantizers to the one of its file, for passes that measure files.
         notes: what the running pass tells the reader of the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
@@ -51,6 +53,7 @@ class Context:
     original: fx.Graph | None = None
     reference: fx.GraphModule | None = None
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None
+    lower: Callable[[fx.GraphModule], fx.GraphModule] = lambda graph_module: graph_module
     notes: list[str] = field(default_factory=list)
     limit: int | None = None
     pass_name: str = ""
@@ -87,15 +90,7 @@ class Pass:
         return None
 
     def __str__(self) -> str:
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return f"{self.name}({', '.join(f'{name}={_shown(value)}' for name, value in given.items())})"
-
-
-def _shown(value: Any) -> str:
-    """An option as text, the same in every process."""
-    if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(repr, value)))}}}"
-    return getattr(value, "__qualname__", None) or repr(value)
+        return short_repr(self)
 
 
 def plan(passes: Sequence[Pass], facts: frozenset[str] = frozenset()) -> None:
@@ -104,15 +99,23 @@ def plan(passes: Sequence[Pass], facts: frozenset[str] = frozenset()) -> None:
     Raises:
         PlanError: names the pass, the unmet need, and the passes that provide it.
     """
+    if not isinstance(passes, Sequence) or isinstance(passes, str):
+        raise PlanError(f"passes come in a list, such as [Quantize(), Calibrate()], not as {passes!s:.60}")
     for position, one in enumerate(passes):
         if not isinstance(one, Pass):
-            hint = f"; write {one.__name__}()" if isinstance(one, type) and issubclass(one, Pass) else ""
-            raise PlanError(f"passes[{position}] is {one!r}, which is not a Pass{hint}")
+            raise PlanError(f"passes[{position}] is {one!r}, which is not a Pass{_meant(one)}")
         if not isinstance(getattr(one, "effect", None), Effect):
             raise PlanError(f"{one.name} declares no effect; set `effect = Effect.EXACT`, ROUNDING or LOSSY on the class")
         for need in sorted(one.needs - facts):
             raise PlanError(_unmet(one, need, passes[position + 1 :]))
         facts = (facts | one.gives) - one.breaks
+
+
+def _meant(one: Any) -> str:
+    """What to write in place of `one`, a class or a name, where that is a pass."""
+    if isinstance(one, str):
+        return did_you_mean(one, [f"{known.__name__}()" for known in _all_passes(Pass)])
+    return f"; write {one.__name__}()" if isinstance(one, type) and issubclass(one, Pass) else ""
 
 
 def _unmet(one: Pass, need: str, later: Sequence[Pass]) -> str:

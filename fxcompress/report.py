@@ -10,6 +10,9 @@ from rich.table import Table
 
 from fxcompress.tables import printed
 
+_LABEL = 60
+"""Characters of a pass with its options that are said again before each of its notes."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -25,6 +28,11 @@ class Row:
     milliseconds: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """The name where it is short, else without the options, which the table has in full."""
+        return self.name if len(self.name) <= _LABEL else f"{self.name.partition('(')[0]}(...)"
+
 
 @dataclass
 class Report:
@@ -36,7 +44,7 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What could not be done, and why, pass by pass."""
-        return [f"{row.name}: {note}" for row in self.rows for note in row.notes] + self.remarks
+        return [f"{row.label}: {note}" for row in self.rows for note in row.notes] + self.remarks
 
     @property
     def milliseconds(self) -> float:

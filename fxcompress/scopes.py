@@ -38,11 +38,14 @@ def _named(graph: fx.Graph, scope: Scope) -> set[fx.Node]:
             raise ScopeError(f"the pattern {scope} matches nothing in the model: {explain(scope, graph)}")
         return matched
     if not isinstance(scope, str):
-        raise InputError(f"a scope is a text or a pattern, not {scope!r}")
+        raise InputError(
+            "a scope is a text or a pattern: a module's path as 'layer1.0', an operation as 'op:conv2d', "
+            f"not {scope if isinstance(scope, type) else type(scope)}"
+        )
     matched = {node for node in graph.nodes if scope in _names(node) or _globbed(node, scope)}
     if not matched:
         hint = did_you_mean(scope, {name for node in graph.nodes for name in _names(node)})
-        raise ScopeError(f"scope {scope!r} matches nothing in the model{hint}; print(compiled.text()) shows all names")
+        raise ScopeError(f"scope {scope!r} matches nothing in the model{hint}; compile(model, [], ...).text() has all names")
     return matched
 
 

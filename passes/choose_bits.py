@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.builder import attribute
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError
+from fxcompress.inputs import describe_value
 from fxcompress.masks import constant_behind, masked
 from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.allocation import allocate
@@ -94,6 +95,9 @@ class ChooseBits(Pass):
         reached = whole / sum(cost[choice] for cost, choice in zip(costs, chosen))
         told = ", ".join(f"{count} of {bits} bits" for bits, count in counts)
         context.notes.append(f"weights: {told}; {reached:.2f} times smaller than at 8 bits")
+        for bits in sorted({self.bits[choice] for choice in chosen})[:-1]:
+            names = [str(call.args[0]) for call, choice in zip(calls, chosen) if self.bits[choice] == bits]
+            context.notes.append(f"of {bits} bits: {', '.join(names)}")
         return [Replacement.at(call) for call in calls]
 
     def _traces(self, graph_module: fx.GraphModule, calls: list[fx.Node], context: Context) -> Tensor:
@@ -108,8 +112,7 @@ class ChooseBits(Pass):
             for batch in context.data:
                 count = len(pytree.tree_leaves(batch)[0])
                 loss = self.loss(graph_module, batch)
-                if loss.numel() != 1 or not loss.isfinite():
-                    raise InputError(f"the loss must be one finite number a batch, not {loss.detach()!r}")
+                _check_loss(loss)
                 total += count * mean_traces(loss, list(weights.values()), self.draws, random)
                 seen += count
                 context.progress("estimating traces", seen, self.samples)
@@ -119,6 +122,14 @@ class ChooseBits(Pass):
             raise InputError("the data is empty: give at least one batch")
         by_name = dict(zip(weights, total / seen))
         return torch.stack([by_name[name] for name in names])
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.isfinite():
+        shown = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else describe_value(loss)
+        raise InputError(f"the loss must be one finite number a batch, a tensor, not {shown}")
+    if not loss.requires_grad:
+        raise InputError("the loss has no gradient: compute it from the model's outputs, and neither detach nor convert it")
 
 
 def _with_bits(quantizer: Quantizer, weight: Tensor, bits: int) -> Quantizer:

@@ -16,6 +16,7 @@ from fxcompress.dialect import copy_graph
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, PlanError, source_line
 from fxcompress.pipeline import Context, Pass
+from fxcompress.quality import quality
 from fxcompress.quantization.noise import Place, float_outputs, measure_noise
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls
 from fxcompress.quantization.restoration import leave_in_float, widen
@@ -142,8 +143,8 @@ class RestorePrecision(Pass):
 def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], context: Context) -> list[str]:
     """What restoring `names` costs in milliseconds, layer by layer and in all."""
     variants = {"before": before, "after": after}
-    kernels = latency.measure_kernels(variants, context.example, context.target)
-    seconds = latency.measure_latencies(variants, context.example, context.target)
+    kernels = latency.measure_kernels(variants, context.example, context.lower)
+    seconds = latency.measure_latencies(variants, context.example, context.lower)
     told = []
     for name in names:
         nodes = {which: next(n for n in module.graph.nodes if n.name == name) for which, module in variants.items()}
@@ -216,10 +217,7 @@ def _run(graph_module: fx.GraphModule, leaves: list[Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def _quality(metric: Callable[[nn.Module], float], model: nn.Module) -> float:
     """What `metric` says of `model`, as a number."""
-    try:
-        value = float(metric(model))
-    except (TypeError, ValueError):
-        value = math.nan
+    value = quality(metric, model)
     if math.isnan(value):
-        raise InputError("metric did not return a number; let it return the quality of the model, larger is better")
+        raise InputError("metric returned NaN; let it return a number, larger for a better model")
     return value

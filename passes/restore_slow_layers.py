@@ -75,7 +75,7 @@ class RestoreSlowLayers(Pass):
             raise PlanError("RestoreSlowLayers compares with the model before it was quantized, and nobody kept that")
         context.progress("profiling layers", 0, None)
         variants = {"integer": graph_module, "float": context.reference}
-        kernels = latency.measure_kernels(variants, context.example, context.target)
+        kernels = latency.measure_kernels(variants, context.example, context.lower)
         slow = self._candidates(graph_module, kernels["integer"], kernels["float"], context)[: self.max_layers]
         if not slow:
             context.notes.append("no layer is slower in integers than in float")
@@ -114,7 +114,7 @@ class RestoreSlowLayers(Pass):
     def _helps(self, graph_module: fx.GraphModule, kept: list[_Slow], more: list[_Slow], context: Context) -> bool:
         """Whether the file is faster with `more` in float beside `kept`; if so, a note says how much."""
         variants = {"old": _restored(graph_module, kept, context), "new": _restored(graph_module, [*kept, *more], context)}
-        seconds = latency.measure_latencies(variants, context.example, context.target)
+        seconds = latency.measure_latencies(variants, context.example, context.lower)
         helps = latency.is_faster(seconds["new"], seconds["old"], self.gain)
         if helps:
             old, new = (float(np.median(seconds[which])) * 1e3 for which in variants)

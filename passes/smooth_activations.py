@@ -13,8 +13,8 @@ from torch import Tensor, fx
 from fxcompress.builder import attribute, insert_call, insert_constant
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
-from fxcompress.errors import CalibrationError, InputError, describe
-from fxcompress.observe import observe
+from fxcompress.errors import InputError
+from fxcompress.observe import check_finite, observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
 from fxcompress.quantization.patches import some_rows
@@ -77,8 +77,7 @@ class SmoothActivations(Pass):
         for value, x in observe(graph_module, context, readers, samples=self.samples, precision=self.precision):
             seen[value].update(x)
         for value, linears in readers.items():
-            if not seen[value].width.isfinite().all():
-                raise CalibrationError(f"{describe(value)} is NaN or infinite for some of the data; look for an overflow there")
+            check_finite(value, seen[value].width)
             layers = [_Linear(graph_module, linear) for linear in linears]
             factor = _best_factor(seen[value], torch.cat([layer.rows for layer in layers]), context.target)
             self._smooth(graph_module, value, layers, factor)

@@ -12,8 +12,8 @@ from fxcompress.builder import attribute, insert_constant
 from fxcompress.channels.removal import propagate
 from fxcompress.dialect import resolve
 from fxcompress.effect import Effect
-from fxcompress.errors import CalibrationError, InputError, describe
-from fxcompress.observe import observe
+from fxcompress.errors import InputError
+from fxcompress.observe import check_finite, observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
 from fxcompress.rewrite import Replacement
@@ -77,8 +77,7 @@ class SplitChannels(Pass):
             widths[value] = torch.maximum(widths.get(value, width), width)
         rewritten = []
         for value, inner in found.items():
-            if not widths[value].isfinite().all():
-                raise CalibrationError(f"{describe(value)} is NaN or infinite for some of the data; look for an overflow there")
+            check_finite(value, widths[value])
             prominence = [_prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
             burden = widths[value] * torch.stack(prominence).amax(0)
             copies = _copies(burden, self.channels)

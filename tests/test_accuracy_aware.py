@@ -212,3 +212,11 @@ def test_bad_options_are_explained(options, message):
 def test_a_controller_without_a_level_is_an_error_that_says_which_to_give():
     with pytest.raises(InputError, match=r"CompositeController has no set_level.*controller\['Sparsify'\]"):
         adaptive_level(Fake(), Fake().controller, Fake.train, lambda one: 1.0, baseline=1.0, max_drop=0.0)
+
+
+def test_a_score_is_a_number():
+    def validate(model):
+        print("accuracy: 0.9")
+
+    with pytest.raises(InputError, match="validate returned None; let it return a number"):
+        early_exit(Fake(), Fake.train, validate, baseline=1.0, max_drop=0.0, epochs=1)

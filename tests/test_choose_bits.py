@@ -160,8 +160,19 @@ def test_options_are_checked(options, message):
 def test_what_cannot_be_done_is_said():
     with pytest.raises(InputError, match="are at most 2 times smaller, not 3"):
         compiled(ratio=3)
-    with pytest.raises(InputError, match="the loss must be one finite number a batch"):
-        stack = [passes.Quantize(), passes.ChooseBits(loss=lambda model, batch: model(batch[0])[0])]
-        fxcompress.compile(Gained(), stack, data=DATA)
     with pytest.raises(InputError, match="ChooseBits needs data"):
         fxcompress.compile(Gained(), [passes.Quantize(), passes.ChooseBits(loss=squares)], example_inputs=DATA[0][0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda model, batch: model(batch[0])[0], r"one finite number a batch, a tensor, not float32\["),
+        (lambda model, batch: squares(model, batch).item(), "one finite number a batch, a tensor, not [0-9.]+$"),
+        (lambda model, batch: squares(model, batch) * torch.nan, "one finite number a batch, a tensor, not nan"),
+        (lambda model, batch: squares(model, batch).detach(), "the loss has no gradient"),
+    ],
+)
+def test_a_loss_that_cannot_be_differentiated_is_refused(loss, message):
+    with pytest.raises(InputError, match=message):
+        fxcompress.compile(Gained(), [passes.Quantize(), passes.ChooseBits(loss=loss)], data=DATA)

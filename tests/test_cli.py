@@ -31,6 +31,9 @@ class Two(nn.Module):
     def forward(self, x, y):
         return self.layer(x) + y
 
+def feed_forward():
+    return nn.Sequential(nn.Embedding(9, 4), nn.LayerNorm(4), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+
 class Box:
     build = staticmethod(tiny)
 
@@ -135,7 +138,13 @@ def test_the_graph_is_drawn(here, capsys, tmp_path):
     }
     assert cli.main(["graph", f"{here}:tiny", "--input-shape", "1,3,8,8", "--passes", "--out", "deep/er"]) == 0
     assert "quantizer" in next((tmp_path / "deep" / "er").glob("*Quantize.txt")).read_text()
-    assert "Calibrate" not in capsys.readouterr().out
+    assert "decibels are those of the example inputs" in capsys.readouterr().out
+
+
+def test_the_graph_after_passes_that_look_at_data(here, tmp_path):
+    assert cli.main(["graph", f"{here}:feed_forward", "--input-shape", "1,6:int64", "--passes", "--out", "passes"]) == 0
+    drawn = {path.stem.partition("-")[2] for path in (tmp_path / "passes").glob("*.svg")}
+    assert drawn == {"Capture", *(one.name for one in post_training())}
 
 
 def test_a_graph_of_several_inputs(here):

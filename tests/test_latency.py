@@ -1,6 +1,7 @@
 """Kernels and latencies: how they are told apart, and what passes make of them. No speed is tested."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -66,11 +67,15 @@ def test_one_lucky_run_is_not_faster():
     assert not is_faster(new, old, 0.01)
 
 
+def to_file(module):
+    return partial(fxcompress.lowering.lower, example=module.compilation.example, target=OPENVINO_CPU)
+
+
 def test_the_plugin_names_every_layer(data):
     """Kernels are found for each layer of the integer file, those of the outputs included, or it is fused to another."""
     module = fxcompress.compile(Net(), data=data)
     plain = fxcompress.compile(Net(), defaults.post_training()[:2], data=data)
-    kernels = measure_kernels({"i": module, "f": plain}, module.compilation.example, OPENVINO_CPU)
+    kernels = measure_kernels({"i": module, "f": plain}, module.compilation.example, to_file(module))
     layers = [layer.node for layer in quantized_layers(module, OPENVINO_CPU)]
     seen = {name.partition("/")[0] for kernel in kernels["i"] for name in kernel.names}
     assert {layer.name for layer in layers} <= seen
@@ -81,19 +86,21 @@ def test_the_plugin_names_every_layer(data):
 
 def test_rounds_are_paired(data):
     module = fxcompress.compile(Net(), data=data)
-    taken = measure_latencies({"a": module, "b": module}, module.compilation.example, OPENVINO_CPU)
+    taken = measure_latencies({"a": module, "b": module}, module.compilation.example, to_file(module))
     assert taken["a"].shape == taken["b"].shape and (taken["a"] > 0).all()
 
 
 def pretend(monkeypatch, integer, real, cost):
     """A machine on which kernels take these milliseconds, and a file what `cost` says of its layers in integers."""
 
-    def kernels(variants, example, target):
+    def kernels(variants, example, lower):
         times = {"integer": integer, "float": real}
         return {which: [Kernel((name,), False, ms / 1e3) for name, ms in times[which].items()] for which in variants}
 
-    def whole(variants, example, target):
-        layers = {which: {one.node.name for one in quantized_layers(module, target)} for which, module in variants.items()}
+    def whole(variants, example, lower):
+        layers = {
+            which: {one.node.name for one in quantized_layers(module, OPENVINO_CPU)} for which, module in variants.items()
+        }
         return {which: np.full(9, cost(found)) for which, found in layers.items()}
 
     monkeypatch.setattr(latency, "measure_kernels", kernels)

@@ -10,7 +10,6 @@ from fxcompress import latency, passes
 from fxcompress.cost import cost
 from fxcompress.errors import InputError
 from fxcompress.latency_target import level_for_latency
-from fxcompress.lowering import lower
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -24,8 +23,8 @@ def pruned(target="openvino", **options):
 
 @pytest.fixture
 def time_is_cost(monkeypatch):
-    def measured(variants, example, target):
-        return {name: np.full(3, cost(lower(one, example, target)).multiply_adds) for name, one in variants.items()}
+    def measured(variants, example, lower):
+        return {name: np.full(3, cost(lower(one)).multiply_adds) for name, one in variants.items()}
 
     monkeypatch.setattr(latency, "measure_latencies", measured)
 

@@ -81,6 +81,7 @@ def test_a_ranking_scales_and_shifts_the_importances():
         ({"sigma": float("inf")}, "sigma above 0"),
         ({"controller": "PruneFilter"}, "did you mean 'PruneFilters'"),
         ({"generations": 1, "tune_and_score": lambda trial: float("nan")}, "returned NaN"),
+        ({"generations": 1, "tune_and_score": lambda trial: None}, "returned None; let it return a number"),
     ],
 )
 def test_unusable_options(options, message):

@@ -1,6 +1,6 @@
 """Planning, and what the verifier says of a pass that does not keep its promise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress import Effect, Pass, op, passes, rewrite, var, verify
+from fxcompress import Effect, Pass, QuantizationOptions, QuantizationSpec, op, passes, rewrite, var, verify
 from fxcompress.errors import PlanError, VerificationError
 from fxcompress.pipeline import plan
+from fxcompress.report import Report, Row
+from fxcompress.training import Polynomial
 from fxcompress.verify import outputs
 
 x, w, b = var("x w b")
@@ -55,6 +57,17 @@ def test_a_pass_listed_too_early_is_told_where_it_goes():
 def test_only_passes_can_be_listed(wrong):
     with pytest.raises(PlanError, match=r"passes\[0\] is .*not a Pass"):
         plan([wrong])
+
+
+@pytest.mark.parametrize("wrong", [passes.Quantize(), "Quantize", passes.Quantize, iter([passes.FoldBatchNorm()])])
+def test_passes_come_in_a_list(wrong):
+    with pytest.raises(PlanError, match=r"passes come in a list, such as \[Quantize\(\), Calibrate\(\)\], not as "):
+        fxcompress.compile(Net(), wrong, example_inputs=torch.randn(3, 4))
+
+
+def test_a_name_is_no_pass():
+    with pytest.raises(PlanError, match=r"passes\[0\] is 'quantize', which is not a Pass \(did you mean 'Quantize\(\)'"):
+        plan(["quantize"])
 
 
 def test_a_pass_must_declare_its_effect():
@@ -153,6 +166,21 @@ def test_the_report_has_a_row_a_pass():
     text = str(compiled.report)
     for word in ("effect", "nodes", "rewrites", "weights", "dB", "ms", "same bits"):
         assert word in text
+
+
+def test_options_print_as_they_are_written():
+    four_bits = QuantizationOptions(weights=QuantizationSpec(bits=4, signed=True))
+    quantize = passes.Quantize(overrides={"fc": four_bits})
+    written = "Quantize(overrides={'fc': QuantizationOptions(weights=QuantizationSpec(bits=4, signed=True))})"
+    assert str(quantize) == written
+    assert str(passes.Sparsify(schedule=Polynomial(epochs=2))) == "Sparsify(schedule=Polynomial(epochs=2))"
+
+
+def test_long_options_are_not_said_again_with_every_note():
+    name = "Quantize(overrides={'fc': QuantizationOptions(weights=QuantizationSpec(bits=4))})"
+    long = Row(name, "lossy", nodes_before=1, nodes_after=1, rewrites=0, bytes=0, decibels=None, milliseconds=0.0)
+    report = Report([replace(long, notes=("this",)), replace(long, name="Calibrate()", notes=("that",))])
+    assert report.notes == ["Quantize(...): this", "Calibrate(): that"]
 
 
 def test_a_pass_may_be_listed_twice():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress import passes
+from fxcompress import QuantizationOptions, passes
 from fxcompress.errors import InputError, PlanError
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.spec import QuantizationSpec
@@ -198,3 +198,17 @@ def test_ranges_must_be_calibrated_first():
 def test_options_are_checked(options, message):
     with pytest.raises(InputError, match=message):
         passes.TrainQuantizers(**options)
+
+
+def test_statistics_say_the_bytes_of_the_weights_and_where_bits_are_mixed_those_of_each_quantizer():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    four_bits = QuantizationOptions(weights=QuantizationSpec(bits=4))
+    for overrides, sizes in (({}, {"int8": 12 + 6}), ({"2": four_bits}, {"int8": 12, "int4": 3})):
+        stack = [passes.Quantize(overrides=overrides), passes.Calibrate(), passes.TrainQuantizers()]
+        compiled = fxcompress.compile(model, stack, data=[torch.randn(2, 4)])
+        kinds, *each = compiled.controller.statistics().tables
+        rows = list(zip(*(column.cells for column in kinds.columns)))
+        assert {bits: size for of, bits, *_, size in rows if of == "weights"} == {b: f"{n} B" for b, n in sizes.items()}
+        assert [size for of, *_, size in rows if of == "activations"] == [""]
+        shown = [dict(zip(*(column.cells for column in table.columns))) for table in each]
+        assert shown == ([{"_0_weight": "int8", "_2_weight": "int4"}] if overrides else [])

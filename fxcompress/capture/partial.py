@@ -106,11 +106,19 @@ def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[Ex
             given = example.copy()
             model(*given.args, **given.kwargs)
     except Exception as error:
-        raise CaptureError(f"{type(model).__name__} does not run on the example inputs {example!r}: {error}") from error
+        raise does_not_run(model, example, error) from error
     finally:
         for hook in hooks:
             hook.remove()
     return calls
+
+
+def does_not_run(model: nn.Module, example: ExampleInputs, error: Exception) -> CaptureError:
+    """What to raise where the user's own model raised `error`."""
+    return CaptureError(
+        f"{type(model).__name__} does not run on the example inputs {example!r}: {error}; they, or the first batch of data, "
+        "must be what forward takes"
+    )
 
 
 def _inputs(path: str, calls: dict[str, list[ExampleInputs]]) -> ExampleInputs:

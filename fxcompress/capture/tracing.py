@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.fake import static_sizes
-from fxcompress.errors import CaptureError
+from fxcompress.errors import CaptureError, InputError
 from fxcompress.inputs import ExampleInputs
 
 
@@ -30,8 +30,10 @@ def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: 
 
     Raises:
         CaptureError: `model` cannot be traced.
+        InputError: its forward does not take `example`.
     """
     _check_names(model)
+    _check_call(model, example)
     _hand_scopes_on(model)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -96,6 +98,15 @@ def _check_names(model: nn.Module) -> None:
     for path, _ in model.named_modules():
         if keyword.iskeyword(path.rpartition(".")[2]):
             raise CaptureError(f"the module {path!r} is called by a word of Python's own, which torch cannot trace; rename it")
+
+
+def _check_call(model: nn.Module, example: ExampleInputs) -> None:
+    try:
+        inspect.signature(model.forward).bind(*example.args, **example.kwargs)
+    except TypeError as problem:
+        raise InputError(
+            f"forward of {type(model).__name__} takes {inspect.signature(model.forward)}, not {example!r}: {problem}"
+        ) from None
 
 
 def _hand_scopes_on(model: nn.Module) -> None:

@@ -12,7 +12,6 @@ from fxcompress.commands.compile import post_training
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.commands.progress import shown
 from fxcompress.errors import InputError
-from fxcompress.passes import Calibrate, RoundWeights
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
@@ -25,15 +24,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if example is None:
             raise InputError("the model does not say what it takes; add --input-shape, such as 1,3,224,224")
         show("capturing", 0, None)
-        passes = (
-            [p for p in post_training(arguments.ignore) if not isinstance(p, (RoundWeights, Calibrate))]
-            if arguments.passes
-            else []
-        )
         compiled = fxcompress.compile(
             model,
-            passes,
+            post_training(arguments.ignore) if arguments.passes else [],
             example_inputs=example,
+            data=[example],
             target=arguments.target,
             submodules=arguments.submodule or None,
             progress=show,
@@ -42,5 +37,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         written = compiled.dump(folder)
     console.print(compiled.report.table())
     pictures = [path for path in written if path.suffix == ".svg"]
-    lines = [f"wrote {len(written)} files (text, DOT, GraphML, SVG); open in a browser:", *(f"  {path}" for path in pictures)]
+    remark = ["passes saw no data: the decibels are those of the example inputs"] if arguments.passes else []
+    lines = [
+        *remark,
+        f"wrote {len(written)} files (text, DOT, GraphML, SVG); open in a browser:",
+        *(f"  {path}" for path in pictures),
+    ]
     console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -11,6 +11,7 @@ from fxcompress.errors import InputError
 from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.ranges import Estimator, find_estimator
 from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class QuantizationOptions:
             raise InputError("activations have one scale for all: leave out channel_axis and group_size of their grid")
         if self.weights and self.weights.group_size is not None and self.per_channel is False:
             raise InputError("groups divide channels: leave out group_size, or have per_channel=True")
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def over(self, inherited: QuantizationOptions) -> QuantizationOptions:
         """These options, with `inherited` where they say nothing."""

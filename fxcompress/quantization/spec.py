@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxcompress.errors import InputError
+from fxcompress.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class QuantizationSpec:
             raise InputError("narrow=True needs symmetric=True: an asymmetric grid has no mirror image to keep")
         if self.group_size is not None and self.group_size < 1:
             raise InputError(f"group_size must be 1 or more, or None for no groups, got {self.group_size}")
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def scale_axis(self) -> int | None:

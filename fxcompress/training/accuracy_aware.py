@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fxcompress.errors import InputError
+from fxcompress.quality import quality
 from fxcompress.tables import printed
 from fxcompress.training.controller import CompositeController, CompressionStage
 
@@ -129,7 +130,7 @@ def early_exit(
     for done in range(epochs + 1):
         if done:
             train_epoch(model, done - 1)
-        score = float(validate(model))
+        score = quality(validate, model)
         complete = model.controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
         result.add(model, Trial(done, score, complete and score >= result.least), comparable=complete)
         if result.met:
@@ -207,7 +208,7 @@ def _reaches(
     """Train at `level` until the score is tolerable, for `epochs` at most; whether it was."""
     for _ in range(epochs):
         train_epoch(model, len(result.trials))
-        score = float(validate(model))
+        score = quality(validate, model)
         result.add(model, Trial(len(result.trials) + 1, score, score >= result.least, level))
         if result.trials[-1].met:
             return True

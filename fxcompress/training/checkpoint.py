@@ -93,7 +93,8 @@ def _check_state(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         differences.append(_listed(told))
     if differences:
         raise CheckpointError(
-            f"the checkpoint is of another model: {'; '.join(differences)}. Compile the model that it was saved from"
+            f"the checkpoint is of another model: {'; '.join(differences)}. "
+            "Compile the model that it was saved from, for the same target"
         )
 
 

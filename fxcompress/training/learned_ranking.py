@@ -17,6 +17,7 @@ from typing import Any
 from fxcompress.channels.clusters import CRITERIA, importance
 from fxcompress.channels.selection import LearnedRanking, cluster_names
 from fxcompress.errors import InputError
+from fxcompress.quality import quality
 from fxcompress.training.filters import FilterController
 
 Coefficients = dict[str, tuple[float, float]]
@@ -132,7 +133,7 @@ def _score(model: Any, name: str, tried: Coefficients, tune_and_score: Callable[
     controller = _controller(trial, name)
     controller.selection = replace(controller.selection, ranking=LearnedRanking(tried))
     controller.set_level(controller.scheduler.target)
-    score = float(tune_and_score(trial))
+    score = quality(tune_and_score, trial)
     if math.isnan(score):
         raise InputError("tune_and_score returned NaN; let it return a number, larger for a better model")
     return score

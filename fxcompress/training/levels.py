@@ -9,9 +9,10 @@ from __future__ import annotations
 import bisect
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from fxcompress.errors import InputError
+from fxcompress.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -36,8 +37,7 @@ class Schedule(ABC):
             raise InputError(f"{type(self).__name__} needs steps_per_epoch of 1 or more, got {self.steps_per_epoch!r}")
 
     def __repr__(self) -> str:
-        given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{type(self).__name__}({', '.join(given)})"
+        return short_repr(self)
 
     @abstractmethod
     def level(self, epoch: float, target: float) -> float:
