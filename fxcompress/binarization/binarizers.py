@@ -89,10 +89,11 @@ class WeightBinarizer(Binarizer):
     `DoReFaBinarizer`. It counts as a constant for the gradient.
     """
 
-    bytes_per_weight = 1
-    """In an ONNX file."""
-
     per_filter = True
+
+    def bytes_in_file(self, count: int) -> int:
+        """Bytes that `count` weights take in an ONNX file."""
+        return count
 
     def binarized(self, x: Tensor) -> Tensor:
         scale = self.scale(x)
