@@ -145,7 +145,7 @@ class RestorePrecision(Pass):
             calls = quantizer_calls(graph_module)
             layers = [_weights_alone(one) for one in layers if any(calls[call].spec.bits < self.bits for call in one.weights)]
         places = [Place(layer.node, layer) for layer in layers]
-        measure_noise(graph_module, places, loss.batches, context.progress, self.samples)
+        measure_noise(graph_module, places, loss.batches, context.progress, self.samples, context.reference)
         return sorted(places, key=lambda place: place.decibels)
 
     def _fitting(self, graph_module: fx.GraphModule, ranked: list[Place], context: Context) -> list[Place]:

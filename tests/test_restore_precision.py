@@ -289,6 +289,14 @@ def test_the_noisiest_layer_of_a_size_comes_first(data):
     assert "1 of 2 layers" in module.report.notes[-1]
 
 
+def test_layers_of_rounded_weights_are_ranked_by_what_their_weights_lose(data):
+    """The weights in the graph lie on the grid already, and still are not the float ones."""
+    stack = [passes.Quantize(weights=FOUR_BITS), passes.RoundWeights(), passes.Calibrate()]
+    module = fxcompress.compile(four_bits_net(), [*stack, passes.RestorePrecision(min_decibels=90.0, bits=8)], data=data)
+    alone = [note for note in module.report.notes if "by itself" in note]
+    assert len(alone) == 3 and not any("same bits by itself" in note for note in alone)
+
+
 def test_a_size_limits_what_a_tolerance_asks_for(data):
     wide = passes.RestorePrecision(bits=8, max_size=0.36, min_decibels=90.0)
     report = quantized(four_bits_net(), data, wide, weights=FOUR_BITS).report
