@@ -113,8 +113,9 @@ class RestorePrecision(Pass):
             context.notes.append(f"{before}: nothing to restore")
             return []
         restored: list[Replacement] = []
+        room = self._room(graph_module, context)
         ranked = self._ranked(graph_module, context, loss)
-        fitting = self._fitting(graph_module, ranked, context)
+        fitting = self._fitting(graph_module, ranked, room, context)
         for done, place in enumerate(fitting[: self.max_layers]):
             context.progress("restoring precision", done, self.max_layers or len(fitting))
             names = self._restore(graph_module, place, context)
@@ -148,21 +149,27 @@ class RestorePrecision(Pass):
         measure_noise(graph_module, places, loss.batches, context.progress, self.samples, context.reference)
         return sorted(places, key=lambda place: place.decibels)
 
-    def _fitting(self, graph_module: fx.GraphModule, ranked: list[Place], context: Context) -> list[Place]:
-        """Those of `ranked`, in its order, whose noise is largest in all of what `max_size` has room for."""
+    def _room(self, graph_module: fx.GraphModule, context: Context) -> int | None:
+        """How many bytes `max_size` leaves for restoring; None for no limit."""
         if self.max_size is None:
-            return ranked
+            return None
         share = _share(graph_module, context)
-        room = math.floor((self.max_size / share - 1) * weight_bytes(graph_module))
-        layers = [place.layer for place in ranked if place.layer]
-        costs = [[0, added_bytes(graph_module, layer, self.bits, context.target)] for layer in layers]
-        noise = [[10 ** min(-place.decibels / 10, LOUDEST), 0.0] for place in ranked]
-        taken = allocate(costs, noise, room) if room >= 0 else None
-        if taken is None:
+        if share > self.max_size:
             raise InputError(
                 f"the weights take {share:.4g} of the original model's size before anything is restored, which is more than "
                 f"max_size={self.max_size:g}; give Quantize weights of fewer bits or larger groups"
             )
+        return math.floor((self.max_size / share - 1) * weight_bytes(graph_module))
+
+    def _fitting(self, graph_module: fx.GraphModule, ranked: list[Place], room: int | None, context: Context) -> list[Place]:
+        """Those of `ranked`, in its order, whose noise is largest in all of what there is room for."""
+        if room is None:
+            return ranked
+        layers = [place.layer for place in ranked if place.layer]
+        costs = [[0, added_bytes(graph_module, layer, self.bits, context.target)] for layer in layers]
+        noise = [[10 ** min(-place.decibels / 10, LOUDEST), 0.0] for place in ranked]
+        taken = allocate(costs, noise, room)
+        assert taken is not None  # to restore nothing costs nothing
         return [place for place, chosen in zip(ranked, taken) if chosen]
 
     def _restore(self, graph_module: fx.GraphModule, place: Place, context: Context) -> list[str]:
