@@ -68,11 +68,16 @@ def measure(name: str, images: Tensor, folder: Path, repeats: int) -> dict[str, 
     ours, theirs, plain = (peers.file_of(tool, name, folder) for tool in (peers.OURS, peers.NNCF_TORCH, peers.FLOAT))
     jobs: list[Callable[[nn.Module], Seconds]] = [
         lambda model: _fxcompress(model, singles, ours),
-        lambda model: _timed("NNCF torch", peers.nncf_torch, model, singles, theirs),
-        lambda model: _timed("NNCF torch, batches", peers.nncf_torch, model, batches, folder / "batches.xml"),
-        lambda model: _timed("forward", _forward, model, batches),
-        lambda model: _timed("export", peers.export_float, model, singles, plain),
+        lambda model: timed("NNCF torch", peers.nncf_torch, model, singles, theirs),
+        lambda model: timed("NNCF torch, batches", peers.nncf_torch, model, batches, folder / "batches.xml"),
+        lambda model: timed("forward", _forward, model, batches),
+        lambda model: timed("export", peers.export_float, model, singles, plain),
     ]
+    return take_turns(model, jobs, repeats)
+
+
+def take_turns(model: nn.Module, jobs: Sequence[Callable[[nn.Module], Seconds]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds that `jobs` tell of, (repeats,) by name; each job gets a copy of `model` of its own."""
     rounds: list[Seconds] = []
     for order in orders(len(jobs), repeats):
         taken: Seconds = {}
@@ -95,7 +100,7 @@ def warm_up(folder: Path) -> Seconds:
     taken: Seconds = {}
     with peers.quiet():
         for tool, path in paths.items():
-            taken |= _timed(tool.name, tool.build, _Tiny().eval(), data, path)
+            taken |= timed(tool.name, tool.build, _Tiny().eval(), data, path)
     return {"fxcompress": taken["fxcompress"], "NNCF": taken["NNCF torch"], "torch's exporter": taken["FP32"]}
 
 
@@ -127,7 +132,8 @@ def _forward(model: nn.Module, batches: Sequence[Tensor]) -> None:
             model(batch)
 
 
-def _timed(what: str, job: Callable, *arguments) -> Seconds:
+def timed(what: str, job: Callable, *arguments) -> Seconds:
+    """The seconds of ``job(*arguments)``, under the name `what`."""
     started = time.perf_counter()
     job(*arguments)
     return {what: time.perf_counter() - started}

@@ -86,8 +86,9 @@ def _run(options: argparse.Namespace, machine: dict[str, Any], folder: Path) -> 
 def _section(benchmark: str, options: argparse.Namespace, folder: Path) -> Section:
     """The figures of one benchmark."""
     if benchmark == "sentences":
-        told = {"calibration": options.images, "scoring": options.scoring, "loads": options.loads, "rounds": options.rounds}
-        return sentence_embeddings.section(folder, **told, report=console.print)
+        told = {"calibration": options.images, "scoring": options.scoring}
+        times = {"loads": options.loads, "rounds": options.rounds, "repeats": options.repeats}
+        return sentence_embeddings.section(folder, **told, **times, report=console.print)
     networks = options.networks or BENCHMARKS[benchmark]
     images = photographs.calibration_images(options.images)
     report = console.print

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from fxcompress.graph.text import to_text
 from fxcompress.inputs import ExampleInputs
 from fxcompress.lowering import lower
 from fxcompress.pipeline import Pass
+from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report import Report
 from fxcompress.targets import Target
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
@@ -47,6 +49,12 @@ class Compilation:
     example: ExampleInputs
     target: Target
     steps: list[tuple[str, fx.Graph]] = field(default_factory=list)
+
+    def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
+        """The `compiled` model as it was before a pass inserted quantizers; None where it held some from the start."""
+        stages = (fx.GraphModule(compiled, graph) for _, graph in self.steps)
+        float_stages = list(itertools.takewhile(lambda stage: not quantizer_calls(stage), stages))
+        return float_stages[-1] if float_stages else None
 
 
 class Compiled(fx.GraphModule):

@@ -201,14 +201,14 @@ def tidy(graph_module: fx.GraphModule, one: Pass) -> None:
 
 
 def weight_bytes(graph_module: fx.GraphModule) -> int:
-    """Bytes of the tensors that the graph reads, each at the width that it will have in a file."""
+    """Bytes of the tensors that the graph reads, each as it will be in a file: integers with their scales and zero points."""
     seen: dict[int, int] = {}
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
             tensor = attribute(graph_module, node.target)
             if isinstance(tensor, torch.Tensor):
-                width = next((m.bytes_per_weight for m in _modules_after(graph_module, node)), tensor.element_size())
-                seen[id(tensor)] = int(tensor.numel() * width)
+                written = next(_modules_after(graph_module, node), None)
+                seen[id(tensor)] = written.bytes_in_file(tensor.numel()) if written else tensor.nbytes
     return sum(seen.values())
 
 
@@ -217,6 +217,6 @@ def _modules_after(graph_module: fx.GraphModule, node: fx.Node):
     for user in node.users:
         if user.op == "call_module":
             module = graph_module.get_submodule(user.target)
-            if hasattr(module, "bytes_per_weight"):
+            if hasattr(module, "bytes_in_file"):
                 yield module
             yield from _modules_after(graph_module, user)

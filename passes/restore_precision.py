@@ -1,4 +1,4 @@
-"""Take the few layers that cost most out of the integers, or give their weights more bits."""
+"""Take the layers that cost most out of the integers, or give their weights more bits: a few of them, or as many as fit."""
 
 from __future__ import annotations
 
@@ -15,44 +15,55 @@ from fxcompress import latency
 from fxcompress.dialect import copy_graph
 from fxcompress.effect import Effect
 from fxcompress.errors import InputError, PlanError, source_line
-from fxcompress.pipeline import Context, Pass
+from fxcompress.pipeline import Context, Pass, weight_bytes
 from fxcompress.quality import quality
+from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.noise import Place, float_outputs, measure_noise
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls
-from fxcompress.quantization.restoration import leave_in_float, widen
+from fxcompress.quantization.restoration import added_bytes, leave_in_float, widen
 from fxcompress.report import readable_decibels
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import in_small_batches, samples_of
 from fxcompress.sensitivity import CHUNK
 from fxcompress.verify import RunningSqnr
 
+LOUDEST = 30
+"""The power of ten that noise counts as at most, against the signal: infinite noise does not add up."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestorePrecision(Pass):
-    """Leave the worst layers in float, one by one, until the loss is tolerable.
+    """Leave the worst layers in float, one by one, until the loss is tolerable, or as many of them as a size allows.
 
     Layers are ranked once by the noise that each makes alone (see `fxcompress.sensitivity`); after each that is restored
     the whole model is measured again, and the first one that meets what was asked for is the last. The idea of NNCF's
     ``quantize_with_accuracy_control``. List it after `Calibrate`, and before passes that make up for quantization.
+
+    Under a size, those layers are candidates that make most noise together, by themselves, of all that fit into it: a
+    knapsack (`fxcompress.quantization.allocation`). Where nothing is said of the loss, all of them are restored. So
+    ``bits=8, max_size=0.16`` behind 4-bit weights is mixed precision that needs neither labels nor gradients.
 
     Args:
         min_decibels: SQNR of the outputs that must be reached, against the model before it was quantized.
         metric: the quality of a model, larger is better, as ``metric(model) -> float``, on data of your own.
         tolerance: how far the metric may stay below that of the model before it was quantized, in its own unit.
         max_layers: restore at most so many.
+        max_size: the share of the original model's bytes that the weights may take: all constants, with scales and zero
+            points. In a file the graph comes on top, some 400 bytes an operation.
         bits: give the layers' weights so many bits, where they have fewer, rather than float.
         samples: of the calibration data, to rank layers and measure decibels on.
         latency: note what each restored layer costs in milliseconds, measured in OpenVINO, and what the whole file does.
 
     Raises:
-        InputError: neither `min_decibels` nor `metric` is given, an option is out of its range, there is no data, or the
-            metric is not a number.
+        InputError: neither `min_decibels` nor `metric` nor `max_size` is given, an option is out of its range, there is no
+            data, the metric is not a number, or the weights are larger than `max_size` before anything is restored.
     """
 
     min_decibels: float | None = None
     metric: Callable[[nn.Module], float] | None = None
     tolerance: float = 0.0
     max_layers: int | None = None
+    max_size: float | None = None
     bits: int | None = None
     samples: int = 32
     latency: bool = False
@@ -61,8 +72,10 @@ class RestorePrecision(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def __post_init__(self) -> None:
-        if self.min_decibels is None and self.metric is None:
-            raise InputError("RestorePrecision needs to know what is tolerable: give min_decibels, or metric and tolerance")
+        if not self._knows_what_is_tolerable and self.max_size is None:
+            raise InputError(
+                "RestorePrecision needs to know what is tolerable: give min_decibels, or metric and tolerance, or max_size"
+            )
         if self.metric is not None and not callable(self.metric):
             raise InputError(f"metric is a function of the model that returns a number, not {self.metric!r}")
         if self.min_decibels is not None and not math.isfinite(self.min_decibels):
@@ -73,6 +86,8 @@ class RestorePrecision(Pass):
             raise InputError("tolerance is how much the metric may lose: give metric, or say min_decibels instead")
         if self.max_layers is not None and self.max_layers < 1:
             raise InputError(f"max_layers must be 1 or more, or None for any number, got {self.max_layers}")
+        if self.max_size is not None and not 0 < self.max_size < math.inf:
+            raise InputError(f"max_size is a share of the original model's size, such as 0.16, not {self.max_size}")
         if self.bits is not None and not 3 <= self.bits <= 8:
             raise InputError(f"bits must be 3 to 8, or None for float, got {self.bits}")
         if self.samples < 1:
@@ -80,36 +95,49 @@ class RestorePrecision(Pass):
         if self.latency:
             latency.require_openvino()
 
+    @property
+    def _knows_what_is_tolerable(self) -> bool:
+        return self.min_decibels is not None or self.metric is not None
+
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         before = fx.GraphModule(graph_module, copy_graph(graph_module.graph)) if self.latency else graph_module
-        restored = self._restore_until_met(graph_module, context)
+        restored = self._restore_worst(graph_module, context)
         if self.latency and restored:
             context.progress("measuring latency", 0, None)
             context.notes += _prices(before, graph_module, [done.node for done in restored], context)
         return restored
 
-    def _restore_until_met(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
+    def _restore_worst(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         loss = _Loss(self, graph_module, context)
         before = loss.measure()
         if before.met:
             context.notes.append(f"{before}: nothing to restore")
             return []
         restored: list[Replacement] = []
+        room = self._room(graph_module, context)
         ranked = self._ranked(graph_module, context, loss)
-        for done, place in enumerate(ranked[: self.max_layers]):
-            context.progress("restoring precision", done, self.max_layers)
+        fitting = self._fitting(graph_module, ranked, room, context)
+        for done, place in enumerate(fitting[: self.max_layers]):
+            context.progress("restoring precision", done, self.max_layers or len(fitting))
             names = self._restore(graph_module, place, context)
             if not names:
                 continue
-            after = loss.measure()
             given = "left in float" if self.bits is None else f"given {self.bits} bits"
-            alone = f"{_readable(place.decibels)} by itself"
-            context.notes.append(f"{', '.join(names)} ({alone}) {given}: {before} → {after}")
+            told = f"{', '.join(names)} ({_readable(place.decibels)} by itself) {given}"
             restored += [Replacement("", name, name, source_line(place.node)) for name in names]
+            if not self._knows_what_is_tolerable:
+                context.notes.append(told)
+                continue
+            after = loss.measure()
+            context.notes.append(f"{told}: {before} → {after}")
             before = after
             if after.met:
                 return restored
-        context.notes.append(f"what was asked for is not reached: {before}; {self._remedy(ranked)}")
+        if self._knows_what_is_tolerable:
+            context.notes.append(f"what was asked for is not reached: {before}; {self._remedy(ranked, fitting)}")
+        else:
+            size = f"the weights take {_share(graph_module, context):.4g} of the original model's size"
+            context.notes.append(f"{len(restored)} of {len(ranked)} layers: {before} → {loss.measure()}; {size}")
         return restored
 
     def _ranked(self, graph_module: fx.GraphModule, context: Context, loss: _Loss) -> list[Place]:
@@ -119,8 +147,31 @@ class RestorePrecision(Pass):
             calls = quantizer_calls(graph_module)
             layers = [_weights_alone(one) for one in layers if any(calls[call].spec.bits < self.bits for call in one.weights)]
         places = [Place(layer.node, layer) for layer in layers]
-        measure_noise(graph_module, places, loss.batches, context.progress, self.samples)
+        measure_noise(graph_module, places, loss.batches, context.progress, self.samples, context.reference)
         return sorted(places, key=lambda place: place.decibels)
+
+    def _room(self, graph_module: fx.GraphModule, context: Context) -> int | None:
+        """How many bytes `max_size` leaves for restoring; None for no limit."""
+        if self.max_size is None:
+            return None
+        share = _share(graph_module, context)
+        if share > self.max_size:
+            raise InputError(
+                f"the weights take {share:.4g} of the original model's size before anything is restored, which is more than "
+                f"max_size={self.max_size:g}; give Quantize weights of fewer bits or larger groups"
+            )
+        return math.floor((self.max_size / share - 1) * weight_bytes(graph_module))
+
+    def _fitting(self, graph_module: fx.GraphModule, ranked: list[Place], room: int | None, context: Context) -> list[Place]:
+        """Those of `ranked`, in its order, whose noise is largest in all of what there is room for."""
+        if room is None:
+            return ranked
+        layers = [place.layer for place in ranked if place.layer]
+        costs = [[0, added_bytes(graph_module, layer, self.bits, context.target)] for layer in layers]
+        noise = [[10 ** min(-place.decibels / 10, LOUDEST), 0.0] for place in ranked]
+        taken = allocate(costs, noise, room)
+        assert taken is not None  # to restore nothing costs nothing
+        return [place for place, chosen in zip(ranked, taken) if chosen]
 
     def _restore(self, graph_module: fx.GraphModule, place: Place, context: Context) -> list[str]:
         """Restore one layer; the names of all that left the integers, or got more bits, with it."""
@@ -134,9 +185,11 @@ class RestorePrecision(Pass):
             widen(graph_module, place.layer, self.bits, context.target, context.reference)
         return [place.node.name] if narrow else []
 
-    def _remedy(self, ranked: list[Place]) -> str:
-        if self.max_layers is not None and self.max_layers < len(ranked):
+    def _remedy(self, ranked: list[Place], fitting: list[Place]) -> str:
+        if self.max_layers is not None and self.max_layers < len(fitting):
             return f"raise max_layers={self.max_layers}"
+        if len(fitting) < len(ranked):
+            return f"raise max_size={self.max_size:g}"
         return "no layer is left to restore" if self.bits is None else "leave bits out, so that layers return to float"
 
 
@@ -152,6 +205,12 @@ def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], con
         told.append(f"{name}: {old:.3f} → {new:.3f} ms" if old or new else f"{name}: in the kernel of another layer")
     old, new = (float(np.median(seconds[which])) * 1e3 for which in variants)
     return [*told, f"the whole file: {old:.2f} → {new:.2f} ms"]
+
+
+def _share(graph_module: fx.GraphModule, context: Context) -> float:
+    """What the weights take now, as a share of what those of the model took before the first pass."""
+    assert context.original is not None
+    return weight_bytes(graph_module) / weight_bytes(fx.GraphModule(graph_module, copy_graph(context.original)))
 
 
 def _weights_alone(layer: Layer) -> Layer:
@@ -181,12 +240,13 @@ class _Loss:
 
     def __init__(self, wanted: RestorePrecision, graph_module: fx.GraphModule, context: Context):
         self.wanted, self.graph_module = wanted, graph_module
+        self.in_decibels = wanted.min_decibels is not None or wanted.metric is None
         if context.reference is None:
             raise PlanError("RestorePrecision compares with the model before it was quantized, and nobody kept that")
         # Read once: a loader may shuffle, and the same samples must be compared.
         self.batches = list(in_small_batches(graph_module.graph, samples_of(context, wanted.samples), CHUNK))
         self.outputs: list[list[Tensor]] = []
-        if wanted.min_decibels is not None:
+        if self.in_decibels:
             self.outputs = [_run(context.reference, leaves) for leaves, _ in self.batches]
         if wanted.metric is not None:
             self.least = _quality(wanted.metric, context.reference) - wanted.tolerance
@@ -195,13 +255,13 @@ class _Loss:
         """The present loss, and whether it is tolerable."""
         self.graph_module.recompile()
         decibels = metric = None
-        met = True
-        if self.wanted.min_decibels is not None:
+        met = self.wanted.min_decibels is not None or self.wanted.metric is not None
+        if self.in_decibels:
             sqnr = RunningSqnr()
             for expected, (leaves, _) in zip(self.outputs, self.batches):
                 sqnr.update(expected, _run(self.graph_module, leaves))
             decibels = sqnr.decibels
-            met = decibels >= self.wanted.min_decibels
+            met = met and (self.wanted.min_decibels is None or decibels >= self.wanted.min_decibels)
         if self.wanted.metric is not None:
             metric = _quality(self.wanted.metric, self.graph_module)
             met = met and metric >= self.least

@@ -23,6 +23,7 @@ from benchmarks import (
     post_training,
     requirements,
     scoreboard,
+    sentence_embeddings,
 )
 from benchmarks.medians import Estimate, median, orders, paired_ratio
 from benchmarks.placement import Layer
@@ -389,3 +390,10 @@ def test_a_quick_run_of_the_binary_benchmark_is_short():
     quick = binary._parse(["--quick", "--rounds", "7"])
     assert (quick.loads, quick.rounds, quick.output.parts[-2:]) == (2, 7, ("out", "benchmarks"))
     assert (binary._parse([]).loads, binary._parse([]).output.parts[-2:]) == (6, ("benchmarks", "results"))
+
+
+def test_one_ratio_is_held_against_both_bars():
+    """Twice as fast as the peer is not slower, and not five times as fast."""
+    taken = {peers.OURS.name: np.array([2.0, 3.0, 2.5]), sentence_embeddings.NNCF_TRANSFORMER: np.array([4.0, 6.0, 5.0])}
+    figures = sentence_embeddings.compile_figures(taken)
+    assert [(figure.value, figure.verdict) for figure in figures] == [(2.5, None), (5.0, None), (2.0, MET), (2.0, MISSED)]

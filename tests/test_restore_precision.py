@@ -17,7 +17,7 @@ from fxcompress.dialect import copy_graph
 from fxcompress.errors import InputError, PlanError
 from fxcompress.inputs import ExampleInputs
 from fxcompress.quantization.quantized import quantized_layers, quantizer_calls, serves_weight
-from fxcompress.quantization.restoration import leave_in_float, widen
+from fxcompress.quantization.restoration import added_bytes, leave_in_float, widen
 from fxcompress.targets import OPENVINO_CPU
 from fxcompress.verify import agreement, outputs
 
@@ -35,6 +35,16 @@ def quantized(model, data, *more, **options):
 
 def passes_before(**options):
     return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.Quantize(**options), passes.Calibrate()]
+
+
+def four_bits_net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def four_bits(data):
+    return quantized(four_bits_net(), data, weights=FOUR_BITS)
 
 
 def wires(module):
@@ -244,10 +254,67 @@ def test_bits_that_do_not_suffice_are_told(data):
     assert "leave bits out, so that layers return to float" in report.notes[-1]
 
 
+@given(added=st.integers(0, 250), bits=st.sampled_from([8, None]))
+@settings(max_examples=8)
+def test_a_size_is_kept_and_used(data, four_bits, added, bits):
+    """No layer that is left fits into what is left."""
+    before, original = four_bits.report.rows[-1].bytes, four_bits.report.rows[0].bytes
+    wide = passes.RestorePrecision(bits=bits, max_size=(before + added + 0.5) / original)
+    row = quantized(four_bits_net(), data, wide, weights=FOUR_BITS).report.rows[-1]
+    assert row.bytes <= before + added
+    layers = quantized_layers(four_bits, OPENVINO_CPU)
+    costs = {layer.node.name: added_bytes(four_bits, layer, bits, OPENVINO_CPU) for layer in layers if layer.weights}
+    restored = [name for note in row.notes[:-1] for name in note.partition(" (")[0].split(", ")]
+    assert len(restored) == row.rewrites
+    assert row.bytes == before + sum(costs.get(name, 0) for name in restored)
+    assert all(cost > before + added - row.bytes for name, cost in costs.items() if name not in restored)
+
+
+def test_the_noisiest_layer_of_a_size_comes_first(data):
+    """Two layers of one size, of which one multiplies what comes out of the model by a hundred."""
+
+    class Loud(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.quiet, self.loud = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.quiet(x) * 0.01 + self.loud(x)
+
+    torch.manual_seed(0)
+    wide = passes.RestorePrecision(bits=8, max_size=0.42)
+    module = quantized(Loud(), [torch.randn(10, 8)], wide, weights=FOUR_BITS)
+    bits = {call.name: q.spec.bits for call, q in quantizer_calls(module).items() if serves_weight(call)}
+    assert bits == {"quiet_weight_quantizer": 4, "loud_weight_quantizer": 8}
+    assert "1 of 2 layers" in module.report.notes[-1]
+
+
+def test_layers_of_rounded_weights_are_ranked_by_what_their_weights_lose(data):
+    """The weights in the graph lie on the grid already, and still are not the float ones."""
+    stack = [passes.Quantize(weights=FOUR_BITS), passes.RoundWeights(), passes.Calibrate()]
+    module = fxcompress.compile(four_bits_net(), [*stack, passes.RestorePrecision(min_decibels=90.0, bits=8)], data=data)
+    alone = [note for note in module.report.notes if "by itself" in note]
+    assert len(alone) == 3 and not any("same bits by itself" in note for note in alone)
+
+
+def test_a_size_limits_what_a_tolerance_asks_for(data):
+    wide = passes.RestorePrecision(bits=8, max_size=0.36, min_decibels=90.0)
+    report = quantized(four_bits_net(), data, wide, weights=FOUR_BITS).report
+    assert "is not reached" in report.notes[-1] and "raise max_size=0.36" in report.notes[-1]
+    assert report.rows[-1].bytes <= 0.36 * report.rows[0].bytes
+
+
+def test_a_size_that_is_exceeded_already_is_refused(data):
+    with pytest.raises(InputError, match=r"take 0\.\d+ of the original model's size before anything is restored"):
+        quantized(Net(), data, passes.RestorePrecision(bits=8, max_size=0.01), weights=FOUR_BITS)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give min_decibels, or metric and tolerance"),
+        ({}, "give min_decibels, or metric and tolerance, or max_size"),
+        ({"max_size": 0}, "max_size is a share of the original model's size, such as 0.16, not 0"),
+        ({"max_size": math.nan}, "max_size is a share of the original model's size, such as 0.16, not nan"),
         ({"min_decibels": math.nan}, "min_decibels must be a finite number, got nan"),
         ({"min_decibels": 20, "tolerance": 0.1}, "give metric, or say min_decibels instead"),
         ({"metric": len, "tolerance": -1}, "tolerance must be 0 or more, in the unit of the metric, got -1"),

@@ -37,6 +37,9 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+NEAREST = [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.Quantize(), passes.Calibrate()]
+
+
 @pytest.fixture(scope="module")
 def data():
     return list(torch.randn(12, 2, 6, 6, generator=torch.Generator().manual_seed(0)).split(5))
@@ -73,7 +76,7 @@ def without(module, calls):
 @settings(max_examples=8)
 def test_a_place_is_measured_as_if_the_others_were_not_there(recipe):
     x = recipe.inputs(4).contiguous(memory_format=torch.channels_last)  # the same arithmetic
-    model = fxcompress.compile(recipe.build(), data=[x])
+    model = fxcompress.compile(recipe.build(), NEAREST, data=[x])
     if not quantizer_calls(model):
         return
     report = sensitivity(model, [x], samples=3, chunk=3)
@@ -124,9 +127,23 @@ def test_measuring_changes_nothing(compiled, data):
     assert agreement(before, outputs(compiled, compiled.compilation.example)) == math.inf and compiled.text() == text
 
 
-def test_a_graph_module_will_do(compiled, data):
-    plain = fx.GraphModule(compiled, compiled.graph)
-    assert sensitivity(plain, data, target="openvino") == sensitivity(compiled, data)
+def test_a_graph_module_will_do(data):
+    model = fxcompress.compile(Net(), NEAREST, data=data)
+    plain = fx.GraphModule(model, model.graph)
+    assert sensitivity(plain, data, target="openvino") == sensitivity(model, data)
+
+
+@pytest.mark.parametrize("mask", [[], [passes.Sparsify(level=0.5)]])
+def test_weights_that_a_pass_put_on_the_grid_are_compared_with_the_float_ones(data, mask):
+    layer = nn.Sequential(nn.Conv2d(2, 3, 3))
+    float_model = fxcompress.compile(layer, mask, data=data)
+    model = fxcompress.compile(layer, [*mask, passes.Quantize(), passes.RoundWeights(), passes.Calibrate()], data=data)
+    assert "RoundWeights" in model.report.rows[-2].name and model.report.rows[-2].rewrites == 1
+    report = sensitivity(model, data)
+    (layer,) = (row for row in report.rows if row.kind == "layer")
+    example = ExampleInputs((torch.cat(data),))
+    assert layer.decibels == report.decibels
+    assert report.decibels == pytest.approx(agreement(outputs(float_model, example), outputs(model, example)), abs=0.01)
 
 
 def test_progress_runs_to_its_total(compiled, data):

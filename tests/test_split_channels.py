@@ -9,7 +9,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import CalibrationError, InputError
-from fxcompress.passes.split_channels import _copies, spread
+from fxcompress.passes.split_channels import _copies, _quantile, spread
 from fxcompress.verify import sqnr
 
 
@@ -30,6 +30,24 @@ class FeedForward(nn.Module):
 
 def compiled(model, data, *chosen):
     return fxcompress.compile(model.eval(), chosen, data=data.split(8))
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=300), st.sampled_from([0.9, 0.99]))
+def test_the_quantile_is_that_of_torch(values, share):
+    rows = torch.tensor([values, values[::-1]])
+    torch.testing.assert_close(_quantile(rows, share), rows.quantile(share, 1, keepdim=True))
+
+
+def test_every_value_tells_its_new_size():
+    """Two pairs in a row: the second layer is both behind and before."""
+    model = nn.Sequential(nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[0].weight[5] *= 30
+        model[2].weight[3] *= 30
+    split = compiled(model, torch.randn(16, 5, 8), passes.SplitChannels(channels=3))
+    assert split.report.rows[-1].rewrites == 2
+    told = [list(node.meta["val"].shape)[1:] for node in split.graph.nodes if node.op == "call_function"]
+    assert told == [[5, 27], [5, 27], [5, 19], [5, 19], [5, 4]]
 
 
 @pytest.mark.parametrize("readers", [1, 2])

@@ -103,10 +103,11 @@ class WeightBinarizer(Binarizer):
     is not in the mean: what is left is as if those that are masked had never been there.
     """
 
-    bytes_per_weight = 1
-    """In an ONNX file."""
-
     per_filter = True
+
+    def bytes_in_file(self, count: int) -> int:
+        """Bytes that `count` weights take in an ONNX file."""
+        return count
 
     def binarized(self, x: Tensor) -> Tensor:
         scale = self.scale(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, fx
@@ -170,13 +170,13 @@ def _groups(removal: Removal, node: fx.Node) -> None:
         node.update_arg([a.name for a in node.target._schema.arguments].index("groups"), count)  # type: ignore[union-attr]
 
 
-def propagate(graph: fx.Graph) -> None:
-    """Compute ``meta["val"]`` of every node anew, from those of the inputs and the constants as they are now."""
+def propagate(graph: fx.Graph, nodes: Collection[fx.Node] | None = None) -> None:
+    """Compute ``meta["val"]`` of `nodes`, None for all, anew, from those of the inputs and the constants as they are now."""
     mode = next((v.fake_mode for n in graph.find_nodes(op="placeholder") if hasattr(v := n.meta.get("val"), "fake_mode")), None)
     if mode is None:
         return
     with mode:
-        for node in graph.nodes:
+        for node in graph.nodes if nodes is None else filter(nodes.__contains__, graph.nodes):
             if node.op == "get_attr":
                 held = attribute(graph.owning_module, str(node.target))
                 if isinstance(held, Tensor):

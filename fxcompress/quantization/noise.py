@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.builder import attribute
 from fxcompress.errors import InputError, PlanError, describe
+from fxcompress.masks import source_constant
 from fxcompress.precision import channels_last
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.targets.table import Target
@@ -75,6 +77,7 @@ def measure_noise(
     batches: Iterable[tuple[list[Tensor], int]],
     progress: Progress = lambda description, done, total: None,
     samples: int | None = None,
+    reference: fx.GraphModule | None = None,
 ) -> Noise:
     """Run `batches` (flattened inputs and their number of samples) with each of `places` quantized alone.
 
@@ -83,6 +86,8 @@ def measure_noise(
 
     Args:
         samples: how many to expect, for `progress`.
+        reference: the model before quantizers were inserted, whose weights are the float ones where a pass has put others,
+            that lie on the grid already, in front of a quantizer.
 
     Raises:
         PlanError: a quantizer has no range yet.
@@ -91,12 +96,12 @@ def measure_noise(
     for call, quantizer in quantizer_calls(graph_module).items():
         if not quantizer.ready:
             raise PlanError(f"the quantizer {describe(call)} has no range; list Calibrate() after Quantize()")
-    run = _Run(graph_module)
+    run = _Run(graph_module, reference)
     downstream = {place: _downstream(place.node) for place in places}
     together, seen = RunningSqnr(), 0
     for leaves, count in batches:
         run.start(leaves)
-        together.update(run.reference, run.quantized(run.calls))
+        together.update(run.reference, run.quantized())
         for done, place in enumerate(places):
             if samples:
                 progress("measuring sensitivity", seen * len(places) + done * count, samples * len(places))
@@ -106,11 +111,12 @@ def measure_noise(
 
 
 class _Run(fx.Interpreter):
-    """One batch in float, and again in part with some quantizers at work."""
+    """One batch in float, and again in part with some quantizers, and the weights that passes made for them, at work."""
 
-    def __init__(self, graph_module: fx.GraphModule):
+    def __init__(self, graph_module: fx.GraphModule, reference: fx.GraphModule | None):
         super().__init__(graph_module, garbage_collect_values=False)
         self.calls = quantizer_calls(graph_module)
+        self.float_weights = _float_weights(graph_module, reference) if reference else {}
         self.active: Iterable[fx.Node] = ()
         self.base: dict[fx.Node, Any] = {}
         self.order = list(graph_module.graph.nodes)
@@ -121,17 +127,19 @@ class _Run(fx.Interpreter):
         self.reference = float_outputs(self.run(*channels_last(leaves), enable_io_processing=False))
         self.base = self.env
 
-    def quantized(self, active: Iterable[fx.Node]) -> list[Tensor]:
-        """The outputs with the quantizers `active` at work."""
-        computed = [node for node in self.order if node.op not in ("placeholder", "get_attr")]
-        return float_outputs(self._again(computed, {}, active)[self.order[-1]])
+    def quantized(self) -> list[Tensor]:
+        """The outputs with everything at work."""
+        computed = [node for node in self.order if node in self.float_weights or node.op not in ("placeholder", "get_attr")]
+        return float_outputs(self._again(computed, {}, {*self.calls, *self.float_weights})[self.order[-1]])
 
     def alone(self, place: Place, downstream: set[fx.Node]) -> list[Tensor]:
         """The outputs with `place` quantized and nothing else, other readers of what it reads included."""
         if place.layer is None:
             start = self._again([place.node], {}, [place.node])
         else:
-            start = self._again([*place.layer.cone, place.node], {}, place.layer.cone)
+            exchanged = [call for call in place.layer.weights if source_constant(call) in self.float_weights]
+            behind = [node for call in exchanged for node in _behind(call)]
+            start = self._again([*behind, *place.layer.cone, place.node], {}, {*behind, *place.layer.cone})
         rest = [node for node in self.order if node in downstream]
         values = self._again(rest, {place.node: start[place.node]}, ())
         return float_outputs(values[self.order[-1]])
@@ -145,10 +153,37 @@ class _Run(fx.Interpreter):
         return self.env
 
     def run_node(self, n: fx.Node) -> Any:
+        if n in self.float_weights and n not in self.active:
+            return self.float_weights[n]
         if n not in self.calls:
             return super().run_node(n)
         x = self.env[n.args[0]]
         return self.calls[n](x) if n in self.active else x
+
+
+def _float_weights(graph_module: fx.GraphModule, reference: fx.GraphModule) -> dict[fx.Node, Tensor]:
+    """The tensors of `reference` for the constants, behind quantizers, that are others in `graph_module`."""
+    twins = {node.name: node for node in reference.graph.nodes}
+    found: dict[fx.Node, Tensor] = {}
+    for call in filter(serves_weight, quantizer_calls(graph_module)):
+        constant = source_constant(call)
+        for reader in call.users:
+            arguments = twins[reader.name].args if reader.name in twins else ()
+            held = arguments[reader.args.index(call)] if call in reader.args[: len(arguments)] else None
+            original = source_constant(held) if isinstance(held, fx.Node) else None
+            if original is not None:
+                tensor = attribute(reference, original.target)
+                if tensor is not attribute(graph_module, constant.target):
+                    found[constant] = tensor
+    return found
+
+
+def _behind(call: fx.Node) -> list[fx.Node]:
+    """The constant that the quantizer `call` rounds, and the masks between, in the order of the graph."""
+    found = [call.args[0]]
+    while found[0].op == "call_module":  # type: ignore[union-attr]
+        found.insert(0, found[0].args[0])  # type: ignore[union-attr]
+    return found  # type: ignore[return-value]
 
 
 def _downstream(node: fx.Node) -> set[fx.Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -60,6 +61,10 @@ class Quantizer(nn.Module):
     def bytes_per_weight(self) -> float:
         """Bytes that one quantized element takes in a file."""
         return (4 if self.spec.bits <= 4 else 8) / 8
+
+    def bytes_in_file(self, count: int) -> int:
+        """Bytes that `count` weights take in a file, with their scales and zero points."""
+        return math.ceil(count * self.bytes_per_weight + self.scale.numel() * (4 + self.bytes_per_weight))
 
     @property
     def levels(self) -> tuple[int, int]:

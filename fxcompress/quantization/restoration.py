@@ -64,15 +64,30 @@ def widen(
     graph_module: fx.GraphModule, layer: Layer, bits: int, target: Target, reference: fx.GraphModule | None = None
 ) -> None:
     """Give the weights of `layer` the target's grid with so many bits, in place; the range is that of all their values."""
-    calls = quantizer_calls(graph_module)
     restore_constants(graph_module, {reader for call in layer.weights for reader in call.users}, reference)
     for call in layer.weights:
-        weight = masked(graph_module, call.args[0])
-        spec = replace(target.weights, bits=bits, channel_axis=calls[call].spec.channel_axis)
-        quantizer = Quantizer(spec, weight.shape)
-        fit(quantizer, weight)
+        quantizer = _widened(graph_module, call, bits, target)
+        fit(quantizer, masked(graph_module, call.args[0]))
         call.target = add_attribute(graph_module, call.name, quantizer)
     graph_module.recompile()
+
+
+def added_bytes(graph_module: fx.GraphModule, layer: Layer, bits: int | None, target: Target) -> int:
+    """How many bytes more the weights of `layer` take once they have so many bits, None: are float; 0 where they take fewer."""
+    calls, added = quantizer_calls(graph_module), 0
+    for call in layer.weights:
+        weight = masked(graph_module, call.args[0])
+        count = weight.numel()
+        after = weight.nbytes if bits is None else _widened(graph_module, call, bits, target).bytes_in_file(count)
+        added += after - calls[call].bytes_in_file(count)
+    return max(added, 0)
+
+
+def _widened(graph_module: fx.GraphModule, call: fx.Node, bits: int, target: Target) -> Quantizer:
+    """The quantizer, without a range, that `widen` puts in place of the one that `call` rounds a weight with."""
+    present = quantizer_calls(graph_module)[call]
+    spec = replace(target.weights, bits=bits, channel_axis=present.spec.channel_axis)
+    return Quantizer(spec, masked(graph_module, call.args[0]).shape)
 
 
 def restore_constants(graph_module: fx.GraphModule, nodes: Iterable[fx.Node], reference: fx.GraphModule | None) -> None:
