@@ -45,11 +45,12 @@ def runs(networks: Sequence[str], methods: Sequence[Method], seeds: int, epochs:
         epochs: at most so many of each training.
     """
     chosen = [method for method in METHODS if method in methods or method.name == FLOAT]
+    shortened = [method if epochs is None else method.shortened(epochs) for method in chosen]
     return [
-        Run(network, method.on(network, epochs), seed)
+        Run(network, method, seed)
         for seed in range(seeds)
         for network in networks
-        for method in chosen
+        for method in shortened
         if network in method.networks and (seed == 0 or method.repeated)
     ]
 

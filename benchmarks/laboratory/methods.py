@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,7 +58,6 @@ class Method:
         max_drop: percentage points of accuracy that it may lose; None for no bar.
         repeated: trained with every seed; others with the first one only.
         networks: that it makes sense for.
-        longer: recipes by network, of those that `recipe` is too short for.
     """
 
     name: str
@@ -69,12 +68,10 @@ class Method:
     repeated: bool = False
     from_scratch: bool = False
     networks: tuple[str, ...] = tuple(NETWORKS)
-    longer: Mapping[str, Recipe] = field(default_factory=dict)
 
-    def on(self, network: str, epochs: int | None = None) -> Method:
-        """As it is trained on `network`, for at most so many epochs."""
-        recipe = self.longer.get(network, self.recipe)
-        return replace(self, recipe=recipe if epochs is None else replace(recipe, epochs=min(epochs, recipe.epochs)))
+    def shortened(self, epochs: int) -> Method:
+        """With at most so many epochs."""
+        return replace(self, recipe=replace(self.recipe, epochs=min(epochs, self.recipe.epochs)))
 
     @property
     def slug(self) -> str:
@@ -159,8 +156,8 @@ LEARNED = Recipe(epochs=3, added_learning_rate=0.05)
 LONG = Recipe(epochs=8, learning_rate=5e-3, weight_decay=0.0, added_learning_rate=1e-2)
 """For binary layers, whose weights have to change their signs."""
 
-PRUNED = {"mobile": Recipe(epochs=8, learning_rate=3e-3)}
-"""For networks of few and narrow layers: without 30% of its filters the small MobileNetV2 has half of its weights."""
+PRUNED = Recipe(epochs=8, learning_rate=3e-3)
+"""For networks that lose filters, and with them half of their multiply-adds."""
 
 DENSE = ("residual",)
 """The convolutions of the other one are depthwise or of one pixel, and `Binarize` leaves those alone."""
@@ -170,11 +167,9 @@ METHODS = [
     Method("INT8", "quantized", _quantized(), SHORT, 0.1, repeated=True),
     Method("W4A8", "quantized", _quantized(4), SHORT, 0.3, repeated=True),
     Method("sparse 50%, INT8", "sparse", _then(_sparse), SHORT, 0.3, repeated=True),
-    Method("filters 30%, INT8", "pruned", _then(_filters), SHORT, 0.5, repeated=True, longer=PRUNED),
+    Method("filters 30%, INT8", "pruned", _then(_filters), PRUNED, 0.5, repeated=True),
     Method("binary (XNOR), INT8 ends", BINARY, _then(_binary("xnor")), LONG, 3.0, repeated=True, networks=DENSE),
-    Method(
-        "filters, sparse, INT8, distilled", STACK, _then(_filters, _sparse, last=_distill), SHORT, repeated=True, longer=PRUNED
-    ),
+    Method("filters, sparse, INT8, distilled", STACK, _then(_filters, _sparse, last=_distill), PRUNED, repeated=True),
     Method("INT8 symmetric, per channel", "quantized", _quantized(symmetric=True), SHORT, 0.1),
     Method("INT8 symmetric, per tensor", "quantized", _quantized(symmetric=True, per_channel=False), SHORT, 0.1),
     Method("INT8 asymmetric, per channel", "quantized", _quantized(symmetric=False), SHORT, 0.1),
@@ -183,7 +178,7 @@ METHODS = [
     Method("sparse 2:4, INT8", "sparse", _then(lambda s: passes.Sparsify(pattern="2:4")), SHORT),
     Method("sparse 50% (RB), INT8", "sparse", _then(_learned_sparsity), LEARNED),
     Method("binary (DoReFa), INT8 ends", BINARY, _then(_binary("dorefa")), LONG, 3.0, networks=DENSE),
-    Method("filters 30% (LeGR), INT8", "pruned", learned_ranking, SHORT, 0.5, longer=PRUNED),
+    Method("filters 30% (LeGR), INT8", "pruned", learned_ranking, PRUNED, 0.5),
     Method(CONTROL, "float", lambda s: [], SHORT),
 ]
 """In the order in which they run. `CONTROL` shows what the epochs of fine-tuning alone are worth."""
