@@ -17,8 +17,8 @@ from fxcompress.errors import CalibrationError, InputError, describe
 from fxcompress.observe import observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
-from fxcompress.quantization.patches import some_rows
 from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantization.relevance import relevant_inputs
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
 from fxcompress.targets import Target
@@ -29,10 +29,6 @@ THRESHOLDS = tuple(0.8**step for step in range(16))
 """What is tried for the widest channel that stays as it is, as a share of the widest of all: down to 1/28."""
 
 
-ROWS = 256
-"""Thresholds are tried on so many tokens at most: more of them hardly move the choice."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SmoothActivations(Pass):
     """Divide the widest channels of what linear layers read by factors, and multiply their weights by the same.
@@ -40,8 +36,8 @@ class SmoothActivations(Pass):
     In transformers a few channels are tens of times wider than the rest, and one scale for all of them leaves the rest few
     levels. Wei et al., "Outlier Suppression+", arXiv 2304.09145: the factor of channel j is ``max(1, max|X_j| / t)``, and
     the threshold t the one for which the layers' outputs, with inputs and weights quantized, are nearest to the float
-    model's. (Dividing all channels by a power of their width, as in Xiao et al., "SmoothQuant", arXiv 2211.10438, costs
-    the weights more.)
+    model's, on tokens that the model's outputs depend on (`fxcompress.quantization.relevance`). (Dividing all channels by a
+    power of their width, as in Xiao et al., "SmoothQuant", arXiv 2211.10438, costs the weights more.)
 
     Where a layer norm, or a product with a constant, computes the activation for these layers alone, it takes up the factors;
     else a multiplication does, which OpenVINO joins with the quantization after it. Only activations of three dimensions and
@@ -50,7 +46,8 @@ class SmoothActivations(Pass):
     Args:
         samples: of the calibration data, at most; None for all. As many as `Calibrate` is given: a value that is beyond the
             widest one seen here is widened further by its channel's factor.
-        tokens: of each sample that thresholds are tried on.
+        tokens: that thresholds are tried on, at most; more of them hardly move the choice.
+        token_samples: of the data that these are taken from.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -59,30 +56,42 @@ class SmoothActivations(Pass):
     """
 
     samples: int | None = 300
-    tokens: int = 2
+    tokens: int = 256
+    token_samples: int = 32
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise InputError(f"SmoothActivations needs tokens of 1 or more, got {self.tokens!r}")
+        for name in ("tokens", "token_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"SmoothActivations needs {name} of 1 or more, got {getattr(self, name)!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         readers = _linear_readers(graph_module.graph)
         if not readers:
             return []
-        seen = {value: _Seen(self.tokens) for value in readers}
+        bounds = {value: _Bounds() for value in readers}
         for value, x in observe(graph_module, context, readers, samples=self.samples, precision=self.precision):
-            seen[value].update(x)
+            bounds[value].update(x)
+        tokens = self._tokens(graph_module, context, [linear for linears in readers.values() for linear in linears])
         for value, linears in readers.items():
-            if not seen[value].width.isfinite().all():
+            if not bounds[value].width.isfinite().all():
                 raise CalibrationError(f"{describe(value)} is NaN or infinite for some of the data; look for an overflow there")
             layers = [_Linear(graph_module, linear) for linear in linears]
-            factor = _best_factor(seen[value], torch.cat([layer.rows for layer in layers]), context.target)
+            factor = _best_factor(bounds[value], [(tokens[layer.node], layer.rows) for layer in layers], context.target)
             self._smooth(graph_module, value, layers, factor)
         return [Replacement.at(value) for value in readers]
+
+    def _tokens(self, graph_module: fx.GraphModule, context: Context, linears: Sequence[fx.Node]) -> dict[fx.Node, Tensor]:
+        """What each of `linears` reads, ``[tokens, channels]``."""
+        found: dict[fx.Node, list[Tensor]] = {linear: [] for linear in linears}
+        reading = {"samples": self.token_samples, "precision": self.precision}
+        for linear, rows in relevant_inputs(graph_module, context, linears, **reading):
+            found[linear].append(rows)
+        joined = {linear: torch.cat(parts) for linear, parts in found.items()}
+        return {linear: rows[:: max(1, math.ceil(len(rows) / self.tokens))] for linear, rows in joined.items()}
 
     def _smooth(self, graph_module: fx.GraphModule, value: fx.Node, layers: Sequence[_Linear], factor: Tensor) -> None:
         for layer in layers:
@@ -131,42 +140,48 @@ class _Linear:
         self.rows = self.tensor.T if self.transposed else self.tensor
 
 
-class _Seen:
-    """The lowest and highest value of each channel, and some tokens of each sample."""
+class _Bounds:
+    """The lowest and highest value of each channel."""
 
-    def __init__(self, tokens: int):
-        self.tokens = tokens
+    def __init__(self) -> None:
         self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
-        self.rows: list[Tensor] = []
 
     def update(self, x: Tensor) -> None:
-        x = x.float()
-        reduced = tuple(range(x.dim() - 1))
+        x, reduced = x.float(), tuple(range(x.dim() - 1))
         self.low, self.high = torch.minimum(self.low, x.amin(reduced)), torch.maximum(self.high, x.amax(reduced))
-        self.rows.append(some_rows(x, self.tokens))
 
     @property
     def width(self) -> Tensor:
         return torch.maximum(-self.low, self.high)
 
 
-def _best_factor(seen: _Seen, weight: Tensor, target: Target) -> Tensor:
-    """The factors, [channels], with which the outputs lose least."""
-    x, width = torch.cat(seen.rows), seen.width
-    x = x[:: math.ceil(len(x) / ROWS)]
-    exact = x @ weight.T
+def _best_factor(bounds: _Bounds, layers: Sequence[tuple[Tensor, Tensor]], target: Target) -> Tensor:
+    """The factors, [channels], with which the outputs of `layers` lose least.
+
+    Args:
+        layers: what each reads, [tokens, channels], and its weight, [outputs, channels].
+    """
+    width = bounds.width
     candidates = [
         (width / (width.max() * share)).clamp(min=1) if width.any() else torch.ones_like(width) for share in THRESHOLDS
     ]
-    activations, weights = Quantizer(target.activations), Quantizer(replace(target.weights, channel_axis=0), weight.shape)
+    exact = [x @ weight.T for x, weight in layers]
+    activations, weights = Quantizer(target.activations), [_row_quantizer(target, weight) for _, weight in layers]
 
     def loss(factor: Tensor) -> float:
-        activations.set_range((seen.low / factor).min(), (seen.high / factor).max())
-        scaled = weight * factor
-        weights.set_range(scaled.amin(1), scaled.amax(1))
-        return (activations(x / factor) @ weights(scaled).T - exact).square().sum().item()
+        activations.set_range((bounds.low / factor).min(), (bounds.high / factor).max())
+        total = 0.0
+        for (x, weight), quantizer, wanted in zip(layers, weights, exact):
+            scaled = weight * factor
+            quantizer.set_range(scaled.amin(1), scaled.amax(1))
+            total += (activations(x / factor) @ quantizer(scaled).T - wanted).square().sum().item()
+        return total
 
     return min(candidates, key=loss)
+
+
+def _row_quantizer(target: Target, weight: Tensor) -> Quantizer:
+    return Quantizer(replace(target.weights, channel_axis=0), weight.shape)
 
 
 def _linear_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

@@ -1,0 +1,85 @@
+"""What layers read of the tokens that count: a padded one is computed like all others, and then left out of the answer.
+
+Of short texts most tokens are padding, so that statistics with them in are of values that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.execution import Execution
+from fxcompress.pipeline import Context
+from fxcompress.precision import Precision, forward_in
+from fxcompress.quantization.noise import float_outputs
+from fxcompress.quantization.patches import LINEAR
+from fxcompress.samples import in_small_batches, samples_of
+
+CHUNK = 16
+"""Samples a backward pass, for which all values of the graph are in memory."""
+
+
+def reads_tokens(node: fx.Node) -> bool:
+    """Whether `node` is a linear layer on samples of several rows each."""
+    return node.target is LINEAR and node.args[0].meta["val"].dim() >= 3
+
+
+def relevant_inputs(
+    graph_module: fx.GraphModule,
+    context: Context,
+    layers: Collection[fx.Node],
+    *,
+    samples: int | None,
+    precision: Precision = "auto",
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    """Each of the linear `layers` with the rows that it reads and the model's outputs depend on, batch after batch.
+
+    The rows are float32, ``[rows, channels]``. An output depends on a row where its gradient with respect to what the layer
+    makes of the row is not zero. One backward pass tells that for all outputs: of their sum with random signs. Where
+    none of the outputs has a gradient, all rows count.
+
+    Args:
+        graph_module: the float model.
+        samples: of ``context.data``, at most; None for all.
+
+    Raises:
+        InputError: there is no data, or a batch does not fit the model.
+    """
+    seen = 0
+    for leaves, count in in_small_batches(graph_module.graph, samples_of(context, samples), CHUNK):
+        yield from _relevant(graph_module, layers, leaves, precision)
+        seen += count
+        context.progress(f"observing for {context.pass_name}", seen, samples)
+
+
+def _relevant(
+    graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: list[Tensor], precision: Precision
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    read, made = {}, {}
+    with torch.enable_grad(), forward_in(precision):
+        execution = Execution(graph_module, leaves)
+        for node in graph_module.graph.nodes:
+            if node.op == "output":
+                break
+            execution.advance(node)
+            if node in layers:
+                read[node] = execution.value(node.args[0]).detach()
+            execution.run(node)
+            if node in layers:
+                made[node] = execution.value(node).requires_grad_()
+        gradients = _gradients(float_outputs(fx.map_arg(node.args, execution.value)), list(made.values()))
+    for node, gradient in zip(made, gradients):
+        rows = read[node].flatten(0, -2)
+        yield node, (rows if gradient is None else rows[gradient.flatten(0, -2).any(-1)]).float()
+
+
+def _gradients(outputs: list[Tensor], values: list[Tensor]) -> list[Tensor] | list[None]:
+    """Those of `outputs`, summed up with random signs, with respect to `values`; None where there are no gradients."""
+    outputs = [output for output in outputs if output.requires_grad]
+    if not outputs:
+        return [None] * len(values)
+    random = torch.Generator().manual_seed(0)
+    signs = [torch.randint(0, 2, x.shape, generator=random).mul_(2).sub_(1).to(x) for x in outputs]
+    return list(torch.autograd.grad(outputs, values, signs, materialize_grads=True))
