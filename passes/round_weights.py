@@ -17,8 +17,8 @@ from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
 from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
 from fxcompress.quantization.patches import column_count, input_patches, weight_rows
-from fxcompress.quantization.relevance import reads_tokens, relevant_inputs
 from fxcompress.quantization.rounding import damped, descend
+from fxcompress.relevance import reads_tokens, relevant_inputs
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import one_batch
 
@@ -32,7 +32,7 @@ class RoundWeights(Pass):
     arXiv 2208.11580, equation 1; the descent is that of Behdin et al., "QuantEase", arXiv 2309.01885.
 
     Linear layers of transformers are fitted to the tokens that the model's outputs depend on, so not to padding
-    (`fxcompress.quantization.relevance`). A text shows them few tokens and an image its convolutions many places, hence two
+    (`fxcompress.relevance`). A text shows them few tokens and an image its convolutions many places, hence two
     numbers of samples.
 
     A layer of which the samples show fewer output values than each is computed from (see `columns`) keeps its nearest
@@ -43,7 +43,8 @@ class RoundWeights(Pass):
         patches: output values of each sample that a layer is fitted to, at most.
         columns: leave out layers whose output values are computed from more numbers than this; None for no limit. Those
             with few of them (depthwise convolutions, the first layer) are both the quickest and the ones where it pays most.
-        token_samples, token_columns: the same for linear layers on tokens, of which all are fitted to.
+        tokens: linear layers on tokens are fitted to so many, or somewhat more.
+        token_samples, token_columns: likewise, for linear layers on tokens.
         damping: how far the samples are not believed: added to the diagonal of the inputs' second moment, as a share of its
             mean, for a layer that is shown as many output values as each is computed from; in proportion to their ratio for
             others.
@@ -57,6 +58,7 @@ class RoundWeights(Pass):
     samples: int = 16
     patches: int = 64
     columns: int | None = 512
+    tokens: int = 4096
     token_samples: int = 128
     token_columns: int | None = 2048
     damping: float = 1.0
@@ -67,7 +69,7 @@ class RoundWeights(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
 
     def __post_init__(self) -> None:
-        for name in ("samples", "patches", "token_samples", "sweeps"):
+        for name in ("samples", "patches", "tokens", "token_samples", "sweeps"):
             if getattr(self, name) < 1:
                 raise InputError(f"RoundWeights needs {name} of 1 or more, got {getattr(self, name)!r}")
         for name in ("columns", "token_columns"):
@@ -95,18 +97,27 @@ class RoundWeights(Pass):
     def _of_patches(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
         """Each of `layers` with the moment of what some of its output values are computed from."""
         if layers:
+            assert context.reference is not None
             inputs = one_batch(context.reference.graph, context, self.samples)
             for layer, x in float_inputs(layers, context.reference, inputs, self.precision):
                 yield layer, _Moment().add(input_patches(layer.node, x, layer.weight.shape, self.patches))
 
     def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
         """Each of the linear `layers` with the moment of the tokens that count."""
-        moments = {layer.twin: _Moment() for layer in layers}
-        reading = {"samples": self.token_samples, "precision": self.precision}
-        for node, rows in relevant_inputs(context.reference, context, moments, **reading) if layers else ():
-            moments[node].add(rows[None])
-        for layer in layers:
-            yield layer, moments.pop(layer.twin)
+        if layers:
+            assert context.reference is not None
+            moments = {layer.twin: _Moment() for layer in layers}
+            for node, rows in relevant_inputs(
+                context.reference,
+                context,
+                moments,
+                samples=self.token_samples,
+                enough=self.tokens,
+                precision=self.precision,
+            ):
+                moments[node].add(rows[None])
+            for layer in layers:
+                yield layer, moments.pop(layer.twin)
 
     def _round(self, layer: MatrixLayer, seen: _Moment) -> None:
         columns = column_count(layer.weight)

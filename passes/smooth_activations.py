@@ -18,7 +18,7 @@ from fxcompress.observe import observe
 from fxcompress.pipeline import Context, Pass
 from fxcompress.precision import Precision
 from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.relevance import relevant_inputs
+from fxcompress.relevance import relevant_inputs
 from fxcompress.rewrite import Replacement
 from fxcompress.signature import argument
 from fxcompress.targets import Target
@@ -36,7 +36,7 @@ class SmoothActivations(Pass):
     In transformers a few channels are tens of times wider than the rest, and one scale for all of them leaves the rest few
     levels. Wei et al., "Outlier Suppression+", arXiv 2304.09145: the factor of channel j is ``max(1, max|X_j| / t)``, and
     the threshold t the one for which the layers' outputs, with inputs and weights quantized, are nearest to the float
-    model's, on tokens that the model's outputs depend on (`fxcompress.quantization.relevance`). (Dividing all channels by a
+    model's, on tokens that the model's outputs depend on (`fxcompress.relevance`). (Dividing all channels by a
     power of their width, as in Xiao et al., "SmoothQuant", arXiv 2211.10438, costs the weights more.)
 
     Where a layer norm, or a product with a constant, computes the activation for these layers alone, it takes up the factors;
@@ -46,8 +46,9 @@ class SmoothActivations(Pass):
     Args:
         samples: of the calibration data, at most; None for all. As many as `Calibrate` is given: a value that is beyond the
             widest one seen here is widened further by its channel's factor.
-        tokens: that thresholds are tried on, at most; more of them hardly move the choice.
-        token_samples: of the data that these are taken from.
+        tokens: that thresholds are tried on, at most; more of them hardly move the choice. They are taken from among four times
+            as many.
+        token_samples: of the data that they are taken from, at most.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -87,8 +88,14 @@ class SmoothActivations(Pass):
     def _tokens(self, graph_module: fx.GraphModule, context: Context, linears: Sequence[fx.Node]) -> dict[fx.Node, Tensor]:
         """What each of `linears` reads, ``[tokens, channels]``."""
         found: dict[fx.Node, list[Tensor]] = {linear: [] for linear in linears}
-        reading = {"samples": self.token_samples, "precision": self.precision}
-        for linear, rows in relevant_inputs(graph_module, context, linears, **reading):
+        for linear, rows in relevant_inputs(
+            graph_module,
+            context,
+            linears,
+            samples=self.token_samples,
+            enough=4 * self.tokens,
+            precision=self.precision,
+        ):
             found[linear].append(rows)
         joined = {linear: torch.cat(parts) for linear, parts in found.items()}
         return {linear: rows[:: max(1, math.ceil(len(rows) / self.tokens))] for linear, rows in joined.items()}

@@ -69,7 +69,7 @@ def test_activations_that_are_not_finite_are_named():
         fxcompress.compile(model, [passes.SmoothActivations()], example_inputs=(data[:2],), data=data.split(6))
 
 
-@pytest.mark.parametrize("options", [{"tokens": 0}, {"samples": 0}])
+@pytest.mark.parametrize("options", [{"tokens": 0}, {"token_samples": 0}, {"samples": 0}])
 def test_options_out_of_range_are_refused(options):
     model, data = _model(residual=False)
     with pytest.raises(InputError, match="tokens|sample"):

@@ -17,7 +17,7 @@ from fxcompress.quantization.noise import float_outputs
 from fxcompress.quantization.patches import LINEAR
 from fxcompress.samples import in_small_batches, samples_of
 
-CHUNK = 16
+CHUNK = 4
 """Samples a backward pass, for which all values of the graph are in memory."""
 
 
@@ -32,6 +32,7 @@ def relevant_inputs(
     layers: Collection[fx.Node],
     *,
     samples: int | None,
+    enough: int,
     precision: Precision = "auto",
 ) -> Iterator[tuple[fx.Node, Tensor]]:
     """Each of the linear `layers` with the rows that it reads and the model's outputs depend on, batch after batch.
@@ -43,15 +44,20 @@ def relevant_inputs(
     Args:
         graph_module: the float model.
         samples: of ``context.data``, at most; None for all.
+        enough: no batch is read once a layer has been shown so many rows.
 
     Raises:
         InputError: there is no data, or a batch does not fit the model.
     """
-    seen = 0
+    shown, seen = dict.fromkeys(layers, 0), 0
     for leaves, count in in_small_batches(graph_module.graph, samples_of(context, samples), CHUNK):
-        yield from _relevant(graph_module, layers, leaves, precision)
+        for node, rows in _relevant(graph_module, layers, leaves, precision):
+            shown[node] += len(rows)
+            yield node, rows
         seen += count
         context.progress(f"observing for {context.pass_name}", seen, samples)
+        if max(shown.values()) >= enough:
+            return
 
 
 def _relevant(
@@ -59,17 +65,16 @@ def _relevant(
 ) -> Iterator[tuple[fx.Node, Tensor]]:
     read, made = {}, {}
     with torch.enable_grad(), forward_in(precision):
-        execution = Execution(graph_module, leaves)
-        for node in graph_module.graph.nodes:
-            if node.op == "output":
-                break
-            execution.advance(node)
+        execution = Execution(graph_module, [leaf.clone() for leaf in leaves])  # one from inference mode has no gradients
+        *nodes, output = graph_module.graph.nodes
+        for node in nodes:
             if node in layers:
+                execution.advance(node)
                 read[node] = execution.value(node.args[0]).detach()
-            execution.run(node)
-            if node in layers:
+                execution.run(node)
                 made[node] = execution.value(node).requires_grad_()
-        gradients = _gradients(float_outputs(fx.map_arg(node.args, execution.value)), list(made.values()))
+        execution.advance(output)
+        gradients = _gradients(float_outputs(fx.map_arg(output.args, execution.value)), list(made.values()))
     for node, gradient in zip(made, gradients):
         rows = read[node].flatten(0, -2)
         yield node, (rows if gradient is None else rows[gradient.flatten(0, -2).any(-1)]).float()
