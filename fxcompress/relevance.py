@@ -6,14 +6,15 @@ Of short texts most tokens are padding, so that statistics with them in are of v
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from fxcompress.execution import Execution
 from fxcompress.pipeline import Context
 from fxcompress.precision import Precision, forward_in
-from fxcompress.quantization.noise import float_outputs
 from fxcompress.quantization.patches import LINEAR
 from fxcompress.samples import in_small_batches, samples_of
 
@@ -74,15 +75,16 @@ def _relevant(
                 execution.run(node)
                 made[node] = execution.value(node).requires_grad_()
         execution.advance(output)
-        gradients = _gradients(float_outputs(fx.map_arg(output.args, execution.value)), list(made.values()))
+        outputs = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
+        gradients = _gradients(outputs, list(made.values()))
     for node, gradient in zip(made, gradients):
         rows = read[node].flatten(0, -2)
         yield node, (rows if gradient is None else rows[gradient.flatten(0, -2).any(-1)]).float()
 
 
-def _gradients(outputs: list[Tensor], values: list[Tensor]) -> list[Tensor] | list[None]:
+def _gradients(outputs: list[Any], values: list[Tensor]) -> list[Tensor] | list[None]:
     """Those of `outputs`, summed up with random signs, with respect to `values`; None where there are no gradients."""
-    outputs = [output for output in outputs if output.requires_grad]
+    outputs = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
     if not outputs:
         return [None] * len(values)
     random = torch.Generator().manual_seed(0)
