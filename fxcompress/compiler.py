@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
@@ -33,7 +32,6 @@ VERIFIED_SAMPLES = 2
 """Samples of the example batch that verification runs on: more cost time and show no more."""
 
 
-@torch.inference_mode(False)  # passes may need gradients
 def compile(
     model: nn.Module | fx.GraphModule | ExportedProgram,
     passes: Sequence[Pass] | None = None,

@@ -40,7 +40,7 @@ def relevant_inputs(
 
     The rows are float32, ``[rows, channels]``. An output depends on a row where its gradient with respect to what the layer
     makes of the row is not zero. One backward pass tells that for all outputs: of their sum with random signs. Where
-    none of the outputs has a gradient, all rows count.
+    none of the outputs has a gradient, and in inference mode, all rows count.
 
     Args:
         graph_module: the float model.
@@ -66,7 +66,7 @@ def _relevant(
 ) -> Iterator[tuple[fx.Node, Tensor]]:
     read, made = {}, {}
     with torch.enable_grad(), forward_in(precision):
-        execution = Execution(graph_module, [leaf.clone() for leaf in leaves])  # one from inference mode has no gradients
+        execution = Execution(graph_module, leaves)
         *nodes, output = graph_module.graph.nodes
         for node in nodes:
             if node in layers:
@@ -85,7 +85,7 @@ def _relevant(
 def _gradients(outputs: list[Any], values: list[Tensor]) -> list[Tensor] | list[None]:
     """Those of `outputs`, summed up with random signs, with respect to `values`; None where there are no gradients."""
     outputs = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
-    if not outputs:
+    if not outputs or torch.is_inference_mode_enabled():
         return [None] * len(values)
     random = torch.Generator().manual_seed(0)
     signs = [torch.randint(0, 2, x.shape, generator=random).mul_(2).sub_(1).to(x) for x in outputs]
