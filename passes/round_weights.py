@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -15,6 +18,7 @@ from fxcompress.precision import Precision
 from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
 from fxcompress.quantization.patches import column_count, input_patches, weight_rows
 from fxcompress.quantization.rounding import damped, descend
+from fxcompress.relevance import reads_tokens, relevant_inputs
 from fxcompress.rewrite import Replacement
 from fxcompress.samples import one_batch
 
@@ -27,6 +31,10 @@ class RoundWeights(Pass):
     nearest ones (`fxcompress.quantization.rounding`). The objective is that of Frantar et al., "Optimal Brain Compression",
     arXiv 2208.11580, equation 1; the descent is that of Behdin et al., "QuantEase", arXiv 2309.01885.
 
+    Linear layers of transformers are fitted to the tokens that the model's outputs depend on, so not to padding
+    (`fxcompress.relevance`). A text shows them few tokens and an image its convolutions many places, hence two
+    numbers of samples.
+
     A layer of which the samples show fewer output values than each is computed from (see `columns`) keeps its nearest
     integers: there would be more unknowns than equations.
 
@@ -35,8 +43,11 @@ class RoundWeights(Pass):
         patches: output values of each sample that a layer is fitted to, at most.
         columns: leave out layers whose output values are computed from more numbers than this; None for no limit. Those
             with few of them (depthwise convolutions, the first layer) are both the quickest and the ones where it pays most.
-        damping: added to the diagonal of the inputs' second moment, as a share of its mean: how far the samples are not
-            believed.
+        tokens: that linear layers are fitted to: no more samples are read once one of them has been shown so many.
+        token_samples, token_columns: what `samples` and `columns` are, for linear layers on tokens.
+        damping: how far the samples are not believed: added to the diagonal of the inputs' second moment, as a share of its
+            mean, for a layer that is shown as many output values as each is computed from; in proportion to their ratio for
+            others.
         sweeps: of the descent over the numbers of a layer, at most.
         precision: of the float model's forward pass; see `Calibrate`.
 
@@ -47,7 +58,10 @@ class RoundWeights(Pass):
     samples: int = 16
     patches: int = 64
     columns: int | None = 512
-    damping: float = 0.01
+    tokens: int = 4096
+    token_samples: int = 128
+    token_columns: int | None = 2048
+    damping: float = 1.0
     sweeps: int = 2
     precision: Precision = "auto"
 
@@ -55,32 +69,76 @@ class RoundWeights(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
 
     def __post_init__(self) -> None:
-        for name in ("samples", "patches", "sweeps"):
+        for name in ("samples", "patches", "tokens", "token_samples", "sweeps"):
             if getattr(self, name) < 1:
                 raise InputError(f"RoundWeights needs {name} of 1 or more, got {getattr(self, name)!r}")
-        if self.columns is not None and self.columns < 1:
-            raise InputError(f"RoundWeights needs columns of 1 or more, or None for no limit, got {self.columns!r}")
-        if not 0 <= self.damping < float("inf"):
+        for name in ("columns", "token_columns"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise InputError(f"RoundWeights needs {name} of 1 or more, or None for no limit, got {limit!r}")
+        if not 0 <= self.damping < math.inf:
             raise InputError(f"RoundWeights needs a damping of 0 or more, got {self.damping!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
         layers = matrix_layers(graph_module, context.reference, context.target, self.name)
-        layers = [layer for layer in layers if self.columns is None or column_count(layer.weight) <= self.columns]
-        if not layers:
-            return []
-        inputs = one_batch(graph_module.graph, context, self.samples)
+        on_tokens = [layer for layer in layers if reads_tokens(layer.twin) and _within(layer, self.token_columns)]
+        others = [layer for layer in layers if not reads_tokens(layer.twin) and _within(layer, self.columns)]
+        moments = chain(self._of_patches(others, context), self._of_tokens(on_tokens, context))
         rounded = []
-        for done, (layer, x) in enumerate(float_inputs(layers, context.reference, inputs, self.precision)):
-            context.progress("rounding weights", done, len(layers))
-            patches = input_patches(layer.node, x, layer.weight.shape, self.patches)
-            if patches.shape[1] >= patches.shape[2]:
-                self._round(layer, patches)
+        for done, (layer, seen) in enumerate(moments):
+            context.progress("rounding weights", done, len(others) + len(on_tokens))
+            if seen.count >= column_count(layer.weight):
+                self._round(layer, seen)
                 rounded.append(Replacement.at(layer.node))
         return rounded
 
-    def _round(self, layer: MatrixLayer, patches: Tensor) -> None:
-        moment = damped(patches.mT @ patches / patches.shape[1], self.damping)
+    def _of_patches(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
+        """Each of `layers` with the moment of what some of its output values are computed from."""
+        if layers:
+            assert context.reference is not None
+            inputs = one_batch(context.reference.graph, context, self.samples)
+            for layer, x in float_inputs(layers, context.reference, inputs, self.precision):
+                yield layer, _Moment().add(input_patches(layer.node, x, layer.weight.shape, self.patches))
+
+    def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
+        """Each of the linear `layers` with the moment of the tokens that count."""
+        if layers:
+            assert context.reference is not None
+            moments = {layer.twin: _Moment() for layer in layers}
+            for node, rows in relevant_inputs(
+                context.reference,
+                context,
+                moments,
+                samples=self.token_samples,
+                enough=self.tokens,
+                precision=self.precision,
+            ):
+                moments[node].add(rows[None])
+            for layer in layers:
+                yield layer, moments.pop(layer.twin)
+
+    def _round(self, layer: MatrixLayer, seen: _Moment) -> None:
+        columns = column_count(layer.weight)
+        moment = damped(seen.total / seen.count, self.damping * columns / seen.count)
         weight = weight_rows(layer.node, layer.weight)
         layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps, layer.free))
+
+
+@dataclass
+class _Moment:
+    """The sum of ``x x^T`` of `count` rows x that a layer reads, ``[groups, columns, columns]``."""
+
+    total: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, rows: Tensor) -> _Moment:
+        """Take in `rows`, ``[groups, count, columns]``."""
+        self.total = self.total + rows.mT @ rows
+        self.count += rows.shape[1]
+        return self
+
+
+def _within(layer: MatrixLayer, columns: int | None) -> bool:
+    return columns is None or column_count(layer.weight) <= columns

@@ -254,3 +254,20 @@ def test_embeddings_are_quantized_where_asked_for():
     found = placed(graph, overrides=[("table", QuantizationOptions(embeddings=True))])
     assert [(site.weight.name, site.channel_axis) for site in found.weights] == [("table_weight", 0), ("fc_weight", 0)]
     assert [site.producer.name for site in found.activations] == ["table"]
+
+
+def test_tables_of_few_rows_stay_in_float():
+    class Kinds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.kinds, self.fc = nn.Embedding(5, 4), nn.Embedding(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(self.words(x) + self.kinds(x % 4))
+
+    graph = capture(Kinds(), ExampleInputs((torch.tensor([[1, 2], [3, 4]]),))).graph
+    found = placed(
+        graph, overrides=[("words", QuantizationOptions(embeddings=True)), ("kinds", QuantizationOptions(embeddings=True))]
+    )
+    assert [site.weight.name for site in found.weights] == ["words_weight", "fc_weight"]
+    assert {node.name: why for node, why in found.left_in_float.items()} == {"kinds": "its table has no more than 4 rows"}

@@ -137,7 +137,9 @@ def test_biases_take_up_the_mean_difference():
 
 
 @pytest.mark.parametrize(
-    "options", [{"samples": 0}, {"patches": 0}, {"sweeps": 0}, {"columns": 0}, {"damping": -1.0}, {"damping": float("nan")}]
+    "options",
+    [{name: 0} for name in ("samples", "patches", "columns", "tokens", "token_samples", "token_columns", "sweeps")]
+    + [{"damping": -1.0}, {"damping": float("nan")}],
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):

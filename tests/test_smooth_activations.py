@@ -62,6 +62,40 @@ def test_a_norm_that_only_linear_layers_read_takes_up_the_factors(residual):
     assert ("norm_weight_smoothed" in dict(compiled.named_parameters())) == (not residual)
 
 
+def _to_one_side(residual: bool, transposed: bool = False) -> tuple[nn.Module, torch.Tensor]:
+    """A block two of whose channels are far from zero."""
+    model, data = _model(residual, transposed)
+    with torch.no_grad():
+        model.norm.weight[:2] = 1.0
+        model.norm.bias[:2] = torch.tensor([40.0, -40.0])
+    return model, data
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_function_stays_where_channels_are_centred(residual, transposed):
+    assert _decibels(*_to_one_side(residual, transposed), passes.SmoothActivations()) > 80
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_channels_to_one_side_are_centred(residual):
+    """By the norm, or else by an addition behind it; the bias of the layer that reads them makes up for it."""
+    quantize = [passes.Quantize(), passes.Calibrate()]
+    model, data = _to_one_side(residual)
+    assert _decibels(model, data, passes.SmoothActivations(), *quantize) > _decibels(model, data, *quantize) + 10
+    graph = fxcompress.compile(model, [passes.SmoothActivations()], data=data.split(6)).graph
+    assert [n.name for n in graph.nodes if n.name == "norm_smoothed_centred"] == ["norm_smoothed_centred"] * residual
+    (up,) = [n for n in graph.nodes if n.name == "up"]
+    assert up.args[2].name == "up_weight_centred_bias"
+
+
+def test_channels_around_zero_are_left_where_they_are():
+    model, data = _model(residual=True)
+    data = torch.cat([data, -data])  # the norm puts out both, so that its channels are centred as they are
+    graph = fxcompress.compile(model, [passes.SmoothActivations()], data=data.split(6)).graph
+    assert not [n for n in graph.nodes if n.name == "norm_smoothed_centred"]
+
+
 def test_activations_that_are_not_finite_are_named():
     model, data = _model(residual=False)
     data[3, 2, 1] = float("inf")
@@ -69,7 +103,7 @@ def test_activations_that_are_not_finite_are_named():
         fxcompress.compile(model, [passes.SmoothActivations()], example_inputs=(data[:2],), data=data.split(6))
 
 
-@pytest.mark.parametrize("options", [{"tokens": 0}, {"samples": 0}])
+@pytest.mark.parametrize("options", [{"tokens": 0}, {"token_samples": 0}, {"samples": 0}])
 def test_options_out_of_range_are_refused(options):
     model, data = _model(residual=False)
     with pytest.raises(InputError, match="tokens|sample"):

@@ -23,6 +23,10 @@ from fxcompress.targets.table import Target, Weighted
 
 ADD, TRANSPOSE = resolve("add"), resolve("transpose")
 
+FEW_ROWS = 4
+"""A table of so many rows, such as the two of token types in BERT, takes no bytes worth saving, and since all tokens read the
+same rows, their rounding does not average out."""
+
 
 @dataclass(frozen=True)
 class ActivationSite:
@@ -118,6 +122,8 @@ class _Placer:
             self.left[node] = exception
         elif node.target in target.weights_only and not self.options[node].embeddings:
             return
+        elif node.target in target.weights_only and self._rows(node) <= FEW_ROWS:
+            self.left[node] = f"its table has no more than {FEW_ROWS} rows"
         elif node.target in target.weighted:
             self._visit_weighted(node, target.weighted[node.target])
         elif node.target in target.products:
@@ -149,6 +155,10 @@ class _Placer:
             if reader not in readers:
                 readers.insert(0, reader)
             self.operations.add(node)
+
+    def _rows(self, node: fx.Node) -> int:
+        """Of the table that `node` looks up."""
+        return _shape(node.args[self.target.weighted[node.target].weight])[0]
 
     def _demand_all(self, node: fx.Node, operands: Mapping[int, QuantizerOptions]) -> None:
         """Quantize all `operands`, given by position, or none: a kernel with one float operand is not an integer kernel.
