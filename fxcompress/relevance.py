@@ -92,7 +92,5 @@ def _gradients(outputs: list[Any], values: list[Tensor]) -> list[Tensor] | list[
     signs = [torch.randint(0, 2, x.shape, generator=random).mul_(2).sub_(1).to(x) for x in outputs]
     try:
         return list(torch.autograd.grad(outputs, values, signs, materialize_grads=True))
-    except RuntimeError as problem:
-        if "derivative" not in str(problem):
-            raise
+    except RuntimeError:  # an operation without a derivative, of which torch and libraries say so in words of their own
         return [None] * len(values)
