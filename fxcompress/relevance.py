@@ -18,7 +18,7 @@ from fxcompress.precision import Precision, forward_in
 from fxcompress.quantization.patches import LINEAR
 from fxcompress.samples import in_small_batches, samples_of
 
-CHUNK = 4
+CHUNK = 8
 """Samples a backward pass, for which all values of the graph are in memory."""
 
 

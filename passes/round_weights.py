@@ -89,8 +89,8 @@ class RoundWeights(Pass):
         rounded = []
         for done, (layer, seen) in enumerate(moments):
             context.progress("rounding weights", done, len(others) + len(on_tokens))
-            if seen.count >= column_count(layer.weight):
-                self._round(layer, seen)
+            if seen.total is not None and seen.count >= column_count(layer.weight):
+                self._round(layer, seen.total, seen.count)
                 rounded.append(Replacement.at(layer.node))
         return rounded
 
@@ -119,9 +119,9 @@ class RoundWeights(Pass):
             for layer in layers:
                 yield layer, moments.pop(layer.twin)
 
-    def _round(self, layer: MatrixLayer, seen: _Moment) -> None:
+    def _round(self, layer: MatrixLayer, total: Tensor, count: int) -> None:
         columns = column_count(layer.weight)
-        moment = damped(seen.total / seen.count, self.damping * columns / seen.count)
+        moment = damped(total / count, self.damping * columns / count)
         weight = weight_rows(layer.node, layer.weight)
         layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps, layer.free))
 
@@ -130,12 +130,12 @@ class RoundWeights(Pass):
 class _Moment:
     """The sum of ``x x^T`` of `count` rows x that a layer reads, ``[groups, columns, columns]``."""
 
-    total: Tensor | float = 0.0
+    total: Tensor | None = None
     count: int = 0
 
     def add(self, rows: Tensor) -> _Moment:
         """Take in `rows`, ``[groups, count, columns]``."""
-        self.total = self.total + rows.mT @ rows
+        self.total = rows.mT @ rows if self.total is None else self.total.baddbmm_(rows.mT, rows)
         self.count += rows.shape[1]
         return self
 
