@@ -276,7 +276,7 @@ def test_antialiased_resizing(mode: str, size: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dim", [0, 2, None])
 def test_a_weight_of_direction_and_length(dim: int | None) -> None:
-    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3), dim=dim)
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 5, 3), dim=dim)
     assert_same(layer, IMAGE, runtimes=BOTH)
 
 
