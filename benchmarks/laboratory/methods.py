@@ -169,7 +169,7 @@ METHODS = [
     Method("sparse 50%, INT8", "sparse", _then(_sparse), SHORT, 0.3, repeated=True),
     Method("filters 30%, INT8", "pruned", _then(_filters), PRUNED, 0.5, repeated=True),
     Method("binary (XNOR), INT8 ends", BINARY, _then(_binary("xnor")), LONG, 3.0, repeated=True, networks=DENSE),
-    Method("filters, sparse, INT8, distilled", STACK, _then(_filters, _sparse, last=_distill), PRUNED, repeated=True),
+    Method("filters, sparse, INT8, distilled", STACK, _then(_filters, _sparse, last=_distill), PRUNED),
     Method("INT8 symmetric, per channel", "quantized", _quantized(symmetric=True), SHORT, 0.1),
     Method("INT8 symmetric, per tensor", "quantized", _quantized(symmetric=True, per_channel=False), SHORT, 0.1),
     Method("INT8 asymmetric, per channel", "quantized", _quantized(symmetric=False), SHORT, 0.1),
