@@ -81,7 +81,7 @@ class PruneFilters(Pass):
         channels = analyze(graph_module, lambda found: _keep(found, ignored))
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
-        context.notes += [_summary(channels, groups, chosen, self.schedule), *_pinned(channels)]
+        context.notes += [self._summary(channels, groups, chosen), *_pinned(channels)]
         context.notes += _better_multiple(groups, chosen, self.multiple, context.target)
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)
@@ -93,6 +93,14 @@ class PruneFilters(Pass):
         """Its `set_level` takes a share, as `amount` or `flops` do; None where no filter could be removed, or they are gone."""
         masks = masks_of(graph_module, self)
         return FilterController(graph_module, masks, self._selection, self.schedule, self._target) if masks else None
+
+    def _summary(self, channels: Channels, groups: list[Cluster], chosen: set[int]) -> str:
+        total = sum(len(layer.filters) for layer in channels.layers)
+        free = sum(len(place) for cluster in groups for places in cluster.places.values() for place in places)
+        gone = sum(channels.elements.find(one) in chosen for layer in channels.layers for one in layer.filters)
+        when = "are masked" if self.schedule is None else "will be masked"
+        kept = f", so that each layer keeps a multiple of {self.multiple}" if self.multiple > 1 else ""
+        return f"{gone} of {total} filters {when}{kept}; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"
 
     @property
     def _target(self) -> float:
@@ -108,14 +116,6 @@ def _keep(channels: Channels, ignored: set[fx.Node]) -> None:
     for layer in channels.layers:
         if layer.node in ignored:
             channels.pin(layer.filters, "they are ignored")
-
-
-def _summary(channels: Channels, groups: list[Cluster], chosen: set[int], schedule: Schedule | None) -> str:
-    total = sum(len(layer.filters) for layer in channels.layers)
-    free = sum(len(place) for cluster in groups for places in cluster.places.values() for place in places)
-    gone = sum(channels.elements.find(one) in chosen for layer in channels.layers for one in layer.filters)
-    when = "are masked" if schedule is None else "will be masked"
-    return f"{gone} of {total} filters {when}; {free} could be, in {len(groups)} cluster{'s' * (len(groups) != 1)}"
 
 
 def _better_multiple(groups: list[Cluster], chosen: set[int], multiple: int, target: Target) -> list[str]:

@@ -54,7 +54,7 @@ class Sparsify(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     def __post_init__(self) -> None:
-        if self.level is not None and not 0 <= self.level < 1:
+        if self.level is not None and not (isinstance(self.level, (int, float)) and 0 <= self.level < 1):
             raise InputError(f"Sparsify needs a level from 0 to below 1, got {self.level!r}")
         if self.criterion not in CRITERIA:
             hint = did_you_mean(str(self.criterion), CRITERIA)
@@ -74,7 +74,10 @@ class Sparsify(Pass):
         masks = {layers[i].constant: Mask((~chosen).to(weights[i].dtype)) for i, chosen in zeros.items()}
         made = mask_weights(graph_module, context, masks, self)
         masked, total = sum(int(chosen.sum()) for chosen in zeros.values()), sum(weight.numel() for weight in weights)
-        context.notes.insert(0, f"{masked / max(total, 1):.1%} of {total} weights in {len(layers)} layers are masked")
+        share, when = masked / max(total, 1), "are"
+        if self.schedule is not None:
+            share, when = self._target, "will be"
+        context.notes.insert(0, f"{share:.1%} of {total} weights in {len(layers)} layers {when} masked")
         return [Replacement.at(node) for node in made]
 
     def _zeros(self, layers: list[WeightedLayer], weights: list[Tensor], context: Context) -> dict[int, Tensor]:

@@ -264,6 +264,7 @@ def test_any_network_is_sparse_to_the_level_and_its_file_is_the_model(recipe, le
         ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
         ({"ranking": "uniform"}, "'global' or 'local', not 'uniform'"),
         ({"pattern": "4:2"}, "like \"2:4\".*not '4:2'"),
+        ({"level": "0.5"}, "needs a level from 0 to below 1, got '0.5'"),
         ({"pattern": "two of four"}, 'like "2:4"'),
         ({"pattern": "2:4", "level": 0.5}, "leave out level and schedule"),
         ({"pattern": "2:4", "schedule": Polynomial(epochs=2)}, "leave out level and schedule"),
@@ -274,6 +275,12 @@ def test_any_network_is_sparse_to_the_level_and_its_file_is_the_model(recipe, le
 def test_unusable_options(options, message):
     with pytest.raises(InputError, match=message):
         passes.Sparsify(**options)
+
+
+def test_the_report_tells_a_level_from_one_to_come():
+    now, later = sparse(level=0.5), sparse(level=0.5, schedule=Polynomial(epochs=2))
+    assert "50.0% of 1140 weights in 3 layers are masked" in now.report.notes[0]
+    assert "50.0% of 1140 weights in 3 layers will be masked" in later.report.notes[0]
 
 
 def test_unusable_scopes_and_levels():
