@@ -43,7 +43,7 @@ class RoundWeights(Pass):
         patches: output values of each sample that a layer is fitted to, at most.
         columns: leave out layers whose output values are computed from more numbers than this; None for no limit. Those
             with few of them (depthwise convolutions, the first layer) are both the quickest and the ones where it pays most.
-        tokens: that linear layers are fitted to: no more samples are read once one of them has been shown so many.
+        tokens: that each linear layer is fitted to, about; a layer that has been shown so many is shown no more.
         token_samples, token_columns: what `samples` and `columns` are, for linear layers on tokens.
         damping: how far the samples are not believed: added to the diagonal of the inputs' second moment, as a share of its
             mean, for a layer that is shown as many output values as each is computed from; in proportion to their ratio for
