@@ -23,7 +23,7 @@ def training() -> list[Pass]:
     """INT8 to be trained further: batch norms stay alive, and ranges are parameters."""
     return [
         passes.CanonicalizeActivations(),
-        passes.Quantize(),
+        passes.Quantize(exact_sums=True),
         passes.Calibrate(),
         passes.TrainQuantizers(),
     ]

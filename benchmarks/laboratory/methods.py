@@ -87,7 +87,7 @@ def quantized(weight_bits: int = 8, symmetric: bool | None = None, per_channel: 
     """Trained quantizers; `symmetric` of weights and activations, None for symmetric weights and asymmetric activations."""
     weights = QuantizationSpec(bits=weight_bits, symmetric=symmetric is not False, signed=True)
     activations = None if symmetric is None else QuantizationSpec(symmetric=symmetric)
-    grids = passes.Quantize(weights=weights, activations=activations, per_channel=per_channel)
+    grids = passes.Quantize(weights=weights, activations=activations, per_channel=per_channel, exact_sums=True)
     return [grids, passes.Calibrate(), passes.TrainQuantizers()]
 
 
