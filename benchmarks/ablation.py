@@ -3,7 +3,7 @@
     python -m benchmarks.ablation                          # about a quarter of an hour on two cores
     python -m benchmarks.ablation --networks minilm_l6 --images 20 --scoring 20
 
-Needs what benchmarks.post_training needs. Writes benchmarks/results/ablation.md and .json.
+Needs what benchmarks.post_training needs. Writes ablation.md and .json to benchmarks/results/, or to --output.
 """
 
 from __future__ import annotations

@@ -185,11 +185,7 @@ def _row(model: fx.GraphModule, place: Place) -> Sensitivity:
 
 
 def _grids(nodes: Iterable[fx.Node], calls: dict[fx.Node, Quantizer]) -> str:
-    return " and ".join(dict.fromkeys(_grid(calls[node]) for node in nodes))
-
-
-def _grid(quantizer: Quantizer) -> str:
-    return f"{'int' if quantizer.signed else 'uint'}{quantizer.spec.bits}"
+    return " and ".join(dict.fromkeys(calls[node].number_type for node in nodes))
 
 
 def _with_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:

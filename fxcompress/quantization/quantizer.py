@@ -91,6 +91,11 @@ class Quantizer(nn.Module):
         self.signed, self.ready = signed, True
 
     @property
+    def number_type(self) -> str:
+        """Sign and bits of the integers, such as ``"uint6"``; `dtype` is what holds them."""
+        return f"{'int' if self.signed else 'uint'}{self.spec.bits}"
+
+    @property
     def dtype(self) -> str:
         """The type that holds the integers in a file: a key of `fxcompress.quantization.ops.INTEGER_RANGES`."""
         return f"{'int' if self.signed else 'uint'}{4 if self.spec.bits <= 4 else 8}"
@@ -138,7 +143,7 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         decided = self.ready or self.spec.signed is not None
-        grid = f"{'int' if self.signed else 'uint'}{self.spec.bits}" if decided else f"{self.spec.bits} bits"
+        grid = self.number_type if decided else f"{self.spec.bits} bits"
         where = "per tensor" if self.spec.channel_axis is None else f"per channel of axis {self.spec.channel_axis}"
         if self.spec.group_size is not None:
             where = f"per group of {self.spec.group_size} along axis {self.spec.scale_axis}"
