@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from benchmarks.cases import FAMILIES, Case, select
-from fxcompress import dialect
 from fxcompress.capture import capture
-from fxcompress.inputs import ExampleInputs
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.ir import dialect
 
 BATCHES = (1, 2, 5)
 

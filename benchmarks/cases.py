@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import import_torchvision
-from fxcompress.inputs import ExampleInputs
+from fxcompress.data.inputs import ExampleInputs
 
 TIMM = {
     "CNN": "resnet26d resnetv2_50x1_bit resnext50_32x4d seresnet50 ecaresnet50t densenet121 vgg11_bn dla34 hrnet_w18_small "

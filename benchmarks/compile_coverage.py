@@ -37,9 +37,9 @@ from benchmarks.cases import FAMILIES, Case
 from benchmarks.machine import describe_machine
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
-from fxcompress import verify
-from fxcompress.files import write_text
-from fxcompress.inputs import ExampleInputs
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver import verify
+from fxcompress.storage.atomic import write_text
 
 NETWORKS = {
     "torchvision": "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t "

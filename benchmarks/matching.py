@@ -20,7 +20,7 @@ from torch import fx
 
 from benchmarks.models import import_torchvision
 from fxcompress.capture import capture
-from fxcompress.inputs import ExampleInputs
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.pattern import Pattern, op, var
 from fxcompress.pattern.matcher import find
 from fxcompress.patterns.activation import gelu, tanh_gelu

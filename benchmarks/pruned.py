@@ -27,7 +27,7 @@ from benchmarks.machine import describe_machine, warn_if_busy
 from benchmarks.medians import Estimate, median, paired_ratio
 from benchmarks.scoreboard import Bar, Figure, Section
 from fxcompress import passes
-from fxcompress.cost import cost
+from fxcompress.ir.cost import cost
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 SHARES = (0.3, 0.5)

@@ -31,10 +31,10 @@ from benchmarks.machine import describe_machine
 from benchmarks.medians import median, orders, paired_ratio
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
-from fxcompress.quantization import native
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.spec import QuantizationSpec
-from fxcompress.quantization.trainable import TrainableQuantizer
+from fxcompress.quantizers import native
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.quantizers.trainable import TrainableQuantizer
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 BATCH = (32, 3, 64, 64)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from benchmarks.machine import one_line
 from benchmarks.medians import Estimate
-from fxcompress.files import write_text
+from fxcompress.storage.atomic import write_text
 
 FORMATS = {
     "ms": "{:.2f} ms",

@@ -5,8 +5,8 @@ import sys
 import torch
 
 import fxcompress
-from fxcompress.demo import ResidualNet
-from fxcompress.graph.drawing import draw
+from fxcompress.demo.digits import ResidualNet
+from fxcompress.views.drawing import draw
 
 torch.manual_seed(0)
 compiled = fxcompress.compile(ResidualNet(), data=[torch.rand(8, 1, 8, 8)])

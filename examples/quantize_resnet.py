@@ -13,7 +13,7 @@ except ImportError:
 import torch
 
 import fxcompress
-from fxcompress.images import ImageFolder
+from fxcompress.data.images import ImageFolder
 
 if len(sys.argv) > 1:
     model = resnet18(weights=ResNet18_Weights.DEFAULT)

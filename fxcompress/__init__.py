@@ -2,13 +2,16 @@
 
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.moved import forward as _forward_moved_names
 from fxcompress.parts import PartlyCompiled
 from fxcompress.pattern import maybe, op, var
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.options import QuantizationOptions
-from fxcompress.quantization.spec import QuantizationSpec
-from fxcompress.rewrite import rewrite
+from fxcompress.quantizers.options import QuantizationOptions
+from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.rewrite.rule import rewrite
+
+_forward_moved_names()
 
 __version__ = "0.1.0"
 

@@ -13,22 +13,23 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxcompress import modes
-from fxcompress.dialect import copy_graph
+from fxcompress import defaults
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver.interface import Pass
 from fxcompress.emit.files import write_onnx
+from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
-from fxcompress.files import check_writable
-from fxcompress.graph.dump import dump
-from fxcompress.graph.text import to_text
-from fxcompress.inputs import ExampleInputs
-from fxcompress.lowering import lower
-from fxcompress.pipeline import Pass
+from fxcompress.ir import modes
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.quantized import quantizer_calls
-from fxcompress.report import Report
+from fxcompress.report.rows import Report
+from fxcompress.storage.atomic import check_writable
 from fxcompress.targets import Target
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
+from fxcompress.views.dump import dump
+from fxcompress.views.text import to_text
 
 
 @dataclass
@@ -151,7 +152,8 @@ class Compiled(fx.GraphModule):
         training, compilation = self.training, self.compilation
         self.eval()
         try:
-            return lower(self, compilation.example, compilation.target, binary_convolutions=binary_convolutions)
+            passes = defaults.lowering(binary_convolutions=binary_convolutions)
+            return lower(self, passes, compilation.example, compilation.target)
         finally:
             self.train(training)
 

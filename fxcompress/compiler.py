@@ -13,19 +13,22 @@ from typing import Any
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from fxcompress import defaults, pipeline
-from fxcompress import verify as verification
+from fxcompress import defaults
 from fxcompress.capture import PartialCapture, capture, capture_submodules, does_not_run
 from fxcompress.compiled import Compilation, Compiled, dump_step
-from fxcompress.dialect import copy_graph
-from fxcompress.effect import ROUNDING_DECIBELS
+from fxcompress.data.inputs import ExampleInputs, batch_is_free, first_samples, peek
+from fxcompress.data.inputs import example_inputs as find_example_inputs
+from fxcompress.driver.effect import ROUNDING_DECIBELS
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.driver.plan import plan
+from fxcompress.driver.run import run
+from fxcompress.driver.sizes import weight_bytes
+from fxcompress.emit.lowering import lower
 from fxcompress.errors import CaptureError
-from fxcompress.inputs import ExampleInputs, batch_is_free, first_samples, peek
-from fxcompress.inputs import example_inputs as find_example_inputs
-from fxcompress.lowering import lower
+from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.parts import PartlyCompiled, SubmoduleData
-from fxcompress.pipeline import Context, Pass
-from fxcompress.report import Row
+from fxcompress.report.rows import Row
 from fxcompress.targets import Target, find_target
 
 Progress = Callable[[str, int, int | None], None]
@@ -72,7 +75,7 @@ def compile(
         VerificationError: a pass broke its promise.
     """
     chosen = defaults.post_training() if passes is None else passes
-    pipeline.plan(chosen)
+    plan(chosen)
     if data is None:
         example = find_example_inputs(model, example_inputs)
     else:
@@ -105,7 +108,8 @@ class _Settings:
     def compile(self, captured: _Captured, example: ExampleInputs, data: Iterable[Any] | None, part: str = "") -> Compiled:
         """Run the passes over a captured graph."""
         small = first_samples(example, VERIFIED_SAMPLES) if captured.free_batch else example
-        context = Context(small, self.target, data, lower=partial(lower, example=small, target=self.target))
+        to_file = partial(lower, passes=defaults.lowering(), example=small, target=self.target)
+        context = Context(small, self.target, data, lower=to_file)
         if self.progress:
             context.progress = self.progress
         steps: list[tuple[str, fx.Graph]] = []
@@ -115,7 +119,7 @@ class _Settings:
             if self.folder:
                 dump_step(graph_module, self.folder / part, position, steps[-1][0])
 
-        report = pipeline.run(captured.graph_module, self.passes, context, check=self.verify, watch=watch)
+        report = run(captured.graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, captured.row)
         return Compiled.wrap(captured.graph_module, Compilation(report, self.passes, small, self.target, steps))
 
@@ -144,7 +148,7 @@ def _described(graph_module: fx.GraphModule, model: Any, example: ExampleInputs,
     if check and isinstance(model, nn.Module):
         if batch_is_free(graph_module.graph):
             example = first_samples(example, VERIFIED_SAMPLES)
-        decibels = verification.agreement(_reference(model, example), verification.outputs(graph_module, example))
+        decibels = agreement(_reference(model, example), outputs(graph_module, example))
         if decibels < ROUNDING_DECIBELS:
             raise CaptureError(
                 f"the captured graph agrees with the model to {decibels:.1f} dB only; does its forward depend on randomness, "
@@ -152,7 +156,7 @@ def _described(graph_module: fx.GraphModule, model: Any, example: ExampleInputs,
             )
     size = len(graph_module.graph.nodes)
     notes = tuple(graph_module.meta.get("capture_notes", ()))
-    weights = pipeline.weight_bytes(graph_module)
+    weights = weight_bytes(graph_module)
     return _Captured(graph_module, Row("Capture", "exact", size, size, 0, weights, decibels, seconds * 1e3, notes))
 
 
@@ -174,7 +178,7 @@ def _reference(model: nn.Module, example: ExampleInputs) -> list[Any]:
     try:
         for module in modes_before:
             module.training = False
-        return verification.outputs(model, example)
+        return outputs(model, example)
     except Exception as error:
         raise does_not_run(model, example, error) from error
     finally:

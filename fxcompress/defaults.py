@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxcompress import passes
-from fxcompress.pipeline import Pass
+from fxcompress.driver.interface import Pass
 
 
 def post_training() -> list[Pass]:

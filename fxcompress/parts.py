@@ -13,9 +13,9 @@ from torch import nn
 
 from fxcompress.capture import private_copy
 from fxcompress.compiled import Compiled
+from fxcompress.data.inputs import ExampleInputs, aligned
 from fxcompress.errors import InputError
-from fxcompress.inputs import ExampleInputs, aligned
-from fxcompress.report import Report
+from fxcompress.report.rows import Report
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController
 

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxcompress.builder import attribute
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import source_line
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.ops import INTEGER_RANGES, QUANTIZE
-from fxcompress.rewrite import Replacement
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute
+from fxcompress.quantizers.ops import INTEGER_RANGES, QUANTIZE
+from fxcompress.rewrite.rule import Replacement
 
 RELU, CLAMP = resolve("relu"), resolve("clamp")
 

@@ -11,17 +11,17 @@ from torch import fx
 
 from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, Binarizer, nearest_scale
 from fxcompress.binarization.layers import CONVOLUTION, binarized_layers
-from fxcompress.builder import add_attribute, insert_call
-from fxcompress.cost import multiply_adds
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, InputError, describe, did_you_mean
-from fxcompress.masks import FilterMask, constant_behind, masks_up_to
-from fxcompress.observe import observe
-from fxcompress.pipeline import Context, Pass
+from fxcompress.execution.observe import observe
+from fxcompress.ir.cost import multiply_adds
+from fxcompress.ir.edit import add_attribute, insert_call
+from fxcompress.ir.signature import argument
+from fxcompress.masks.mask import FilterMask, constant_behind, masks_up_to
+from fxcompress.pattern.scopes import Scope, select
 from fxcompress.quantization.quantized import quantizer_of
-from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope, select
-from fxcompress.signature import argument
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.training.binarization import BinarizationController
 from fxcompress.training.staged import check_start_epochs
 

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.effect import Effect
+from fxcompress.data.samples import chunks
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe
-from fxcompress.pipeline import Context, Pass
-from fxcompress.precision import Precision, channels_last, forward_in, takes_bfloat16
+from fxcompress.execution.precision import Precision, channels_last, forward_in, takes_bfloat16
 from fxcompress.quantization.quantized import serves_weight
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import Estimator, Statistic, find_estimator
-from fxcompress.rewrite import Replacement
-from fxcompress.samples import chunks
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.ranges import Estimator, Statistic, find_estimator
+from fxcompress.rewrite.rule import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

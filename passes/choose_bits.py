@@ -14,18 +14,18 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import attribute
-from fxcompress.effect import Effect
+from fxcompress.data.inputs import describe_value
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.inputs import describe_value
-from fxcompress.masks import constant_behind, masked
-from fxcompress.pipeline import Context, Pass
+from fxcompress.ir.edit import attribute
+from fxcompress.masks.mask import constant_behind, masked
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.hessian import mean_traces
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
-from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.weights import fit
-from fxcompress.rewrite import Replacement
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.rewrite.rule import Replacement
 
 SEED = 0
 

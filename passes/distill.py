@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import add_attribute
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
+from fxcompress.ir.edit import add_attribute
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.training.distillation import (
     DistillationController,
     Teacher,

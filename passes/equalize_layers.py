@@ -8,16 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_constant
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError, source_line
-from fxcompress.pipeline import Context, Pass
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute, insert_constant
+from fxcompress.ir.signature import argument
 from fxcompress.quantization.equalization import Scaling, equalize
 from fxcompress.quantization.links import SPATIAL_DIMENSIONS, find_links, first_reader
 from fxcompress.quantization.patches import group_count
-from fxcompress.rewrite import Replacement
-from fxcompress.signature import argument
+from fxcompress.rewrite.rule import Replacement
 
 CLAMP = resolve("clamp")
 

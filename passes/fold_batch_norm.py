@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.patterns.conv import FOLD_BATCH_NORM
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
+from fxcompress.rewrite.rule import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

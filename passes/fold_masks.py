@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxcompress.builder import attribute, insert_constant
-from fxcompress.effect import Effect
-from fxcompress.masks import mask_of, masked, masks
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.ir.edit import attribute, insert_constant
+from fxcompress.masks.mask import mask_of, masked, masks
+from fxcompress.rewrite.rule import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import attribute, insert_constant
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.ops import DEQUANTIZE
-from fxcompress.rewrite import Replacement
-from fxcompress.signature import argument
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute, insert_constant
+from fxcompress.ir.signature import argument
+from fxcompress.quantizers.ops import DEQUANTIZE
+from fxcompress.rewrite.rule import Replacement
 
 CONVOLUTIONS = tuple(map(resolve, ("conv1d", "conv2d", "conv3d", "conv_transpose2d")))
 

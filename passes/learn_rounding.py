@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.effect import Effect
+from fxcompress.data.samples import one_batch
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.pipeline import Context, Pass
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.quantization.patches import input_patches, weight_rows
 from fxcompress.quantization.relaxation import learn
 from fxcompress.quantization.rounding import damped, descend, error
-from fxcompress.rewrite import Replacement
-from fxcompress.samples import one_batch
+from fxcompress.rewrite.rule import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

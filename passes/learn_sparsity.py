@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.learned_masks import LearnedMask
-from fxcompress.masking import mask_weights, maskable_layers, masks_of
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope
+from fxcompress.masks.learned import LearnedMask
+from fxcompress.pattern.scopes import Scope
+from fxcompress.rewrite.rule import Replacement
+from fxcompress.sparsity.insertion import mask_weights, maskable_layers, masks_of
 from fxcompress.training.levels import Exponential, Schedule, check_schedule
 from fxcompress.training.sparsity import LearnedSparsityController
 
@@ -55,9 +55,9 @@ class LearnSparsity(Pass):
         check_schedule(self.schedule, self.level)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        layers = maskable_layers(graph_module, context, self.ignored)
+        layers = maskable_layers(graph_module, self.ignored, context.notes)
         masks = {layer.constant: LearnedMask(layer.constant.meta["val"].shape).eval() for layer in layers}
-        return [Replacement.at(node) for node in mask_weights(graph_module, context, masks, self)]
+        return [Replacement.at(node) for node in mask_weights(graph_module, masks, self, context.reference)]
 
     def controller(self, graph_module: fx.GraphModule) -> LearnedSparsityController | None:
         """See `LearnedSparsityController`; None where no weight has a mask."""

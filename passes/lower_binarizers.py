@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.binarization.binarizers import ActivationBinarizer, Binarizer, WeightBinarizer
-from fxcompress.builder import called, insert_constant, insert_function
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
-from fxcompress.masks import masked
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.ops import DEQUANTIZE, QUANTIZE
-from fxcompress.rewrite import Replacement
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import called, insert_constant, insert_function
+from fxcompress.masks.mask import masked
+from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE
+from fxcompress.rewrite.rule import Replacement
 
 GREATER, WHERE = resolve("gt"), resolve("where")
 

@@ -8,15 +8,15 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxcompress.builder import insert_constant, insert_function
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import PlanError, describe
-from fxcompress.masks import constant_behind, masked
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.rewrite import Replacement
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import insert_constant, insert_function
+from fxcompress.masks.mask import constant_behind, masked
+from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.rewrite.rule import Replacement
 
 CLAMP = resolve("clamp")
 

@@ -12,13 +12,13 @@ from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters
 from fxcompress.channels.masking import element_masks
 from fxcompress.channels.selection import LearnedRanking, Ranking, Selection
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.masking import mask_weights, masks_of
-from fxcompress.masks import FilterMask
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope, select
+from fxcompress.masks.mask import FilterMask
+from fxcompress.pattern.scopes import Scope, select
+from fxcompress.rewrite.rule import Replacement
+from fxcompress.sparsity.insertion import mask_weights, masks_of
 from fxcompress.targets import Target
 from fxcompress.training.filters import FilterController
 from fxcompress.training.levels import Schedule, check_schedule
@@ -86,7 +86,9 @@ class PruneFilters(Pass):
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)
         masks = element_masks(channels, {one for cluster in groups for one in cluster.elements}, chosen)
-        made = mask_weights(graph_module, context, {constant: FilterMask(mask) for constant, mask in masks.items()}, self)
+        made = mask_weights(
+            graph_module, {constant: FilterMask(mask) for constant, mask in masks.items()}, self, context.reference
+        )
         return [Replacement.at(node) for node in made]
 
     def controller(self, graph_module: fx.GraphModule) -> FilterController | None:

@@ -9,19 +9,19 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.binarization.layers import binarized_layers
-from fxcompress.builder import add_attribute, insert_call
-from fxcompress.dialect import copy_graph, resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, InputError, describe, source_line
-from fxcompress.masks import masked, source_constant
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization.options import QuantizationOptions, by_operation
+from fxcompress.ir.dialect import copy_graph, resolve
+from fxcompress.ir.edit import add_attribute, insert_call
+from fxcompress.masks.mask import masked, source_constant
+from fxcompress.pattern.scopes import Scope, select
 from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
-from fxcompress.quantization.ranges import Estimator
-from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.quantization.weights import fit
-from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope, select
+from fxcompress.quantizers.options import QuantizationOptions, by_operation
+from fxcompress.quantizers.ranges import Estimator
+from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.rewrite.rule import Replacement
 
 TRANSPOSE = resolve("transpose")
 

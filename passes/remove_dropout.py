@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import source_line
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
+from fxcompress.ir.dialect import resolve
+from fxcompress.rewrite.rule import Replacement
 
 DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")))
 

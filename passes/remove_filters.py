@@ -10,11 +10,11 @@ from torch import fx
 from fxcompress.channels import analyze
 from fxcompress.channels.masking import pin_indices, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
-from fxcompress.cost import cost
-from fxcompress.effect import Effect
-from fxcompress.masks import masks
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.ir.cost import cost
+from fxcompress.masks.mask import masks
+from fxcompress.rewrite.rule import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,21 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxcompress import latency
-from fxcompress.dialect import copy_graph
-from fxcompress.effect import Effect
+from fxcompress.data.samples import in_small_batches, samples_of
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.driver.sizes import weight_bytes
 from fxcompress.errors import InputError, PlanError, source_line
-from fxcompress.pipeline import Context, Pass, weight_bytes
-from fxcompress.quality import quality
+from fxcompress.execution.agreement import RunningSqnr
+from fxcompress.ir.dialect import copy_graph
+from fxcompress.measure import latency
+from fxcompress.measure.sensitivity import CHUNK
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.noise import Place, float_outputs, measure_noise
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls
 from fxcompress.quantization.restoration import added_bytes, leave_in_float, widen
-from fxcompress.report import readable_decibels
-from fxcompress.rewrite import Replacement
-from fxcompress.samples import in_small_batches, samples_of
-from fxcompress.sensitivity import CHUNK
-from fxcompress.verify import RunningSqnr
+from fxcompress.report.units import readable_decibels
+from fxcompress.rewrite.rule import Replacement
+from fxcompress.training.quality import quality
 
 LOUDEST = 30
 """The power of ten that noise counts as at most, against the signal: infinite noise does not add up."""

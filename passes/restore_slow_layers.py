@@ -9,15 +9,15 @@ from typing import ClassVar
 import numpy as np
 from torch import fx
 
-from fxcompress import latency
-from fxcompress.dialect import copy_graph
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError, PlanError
-from fxcompress.latency import Kernel, seconds_of
-from fxcompress.pipeline import Context, Pass
+from fxcompress.ir.dialect import copy_graph
+from fxcompress.measure import latency
+from fxcompress.measure.latency import Kernel, seconds_of
 from fxcompress.quantization.quantized import quantized_layers
 from fxcompress.quantization.restoration import leave_in_float
-from fxcompress.rewrite import Replacement
+from fxcompress.rewrite.rule import Replacement
 
 TRIES = 4
 """Candidates that are tried one by one, where all together do not make the file faster."""

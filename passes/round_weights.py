@@ -11,16 +11,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.effect import Effect
+from fxcompress.data.samples import one_batch
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.pipeline import Context, Pass
-from fxcompress.precision import Precision
+from fxcompress.execution.precision import Precision
+from fxcompress.execution.relevance import reads_tokens, relevant_inputs
 from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
 from fxcompress.quantization.patches import column_count, input_patches, weight_rows
 from fxcompress.quantization.rounding import damped, descend
-from fxcompress.relevance import reads_tokens, relevant_inputs
-from fxcompress.rewrite import Replacement
-from fxcompress.samples import one_batch
+from fxcompress.rewrite.rule import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)

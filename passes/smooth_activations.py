@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_call, insert_constant
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.observe import check_finite, observe
-from fxcompress.pipeline import Context, Pass
-from fxcompress.precision import Precision
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.relevance import relevant_inputs
-from fxcompress.rewrite import Replacement
-from fxcompress.signature import argument
+from fxcompress.execution.observe import check_finite, observe
+from fxcompress.execution.precision import Precision
+from fxcompress.execution.relevance import relevant_inputs
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute, insert_call, insert_constant
+from fxcompress.ir.signature import argument
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.targets import Target
 
 LINEAR, TRANSPOSE, LAYER_NORM, MULTIPLY, ADD = map(resolve, ("linear", "transpose", "layer_norm", "mul", "add"))

@@ -8,15 +8,16 @@ from typing import ClassVar
 
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.masking import mask_weights, maskable_layers, masks_of
-from fxcompress.masks import Mask
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
-from fxcompress.scopes import Scope
-from fxcompress.sparsity import CRITERIA, Pattern, WeightedLayer
+from fxcompress.ir.edit import attribute
+from fxcompress.masks.mask import Mask
+from fxcompress.pattern.scopes import Scope
+from fxcompress.rewrite.rule import Replacement
+from fxcompress.sparsity.importance import CRITERIA, Pattern
+from fxcompress.sparsity.insertion import mask_weights, maskable_layers, masks_of
+from fxcompress.sparsity.layers import WeightedLayer
 from fxcompress.training.levels import Schedule, check_schedule
 from fxcompress.training.sparsity import Ranking, SparsityController, smallest
 
@@ -68,11 +69,11 @@ class Sparsify(Pass):
         check_schedule(self.schedule, self._target)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        layers = maskable_layers(graph_module, context, self.ignored)
+        layers = maskable_layers(graph_module, self.ignored, context.notes)
         weights = [attribute(graph_module, str(layer.constant.target)).detach() for layer in layers]
         zeros = self._zeros(layers, weights, context)
         masks = {layers[i].constant: Mask((~chosen).to(weights[i].dtype)) for i, chosen in zeros.items()}
-        made = mask_weights(graph_module, context, masks, self)
+        made = mask_weights(graph_module, masks, self, context.reference)
         masked, total = sum(int(chosen.sum()) for chosen in zeros.values()), sum(weight.numel() for weight in weights)
         share, when = masked / max(total, 1), "are"
         if self.schedule is not None:

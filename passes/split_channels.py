@@ -10,16 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import attribute, insert_constant
 from fxcompress.channels.removal import propagate
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.observe import check_finite, observe
-from fxcompress.pipeline import Context, Pass
-from fxcompress.precision import Precision
-from fxcompress.rewrite import Replacement
-from fxcompress.signature import argument
+from fxcompress.execution.observe import check_finite, observe
+from fxcompress.execution.precision import Precision
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute, insert_constant
+from fxcompress.ir.signature import argument
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.targets.table import ops
 
 LINEAR = resolve("linear")

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxcompress.effect import Effect
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.pipeline import Context, Pass
-from fxcompress.quantization import native
 from fxcompress.quantization.quantized import quantizer_calls
-from fxcompress.quantization.trainable import TrainableQuantizer
-from fxcompress.rewrite import Replacement
+from fxcompress.quantizers import native
+from fxcompress.quantizers.trainable import TrainableQuantizer
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.training.quantization import QuantizationController
 from fxcompress.training.staged import check_start_epochs
 

@@ -11,13 +11,13 @@ from torch import Tensor, fx
 from fxcompress.binarization import ops  # noqa: F401 -- defines torch.ops.fxcompress
 from fxcompress.binarization.binarizers import ActivationBinarizer
 from fxcompress.binarization.layers import BinarizedLayer, binarized_layers
-from fxcompress.builder import called, insert_constant, insert_function
-from fxcompress.dialect import resolve
-from fxcompress.effect import Effect
-from fxcompress.masks import alive, constant_behind, masked, source_constant
-from fxcompress.pipeline import Context, Pass
-from fxcompress.rewrite import Replacement
-from fxcompress.signature import argument
+from fxcompress.driver.effect import Effect
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import called, insert_constant, insert_function
+from fxcompress.ir.signature import argument
+from fxcompress.masks.mask import alive, constant_behind, masked, source_constant
+from fxcompress.rewrite.rule import Replacement
 
 BINARY_CONVOLUTION = torch.ops.fxcompress.binary_convolution.default
 MULTIPLY, ADD = resolve("mul"), resolve("add")

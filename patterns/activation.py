@@ -7,10 +7,10 @@ import math
 import torch
 from torch.nn import functional as F
 
-from fxcompress.builder import Builder
-from fxcompress.example import Example
 from fxcompress.pattern import Pattern, op, var
-from fxcompress.rewrite import rewrite
+from fxcompress.rewrite.builder import Builder
+from fxcompress.rewrite.example import Example
+from fxcompress.rewrite.rule import rewrite
 
 x, slope = var("x slope")
 

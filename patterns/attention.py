@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
+from fxcompress.ir.signature import argument
 from fxcompress.pattern import maybe, op, var
-from fxcompress.signature import argument
 
 q, k, v, mask, scale, inverse_scale = var("q k v mask scale inverse_scale")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fxcompress.builder import Builder
-from fxcompress.example import Example
+from fxcompress.ir.signature import argument
 from fxcompress.pattern import op, var
 from fxcompress.patterns.activation import activated
 from fxcompress.patterns.linear import fold_batch_norm_into_linear
 from fxcompress.patterns.norm import fold, normed
-from fxcompress.rewrite import rewrite
-from fxcompress.signature import argument
+from fxcompress.rewrite.builder import Builder
+from fxcompress.rewrite.example import Example
+from fxcompress.rewrite.rule import rewrite
 
 x, w, b = var("x w b")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from fxcompress.builder import Builder
-from fxcompress.example import Example
 from fxcompress.pattern import op, var
 from fxcompress.patterns.activation import activated
 from fxcompress.patterns.norm import fold, normed
-from fxcompress.rewrite import rewrite
+from fxcompress.rewrite.builder import Builder
+from fxcompress.rewrite.example import Example
+from fxcompress.rewrite.rule import rewrite
 
 x, w, b = var("x w b")
 

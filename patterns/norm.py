@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from fxcompress.builder import Builder
-from fxcompress.example import Example
 from fxcompress.pattern import Pattern, op, var
 from fxcompress.quantization.folding import scaled
 from fxcompress.quantization.quantized import quantizer_of
-from fxcompress.rewrite import rewrite
+from fxcompress.rewrite.builder import Builder
+from fxcompress.rewrite.example import Example
+from fxcompress.rewrite.rule import rewrite
 
 x, gamma, beta, mean, variance, eps = var("x gamma beta mean variance eps")
 

@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture import capture
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.onnx import to_onnx_model
-from fxcompress.inputs import ExampleInputs
-from fxcompress.verify import sqnr
+from fxcompress.execution.agreement import sqnr
 
 BATCHES = (2, 1, 5)
 

@@ -94,7 +94,7 @@ class Network(nn.Module):
 def captured(model: nn.Module) -> fx.GraphModule:
     """`model` for images of 1x9x9 in the dialect."""
     from fxcompress.capture import capture
-    from fxcompress.inputs import ExampleInputs
+    from fxcompress.data.inputs import ExampleInputs
 
     return capture(model.eval(), ExampleInputs((torch.randn(2, 1, 9, 9),)))
 

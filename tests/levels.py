@@ -9,7 +9,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import Effect, Pass
-from fxcompress.masks import Mask
+from fxcompress.masks.mask import Mask
 from fxcompress.training import CompressionStage, Controller
 
 

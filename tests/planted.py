@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from torch import fx
 
-from fxcompress.dialect import resolve
+from fxcompress.ir.dialect import resolve
 from fxcompress.pattern import Pattern, maybe, op, var
 
 VARIABLES = ("a", "b", "c")

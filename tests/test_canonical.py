@@ -12,9 +12,9 @@ from recipes import ACTIVATIONS, ADDITIONS, FLATTENINGS, PRODUCTS
 from torch import nn
 from torch.export import Dim, export
 
-from fxcompress import dialect
 from fxcompress.capture import capture
-from fxcompress.inputs import ExampleInputs
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.ir import dialect
 
 SHAPES = {
     "image": (2, 4, 6, 6),

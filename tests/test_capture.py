@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from recipes import recipes
 from torch import nn
 
-from fxcompress import dialect
 from fxcompress.capture import capture
 from fxcompress.capture.partial import capture_submodules
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, ScopeError
-from fxcompress.example import Example
-from fxcompress.inputs import ExampleInputs
-from fxcompress.modes import set_training
+from fxcompress.ir import dialect
+from fxcompress.ir.modes import set_training
+from fxcompress.rewrite.example import Example
 
 aten = torch.ops.aten
 

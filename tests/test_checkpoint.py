@@ -15,7 +15,7 @@ from torch import nn
 import fxcompress
 from fxcompress import Effect, Pass, passes
 from fxcompress.errors import CheckpointError
-from fxcompress.masks import Mask
+from fxcompress.masks.mask import Mask
 from fxcompress.training import Controller, Scheduler
 from fxcompress.training.checkpoint import texts
 

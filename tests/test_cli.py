@@ -12,9 +12,9 @@ from torch import nn
 
 from fxcompress import cli
 from fxcompress.commands.models import load_model
+from fxcompress.data.images import ArrayFile, ImageFolder
 from fxcompress.defaults import post_training
 from fxcompress.errors import InputError
-from fxcompress.images import ArrayFile, ImageFolder
 
 FACTORIES = """
 import torch

@@ -19,11 +19,11 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CalibrationError, CaptureError, InputError, PlanError, ScopeError
-from fxcompress.inputs import ExampleInputs
+from fxcompress.execution.agreement import agreement, outputs, sqnr
 from fxcompress.parts import SubmoduleData
 from fxcompress.targets import has_vnni
-from fxcompress.verify import agreement, outputs, sqnr
 
 CORE = openvino.Core()
 

@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from fxcompress import cli, demo
+from fxcompress import cli
+from fxcompress.demo import digits as demo
 from fxcompress.errors import InputError
 
 pytest.importorskip("sklearn")

@@ -17,7 +17,7 @@ import pytest
 
 from fxcompress import passes
 from fxcompress.cli import parser
-from fxcompress.pipeline import Pass
+from fxcompress.driver.interface import Pass
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 
-from fxcompress.graph.drawing import draw
-from fxcompress.graph.layout.layers import break_columns, crossings, order, rank
-from fxcompress.graph.layout.page import lay_out
-from fxcompress.graph.layout.shapes import Item, Layout, Net, Rect, Route
-from fxcompress.graph.notation import from_data
-from fxcompress.graph.repeats import fold_repeats
-from fxcompress.graph.summarize import summarize
-from fxcompress.graph.summary import Summary
-from fxcompress.graph.svg import cut, text_width
+from fxcompress.views.drawing import draw
+from fxcompress.views.layout.layers import break_columns, crossings, order, rank
+from fxcompress.views.layout.page import lay_out
+from fxcompress.views.layout.shapes import Item, Layout, Net, Rect, Route
+from fxcompress.views.notation import from_data
+from fxcompress.views.repeats import fold_repeats
+from fxcompress.views.summarize import summarize
+from fxcompress.views.summary import Summary
+from fxcompress.views.svg import cut, text_width
 
 SVG = "{http://www.w3.org/2000/svg}"
 aten = torch.ops.aten

@@ -14,8 +14,8 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.dialect import resolve
 from fxcompress.errors import InputError
+from fxcompress.ir.dialect import resolve
 
 OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import EmitError
-from fxcompress.quantization.ops import INTEGER_RANGES
+from fxcompress.quantizers.ops import INTEGER_RANGES
 
 quantize, dequantize = torch.ops.fxcompress.quantize.default, torch.ops.fxcompress.dequantize.default
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.emit.onnx import to_onnx_model, write_onnx
-from fxcompress.quantization.ops import INTEGER_RANGES, STORAGE
+from fxcompress.quantizers.ops import INTEGER_RANGES, STORAGE
 
 dequantize = torch.ops.fxcompress.dequantize.default
 Use = Callable[[Tensor, Tensor], Tensor]

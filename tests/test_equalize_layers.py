@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.builder import attribute
 from fxcompress.errors import InputError
+from fxcompress.execution.agreement import sqnr
+from fxcompress.ir.edit import attribute
 from fxcompress.quantization.equalization import Scaling, equalize, width_ratio
 from fxcompress.quantization.links import find_links
 from fxcompress.quantization.patches import group_count
-from fxcompress.verify import sqnr
 
 SEEDS = st.integers(0, 2**31)
 EXACT = passes.EqualizeLayers(bias_share=0, iterations=10_000, tolerance=1e-5)

@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from fxcompress.execution import Execution
+from fxcompress.execution.interpreter import Execution
 
 aten = torch.ops.aten
 

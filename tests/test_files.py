@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fxcompress import files
 from fxcompress.errors import InputError
-from fxcompress.files import check_writable, replacing, write_text
+from fxcompress.storage import atomic as files
+from fxcompress.storage.atomic import check_writable, replacing, write_text
 
 
 def test_what_fails_leaves_the_old_files(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from torch import fx
 
 from fxcompress.errors import InputError
-from fxcompress.graph.dump import dump
-from fxcompress.graph.text import diff_text, to_text
-from fxcompress.graph.views import to_dot, to_graphml, to_networkx
+from fxcompress.views.dump import dump
+from fxcompress.views.text import diff_text, to_text
+from fxcompress.views.views import to_dot, to_graphml, to_networkx
 
 GOLDENS = Path(__file__).parent / "goldens"
 aten = torch.ops.aten

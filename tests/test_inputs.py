@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from fxcompress.data.inputs import ExampleInputs, batch_inputs, example_inputs, peek
 from fxcompress.errors import InputError
-from fxcompress.inputs import ExampleInputs, batch_inputs, example_inputs, peek
 
 
 class Pair(nn.Module):

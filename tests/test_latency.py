@@ -12,9 +12,11 @@ from test_sensitivity import Net
 from torch import nn
 
 import fxcompress
-from fxcompress import defaults, latency, passes
+from fxcompress import defaults, passes
+from fxcompress.emit.lowering import lower
 from fxcompress.errors import InputError, PlanError
-from fxcompress.latency import Executed, Kernel, charge, is_faster, measure_kernels, measure_latencies, seconds_of
+from fxcompress.measure import latency
+from fxcompress.measure.latency import Executed, Kernel, charge, is_faster, measure_kernels, measure_latencies, seconds_of
 from fxcompress.quantization.quantized import quantized_layers, quantizer_calls
 from fxcompress.targets import OPENVINO_CPU
 
@@ -68,7 +70,7 @@ def test_one_lucky_run_is_not_faster():
 
 
 def to_file(module):
-    return partial(fxcompress.lowering.lower, example=module.compilation.example, target=OPENVINO_CPU)
+    return partial(lower, passes=defaults.lowering(), example=module.compilation.example, target=OPENVINO_CPU)
 
 
 def test_the_plugin_names_every_layer(data):

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress import latency, passes
-from fxcompress.cost import cost
+from fxcompress import passes
 from fxcompress.errors import InputError
-from fxcompress.latency_target import level_for_latency
+from fxcompress.ir.cost import cost
+from fxcompress.measure import latency
+from fxcompress.measure.latency_target import level_for_latency
 
 X = torch.randn(2, 3, 6, 6)
 

@@ -7,8 +7,8 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.channels.selection import LearnedRanking
-from fxcompress.cost import cost
 from fxcompress.errors import InputError
+from fxcompress.ir.cost import cost
 from fxcompress.training import learn_ranking
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))

@@ -9,9 +9,9 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError, PlanError
-from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.relaxation import learn
 from fxcompress.quantization.rounding import descend, error
+from fxcompress.quantizers.quantizer import Quantizer
 
 SEEDS = st.integers(0, 2**32 - 1)
 QUICK = passes.LearnRounding(samples=20, iterations=30)

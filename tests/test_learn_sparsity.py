@@ -10,7 +10,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError, ScopeError
-from fxcompress.learned_masks import LearnedMask, density_loss
+from fxcompress.masks.learned import LearnedMask, density_loss
 from fxcompress.training import Adaptive, CompressionStage, Exponential
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))

@@ -20,16 +20,16 @@ from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
-from fxcompress.cost import cost
-from fxcompress.dialect import copy_graph, resolve
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.errors import CalibrationError
-from fxcompress.masks import Mask, insert_mask, mask_of, source_constant
+from fxcompress.execution.agreement import sqnr
+from fxcompress.ir.cost import cost
+from fxcompress.ir.dialect import copy_graph, resolve
+from fxcompress.ir.signature import argument
+from fxcompress.masks.mask import Mask, insert_mask, mask_of, source_constant
 from fxcompress.quantization.quantized import quantizer_calls, quantizer_of, serves_weight
-from fxcompress.rewrite import Replacement
-from fxcompress.signature import argument
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.training import CompressionStage, Polynomial
-from fxcompress.verify import sqnr
 
 
 def exactly(graph_module, x):

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.masks import Mask, mask_of
+from fxcompress.masks.mask import Mask, mask_of
 
 MASKS = [passes.PruneFilters(amount=0.5, multiple=1)]
 QUANTIZERS = [passes.CanonicalizeActivations(), passes.Quantize(), passes.Calibrate()]

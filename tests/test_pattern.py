@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from planted import VARIABLES, Planting, Term, as_pattern, near_misses, terms
 from torch import fx
 
-from fxcompress.dialect import COMMUTATIVE, resolve
 from fxcompress.errors import MatchBudgetError, PatternError
+from fxcompress.ir.dialect import COMMUTATIVE, resolve
+from fxcompress.ir.signature import arguments, same_value
 from fxcompress.pattern.explain import explain
 from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable, maybe, op, var
 from fxcompress.pattern.matcher import Match, find, match_at
-from fxcompress.signature import arguments, same_value
 
 x, y, w, b = var("x y w b")
 

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 import fxcompress.patterns
 from fxcompress.capture import capture
-from fxcompress.example import Example
-from fxcompress.inputs import ExampleInputs
-from fxcompress.modes import set_training
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.ir.modes import set_training
 from fxcompress.pattern.matcher import find
 from fxcompress.patterns.activation import gelu, hardswish, quick_gelu, tanh_gelu
 from fxcompress.patterns.attention import attention, composed_attention
@@ -23,7 +22,8 @@ from fxcompress.patterns.conv import FOLD_BATCH_NORM, conv_activation, conv_bn, 
 from fxcompress.patterns.linear import linear_activation
 from fxcompress.patterns.norm import batch_norm, layer_norm, rms_norm
 from fxcompress.patterns.residual import add_relu, conv_add_activation, squeeze_excite
-from fxcompress.rewrite import Rule, apply
+from fxcompress.rewrite.example import Example
+from fxcompress.rewrite.rule import Rule, apply
 
 MODULES = [importlib.import_module(f"fxcompress.patterns.{m.name}") for m in pkgutil.iter_modules(fxcompress.patterns.__path__)]
 RULES = {name: rule for module in MODULES for name, rule in vars(module).items() if isinstance(rule, Rule)}

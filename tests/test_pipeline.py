@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress import Effect, Pass, QuantizationOptions, QuantizationSpec, op, passes, rewrite, var, verify
+from fxcompress import Effect, Pass, QuantizationOptions, QuantizationSpec, op, passes, rewrite, var
+from fxcompress.driver import verify
+from fxcompress.driver.plan import plan
 from fxcompress.errors import PlanError, VerificationError
-from fxcompress.pipeline import plan
-from fxcompress.report import Report, Row
+from fxcompress.execution.agreement import outputs
+from fxcompress.report.rows import Report, Row
 from fxcompress.training import Polynomial
-from fxcompress.verify import outputs
 
 x, w, b = var("x w b")
 

@@ -7,13 +7,13 @@ from torch import nn
 
 import fxcompress
 from fxcompress.capture import capture
-from fxcompress.inputs import ExampleInputs
-from fxcompress.quantization.options import QuantizationOptions, by_operation
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.execution.agreement import sqnr
+from fxcompress.pattern.scopes import select
 from fxcompress.quantization.placement import Placement, place
-from fxcompress.quantization.spec import QuantizationSpec
-from fxcompress.scopes import select
+from fxcompress.quantizers.options import QuantizationOptions, by_operation
+from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets import ONNXRUNTIME_CPU, OPENVINO_CPU
-from fxcompress.verify import sqnr
 
 
 class Convs(nn.Module):

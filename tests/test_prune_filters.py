@@ -16,12 +16,12 @@ from fxcompress.channels import analyze
 from fxcompress.channels.clusters import CRITERIA, clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
-from fxcompress.cost import cost
-from fxcompress.dialect import resolve
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError, ScopeError
-from fxcompress.inputs import ExampleInputs
-from fxcompress.masks import Mask, insert_mask
-from fxcompress.verify import sqnr
+from fxcompress.execution.agreement import sqnr
+from fxcompress.ir.cost import cost
+from fxcompress.ir.dialect import resolve
+from fxcompress.masks.mask import Mask, insert_mask
 
 
 def run_onnx(compiled, tmp_path, x):

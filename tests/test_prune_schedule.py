@@ -16,9 +16,9 @@ from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.channels.selection import Selection, cost_without
-from fxcompress.cost import cost
 from fxcompress.errors import InputError
-from fxcompress.masks import Mask, insert_mask
+from fxcompress.ir.cost import cost
+from fxcompress.masks.mask import Mask, insert_mask
 from fxcompress.training import CompressionStage, Exponential, MultiStep
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))

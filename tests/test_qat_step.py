@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks import qat_step
-from fxcompress.quantization import native
-from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantizers import native
+from fxcompress.quantizers.spec import QuantizationSpec
 
 
 def test_training_steps_take_turns_and_train(monkeypatch):

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, op, passes, var
 from fxcompress.capture import capture
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError, ScopeError
-from fxcompress.inputs import ExampleInputs
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import ESTIMATORS, MinMax, Percentile
+from fxcompress.execution.agreement import sqnr
 from fxcompress.quantization.weights import weight_range
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.ranges import ESTIMATORS, MinMax, Percentile
 from fxcompress.targets import has_vnni
-from fxcompress.verify import sqnr
 
 FOUR_BITS = QuantizationSpec(bits=4, group_size=4)
 COARSE = QuantizationOptions(activations=QuantizationSpec(bits=5, symmetric=False))

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxcompress.errors import CalibrationError, InputError
-from fxcompress.quantization.ops import INTEGER_RANGES
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantizers.ops import INTEGER_RANGES
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.spec import QuantizationSpec
 
 specs = st.builds(
     QuantizationSpec, bits=st.integers(2, 8), symmetric=st.booleans(), signed=st.sampled_from([None, True, False])

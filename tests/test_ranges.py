@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxcompress.errors import InputError
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import ESTIMATORS, Percentile, find_estimator
-from fxcompress.quantization.sampling import sample_extremes, subsample
-from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.quantization.weights import weight_range
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.ranges import ESTIMATORS, Percentile, find_estimator
+from fxcompress.quantizers.sampling import sample_extremes, subsample
+from fxcompress.quantizers.spec import QuantizationSpec
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -9,10 +9,10 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.capture import capture
-from fxcompress.inputs import ExampleInputs
-from fxcompress.pipeline import Context
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver.interface import Context
+from fxcompress.execution.relevance import CHUNK, relevant_inputs
 from fxcompress.quantization.patches import LINEAR
-from fxcompress.relevance import CHUNK, relevant_inputs
 from fxcompress.targets import OPENVINO_CPU
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -13,13 +13,13 @@ from torch import fx, nn
 
 import fxcompress
 from fxcompress import QuantizationSpec, passes
-from fxcompress.dialect import copy_graph
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError, PlanError
-from fxcompress.inputs import ExampleInputs
+from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.quantized import quantized_layers, quantizer_calls, serves_weight
 from fxcompress.quantization.restoration import added_bytes, leave_in_float, widen
 from fxcompress.targets import OPENVINO_CPU
-from fxcompress.verify import agreement, outputs
 
 FOUR_BITS = QuantizationSpec(bits=4, signed=True, narrow=True)
 

@@ -10,10 +10,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from fxcompress.capture import capture
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import PatternError, RuleError
-from fxcompress.inputs import ExampleInputs
 from fxcompress.pattern import op, var
-from fxcompress.rewrite import RewriteResult, Rule, apply, rewrite
+from fxcompress.rewrite.rule import RewriteResult, Rule, apply, rewrite
 
 x, y, c, w = var("x y c w")
 

@@ -9,8 +9,8 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.capture import capture
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
-from fxcompress.inputs import ExampleInputs
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
 from fxcompress.quantization.rounding import descend, error
 

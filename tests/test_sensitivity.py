@@ -13,14 +13,14 @@ from torch import fx, nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.dialect import copy_graph
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError, PlanError
-from fxcompress.graph.bars import Bar, bar_chart
-from fxcompress.inputs import ExampleInputs
+from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.ir.dialect import copy_graph
+from fxcompress.measure.sensitivity import Sensitivity, SensitivityReport, sensitivity
 from fxcompress.quantization.quantized import quantized_layers, quantizer_calls
-from fxcompress.sensitivity import Sensitivity, SensitivityReport, sensitivity
 from fxcompress.targets import OPENVINO_CPU
-from fxcompress.verify import agreement, outputs
+from fxcompress.views.bars import Bar, bar_chart
 
 
 class Net(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import CalibrationError, InputError
-from fxcompress.verify import sqnr
+from fxcompress.execution.agreement import sqnr
 
 MULTIPLY = torch.ops.aten.mul.Tensor
 

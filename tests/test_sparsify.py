@@ -14,9 +14,9 @@ import fxcompress
 from fxcompress import QuantizationSpec, passes
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.errors import InputError, ScopeError
-from fxcompress.masks import Mask, masked
+from fxcompress.masks.mask import Mask, masked
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
-from fxcompress.sparsity import CRITERIA, Pattern, lowest
+from fxcompress.sparsity.importance import CRITERIA, Pattern, lowest
 from fxcompress.training import CompressionStage, MultiStep, Polynomial
 
 

@@ -9,8 +9,8 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import CalibrationError, InputError
+from fxcompress.execution.agreement import sqnr
 from fxcompress.passes.split_channels import _copies, _quantile, spread
-from fxcompress.verify import sqnr
 
 
 class FeedForward(nn.Module):

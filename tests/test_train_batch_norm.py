@@ -14,16 +14,16 @@ import fxcompress
 from fxcompress import passes
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
-from fxcompress.masks import source_constant
+from fxcompress.execution.agreement import sqnr
+from fxcompress.masks.mask import source_constant
 from fxcompress.quantization.folding import scaled
-from fxcompress.quantization.ops import along
 from fxcompress.quantization.quantized import activations_in_float, quantizer_calls, serves_weight
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import MinMax
-from fxcompress.quantization.spec import QuantizationSpec
 from fxcompress.quantization.weights import weight_range
+from fxcompress.quantizers.ops import along
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.ranges import MinMax
+from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.training import adapt_batch_norm
-from fxcompress.verify import sqnr
 
 BATCH_NORM = torch.ops.aten.batch_norm.default
 
@@ -114,9 +114,7 @@ def test_quantizers_stand_where_they_would_have_stood_with_batch_norm_folded(rec
     model, data = recipe.build(), recipe.inputs(4)
     alive = compiled(model, data, train=False)
     folded = compiled(model, data, passes.FoldBatchNorm(), train=False)
-    assert neighbours(fxcompress.lowering.lower(alive, alive.compilation.example, alive.compilation.target)) == neighbours(
-        folded.lower()
-    )
+    assert neighbours(alive.lower()) == neighbours(folded.lower())
 
 
 @settings(max_examples=8)

@@ -9,10 +9,10 @@ from torch import nn
 import fxcompress
 from fxcompress import QuantizationOptions, passes
 from fxcompress.errors import InputError, PlanError
+from fxcompress.execution.agreement import sqnr
 from fxcompress.quantization.quantized import quantizer_calls
-from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.training import CompressionStage
-from fxcompress.verify import sqnr
 
 
 class Small(nn.Module):

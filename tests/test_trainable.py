@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxcompress.quantization import native, straight_through
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.spec import QuantizationSpec
-from fxcompress.quantization.trainable import TrainableQuantizer
+from fxcompress.quantizers import native, straight_through
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.quantizers.trainable import TrainableQuantizer
 
 SHAPE = (4, 6, 3)
 

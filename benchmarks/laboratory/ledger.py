@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fxcompress.files import write_text
+from fxcompress.storage.atomic import write_text
 
 
 @dataclass(frozen=True)

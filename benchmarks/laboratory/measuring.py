@@ -15,10 +15,10 @@ from benchmarks.laboratory.methods import Method
 from benchmarks.laboratory.training import accuracy
 from fxcompress.binarization.binarizers import WeightBinarizer
 from fxcompress.compiled import Compiled
-from fxcompress.cost import cost
 from fxcompress.emit.inspect import inspect_onnx
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.sparsity import weighted_layers
+from fxcompress.ir.cost import cost
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.sparsity.layers import weighted_layers
 
 BATCH = 100
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fxcompress.demo import ResidualBlock
+from fxcompress.demo.digits import ResidualBlock
 
 CLASSES = 10
 

@@ -11,9 +11,9 @@ from benchmarks.laboratory.ledger import Row
 from benchmarks.laboratory.methods import CONTROL, FLOAT, METHODS
 from benchmarks.medians import Estimate, median, paired_ratio
 from benchmarks.scoreboard import Bar, Figure, Section
-from fxcompress.files import write_text
-from fxcompress.graph.bars import Bar as Length
-from fxcompress.graph.bars import bar_chart
+from fxcompress.storage.atomic import write_text
+from fxcompress.views.bars import Bar as Length
+from fxcompress.views.bars import bar_chart
 
 FILE_BAR = Bar("at most", 0.05)
 """Percentage points between the trained model and its file in OpenVINO."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fxcompress.bypass import bypass
 from fxcompress.errors import CalibrationError
-from fxcompress.masks import select_indices
+from fxcompress.ir.bypass import bypass
+from fxcompress.masks.mask import select_indices
 
 
 class _BinarizeWeight(torch.autograd.Function):

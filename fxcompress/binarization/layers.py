@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxcompress.binarization.binarizers import ActivationBinarizer, WeightBinarizer
-from fxcompress.builder import called
-from fxcompress.dialect import resolve
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import called
 
 CONVOLUTION = resolve("conv2d")
 """What can be binarized."""

@@ -1,4 +1,9 @@
-"""From a model to a graph in the dialect: tracing, functional form, one spelling an operation, readable names."""
+"""From a model to a graph in the dialect: tracing, functional form, one spelling an operation, readable names.
+
+In: a module and example inputs. Out: a graph module in the dialect.
+
+Imports: ir, data.
+"""
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.partial import PartialCapture, capture_submodules, does_not_run

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.signature import names_dimensions, rank, same_dimensions
+from fxcompress.ir.signature import names_dimensions, rank, same_dimensions
 
 aten = torch.ops.aten
 

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from fxcompress.inputs import ExampleInputs
-from fxcompress.modes import set_attention_dropout
-from fxcompress.signature import argument
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.ir.modes import set_attention_dropout
+from fxcompress.ir.signature import argument
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxcompress.capture.fake import static_sizes
 from fxcompress.capture.functionalize import is_in_place, storage_roots
+from fxcompress.ir.fake import static_sizes
 
 aten = torch.ops.aten
 

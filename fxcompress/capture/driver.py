@@ -18,10 +18,10 @@ from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.naming import rename
 from fxcompress.capture.tracing import copy_tensor, private_copy, trace
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
-from fxcompress.inputs import ExampleInputs
-from fxcompress.modes import set_training
-from fxcompress.signature import argument
+from fxcompress.ir.modes import set_training
+from fxcompress.ir.signature import argument
 
 aten = torch.ops.aten
 

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.capture.fake import fake_value, insert_call
 from fxcompress.errors import describe
+from fxcompress.ir.fake import fake_value, insert_call
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.tracing import private_copy, stopped_by
+from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
-from fxcompress.inputs import ExampleInputs, describe_value
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxcompress.capture.arguments import arrange
-from fxcompress.capture.fake import insert_call, static_sizes
-from fxcompress.signature import argument
+from fxcompress.ir.fake import insert_call, static_sizes
+from fxcompress.ir.signature import argument
 
 
 @dataclass(frozen=True)

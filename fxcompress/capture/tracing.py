@@ -20,9 +20,9 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture.fake import static_sizes
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
-from fxcompress.inputs import ExampleInputs
+from fxcompress.ir.fake import static_sizes
 
 
 def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: list[str]) -> ExportedProgram:

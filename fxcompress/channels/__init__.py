@@ -1,4 +1,9 @@
-"""Which channels of a graph belong together: what must be removed with what, and what must stay."""
+"""Which channels of a graph belong together: what must be removed with what, and what must stay.
+
+In: a graph module. Out: identifiers for each index of each axis, and the graph without those that are removed.
+
+Imports: ir, masks.
+"""
 
 from fxcompress.channels import layers, rearrangements  # noqa: F401  (they enter their rules)
 from fxcompress.channels.analysis import Channels, Layer, analyze

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxcompress.channels.elements import Elements, Ids
-from fxcompress.dialect import SCALAR_FUNCTIONS
 from fxcompress.errors import describe
-from fxcompress.masks import source_constant
+from fxcompress.ir.dialect import SCALAR_FUNCTIONS
+from fxcompress.ir.signature import operation
+from fxcompress.masks.mask import source_constant
 
 Axes: TypeAlias = list[Ids | None]
 """For each axis of a tensor its identifiers; None for one that loses no index (batch, height, a kernel).
@@ -279,12 +280,6 @@ class Channels:
         assert ids is not None
         self.elements.join(product.whole, [ids[index] for index in product.coordinates(chosen)])
         self.elements.carry(ids)
-
-
-def operation(node: fx.Node) -> str:
-    """The name of the operation that `node` calls, whatever its overload."""
-    packet = getattr(node.target, "overloadpacket", None)
-    return packet.__name__ if packet else getattr(node.target, "__name__", str(node.target))
 
 
 def analyze(graph_module: fx.GraphModule, keep: Callable[[Channels], None] | None = None) -> Channels:

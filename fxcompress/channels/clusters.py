@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxcompress.builder import attribute
 from fxcompress.channels.analysis import Channels, Layer
-from fxcompress.masks import source_constant
+from fxcompress.ir.edit import attribute
+from fxcompress.masks.mask import source_constant
 
 
 @dataclass

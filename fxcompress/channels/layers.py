@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fxcompress.channels.analysis import Axes, Channels, rule
 from fxcompress.channels.elements import Ids
 from fxcompress.errors import describe
-from fxcompress.signature import arguments
+from fxcompress.ir.signature import arguments
 
 
 def rank(node: fx.Node) -> int:

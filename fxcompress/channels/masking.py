@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.channels.analysis import Channels, Narrowable
-from fxcompress.masks import alive, combined, masks, source_constant
+from fxcompress.masks.mask import alive, combined, masks, source_constant
 
 
 def element_masks(

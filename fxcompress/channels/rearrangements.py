@@ -15,7 +15,7 @@ from fxcompress.channels.analysis import Axes, Channels, rule
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.layers import listed, rank
 from fxcompress.errors import describe
-from fxcompress.signature import arguments
+from fxcompress.ir.signature import arguments
 
 # --------------------------------------------------------------------------------------------- order of the dimensions
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import add_attribute, attribute, insert_constant
-from fxcompress.capture.fake import fake_value
-from fxcompress.channels.analysis import Channels, Narrowable, operation
+from fxcompress.channels.analysis import Channels, Narrowable
 from fxcompress.channels.elements import Ids
 from fxcompress.errors import VerificationError, describe
-from fxcompress.masks import FilterMask, select_indices
-from fxcompress.signature import arguments
+from fxcompress.ir.edit import add_attribute, attribute, insert_constant
+from fxcompress.ir.fake import fake_value
+from fxcompress.ir.signature import arguments, operation
+from fxcompress.masks.mask import FilterMask, select_indices
 
 aten = torch.ops.aten
 

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 
 from fxcompress.channels.analysis import Channels
 from fxcompress.channels.clusters import CRITERIA, Cluster, importance
-from fxcompress.cost import Cost, cost, sizes_of
 from fxcompress.errors import InputError, did_you_mean
+from fxcompress.ir.cost import Cost, cost, sizes_of
 
 
 @dataclass(frozen=True)

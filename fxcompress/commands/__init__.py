@@ -1,1 +1,6 @@
-"""What each command of the command line does."""
+"""What each command of the command line does.
+
+In: parsed arguments. Out: files, and what is printed.
+
+Imports: report, storage, views, data, driver, emit, measure, passes, defaults, demo.
+"""

@@ -17,15 +17,15 @@ import fxcompress
 from fxcompress import Compiled, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.commands.progress import shown
+from fxcompress.data.images import ArrayFile, ImageFolder, find_images
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver.interface import Pass
 from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.errors import InputError
-from fxcompress.files import check_writable
-from fxcompress.images import ArrayFile, ImageFolder, find_images
-from fxcompress.inputs import ExampleInputs
+from fxcompress.measure.sensitivity import check_report_path, sensitivity
 from fxcompress.passes import Calibrate, Quantize
-from fxcompress.pipeline import Pass
-from fxcompress.report import readable_bytes
-from fxcompress.sensitivity import check_report_path, sensitivity
+from fxcompress.report.units import readable_bytes
+from fxcompress.storage.atomic import check_writable
 
 RANDOM = "random"
 HOW_DATA = "--data FOLDER (images), --data FILE.npy, or --data random to try the speed only"

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 import fxcompress
-from fxcompress import demo
 from fxcompress.commands.progress import Show, shown
+from fxcompress.demo import digits as demo
 from fxcompress.errors import InputError
-from fxcompress.files import check_writable
-from fxcompress.graph.drawing import draw
-from fxcompress.report import readable_bytes
+from fxcompress.report.units import readable_bytes
+from fxcompress.storage.atomic import check_writable
+from fxcompress.views.drawing import draw
 
 CALIBRATION_IMAGES = 300
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from fxcompress.data.inputs import ExampleInputs, example_inputs
 from fxcompress.errors import InputError
-from fxcompress.inputs import ExampleInputs, example_inputs
 
 HOW = "write package.module:function, or the path of a .pt2 file that torch.export.save wrote"
 

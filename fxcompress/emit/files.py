@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from fxcompress.files import check_writable, replacing
+from fxcompress.storage.atomic import check_writable, replacing
 
 LARGEST_FILE = 2**29
 """Bytes of weights in a single file; more go to a file beside it. Protobuf ends at 2 GiB, and needs thrice the memory."""

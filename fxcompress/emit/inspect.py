@@ -12,7 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from fxcompress.errors import InputError
-from fxcompress.report import readable_bytes
+from fxcompress.report.units import readable_bytes
 
 _HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 # Operators that only move values, or pick among them: what they read of a dequantize, they still read as integers.

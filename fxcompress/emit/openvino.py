@@ -13,7 +13,7 @@ import onnx_ir as ir
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
-from fxcompress.files import check_writable, replacing
+from fxcompress.storage.atomic import check_writable, replacing
 
 
 def check_openvino_path(path: str | os.PathLike[str]) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 from torch import fx
 
 from fxcompress.errors import describe
+from fxcompress.ir.signature import arguments, same_value
 from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable
 from fxcompress.pattern.matcher import BUDGET, candidates, match_at, root_targets
 from fxcompress.pattern.opnames import target_name
 from fxcompress.pattern.search import Search
-from fxcompress.signature import arguments, same_value
 
 
 def explain(pattern: Pattern, graph: fx.Graph, *, budget: int = BUDGET) -> str:

@@ -30,9 +30,10 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.errors import PatternError, did_you_mean
+from fxcompress.errors import PatternError
+from fxcompress.ir.signature import signature
+from fxcompress.pattern.binding import bind
 from fxcompress.pattern.opnames import target_called, target_name
-from fxcompress.signature import REQUIRED, signature
 
 _SHOWN_DEPTH, _SHOWN_LENGTH = 4, 160  # calls inside one another, and characters, that a pattern's text shows
 
@@ -221,30 +222,8 @@ class _Operator:
             PatternError: too many arguments, one given twice, an unknown keyword, a missing required one, or a value
                 that no pattern can stand for.
         """
-        label, declared = target_name(self.target), signature(self.target)
-        lax = bool(args) and args[-1] is ...
-        args = args[:-1] if lax else args
-        if len(args) > declared.positional:
-            takes = ", ".join(declared.names[: declared.positional])
-            raise PatternError(f"{label} takes {declared.positional} positional arguments ({takes}), not {len(args)}")
-        given = dict(zip(declared.names, args))
-        for keyword, value in kwargs.items():
-            if keyword not in declared.names:
-                hint = did_you_mean(keyword, declared.names)
-                raise PatternError(f"{label} has no argument {keyword!r}{hint}; it takes {', '.join(declared.names)}")
-            if keyword in given:
-                raise PatternError(f"{label} is given {keyword!r} twice, by position and by keyword")
-            given[keyword] = value
-        waived = {name for name, value in given.items() if value is ...}
-        if any(value is ... for value in args):
-            raise PatternError(f"{label}: ... may only be the last positional argument, or a keyword's value")
-        waived |= set(declared.names) - set(given) if lax else set()
-        required = {name for name, default in zip(declared.names, declared.defaults) if default is REQUIRED}
-        missing = [name for name in declared.names if name in required - set(given) - waived]
-        if missing:
-            raise PatternError(f"{label} needs {', '.join(missing)}; add them, or a trailing ... to match any")
-        operands = {name: lift(given[name]) for name in declared.names if name in given and name not in waived}
-        return Call(self.target, operands, frozenset(waived))
+        given, waived = bind(self.target, args, kwargs)
+        return Call(self.target, {name: lift(value) for name, value in given.items()}, waived)
 
     def __repr__(self) -> str:
         return f"op.{target_name(self.target)}"

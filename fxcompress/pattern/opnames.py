@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from fxcompress.dialect import resolve
 from fxcompress.errors import DialectError, PatternError, did_you_mean
+from fxcompress.ir.dialect import resolve
 
 
 def target_called(name: str) -> OpOverload:

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from fxcompress.dialect import COMMUTATIVE
 from fxcompress.errors import MatchBudgetError, PatternError, describe
+from fxcompress.ir.dialect import COMMUTATIVE
+from fxcompress.ir.signature import names_dimensions, same_dimensions, same_value, signature
 from fxcompress.pattern.language import Alternatives, Call, Items, Literal, Pattern, Variable
 from fxcompress.pattern.structure import literal, names
-from fxcompress.signature import names_dimensions, same_dimensions, same_value, signature
 
 # A linked list of goals: () or (matcher, value, the rest). A step returns the goals left to solve, or the outcome.
 Goals = tuple

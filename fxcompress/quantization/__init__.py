@@ -1,0 +1,6 @@
+"""Quantization of a graph: where quantizers go, what they cost, and how weights are changed to suit them.
+
+In: a graph module, a target and data. Out: quantizers in the graph, and other weights.
+
+Imports: ir, masks, quantizers, targets, execution.
+"""

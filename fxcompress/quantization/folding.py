@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fxcompress.quantization.ops import along
-from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.quantizers.ops import along
+from fxcompress.quantizers.quantizer import Quantizer
 
 
 @torch.no_grad()

@@ -15,10 +15,10 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from fxcompress.builder import attribute
-from fxcompress.dialect import resolve
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute
+from fxcompress.ir.signature import argument
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
-from fxcompress.signature import argument
 from fxcompress.targets.table import ops
 
 SPATIAL_DIMENSIONS = {convolution: count for count, convolution in enumerate(CONVOLUTIONS, 1)} | {LINEAR: 0}

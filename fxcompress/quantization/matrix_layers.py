@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import insert_constant
-from fxcompress.execution import Execution
-from fxcompress.masks import combined, masked, replace_constant, source_constant
-from fxcompress.precision import Precision, forward_in
+from fxcompress.execution.interpreter import Execution
+from fxcompress.execution.precision import Precision, forward_in
+from fxcompress.ir.edit import insert_constant
+from fxcompress.ir.signature import argument
+from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
 from fxcompress.quantization.quantized import quantizer_of, serves_weight
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.signature import argument
+from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.targets.table import Target
 
 

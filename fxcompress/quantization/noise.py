@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import attribute
 from fxcompress.errors import InputError, PlanError, describe
-from fxcompress.masks import source_constant
-from fxcompress.precision import channels_last
+from fxcompress.execution.agreement import RunningSqnr
+from fxcompress.execution.precision import channels_last
+from fxcompress.ir.edit import attribute
+from fxcompress.masks.mask import source_constant
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.targets.table import Target
-from fxcompress.verify import RunningSqnr
 
 Progress = Callable[[str, int, int | None], None]
 

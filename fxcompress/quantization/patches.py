@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from fxcompress.dialect import resolve
-from fxcompress.signature import argument
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.signature import argument
 
 CONVOLUTIONS = tuple(map(resolve, ("conv1d", "conv2d", "conv3d")))
 LINEAR = resolve("linear")

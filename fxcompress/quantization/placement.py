@@ -16,9 +16,9 @@ import networkx as nx
 import torch
 from torch import fx
 
-from fxcompress.dialect import resolve
-from fxcompress.masks import constant_behind
-from fxcompress.quantization.options import QuantizationOptions, QuantizerOptions
+from fxcompress.ir.dialect import resolve
+from fxcompress.masks.mask import constant_behind
+from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
 from fxcompress.targets.table import Target, Weighted
 
 ADD, TRANSPOSE = resolve("add"), resolve("transpose")

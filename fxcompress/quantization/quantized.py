@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxcompress.builder import called
-from fxcompress.masks import source_constant
-from fxcompress.quantization.quantizer import Quantizer
+from fxcompress.ir.edit import called
+from fxcompress.masks.mask import source_constant
+from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.targets.table import Target
 
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxcompress.builder import add_attribute, attribute, insert_call
-from fxcompress.masks import masked, replace_constant, source_constant
-from fxcompress.quantization.options import QuantizationOptions
+from fxcompress.ir.edit import add_attribute, attribute, insert_call
+from fxcompress.masks.mask import masked, replace_constant, source_constant
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
-from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.weights import fit
+from fxcompress.quantizers.options import QuantizationOptions
+from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.targets.table import Target
 
 Wiring = dict[tuple[fx.Node, fx.Node], fx.Node]

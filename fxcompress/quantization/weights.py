@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fxcompress.quantization.quantizer import Quantizer
-from fxcompress.quantization.ranges import Estimator, MinMax, Range
-from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.ranges import Estimator, MinMax, Range
+from fxcompress.quantizers.spec import QuantizationSpec
 
 ROWS = 4096
 """Rows that an estimator is shown at once, which bounds the memory of its histograms."""

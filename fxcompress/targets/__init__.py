@@ -1,4 +1,9 @@
-"""The runtimes that a compiled model is meant for, one table each."""
+"""The runtimes that a compiled model is meant for, one table each.
+
+In: a name. Out: what runs in integers there, and how quantizers must stand.
+
+Imports: ir, quantizers.
+"""
 
 from __future__ import annotations
 

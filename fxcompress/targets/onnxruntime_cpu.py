@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxcompress.dialect import resolve
+from fxcompress.ir.dialect import resolve
 from fxcompress.targets.openvino_cpu import OPENVINO_CPU
 
 PAD = resolve("constant_pad_nd")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxcompress.dialect import resolve
-from fxcompress.quantization.spec import QuantizationSpec
-from fxcompress.signature import argument
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.signature import argument
+from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.table import Product, Target, Weighted, ops
 
 

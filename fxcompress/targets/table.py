@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import fx
 from torch._ops import OpOverload
 
-from fxcompress.dialect import resolve
-from fxcompress.quantization.spec import QuantizationSpec
+from fxcompress.ir.dialect import resolve
+from fxcompress.quantizers.spec import QuantizationSpec
 
 
 @dataclass(frozen=True)

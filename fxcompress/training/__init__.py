@@ -1,4 +1,9 @@
-"""What a training loop sees of compression: controllers, schedulers, schedules and losses."""
+"""What a training loop sees of compression: controllers, schedulers, schedules and losses.
+
+In: a graph with masks, quantizers and binarizers. Out: levels, losses and statistics.
+
+Imports: report, ir, data, masks, quantizers, binarization, quantization, channels, sparsity.
+"""
 
 from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
 from fxcompress.training.batch_norm import adapt_batch_norm

@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fxcompress.errors import InputError
-from fxcompress.quality import quality
-from fxcompress.tables import printed
+from fxcompress.report.tables import printed
 from fxcompress.training.controller import CompositeController, CompressionStage
+from fxcompress.training.quality import quality
 
 _DIGITS = 9
 """Of a level: 0.1 + 0.2 is 0.3."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxcompress import modes
+from fxcompress.data.inputs import batch_inputs
 from fxcompress.errors import InputError
-from fxcompress.inputs import batch_inputs
+from fxcompress.ir import modes
 
 
 def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2000) -> int:

@@ -8,8 +8,8 @@ from torch import fx
 
 from fxcompress.binarization.binarizers import ActivationBinarizer, WeightBinarizer
 from fxcompress.binarization.layers import BinarizedLayer
-from fxcompress.cost import multiply_adds
-from fxcompress.tables import titled
+from fxcompress.ir.cost import multiply_adds
+from fxcompress.report.tables import titled
 from fxcompress.training.controller import Statistics
 from fxcompress.training.staged import StagedController
 

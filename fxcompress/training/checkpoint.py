@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxcompress.data.inputs import describe_value
 from fxcompress.errors import CheckpointError
-from fxcompress.inputs import describe_value
 from fxcompress.training.scheduler import Scheduler
 
 FORMAT = 1

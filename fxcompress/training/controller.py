@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.tables import printed
+from fxcompress.report.tables import printed
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
 
 

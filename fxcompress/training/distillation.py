@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxcompress.builder import attribute
-from fxcompress.dialect import copy_graph
 from fxcompress.errors import TrainingError
+from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.edit import attribute
 from fxcompress.training.controller import Controller
 
 Criterion = Callable[[Tensor, Tensor], Tensor]

@@ -12,9 +12,9 @@ from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks
 from fxcompress.channels.selection import Selection, cost_without
-from fxcompress.cost import cost, readable_count
-from fxcompress.masks import Mask, source_constant
-from fxcompress.tables import titled
+from fxcompress.ir.cost import cost, readable_count
+from fxcompress.masks.mask import Mask, source_constant
+from fxcompress.report.tables import titled
 from fxcompress.training.controller import Statistics
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import Schedule

@@ -17,8 +17,8 @@ from typing import Any
 from fxcompress.channels.clusters import CRITERIA, importance
 from fxcompress.channels.selection import LearnedRanking, cluster_names
 from fxcompress.errors import InputError
-from fxcompress.quality import quality
 from fxcompress.training.filters import FilterController
+from fxcompress.training.quality import quality
 
 Coefficients = dict[str, tuple[float, float]]
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from fxcompress.errors import InputError
-from fxcompress.short_repr import short_repr
+from fxcompress.report.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -7,12 +7,12 @@ from collections import Counter
 from rich.table import Table
 from torch import fx
 
-from fxcompress.masks import masked
+from fxcompress.masks.mask import masked
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
-from fxcompress.quantization.quantizer import Quantizer
 from fxcompress.quantization.weights import fit
-from fxcompress.report import readable_bytes
-from fxcompress.tables import titled
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.report.tables import titled
+from fxcompress.report.units import readable_bytes
 from fxcompress.training.controller import Statistics
 from fxcompress.training.staged import StagedController
 

@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from fxcompress import sparsity
-from fxcompress.builder import attribute
-from fxcompress.cost import readable_count
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.learned_masks import SHARPNESS, LearnedMask, density_loss
-from fxcompress.masks import Mask, last_mask, masked
-from fxcompress.sparsity import WeightedLayer, weighted_layers
-from fxcompress.tables import titled
+from fxcompress.ir.cost import readable_count
+from fxcompress.ir.edit import attribute
+from fxcompress.masks.learned import SHARPNESS, LearnedMask, density_loss
+from fxcompress.masks.mask import Mask, last_mask, masked
+from fxcompress.report.tables import titled
+from fxcompress.sparsity import importance
+from fxcompress.sparsity.layers import WeightedLayer, weighted_layers
 from fxcompress.training.controller import CompressionStage, Statistics
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import Schedule
@@ -25,10 +25,10 @@ Ranking = Literal["global", "local"]
 
 def smallest(weights: Sequence[Tensor], level: float, criterion: str, ranking: Ranking) -> list[Tensor]:
     """The share `level` of the elements of `weights` that matters least, of all together or of each: bool, a tensor each."""
-    scores = [sparsity.CRITERIA[criterion](weight.detach().float()) for weight in weights]
+    scores = [importance.CRITERIA[criterion](weight.detach().float()) for weight in weights]
     if ranking == "local":
-        return [zeros for score in scores for zeros in sparsity.lowest([score], level)]
-    return sparsity.lowest([score.to(scores[0].device) for score in scores], level) if scores else []
+        return [zeros for score in scores for zeros in importance.lowest([score], level)]
+    return importance.lowest([score.to(scores[0].device) for score in scores], level) if scores else []
 
 
 class _MaskedLayers(LevelController):
@@ -85,7 +85,7 @@ class SparsityController(_MaskedLayers):
     Masked weights get no gradient, and keep the values that they had when they were masked.
 
     Args:
-        criterion: a key of `fxcompress.sparsity.CRITERIA`.
+        criterion: a key of `fxcompress.importance.CRITERIA`.
         ranking: ``"global"`` or ``"local"``.
         pattern: where weights are masked by a pattern, which has no level to set.
     """

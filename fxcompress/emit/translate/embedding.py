@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from fxcompress.emit.translate.quantization import Dequantized, dequantized
 from fxcompress.emit.translation import Emitter, translation
-from fxcompress.quantization.ops import INTEGER_RANGES
+from fxcompress.quantizers.ops import INTEGER_RANGES
 
 aten = torch.ops.aten
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from fxcompress.emit.translation import Emitter, translation
-from fxcompress.quantization.ops import DEQUANTIZE, QUANTIZE, STORAGE
+from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE, STORAGE
 
 _TYPES = {
     "int8": ir.DataType.INT8,

@@ -1,0 +1,6 @@
+"""Passes and what drives them: the contract of a pass, its plan, its run, the check of its promise.
+
+In: a graph and passes. Out: the rewritten graph and a report.
+
+Imports: report, ir, rewrite, data, targets, execution, quantization, training.
+"""

@@ -1,0 +1,86 @@
+"""The driver: runs passes, checks each promise on real inputs, and records one row a pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import fx
+
+from fxcompress.driver.interface import Context, Pass
+from fxcompress.driver.sizes import weight_bytes
+from fxcompress.driver.verify import Verifier
+from fxcompress.errors import FxCompressError, VerificationError
+from fxcompress.ir import dialect
+from fxcompress.report.rows import Report, Row
+from fxcompress.rewrite.rule import Replacement
+
+
+def run(
+    graph_module: fx.GraphModule,
+    passes: Sequence[Pass],
+    context: Context,
+    *,
+    check: bool = True,
+    watch: Callable[[int, Pass | None, fx.GraphModule], None] | None = None,
+) -> Report:
+    """Run `passes` over `graph_module` in place.
+
+    Args:
+        check: compare the outputs on the example inputs before and after each pass.
+        watch: called with (position, pass, graph) before the first pass, as (0, None, graph), and after each one.
+
+    Raises:
+        VerificationError: a pass broke its promise; names the pass, the rule, the node and the source line.
+    """
+    report = Report()
+    verifier = Verifier(graph_module, context.example) if check else None
+    if watch:
+        watch(0, None, graph_module)
+    for position, one in enumerate(passes, 1):
+        before = dialect.copy_graph(graph_module.graph)
+        context.original = context.original or before
+        context.progress(str(one), position - 1, len(passes))
+        started = time.perf_counter()
+        rewritten = _run_one(one, graph_module, context)
+        milliseconds = (time.perf_counter() - started) * 1e3
+        decibels = None
+        if verifier:
+            retry = partial(_run_one, one, context=context)
+            decibels = verifier.check(one.name, one.effect, before, rewritten, retry)
+        report.rows.append(
+            Row(
+                name=str(one),
+                effect=one.effect.value,
+                nodes_before=len(before.nodes),
+                nodes_after=len(graph_module.graph.nodes),
+                rewrites=len(rewritten),
+                bytes=weight_bytes(graph_module),
+                decibels=decibels,
+                milliseconds=milliseconds,
+                notes=tuple(context.notes),
+            )
+        )
+        if watch:
+            watch(position, one, graph_module)
+    return report
+
+
+def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: int | None = None) -> list[Replacement]:
+    """Run `one`, with at most `limit` applications of rules, and tidy up behind it."""
+    context.pass_name, context.notes, context.limit = one.name, [], limit
+    rewritten = one.run(graph_module, context)
+    tidy(graph_module, one)
+    return rewritten
+
+
+def tidy(graph_module: fx.GraphModule, one: Pass) -> None:
+    """Remove dead nodes, lint, and check the dialect; an offence is `one`'s fault."""
+    try:
+        graph_module.graph.eliminate_dead_code()
+        graph_module.graph.lint()
+        dialect.check(graph_module)
+    except (RuntimeError, FxCompressError) as problem:
+        raise VerificationError(f"{one.name} left an invalid graph behind: {problem}") from problem
+    graph_module.recompile()

@@ -1,0 +1,131 @@
+"""Whether a pass kept its promise, and which of its rewrites did not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver.effect import Effect
+from fxcompress.errors import VerificationError
+from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.ir.dialect import copy_graph
+from fxcompress.quantization.quantized import activations_in_float
+from fxcompress.rewrite.rule import Replacement
+
+
+class Verifier:
+    """Compares a graph's outputs on the example inputs before and after each pass."""
+
+    def __init__(self, graph_module: fx.GraphModule, example: ExampleInputs):
+        self.graph_module, self.example = graph_module, example
+        self.outputs = outputs(graph_module, example)
+        self.snapshot = _Snapshot(graph_module)
+
+    def check(
+        self,
+        name: str,
+        effect: Effect,
+        before: fx.Graph,
+        rewritten: Sequence[Replacement],
+        retry: Callable[..., Sequence[Replacement]],
+    ) -> float:
+        """The agreement in dB with the outputs before the pass called `name`.
+
+        Args:
+            before: the graph that the pass was given.
+            rewritten: what it did.
+            retry: runs the pass again, as ``retry(graph_module, limit=number of rewrites)``.
+
+        Raises:
+            VerificationError: the promise was broken.
+        """
+        snapshot = _Snapshot(self.graph_module)
+        if not rewritten and snapshot.shows_what(self.snapshot):
+            return float("inf")
+        after = outputs(self.graph_module, self.example)
+        decibels = self._agreement(effect, before, self.graph_module, after)
+        if not effect.kept(decibels):
+            culprit = self._culprit(effect, before, rewritten, retry)
+            where = culprit and f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source})"
+            remedy = "Correct the rule" if culprit else f"Correct {name}.run"
+            raise VerificationError(
+                f"{name} promised {effect.promise}, but the outputs agree to {decibels:.1f} dB only{where or ''}. "
+                f"{remedy}, or declare the pass's effect as it is"
+            )
+        self.outputs, self.snapshot = after, snapshot
+        return decibels
+
+    def _agreement(self, effect: Effect, before: fx.Graph, graph_module: fx.GraphModule, after: Sequence[Any]) -> float:
+        """How well `after`, the outputs of `graph_module`, agree with those of the graph `before`, in dB.
+
+        Where values are rounded, a difference in the last bit can become a whole step. So a promise of equality but for
+        rounding, where it does not hold at once, is looked at again in double precision, where that hardly ever happens; and
+        with real activations, since tensors that the pass made differ in the last bit in any precision.
+        """
+        decibels = agreement(self.outputs, after)
+        if effect is not Effect.ROUNDING or effect.kept(decibels):
+            return decibels
+        pair = [fx.GraphModule(graph_module, copy_graph(graph)) for graph in (before, graph_module.graph)]
+        decibels = max(decibels, _agreement_in_double(pair, self.example))
+        if not effect.kept(decibels):
+            with activations_in_float(graph_module):
+                decibels = max(decibels, agreement(*(outputs(one, self.example) for one in pair)))
+        return decibels
+
+    def _culprit(
+        self, effect: Effect, before: fx.Graph, rewritten: Sequence[Replacement], retry: Callable[..., Sequence[Replacement]]
+    ) -> Replacement | None:
+        """The first rewrite after which the promise is broken, by bisection over how many are allowed."""
+        if not any(replacement.rule for replacement in rewritten):
+            return None
+        low, high, culprit = 0, len(rewritten), rewritten[-1]  # the promise holds with `low` rewrites, not with `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            trial = fx.GraphModule(self.graph_module, copy_graph(before))
+            done = retry(trial, limit=middle)
+            if effect.kept(self._agreement(effect, before, trial, outputs(trial, self.example))):
+                low = middle
+            else:
+                high, culprit = middle, done[-1]
+        return culprit
+
+
+def _agreement_in_double(pair: Sequence[fx.GraphModule], example: ExampleInputs) -> float:
+    """The agreement of two graphs in double precision; minus infinity where they cannot be run in it."""
+    found = []
+    given = pytree.tree_map_only(Tensor, _doubled, (example.args, example.kwargs))
+    for one in pair:
+        held = {name: _doubled(tensor) for name, tensor in (*one.named_parameters(), *one.named_buffers())}
+        try:
+            with torch.no_grad():
+                found.append(pytree.tree_leaves(torch.func.functional_call(one, held, *given)))
+        except RuntimeError:  # the graph names a type
+            return float("-inf")
+    return agreement(*found)
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
+
+
+class _Snapshot:
+    """What the outputs depend on: the calls of the graph, its modules and tensors, and the version of each tensor.
+
+    A write through ``tensor.data`` leaves the version as it is and is not seen; passes may write to no tensor at all.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule):
+        self.calls = [node.format_node() for node in graph_module.graph.nodes]
+        tensors = [*graph_module.parameters(), *graph_module.buffers()]
+        self.versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+        self.held = [*graph_module.modules(), *tensors]  # not their ids, which new ones could take over
+
+    def shows_what(self, other: _Snapshot) -> bool:
+        """Whether both are of the same calls on the same modules and tensors, unchanged."""
+        same = len(self.held) == len(other.held) and all(a is b for a, b in zip(self.held, other.held))
+        return same and self.calls == other.calls and self.versions == other.versions

@@ -1,0 +1,59 @@
+"""A graph run node by node, by a pass that looks at values, or changes the graph, on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxcompress.execution.precision import channels_last
+from fxcompress.ir.edit import attribute
+
+
+class Execution:
+    """The run of a graph on `inputs`, which are flattened as its placeholders are. It moves when it is told to.
+
+    A value is kept, with all its samples, until the last node that reads it has run.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Tensor]):
+        self.graph_module = graph_module
+        self.left = list(reversed(graph_module.graph.nodes))
+        self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), channels_last(inputs)))
+        self.readers = {node: len(node.users) for node in self.left}
+        self.constants: set[fx.Node] = set()  # what depends on the model's weights alone
+        for node in graph_module.graph.nodes:
+            if node.op == "get_attr" or (node.all_input_nodes and self.constants.issuperset(node.all_input_nodes)):
+                self.constants.add(node)
+
+    def advance(self, node: fx.Node) -> None:
+        """Run all that comes before `node` and has not run yet."""
+        while self.left[-1] is not node:
+            self.run(self.left[-1])
+
+    def run(self, node: fx.Node, known: Any = None) -> None:
+        """Run `node`, the next one, or take `known` for what it computes."""
+        assert self.left.pop() is node
+        if node.op in ("call_function", "call_module") and node not in self.constants:
+            self.values[node] = self._compute(node) if known is None else known
+        self._release(source for source in node.all_input_nodes if source in self.readers)  # not one made on the way
+
+    def value(self, node: fx.Node) -> Any:
+        """What `node` computed. Constants are computed when they are read: a pass may change a layer's before it runs."""
+        if node.op == "get_attr":
+            held = attribute(self.graph_module, str(node.target))
+            return held.detach() if isinstance(held, Tensor) else held
+        return self._compute(node) if node in self.constants else self.values[node]
+
+    def _compute(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
+        call = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        assert callable(call)
+        return call(*args, **kwargs)
+
+    def _release(self, sources: Iterable[fx.Node]) -> None:
+        for source in sources:
+            self.readers[source] -= 1
+            if not self.readers[source]:
+                self.values.pop(source, None)

@@ -1,0 +1,51 @@
+"""What some places of a float model see of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, fx
+
+from fxcompress.data.samples import CalibrationSource, chunks
+from fxcompress.errors import CalibrationError, describe
+from fxcompress.execution.interpreter import Execution
+from fxcompress.execution.precision import Precision, forward_in
+
+
+def observe(
+    graph_module: fx.GraphModule,
+    source: CalibrationSource,
+    places: Collection[fx.Node],
+    *,
+    samples: int | None,
+    precision: Precision = "auto",
+    chunk: int = 10,
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    """Each of `places` with its value, batch after batch; no batch runs further than the last of them.
+
+    Args:
+        samples: of ``source.data``, at most; None for all.
+        chunk: samples a batch, where the model's batch size is free.
+
+    Raises:
+        InputError: there is no data, or a batch does not fit the model.
+    """
+    ordered = [node for node in graph_module.graph.nodes if node in places]
+    seen, forward = 0, forward_in(precision, graph_module.graph)
+    with torch.no_grad():
+        for leaves, count in chunks(graph_module.graph, source, samples, chunk):
+            execution = Execution(graph_module, leaves)
+            for node in ordered:
+                with forward:
+                    execution.advance(node)
+                    execution.run(node)
+                yield node, execution.value(node)
+            seen += count
+            source.progress(f"observing for {source.pass_name}", seen, samples)
+
+
+def check_finite(place: fx.Node, widths: Tensor) -> None:
+    """Raise CalibrationError where one of `widths`, those of the values of `place`, is NaN or infinite."""
+    if not widths.isfinite().all():
+        raise CalibrationError(f"{describe(place)} is NaN or infinite for some of the data; look for an overflow there")

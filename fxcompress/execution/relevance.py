@@ -1,0 +1,97 @@
+"""What layers read of the tokens that count: a padded one is computed like all others, and then left out of the answer.
+
+Of short texts most tokens are padding, so that statistics with them in are of values that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.data.samples import CalibrationSource, in_small_batches, samples_of
+from fxcompress.execution.interpreter import Execution
+from fxcompress.execution.precision import Precision, forward_in
+from fxcompress.ir.dialect import resolve
+
+_LINEAR = resolve("linear")
+
+CHUNK = 8
+"""Samples a backward pass, for which all values of the graph are in memory."""
+
+
+def reads_tokens(node: fx.Node) -> bool:
+    """Whether `node` is a linear layer on samples of several rows each."""
+    return node.target is _LINEAR and node.args[0].meta["val"].dim() >= 3
+
+
+def relevant_inputs(
+    graph_module: fx.GraphModule,
+    source: CalibrationSource,
+    layers: Collection[fx.Node],
+    *,
+    samples: int | None,
+    enough: int,
+    precision: Precision = "auto",
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    """Each of the linear `layers` with the rows that it reads and the model's outputs depend on, batch after batch.
+
+    The rows are float32, ``[rows, channels]``. An output depends on a row where its gradient with respect to what the layer
+    makes of the row is not zero. One backward pass tells that for all outputs: of their sum with random signs. Where
+    none of the outputs has a gradient, where an operation has no derivative, and in inference mode, all rows count.
+
+    Args:
+        graph_module: the float model.
+        samples: of ``source.data``, at most; None for all.
+        enough: a layer that has been shown so many rows is shown no more.
+
+    Raises:
+        InputError: there is no data, or a batch does not fit the model.
+    """
+    shown, wanting, seen = dict.fromkeys(layers, 0), layers, 0
+    for leaves, count in in_small_batches(graph_module.graph, samples_of(source, samples), CHUNK):
+        for node, rows in _relevant(graph_module, wanting, leaves, precision):
+            shown[node] += len(rows)
+            yield node, rows
+        seen += count
+        source.progress(f"observing for {source.pass_name}", seen, samples)
+        wanting = [node for node in wanting if shown[node] < enough]
+        if not wanting:
+            return
+
+
+def _relevant(
+    graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: list[Tensor], precision: Precision
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    read, made = {}, {}
+    with torch.enable_grad(), forward_in(precision, graph_module.graph):
+        execution = Execution(graph_module, leaves)
+        *nodes, output = graph_module.graph.nodes
+        for node in nodes:
+            if node in layers:
+                execution.advance(node)
+                read[node] = execution.value(node.args[0]).detach()
+                execution.run(node)
+                made[node] = execution.value(node).requires_grad_()
+        execution.advance(output)
+        outputs = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
+        gradients = _gradients(outputs, list(made.values()))
+    for node, gradient in zip(made, gradients):
+        rows = read[node].flatten(0, -2)
+        yield node, (rows if gradient is None else rows[gradient.flatten(0, -2).any(-1)]).float()
+
+
+def _gradients(outputs: list[Any], values: list[Tensor]) -> list[Tensor] | list[None]:
+    """Those of `outputs`, summed up with random signs, with respect to `values`; None where there are no gradients."""
+    outputs = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
+    if not outputs or torch.is_inference_mode_enabled():
+        return [None] * len(values)
+    random = torch.Generator().manual_seed(0)
+    signs = [torch.randint(0, 2, x.shape, generator=random).mul_(2).sub_(1).to(x) for x in outputs]
+    try:
+        return list(torch.autograd.grad(outputs, values, signs, materialize_grads=True))
+    except RuntimeError:  # an operation without a derivative, of which torch and libraries say so in words of their own
+        return [None] * len(values)

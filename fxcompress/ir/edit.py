@@ -1,0 +1,92 @@
+"""Small edits of a graph: what it holds by name, and calls and constants put between a value and its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def origin_of(node: fx.Node) -> dict[str, Any]:
+    """The metadata that say where in the user's model `node` comes from."""
+    return {key: node.meta[key] for key in ("scope", "stack_trace", "region") if key in node.meta}
+
+
+def attribute(graph_module: fx.GraphModule, target: str) -> Any:
+    """What the `get_attr` `target` (a dotted path) names in `graph_module`."""
+    owner_path, _, leaf = target.rpartition(".")
+    return getattr(graph_module.get_submodule(owner_path), leaf)
+
+
+def called(graph_module: fx.GraphModule, node: fx.Node, kind: type[Module]) -> Module | None:
+    """The module of `kind` that `node` calls; None where it is something else."""
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, kind) else None
+
+
+def insert_call(value: fx.Node, readers: Iterable[fx.Node], target: str | OpOverload, *, name: str, created_by: str) -> fx.Node:
+    """Let `readers` read a call of the module or function `target` on `value`, which is of the same shape.
+
+    It stands behind `value`, and behind the inputs and constants that follow one another there.
+    """
+    after = value
+    while after.op in ("placeholder", "get_attr") and after.next.op in ("placeholder", "get_attr"):
+        after = after.next
+    with value.graph.inserting_after(after):
+        op = "call_module" if isinstance(target, str) else "call_function"
+        node = value.graph.create_node(op, target, (value,), name=name)
+    node.meta = {key: value.meta[key] for key in ("val", "scope", "stack_trace") if key in value.meta}
+    node.meta["created_by"] = created_by
+    for reader in readers:
+        reader.replace_input_with(value, node)
+    return node
+
+
+def insert_constant(
+    graph_module: fx.GraphModule, name: str, value: torch.Tensor, *, before: fx.Node, created_by: str
+) -> fx.Node:
+    """A `get_attr` of `value`, kept as `name` (see `add_attribute`), before the node that it is for."""
+    target = add_attribute(graph_module, name, value)
+    with before.graph.inserting_before(before):
+        node = before.graph.create_node("get_attr", target, name=target.replace(".", "_"))
+    node.meta = origin_of(before) | {"val": value, "created_by": created_by}
+    return node
+
+
+def insert_function(
+    target: OpOverload, *args: Any, name: str, value: torch.Tensor, before: fx.Node, created_by: str
+) -> fx.Node:
+    """A call of `target`, which gives such a `value`, before the node that it is for."""
+    with before.graph.inserting_before(before):
+        node = before.graph.create_node("call_function", target, args, name=name)
+    node.meta = origin_of(before) | {"val": value, "created_by": created_by}
+    return node
+
+
+def add_attribute(graph_module: fx.GraphModule, name: str, value: torch.Tensor | torch.nn.Module) -> str:
+    """Keep `value` in `graph_module` as `name`, with a number where that is taken; returns the target for `get_attr`.
+
+    A parameter becomes a parameter, a module a submodule, any other tensor a buffer. Dots in `name` make modules.
+    """
+    owner_path, _, leaf = name.rpartition(".")
+    owner: torch.nn.Module = graph_module
+    for part in filter(None, owner_path.split(".")):
+        if not hasattr(owner, part):
+            owner.add_module(part, torch.nn.Module())
+        owner = getattr(owner, part)
+    unique, count = leaf, 0
+    while hasattr(owner, unique):
+        count += 1
+        unique = f"{leaf}_{count}"
+    if isinstance(value, torch.nn.Module):
+        owner.add_module(unique, value)
+    elif isinstance(value, torch.nn.Parameter):
+        owner.register_parameter(unique, value)
+    else:
+        owner.register_buffer(unique, value)
+    return f"{owner_path}.{unique}" if owner_path else unique

@@ -1,0 +1,72 @@
+"""`train()` and `eval()` on a graph: only the literals that tell training from inference change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from fxcompress.ir.signature import argument, arguments, signature
+
+_NAMES = ("training", "train", "use_input_stats")
+"""What operations call the argument that tells training from inference: norms, dropouts, recurrent layers, rrelu."""
+_CLAMP, _BATCH_NORM = torch.ops.aten.clamp.default, torch.ops.aten.batch_norm.default
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
+
+def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
+    """Switch what differs in training and inference, such as batch norms and dropouts, and nothing else.
+
+    A norm without running statistics always uses those of the batch and is left alone. The dropout of an attention is
+    switched where capture found its probability (``meta["dropout_p"]``). A clamp that was spelled as an operation with other
+    gradients on the bounds trains as that (``meta["trains_as"]``).
+    """
+    changed = False
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, OpOverload):
+            continue
+        if node.target is _ATTENTION and "dropout_p" in node.meta:
+            changed = True
+            set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
+        before, after = (_CLAMP, node.meta.get("trains_as")) if mode else (node.meta.get("trains_as"), _CLAMP)
+        if node.target is before and after is not None:
+            node.target, changed = after, True
+        name = next((one for one in _NAMES if one in signature(node.target).names), None)
+        if name and arguments(node).get("running_mean", "kept elsewhere") is not None and argument(node, name) != mode:
+            changed = True
+            _set_argument(node, name, mode)
+    if changed:
+        graph_module.recompile()
+
+
+def set_batch_norm_training(graph_module: fx.GraphModule, mode: bool) -> bool:
+    """Switch the batch norms with running statistics, and nothing else; whether there are any."""
+    found = graph_module.graph.find_nodes(op="call_function", target=_BATCH_NORM)
+    switched = [node for node in found if argument(node, "running_mean") is not None]
+    for node in switched:
+        _set_argument(node, "training", mode)
+    graph_module.recompile()
+    return bool(switched)
+
+
+def _set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Write `value` where `node` gives the argument `name`; one that is not among its positions is left out as a default."""
+    declared = signature(node.target)  # type: ignore[arg-type]
+    position = declared.names.index(name)
+    if position < len(node.args):
+        node.update_arg(position, value)
+        return
+    kwargs = {key: given for key, given in node.kwargs.items() if key != name}
+    node.kwargs = kwargs if value == declared.defaults[position] else {**kwargs, name: value}
+
+
+def set_attention_dropout(node: fx.Node, probability: float) -> None:
+    """Write the dropout probability of the attention `node`, which is left out where it is zero."""
+    args, kwargs = list(node.args), {key: value for key, value in node.kwargs.items() if key != "dropout_p"}
+    if len(args) > 4:
+        args[4] = probability
+    elif probability:
+        kwargs["dropout_p"] = probability
+    node.args, node.kwargs = tuple(args), kwargs

@@ -1,0 +1,6 @@
+"""What a model takes and loses on this machine: latency of its file, sensitivity of its places, levels for a latency.
+
+In: compiled models and data. Out: seconds, decibels, levels.
+
+Imports: report, storage, views, pattern, data, quantizers, targets, quantization, training, emit.
+"""

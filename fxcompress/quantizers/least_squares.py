@@ -1,0 +1,58 @@
+"""The search for the range with the least mean squared error.
+
+The error falls and rises again as the range shrinks: rounding errs less, saturation more. So a few ranges are tried over
+all orders of size, then more of them around the best: for both ends together, and, where the zero point can move, for
+each end alone. The widest range is among them, so the result is never worse.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxcompress.quantizers.distribution import Distribution
+from fxcompress.quantizers.spec import QuantizationSpec
+
+COARSE = [2 ** (-step / 3) for step in range(1, 25)]
+"""Factors below 1, down to 1/256."""
+
+FINE = [2 ** (step / 24) for step in range(-8, 9) if step]
+"""Factors around 1 that fill the gaps between two coarse ones."""
+
+
+def search(seen: Distribution, spec: QuantizationSpec) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of the best range found for `seen`, shape ``[rows]``, within its extremes and zero."""
+    best = _Best(seen, spec)
+    best.improve(COARSE)
+    if spec.symmetric or not ((best.low < 0) & (best.high > 0)).any():
+        best.improve(FINE)
+    else:
+        for factors in (COARSE, FINE):
+            best.improve(factors, move_high=False)
+            best.improve(factors, move_low=False)
+    return best.low, best.high
+
+
+class _Best:
+    """The best range so far, row by row."""
+
+    def __init__(self, seen: Distribution, spec: QuantizationSpec):
+        self.seen, self.spec = seen, spec
+        self.low = self.lowest = seen.low.clamp(max=0.0)
+        self.high = self.highest = seen.high.clamp(min=0.0)
+        self.signed = spec.is_signed(self.low)
+        self.error = self._measure(self.low, self.high)
+
+    def improve(self, factors: list[float], move_low: bool = True, move_high: bool = True) -> None:
+        """Try the range with its ends, or one of them, multiplied by each of `factors`, and keep what is better."""
+        before = self.low, self.high
+        for factor in factors:
+            low = torch.maximum(before[0] * factor, self.lowest) if move_low else before[0]
+            high = torch.minimum(before[1] * factor, self.highest) if move_high else before[1]
+            error = self._measure(low, high)
+            better = error < self.error
+            self.low, self.high = torch.where(better, low, self.low), torch.where(better, high, self.high)
+            self.error = torch.where(better, error, self.error)
+
+    def _measure(self, low: Tensor, high: Tensor) -> Tensor:
+        return self.seen.squared_error(*self.spec.fit(low, high, self.signed), self.spec.levels(self.signed))

@@ -1,0 +1,154 @@
+"""The module that a quantizer node calls: simulated quantization in float, bit-equal to what is lowered."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fxcompress.errors import CalibrationError
+from fxcompress.ir.bypass import bypass
+from fxcompress.masks.mask import select_indices
+from fxcompress.quantizers.ops import along
+from fxcompress.quantizers.ranges import Estimator
+from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.quantizers.straight_through import FakeQuantize
+
+
+class Quantizer(nn.Module):
+    """Rounds its input to the integer grid of `spec`, and returns floats.
+
+    Until a range is set it returns its input unchanged.
+
+    Args:
+        spec: the grid.
+        shape: of the tensors that it rounds, which the shape of the scale follows from; not needed per tensor.
+        estimator: chooses the range from data; None for the one that `Calibrate` is given.
+
+    Attributes:
+        scale: the step, shape ``spec.scale_shape(shape)``.
+        zero_point: the integer that stands for 0.0, float of the same shape.
+        signed: whether the grid is signed, decided when the range is set.
+        ready: whether a range is set.
+        enabled: whether it rounds; else it returns its input unchanged.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, spec: QuantizationSpec, shape: Sequence[int] = (), estimator: Estimator | None = None):
+        super().__init__()
+        self.spec, self.estimator = spec, estimator
+        self.signed, self.ready, self.enabled = bool(spec.signed), False, True
+        scale_shape = spec.scale_shape(shape)
+        self.register_buffer("scale", torch.ones(scale_shape))
+        self.register_buffer("zero_point", torch.zeros(scale_shape))
+
+    def get_extra_state(self) -> Tensor:
+        """`signed`, `ready`, `enabled` and the number of bits, for `state_dict`: what a pass may choose by the data."""
+        return torch.tensor([self.signed, self.ready, self.enabled, self.spec.bits])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        *flags, bits = state.tolist()
+        self.signed, self.ready, self.enabled = map(bool, flags)
+        self.spec = replace(self.spec, bits=bits)
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes that one quantized element takes in a file."""
+        return (4 if self.spec.bits <= 4 else 8) / 8
+
+    def bytes_in_file(self, count: int) -> int:
+        """Bytes that `count` weights take in a file, with their scales and zero points."""
+        return math.ceil(count * self.bytes_per_weight + self.scale.numel() * (4 + self.bytes_per_weight))
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        return self.spec.levels(self.signed)
+
+    @torch.no_grad()
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Fit the grid to values from `low` to `high` (shape of `scale`); 0.0 is always representable.
+
+        Raises:
+            CalibrationError: a bound is NaN or infinite.
+        """
+        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+            raise CalibrationError(f"the range is {_span(low, high)}")
+        low, high = low.clamp(max=0.0).float(), high.clamp(min=0.0).float()
+        signed = self.spec.is_signed(low)
+        self.set_grid(*self.spec.fit(low, high, signed), signed)
+
+    @torch.no_grad()
+    def set_grid(self, scale: Tensor, zero_point: Tensor, signed: bool) -> None:
+        """Round to multiples of `scale` around `zero_point` (of the shape of `scale`), on a signed grid or not."""
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.signed, self.ready = signed, True
+
+    @property
+    def number_type(self) -> str:
+        """Sign and bits of the integers, such as ``"uint6"``; `dtype` is what holds them."""
+        return f"{'int' if self.signed else 'uint'}{self.spec.bits}"
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds the integers in a file: a key of `fxcompress.quantization.ops.INTEGER_RANGES`."""
+        return f"{'int' if self.signed else 'uint'}{4 if self.spec.bits <= 4 else 8}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.ready and self.enabled):
+            return bypass(self, x)
+        if x.dtype in (torch.bfloat16, torch.float16):  # too coarse to divide in
+            return self.rounded(x.float()).to(x.dtype)
+        return self.rounded(x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """`x` on the grid, with straight-through gradients."""
+        return FakeQuantize.apply(x, *self.broadcast(x.shape), None, None, self.levels, 1.0)
+
+    @torch.no_grad()
+    def integers(self, x: Tensor) -> Tensor:
+        """The integers that stand for `x`, as float."""
+        scale, zero_point = self.broadcast(x.shape)
+        return torch.div(x, scale).round_().add_(zero_point).clamp_(*self.levels)
+
+    def broadcast(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """`scale` and `zero_point`, as they broadcast over a tensor of this shape."""
+        grid = self.spec.scale_axis, self.spec.group_size or 0, shape
+        return along(self.scale, *grid), along(self.zero_point, *grid)
+
+    @property
+    def whole_axes(self) -> tuple[int, ...]:
+        """The axis that groups divide: without some of its indices others would share a scale."""
+        return () if self.spec.group_size is None or self.spec.scale_axis is None else (self.spec.scale_axis,)
+
+    def narrowed(self, kept: Mapping[int, Tensor]) -> Quantizer:
+        """The quantizer of tensors of which only the indices `kept` of axes are left, by axis; none of `whole_axes`."""
+        axis = self.spec.scale_axis
+        along = kept if self.whole_axes else {0: kept[axis]} if axis is not None and axis in kept else {}
+        if not along:
+            return self
+        twin = copy.deepcopy(self)
+        for held in (twin._parameters, twin._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.shape == self.scale.shape:
+                    value = select_indices(tensor.detach(), along)
+                    held[name] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+        return twin
+
+    def extra_repr(self) -> str:
+        decided = self.ready or self.spec.signed is not None
+        grid = self.number_type if decided else f"{self.spec.bits} bits"
+        where = "per tensor" if self.spec.channel_axis is None else f"per channel of axis {self.spec.channel_axis}"
+        if self.spec.group_size is not None:
+            where = f"per group of {self.spec.group_size} along axis {self.spec.scale_axis}"
+        return f"{grid}, {where}" + ("" if self.ready else ", no range yet")
+
+
+def _span(low: Tensor, high: Tensor) -> str:
+    return f"{float(low.min()):g} to {float(high.max()):g}"

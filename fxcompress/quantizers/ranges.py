@@ -1,0 +1,218 @@
+"""Range estimators: which range a quantizer gets, from the values that it will see.
+
+An estimator is a choice with its options, as data. For activations it starts a running statistic, which sees all batches
+in constant memory; its result depends neither on the order of the samples nor on how they are batched, to the last bit.
+For weights it looks at the tensor itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fxcompress.errors import InputError
+from fxcompress.quantizers import divergence, least_squares
+from fxcompress.quantizers.distribution import Distribution, Histogram, Values
+from fxcompress.quantizers.sampling import extremes, sample_extremes, subsample
+from fxcompress.quantizers.spec import QuantizationSpec
+
+Range = tuple[Tensor, Tensor]
+"""The lowest and highest value to represent: float32, shape ``[]``, or ``[rows]`` with one row a scale."""
+
+
+class Statistic(Protocol):
+    """Sees every calibration batch once, then says the range."""
+
+    def update(self, x: Tensor) -> None:
+        """Take note of `x`, whose dimension 0 counts samples."""
+
+    def result(self) -> Range:
+        """The range: shape ``[]``, or ``[channels]``. Where a value was NaN or infinite, so is a bound."""
+
+
+class Estimator(ABC):
+    """Chooses ranges. Subclasses are frozen dataclasses of their options."""
+
+    @abstractmethod
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        """The range for values distributed like `seen`, within its extremes, shape ``[rows]``."""
+
+    def fit_values(self, values: Tensor, spec: QuantizationSpec) -> Range:
+        """The range for each row of `values`, shape ``[rows, values]``. Where a value is NaN or infinite, so is a bound."""
+        seen = Values(values)
+        return self.fit(seen, spec) if _is_finite(seen) else (seen.low, seen.high)
+
+    def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
+        """A statistic that has seen nothing yet, of a tensor, or of the `channels` of ``spec.channel_axis``."""
+        return _Histogrammed(self, spec, channels)
+
+
+class _Histogrammed:
+    """Keeps the extremes of all values, and a histogram of some values of each sample."""
+
+    def __init__(self, estimator: Estimator, spec: QuantizationSpec, channels: int | None):
+        self.estimator, self.spec, self.per_tensor = estimator, spec, channels is None
+        self.seen = Histogram(channels or 1)
+
+    def update(self, x: Tensor) -> None:
+        low, high = extremes(x, self.spec.channel_axis)
+        self.seen.update(subsample(x, self.spec.channel_axis), low.reshape(-1), high.reshape(-1))
+
+    def result(self) -> Range:
+        low, high = (self.seen.low, self.seen.high)
+        if _is_finite(self.seen):
+            low, high = self.estimator.fit(self.seen, self.spec)
+        return (low[0], high[0]) if self.per_tensor else (low, high)
+
+
+@dataclass(frozen=True)
+class MinMax(Estimator):
+    """The lowest and highest value."""
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return seen.low, seen.high
+
+    def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
+        return _Extremes(spec.channel_axis)
+
+
+class _Extremes:
+    def __init__(self, axis: int | None):
+        self.axis = axis
+        self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+
+    def update(self, x: Tensor) -> None:
+        low, high = extremes(x, self.axis)
+        # torch.minimum and torch.maximum keep a NaN, so that it is seen in the end.
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+
+    def result(self) -> Range:
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class MeanMinMax(Estimator):
+    """The mean over samples of each sample's lowest and highest value: one odd sample does not widen the range.
+
+    A weight counts as one sample.
+    """
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return seen.low, seen.high
+
+    def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
+        return _MeanExtremes(spec.channel_axis)
+
+
+class _MeanExtremes:
+    """Sums in fractions, which are exact: a float's sum would depend on the order of the samples."""
+
+    def __init__(self, axis: int | None):
+        self.axis = axis
+        self.sums: list[list[Fraction]] = []  # of the lowest and the highest values, by channel
+        self.samples = 0
+        self.broken: Range | None = None
+
+    def update(self, x: Tensor) -> None:
+        bounds = sample_extremes(x, self.axis)
+        if not all(bound.isfinite().all() for bound in bounds):
+            self.broken = bounds[0].amin(0), bounds[1].amax(0)
+            return
+        sums = [[sum(map(Fraction, c), Fraction()) for c in bound.reshape(len(x), -1).T.tolist()] for bound in bounds]
+        self.sums = [[a + b for a, b in zip(*pair)] for pair in zip(self.sums, sums)] if self.sums else sums
+        self.samples += len(x)
+
+    def result(self) -> Range:
+        if self.broken:
+            return self.broken
+        low, high = (torch.tensor([float(total / self.samples) for total in sums]) for sums in self.sums)
+        return (low[0], high[0]) if self.axis is None else (low, high)
+
+
+@dataclass(frozen=True)
+class Percentile(Estimator):
+    """The values that `low` and `high` percent of all values lie below: the range that the rare ones outside do not widen.
+
+    Raises:
+        InputError: not ``0 <= low < high <= 100``.
+    """
+
+    low: float = 0.01
+    high: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise InputError(f"percentiles must be 0 <= low < high <= 100, got low={self.low}, high={self.high}")
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return seen.quantile(self.low / 100), seen.quantile(self.high / 100)
+
+
+@dataclass(frozen=True)
+class ThreeSigma(Estimator):
+    """Three standard deviations to either side of the mean, and no further than the values go.
+
+    Beyond lie 0.3% of a normal distribution, and at most 5% of any with one mode (Pukelsheim, "The three sigma rule",
+    1994). The median of the absolute deviations, a sturdier measure, is of no use here: it is zero behind a ReLU that
+    puts out more than half zeros.
+    """
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        mean, deviation = seen.moments()
+        low, high = mean - 3 * deviation, mean + 3 * deviation
+        return torch.maximum(low, seen.low), torch.minimum(high, seen.high)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Estimator):
+    """The range whose grid makes the least mean squared error, of rounding and of saturation together."""
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return least_squares.search(seen, spec)
+
+
+@dataclass(frozen=True)
+class Entropy(Estimator):
+    """The range whose grid loses the least information: the Kullback-Leibler divergence of the values from the grid's.
+
+    Migacz, "8-bit inference with TensorRT", GTC 2017.
+    """
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return divergence.search(seen, spec)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "min_max": MinMax(),
+    "mean_min_max": MeanMinMax(),
+    "percentile": Percentile(),
+    "three_sigma": ThreeSigma(),
+    "mse": MeanSquaredError(),
+    "entropy": Entropy(),
+}
+"""The estimators with a name, which stands for their usual options."""
+
+
+def find_estimator(estimator: str | Estimator) -> Estimator:
+    """`estimator` itself, or the one of that name.
+
+    Raises:
+        InputError: no estimator has this name.
+    """
+    if isinstance(estimator, Estimator):
+        return estimator
+    if estimator not in ESTIMATORS:
+        close = difflib.get_close_matches(str(estimator), ESTIMATORS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"no range estimator is called {estimator!r}; {hint}there are: {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[estimator]
+
+
+def _is_finite(seen: Distribution) -> bool:
+    return bool(seen.low.isfinite().all() and seen.high.isfinite().all())

@@ -1,0 +1,102 @@
+"""How one tensor is quantized, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fxcompress.errors import InputError
+from fxcompress.report.short_repr import short_repr
+
+
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """The integer grid of a quantizer.
+
+    Attributes:
+        bits: 2 to 8.
+        symmetric: zero point in the middle of a signed grid (or 0 on an unsigned one). An asymmetric quantizer picks the
+            zero point from the data; a range that does not cross zero has zero point 0 either way.
+        signed: int or uint grid; None lets the data decide (unsigned where no value is negative, or when asymmetric).
+        narrow: leave out the lowest level, so that a symmetric signed grid is its own mirror image: -127 to 127.
+        channel_axis: the axis with one scale an index; None for one scale a tensor.
+        group_size: for weights: so many consecutive elements along the input axis share a scale, and nothing else does;
+            the last group of a row may be smaller. None for no groups. ONNX calls it `block_size`.
+    """
+
+    bits: int = 8
+    symmetric: bool = True
+    signed: bool | None = None
+    narrow: bool = False
+    channel_axis: int | None = None
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise InputError(f"bits must be 2 to 8, got {self.bits}")
+        if self.narrow and not self.symmetric:
+            raise InputError("narrow=True needs symmetric=True: an asymmetric grid has no mirror image to keep")
+        if self.group_size is not None and self.group_size < 1:
+            raise InputError(f"group_size must be 1 or more, or None for no groups, got {self.group_size}")
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    @property
+    def scale_axis(self) -> int | None:
+        """The axis along which the scale changes: of the groups if there are any, else of the channels.
+
+        A weight's first two axes are its outputs and inputs, in either order, so the groups' axis is that of the two
+        which is not the channels'.
+        """
+        if self.group_size is None or self.channel_axis is None:
+            return self.channel_axis
+        return 1 - self.channel_axis
+
+    def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the scale of a tensor of this shape: ``[]``, ``[channels]``, or `shape` with one axis in groups."""
+        if self.channel_axis is None:
+            return ()
+        if self.group_size is None:
+            return (shape[self.channel_axis],)
+        grouped = list(shape)
+        grouped[1 - self.channel_axis] = -(-shape[1 - self.channel_axis] // self.group_size)
+        return tuple(grouped)
+
+    def reduced(self) -> QuantizationSpec:
+        """This grid, or the signed one of 7 bits in place of one of 8 bits: for weights on x86 CPUs without VNNI.
+
+        There, products of unsigned and signed bytes are added up in pairs, in 16 bits that saturate (the instruction
+        VPMADDUBSW, in AVX2 and AVX512): 255 * 127 + 255 * 127 does not fit, 255 * 64 + 255 * 64 does.
+        """
+        return replace(self, bits=7, signed=True) if self.bits == 8 else self
+
+    def levels(self, signed: bool) -> tuple[int, int]:
+        """Lowest and highest integer of the grid."""
+        if signed:
+            return -(2 ** (self.bits - 1)) + self.narrow, 2 ** (self.bits - 1) - 1
+        return 0, 2**self.bits - 1 - self.narrow
+
+    def is_signed(self, low: Tensor) -> bool:
+        """Whether the grid for values from `low` upwards is signed."""
+        return bool(self.signed) if self.signed is not None else self.symmetric and bool((low < 0).any())
+
+    def fit(self, low: Tensor, high: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of the grid for values from `low` to `high`, where low <= 0 <= high, elementwise.
+
+        Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, section 2.
+        """
+        lowest, highest = self.levels(signed)
+        if self.symmetric:
+            scale = torch.maximum(high / highest, low / lowest if lowest else torch.zeros_like(low))
+            return _positive(scale), torch.zeros_like(scale)
+        scale = _positive((high - low) / (highest - lowest))
+        return scale, (lowest - low / scale).round().clamp(lowest, highest)
+
+
+def _positive(scale: Tensor) -> Tensor:
+    """`scale` with 1.0 where it is zero or too small to divide by: a range of nothing but zeros."""
+    return torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))

@@ -1,0 +1,89 @@
+"""Quantizers whose range is trained with the rest of the model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fxcompress.quantizers.ops import along
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.straight_through import FakeQuantize
+
+TINY = 1e-16
+"""What is added to the size of a parameter, so that no range is empty."""
+
+
+class TrainableQuantizer(Quantizer):
+    """A quantizer whose range follows from parameters.
+
+    `scale` and `zero_point` are computed from them whenever they are read, so what is lowered is what was trained. The
+    parameters are those of NNCF (arXiv 2002.08679, section "Quantization"), see `FakeQuantize` for their gradients.
+
+    Args:
+        start: the grid, and the range to start from.
+        learning_rate_multiplier: of the gradients of the range.
+
+    Attributes:
+        input_extent: of a symmetric grid, the value of its highest level; of an asymmetric one, its width. Its absolute value
+            counts. Shape of the scale.
+        input_low: of an asymmetric grid, the value of its lowest level, before the range is widened to hold 0 exactly;
+            None of a symmetric one.
+    """
+
+    input_extent: nn.Parameter
+    input_low: nn.Parameter | None
+
+    def __init__(self, start: Quantizer, learning_rate_multiplier: float = 1.0):
+        nn.Module.__init__(self)
+        self.spec, self.estimator, self.enabled = start.spec, start.estimator, start.enabled
+        self.learning_rate_multiplier = learning_rate_multiplier
+        self.input_extent = nn.Parameter(torch.empty_like(start.scale))
+        self.input_low = None if self.spec.symmetric else nn.Parameter(torch.empty_like(start.scale))
+        self.set_grid(start.scale, start.zero_point, start.signed)
+
+    @torch.no_grad()
+    def set_grid(self, scale: Tensor, zero_point: Tensor, signed: bool) -> None:
+        self.signed, self.ready = signed, True
+        lowest, highest = self.levels
+        if self.input_low is None:
+            self.input_extent.copy_(scale * highest)
+        else:
+            self.input_extent.copy_(scale * (highest - lowest))
+            self.input_low.copy_((lowest - zero_point) * scale)
+
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]
+        return self.grid()[0]
+
+    @property
+    def zero_point(self) -> Tensor:  # type: ignore[override]
+        scale, zero_point = self.grid()
+        return torch.zeros_like(scale) if zero_point is None else zero_point
+
+    @torch.no_grad()
+    def grid(self) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point; None for a zero point of 0."""
+        lowest, highest = self.levels
+        extent = self.input_extent.abs() + TINY
+        if self.input_low is None:
+            return extent / highest, None
+        scale, point = holding_zero(self.input_low, extent, highest - lowest)
+        return scale, point + lowest
+
+    def rounded(self, x: Tensor) -> Tensor:
+        place = self.spec.scale_axis, self.spec.group_size or 0, x.shape
+        values = [None if v is None else along(v, *place) for v in (*self.grid(), self.input_low, self.input_extent)]
+        return FakeQuantize.apply(x, *values, self.levels, self.learning_rate_multiplier)
+
+
+def holding_zero(low: Tensor, extent: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The grid of so many steps over `low` to `low` + `extent`, widened such that 0.0 is on it: scale, steps below zero.
+
+    Of the two ends the one is moved outwards that makes the range larger; neither, where zero is an end already. NNCF
+    (arXiv 2002.08679), section "Quantization", calls it tuning the range.
+    """
+    bottom, top = low.clamp(max=0), (low + extent).clamp(min=0)
+    width = top - bottom
+    below = (-bottom * steps / width).round()
+    inner = torch.maximum(-bottom / below, top / (steps - below))
+    return torch.where((below == 0) | (below == steps), width / steps, inner), below

@@ -1,0 +1,72 @@
+"""What the driver did: one row a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fxcompress.report.tables import printed
+from fxcompress.report.units import readable_bytes, readable_decibels
+
+_LABEL = 60
+"""Characters of a pass with its options that are said again before each of its notes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pass: node counts, rewrites, bytes of weights afterwards, agreement in dB (None: unchecked), milliseconds."""
+
+    name: str
+    effect: str
+    nodes_before: int
+    nodes_after: int
+    rewrites: int
+    bytes: int
+    decibels: float | None
+    milliseconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name where it is short, else without the options, which the table has in full."""
+        return self.name if len(self.name) <= _LABEL else f"{self.name.partition('(')[0]}(...)"
+
+
+@dataclass
+class Report:
+    """The rows in the order of the passes; print it for a table. `remarks` concern the whole model."""
+
+    rows: list[Row] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be done, and why, pass by pass."""
+        return [f"{row.label}: {note}" for row in self.rows for note in row.notes] + self.remarks
+
+    @property
+    def milliseconds(self) -> float:
+        return sum(row.milliseconds for row in self.rows)
+
+    def table(self) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(self.notes) or None, caption_justify="left")
+        table.add_column("pass", overflow="fold")
+        table.add_column("effect")
+        for name in ("nodes", "rewrites", "weights", "dB", "ms"):
+            table.add_column(name, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.name.removesuffix("()"),
+                row.effect,
+                f"{row.nodes_before} → {row.nodes_after}",
+                str(row.rewrites),
+                readable_bytes(row.bytes),
+                readable_decibels(row.decibels),
+                f"{row.milliseconds:.0f}",
+            )
+        return table
+
+    def __str__(self) -> str:
+        return printed(self.table())

@@ -1,0 +1,6 @@
+"""Single weights as zeros: which layers have such weights, which of them matter least, masks put in for them.
+
+In: a graph and scores. Out: masks in the graph.
+
+Imports: ir, pattern, masks, binarization, quantization.
+"""

@@ -1,0 +1,76 @@
+"""Putting masks into a model that may be quantized or binarized already, as if they had been there before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import fx
+
+from fxcompress.binarization.layers import binarized_layers
+from fxcompress.masks.mask import Mask, insert_mask, mask_of, masked, source_constant
+from fxcompress.pattern.scopes import Scope, select
+from fxcompress.quantization.quantized import quantizer_of
+from fxcompress.quantization.weights import fit
+from fxcompress.sparsity.layers import WeightedLayer, weighted_layers
+
+
+class Owner(Protocol):
+    """Whose masks they are: a pass, which finds them again by `masks_of`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def maskable_layers(graph_module: fx.GraphModule, ignored: Iterable[Scope], notes: list[str]) -> list[WeightedLayer]:
+    """The layers whose weights can be masked one by one, without those in the scopes `ignored`.
+
+    Binarized ones stay as they are, and `notes` names them: with zeros among their weights they would not run on bits.
+
+    Raises:
+        ScopeError: an entry of `ignored` matches nothing.
+    """
+    left_alone = select(graph_module.graph, ignored)
+    layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in left_alone]
+    binarized = {source_constant(layer.node.args[1]).target for layer in binarized_layers(graph_module)}
+    stay = [layer.node.name for layer in layers if layer.constant.target in binarized]
+    if stay:
+        notes.append(f"{', '.join(stay)} stay: they are binarized, and no bit is zero")
+    return [layer for layer in layers if layer.constant.target not in binarized]
+
+
+def mask_weights(
+    graph_module: fx.GraphModule, masks: Mapping[fx.Node, Mask], owner: Owner, reference: fx.GraphModule | None
+) -> list[fx.Node]:
+    """Let all readers of each constant read it through its mask; returns the calls of the masks.
+
+    `reference`, the float model that later passes compare with, gets the same masks, and quantizers of the weights get new
+    ranges: those of the values that are left. `owner` finds its masks again by `masks_of`.
+    """
+    made = []
+    for constant, mask in masks.items():
+        call = insert_mask(graph_module, constant, mask, owner.name)
+        call.meta["owner"] = owner
+        made.append(call)
+        _fit_quantizers(graph_module, call)
+        if reference is not None:
+            for twin in reference.graph.find_nodes(op="get_attr"):
+                if twin.target == constant.target:
+                    insert_mask(reference, twin, mask, owner.name)
+    return made
+
+
+def masks_of(graph_module: fx.GraphModule, owner: Owner) -> dict[fx.Node, Mask]:
+    """The masks that `owner` put there, by the constants behind them."""
+    calls = [node for node in graph_module.graph.find_nodes(op="call_module") if node.meta.get("owner") is owner]
+    found = {source_constant(call): mask_of(graph_module, call) for call in calls}
+    return {constant: mask for constant, mask in found.items() if constant is not None and mask is not None}
+
+
+@torch.no_grad()
+def _fit_quantizers(graph_module: fx.GraphModule, value: fx.Node) -> None:
+    for reader in value.users:
+        quantizer = quantizer_of(graph_module, reader)
+        if quantizer is not None:
+            fit(quantizer, masked(graph_module, value))
