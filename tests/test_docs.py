@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import draw_rooms
 from fxcompress import passes
 from fxcompress.cli import parser
 from fxcompress.driver.interface import Pass
@@ -120,3 +121,7 @@ def test_the_example_with_torchvision_runs(tmp_path):
         pytest.skip("torchvision is not installed, or not for this torch")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "resnet18.onnx").stat().st_size > 11_000_000
+
+
+def test_the_picture_of_the_rooms_shows_the_imports_as_they_are():
+    assert draw_rooms.FILE.read_text() == draw_rooms.render(), "run python -m docs.draw_rooms"
