@@ -5,21 +5,27 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import onnx_ir as ir
 import torch
 from torch import fx, nn
 
 from fxcompress import defaults
+from fxcompress.conformance.check import FileCheck
+from fxcompress.conformance.client import CHILD
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
+from fxcompress.errors import FileWarning, InputError
 from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.quantized import quantizer_calls
@@ -30,6 +36,8 @@ from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
 from fxcompress.views.dump import dump
 from fxcompress.views.text import to_text
+
+Verify = bool | Literal["strict"]
 
 
 @dataclass
@@ -157,19 +165,26 @@ class Compiled(fx.GraphModule):
         finally:
             self.train(training)
 
-    def to_onnx(self, path: str | os.PathLike[str]) -> Path:
+    def to_onnx(self, path: str | os.PathLike[str], *, verify: Verify = True) -> Path:
         """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 20 or 21.
 
         The file is written under a temporary name first, so `path` never holds half a model.
 
+        Args:
+            verify: run the file in the target's runtime, where that is installed, in a process of its own, and compare it with
+                this model on the example inputs, in two batch sizes and every other size that is free. The report has a row for
+                it. A file that computes something else than rounding explains is warned of (`FileWarning`), with ``"strict"``
+                an error. False for neither.
+
         Raises:
             InputError: `path` cannot be written.
             EmitError: an operation has no ONNX translation.
+            VerificationError: the file does not load in the target's runtime, or see `verify`; nothing is written.
         """
         check_writable(path)
-        return write_onnx(to_onnx_model(self.lower(), metadata=self._metadata()), path)
+        return self._write(path, write_onnx, self.compilation.target.runtime, verify)
 
-    def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None) -> Path:
+    def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True) -> Path:
         """Write the model as OpenVINO IR: the ``.xml`` file `path`, and its weights beside it, as ``.bin``.
 
         Binarized convolutions become `BinaryConvolution`, which runs on bits. Apart from them the file is what OpenVINO
@@ -178,15 +193,38 @@ class Compiled(fx.GraphModule):
         Args:
             batch_size: of the file's inputs. None leaves it free, but makes it 1 where there are binary convolutions, which
                 OpenVINO runs with a fixed size only. Another one can be set in OpenVINO: ``model.reshape(...)``.
+            verify: as of `to_onnx`, in OpenVINO.
 
         Raises:
             InputError: `path` cannot be written or does not end in ``.xml``, `batch_size` cannot be used, or OpenVINO is
                 not installed.
             EmitError: an operation has no translation.
+            VerificationError: as of `to_onnx`.
         """
         check_openvino_path(path)
-        lowered = self.lower(binary_convolutions=True)
-        return write_openvino(to_onnx_model(lowered, metadata=self._metadata()), path, batch_size=batch_size)
+        write = partial(write_openvino, batch_size=batch_size)
+        return self._write(path, write, "openvino", verify, binary_convolutions=True)
+
+    def _write(
+        self, path: str | os.PathLike[str], write: Callable[..., Path], runtime: str, verify: Verify, **how: bool
+    ) -> Path:
+        """Lower, translate and `write` the model, and run the file in `runtime` before it gets its name."""
+        if verify not in (True, False, "strict"):
+            raise InputError(f"verify is True, False or 'strict', not {verify!r}")
+        if verify:
+            CHILD.start()  # and is ready when the file is written
+        lowered = self.lower(**how)
+        example = self.compilation.example
+        check = FileCheck(lowered, example, runtime, self._emitted, write, verify == "strict", Path(path)) if verify else None
+        written = write(self._emitted(lowered), path, check=check)
+        if check and check.row:
+            self.report.replace(check.row)
+            if check.mismatch:
+                warnings.warn(check.mismatch, FileWarning, stacklevel=3)
+        return written
+
+    def _emitted(self, lowered: fx.GraphModule) -> ir.Model:
+        return to_onnx_model(lowered, metadata=self._metadata())
 
     def _metadata(self) -> dict[str, str]:
         return {

@@ -42,7 +42,11 @@ class PlanError(FxCompressError, ValueError):
 
 
 class VerificationError(FxCompressError):
-    """A pass broke its declared promise."""
+    """A pass broke its declared promise, or a file does not compute what the model does."""
+
+
+class FileWarning(UserWarning):
+    """A written file computes something else in its runtime than the model does."""
 
 
 class CalibrationError(FxCompressError):

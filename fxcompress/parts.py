@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxcompress.capture import private_copy
-from fxcompress.compiled import Compiled
+from fxcompress.compiled import Compiled, Verify
 from fxcompress.data.inputs import ExampleInputs, aligned
 from fxcompress.errors import InputError
 from fxcompress.report.rows import Report
@@ -73,23 +73,28 @@ class PartlyCompiled(nn.Module):
         """As `Compiled.dump`, each part in a folder of its own."""
         return [file for path, part in self.parts.items() for file in part.dump(Path(folder) / path)]
 
-    def to_onnx(self, folder: str | os.PathLike[str]) -> list[Path]:
+    def to_onnx(self, folder: str | os.PathLike[str], *, verify: Verify = True) -> list[Path]:
         """Write each part to `folder` as ``<path>.onnx``; see `Compiled.to_onnx`.
 
         Raises:
-            InputError: `folder` cannot be written.
+            InputError: `folder` cannot be written, and as `Compiled.to_onnx`.
         """
         directory = self._folder(folder)
-        return [part.to_onnx(directory / f"{path}.onnx") for path, part in self.parts.items()]
+        return [part.to_onnx(directory / f"{path}.onnx", verify=verify) for path, part in self.parts.items()]
 
-    def to_openvino(self, folder: str | os.PathLike[str], *, batch_size: int | None = None) -> list[Path]:
+    def to_openvino(
+        self, folder: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True
+    ) -> list[Path]:
         """Write each part to `folder` as ``<path>.xml`` and ``<path>.bin``; see `Compiled.to_openvino`.
 
         Raises:
             InputError: `folder` cannot be written, or as `Compiled.to_openvino`.
         """
         directory = self._folder(folder)
-        return [part.to_openvino(directory / f"{path}.xml", batch_size=batch_size) for path, part in self.parts.items()]
+        return [
+            part.to_openvino(directory / f"{path}.xml", batch_size=batch_size, verify=verify)
+            for path, part in self.parts.items()
+        ]
 
     def _folder(self, folder: str | os.PathLike[str]) -> Path:
         """The folder for the parts' files, made where it does not exist."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.files import write_onnx
+from fxcompress.emit.files import Check, declared_shapes, write_onnx
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
 from fxcompress.storage.atomic import check_writable, replacing
@@ -31,7 +31,13 @@ def check_openvino_path(path: str | os.PathLike[str]) -> Path:
     return check_writable(target)
 
 
-def write_openvino(model: ir.Model, path: str | os.PathLike[str], *, batch_size: int | None = None) -> Path:
+def write_openvino(
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    *,
+    batch_size: int | None = None,
+    check: Check | None = None,
+) -> Path:
     """Write `model` as OpenVINO IR to `path` and to the ``.bin`` beside it, and return the path.
 
     Both are written under temporary names before either is renamed.
@@ -40,30 +46,35 @@ def write_openvino(model: ir.Model, path: str | os.PathLike[str], *, batch_size:
         model: may hold nodes `fxcompress::BinaryConvolution`.
         batch_size: replaces the first symbolic size of the first input, wherever an input has it; None for 1 where there
             are binary convolutions, which need a fixed size, and for leaving it symbolic elsewhere.
+        check: as of `write_onnx`.
 
     Raises:
         InputError: as `check_openvino_path`, or `batch_size` cannot be used.
     """
     target = check_openvino_path(path)
     openvino = _openvino()
-    shapes = _fixed_shapes(model, batch_size)
+    fixed = _fixed_shapes(model, batch_size)
     core = openvino.Core()
     core.add_extension(openvino.frontend.onnx.ConversionExtension(BINARY_CONVOLUTION, DOMAIN, _binary_convolution))
     with tempfile.TemporaryDirectory() as folder:
         converted = core.read_model(write_onnx(model, Path(folder, "model.onnx")))
-        if shapes:
-            converted.reshape(shapes)
+        if fixed:
+            converted.reshape(
+                {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}
+            )
         with replacing(target.with_suffix(".bin"), target) as (weights, network):
             openvino.serialize(converted, str(network), str(weights))
+            if check is not None:
+                check(network, declared_shapes(model) | fixed)
         del converted  # it may map the file in `folder`
     return target
 
 
-def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[int]]:
-    """The shape of each input, its batch size fixed; a size that is symbolic for other reasons is -1. Empty to change none."""
+def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[Any]]:
+    """The shape of each input, its batch size fixed. Empty to change none."""
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
-    shapes = {str(value.name): list(value.shape or ()) for value in model.graph.inputs}
+    shapes = declared_shapes(model)
     first = next((sizes[0] for sizes in shapes.values() if sizes), None)
     if isinstance(first, int):
         if batch_size not in (None, first):
@@ -73,8 +84,7 @@ def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[int
         if all(node.domain != DOMAIN for node in model.graph):
             return {}
         batch_size = 1
-    fixed = {name: [batch_size if size == first else size for size in sizes] for name, sizes in shapes.items()}
-    return {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}
+    return {name: [batch_size if size == first else size for size in sizes] for name, sizes in shapes.items()}
 
 
 def _binary_convolution(context: Any) -> list[Any]:

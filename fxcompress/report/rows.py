@@ -50,6 +50,10 @@ class Report:
     def milliseconds(self) -> float:
         return sum(row.milliseconds for row in self.rows)
 
+    def replace(self, row: Row) -> None:
+        """Put `row` at the end, in the place of one of the same name."""
+        self.rows[:] = [*(old for old in self.rows if old.name != row.name), row]
+
     def table(self) -> Table:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(self.notes) or None, caption_justify="left")
         table.add_column("pass", overflow="fold")

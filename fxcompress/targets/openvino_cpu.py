@@ -43,6 +43,7 @@ SCALING = ops("mul dropout")
 
 OPENVINO_CPU = Target(
     name="openvino",
+    runtime="openvino",
     weighted={
         resolve("conv1d"): Weighted(),
         resolve("conv2d"): Weighted(),

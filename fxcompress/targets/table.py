@@ -38,6 +38,7 @@ class Target:
 
     Attributes:
         name: as `compile(target=...)` takes it.
+        runtime: the Python package that runs its files, `openvino` or `onnxruntime`, by which they are verified.
         weighted: operations with an integer kernel for quantized data and weights, or whose weight can be stored as integers.
         elementwise: operations with an integer kernel that pays only between integer neighbours, and the positions of
             the arguments to quantize: they are quantized where what they feed is quantized too.
@@ -68,6 +69,7 @@ class Target:
     mixes_shared_convolutions: bool = False
     activations: QuantizationSpec = field(default_factory=QuantizationSpec)
     weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
+    runtime: str = "onnxruntime"
 
     @property
     def weights_only(self) -> frozenset[OpOverload]:

@@ -1,0 +1,1 @@
+"""Random networks through random stacks of passes: python -m benchmarks.random_stacks --help."""

@@ -1,0 +1,72 @@
+"""How far a file may be from the simulation: by what one more rounding of every value would do, and no further.
+
+A runtime rounds in other places than the simulation: it adds in another order, keeps a sum where the simulation has a float,
+limits a value where the simulation rounds it. Each of these moves what a quantizer reads, and so its integer, by less than
+one step; that is as much as the quantizer itself does to its input (an error of at most half a step, with a variance of
+step^2 / 12: Widrow, "A study of rough amplitude quantization by means of Nyquist sampling theory", 1956). What a network
+makes of such differences, with depth, through residual sums and at discontinuities, is found by running it: the simulation
+with every quantizer's input moved at random by up to half a step, and every other value by a few of its last bits, differs
+from itself by as much as rounding explains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.quantizers.ops import QUANTIZE, along
+
+FLOAT_ROUNDING = 2.0**-18
+"""How far floats are moved, as a share of themselves and of their root mean square: 64 of the last bits of float32.
+
+Runtimes approximate exp, tanh and erf to a few of them, and sums of thousands lose some more.
+"""
+
+MARGIN = 8.0
+"""The energy of a difference may be this many times the energy of the largest drawn one (9 dB)."""
+
+FLOOR = 1e-8
+"""What no difference needs to be smaller than, as a share of the signal's energy (80 dB)."""
+
+
+class Dithered(fx.Interpreter):
+    """Runs a lowered graph with every value moved at random by as much as a rounding may."""
+
+    def __init__(self, graph_module: fx.GraphModule, seed: int):
+        super().__init__(graph_module)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        return pytree.tree_map_only(Tensor, self._moved, value) if node.op == "call_function" else value
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target is QUANTIZE:
+            x, scale, _, axis, _, *block = args
+            step = along(scale, axis, block[0] if block else 0, x.shape)
+            args = (x + step * (self._noise(x) - 0.5), *args[1:])
+        return super().call_function(target, args, kwargs)
+
+    def _moved(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point() or not value.numel():
+            return value
+        finite = value.where(value.isfinite(), 0)
+        size = finite.abs() + finite.square().mean().sqrt()
+        return value + FLOAT_ROUNDING * size * (2 * self._noise(value) - 1)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
+
+
+def difference(exact: Tensor, other: Tensor) -> float:
+    """The energy of the difference: of floats the sum of squares, infinite where one alone is finite; else a count."""
+    if exact.shape != other.shape:
+        return float("inf")
+    same = exact == other
+    if exact.is_floating_point():
+        same |= exact.isnan() & other.isnan()
+        return float((exact.double() - other.double())[~same].square().nan_to_num(torch.inf).sum())
+    return float((~same).sum())

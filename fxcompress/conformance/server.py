@@ -1,0 +1,93 @@
+"""The child process that runs written files: a program of its own, which imports numpy and the runtime that is asked for.
+
+Nothing of fxcompress is imported, so that it starts in a fraction of a second. Its arguments are the file descriptor of
+a pipe, and where to find packages. It answers requests on the pipe: each is a tuple of the name of a method of `Server`
+and its arguments, each answer a tuple ``(value, problem)``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+IDLE_SECONDS = 600.0
+"""Without a request for so long, the process ends; the next request starts another one."""
+
+Run = Callable[[Sequence[Any]], list[Any]]
+
+
+def onnxruntime_session(path: str, names: Sequence[str]) -> Run:
+    """`path` in onnxruntime, its inputs in the order of `names`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    read = {value.name for value in session.get_inputs()}
+    return lambda inputs: session.run(None, {name: value for name, value in zip(names, inputs) if name in read})
+
+
+def openvino_model(path: str, names: Sequence[str]) -> Run:
+    """`path` in OpenVINO, with what is float in float32: not in bfloat16, nor in 8 bits chosen while it runs."""
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    model = core.compile_model(core.read_model(path), "CPU", options)
+    read = {name for value in model.inputs for name in value.names}  # OpenVINO drops inputs that nothing reads
+    request = model.create_infer_request()
+
+    def run(inputs: Sequence[Any]) -> list[Any]:
+        found = request.infer({name: value for name, value in zip(names, inputs) if name in read})
+        return [found[output].copy() for output in model.outputs]
+
+    return run
+
+
+LOADERS = {"onnxruntime": onnxruntime_session, "openvino": openvino_model}
+
+
+class Server:
+    """Holds the model that was loaded last."""
+
+    def __init__(self) -> None:
+        self.model: Run | None = None
+
+    def version(self, runtime: str) -> str:
+        """The runtime's version; an ImportError where it is not installed."""
+        return str(__import__(runtime).__version__)
+
+    def load(self, runtime: str, path: str, names: Sequence[str]) -> None:
+        """Load the file `path`, whose inputs are called `names`."""
+        self.model = None
+        self.model = LOADERS[runtime](path, names)
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """The outputs for `inputs`, which are arrays in the order of the names."""
+        assert self.model is not None
+        return self.model(inputs)
+
+    def forget(self) -> None:
+        """Let go of the model."""
+        self.model = None
+
+
+def serve(pipe: Connection) -> None:
+    """Answer until the other end is closed."""
+    server = Server()
+    while pipe.poll(IDLE_SECONDS):
+        try:
+            name, *arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((getattr(server, name)(*arguments), None))
+        except Exception as problem:
+            pipe.send((None, f"{type(problem).__name__}: {problem}"))
+
+
+if __name__ == "__main__":
+    sys.path[:] = [entry for entry in sys.argv[2:] if entry]
+    serve(Connection(int(sys.argv[1])))
