@@ -118,6 +118,13 @@ def _add_compile(commands) -> None:
     command.add_argument("--output", metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)")
     command.add_argument("--dump", metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
     command.add_argument(
+        "--verify",
+        choices=("yes", "strict", "no"),
+        default="yes",
+        help="run the file in the target's runtime and compare it with the compiled model; a difference is a note of the report, "
+        "with strict an error (default: yes)",
+    )
+    command.add_argument(
         "--sensitivity",
         metavar="FILE.md|FILE.svg",
         help="measure how many decibels each quantized place costs by itself, and write a table or a bar chart",

@@ -14,7 +14,9 @@ from fxcompress import cli
 from fxcompress.commands.models import load_model
 from fxcompress.data.images import ArrayFile, ImageFolder
 from fxcompress.defaults import post_training
+from fxcompress.emit.translation import TRANSLATIONS
 from fxcompress.errors import InputError
+from fxcompress.ir.dialect import resolve
 
 FACTORIES = """
 import torch
@@ -334,3 +336,16 @@ def test_an_array_is_read_in_batches(tmp_path):
     np.savez(tmp_path / "x.npz", a=array)
     with pytest.raises(InputError, match="archive of several arrays"):
         ArrayFile(tmp_path / "x.npz")
+
+
+def test_a_file_that_differs_is_a_note_and_strictly_an_error(here, capsys, monkeypatch):
+    monkeypatch.setitem(TRANSLATIONS, resolve("relu"), lambda emit, x: emit.Neg(x))
+    monkeypatch.setattr("fxcompress.commands.compile.post_training", lambda *_: [])
+    options = ["compile", f"{here}:tiny", "--data", "data.npy", "--output", "out.onnx"]
+    assert cli.main(options) == 0
+    assert "computes something else" in " ".join(capsys.readouterr().out.split())
+    Path("out.onnx").unlink()
+    assert "computes something else" in complaint(capsys, *options, "--verify", "strict")
+    assert not Path("out.onnx").exists()
+    assert cli.main([*options, "--verify", "no"]) == 0
+    assert "computes something else" not in capsys.readouterr().out

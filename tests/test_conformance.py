@@ -49,7 +49,7 @@ class Gated(nn.Module):
     def forward(self, x):
         x = torch.relu(self.first(x))
         x = self.second(x)
-        return torch.sigmoid(x) * x
+        return torch.sigmoid(x) + x.square()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +18,18 @@ import fxcompress
 from fxcompress import Compiled, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.commands.progress import shown
+from fxcompress.compiled import Verify
 from fxcompress.data.images import ArrayFile, ImageFolder, find_images
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
 from fxcompress.emit.inspect import inspect_onnx
-from fxcompress.errors import InputError
+from fxcompress.errors import FileWarning, InputError
 from fxcompress.measure.sensitivity import check_report_path, sensitivity
 from fxcompress.passes import Calibrate, Quantize
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import check_writable
 
+VERIFY: dict[str, Verify] = {"yes": True, "strict": "strict", "no": False}
 RANDOM = "random"
 HOW_DATA = "--data FOLDER (images), --data FILE.npy, or --data random to try the speed only"
 
@@ -71,7 +74,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             progress=show,
         )
         show("writing", 0, None)
-        files = write(compiled, output)
+        files = write(compiled, output, VERIFY[arguments.verify])
         measured = sensitivity(compiled, data, progress=show) if report else None
     console.print(compiled.report.table())
     lines = [f"calibrated on {data}", *map(describe, files)]
@@ -87,11 +90,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
-def write(compiled: Compiled | PartlyCompiled, output: Path) -> list[Path]:
+def write(compiled: Compiled | PartlyCompiled, output: Path, verify: Verify) -> list[Path]:
     """The files written: `output`, or, where submodules were compiled, one for each in a folder of that name."""
-    if isinstance(compiled, PartlyCompiled):
-        return compiled.to_onnx(output.with_suffix(""))
-    return [compiled.to_onnx(output)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FileWarning)  # the report says it
+        if isinstance(compiled, PartlyCompiled):
+            return compiled.to_onnx(output.with_suffix(""), verify=verify)
+        return [compiled.to_onnx(output, verify=verify)]
 
 
 def describe(file: Path) -> str:
