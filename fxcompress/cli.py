@@ -121,7 +121,7 @@ def _add_compile(commands) -> None:
         "--verify",
         choices=("yes", "strict", "no"),
         default="yes",
-        help="run the file in the target's runtime and compare it with the compiled model; a difference is a note of the report, "
+        help="run the file in the target's runtime beside the compiled model; a difference is a note in the report, "
         "with strict an error (default: yes)",
     )
     command.add_argument(
