@@ -205,16 +205,16 @@ def kept(compiled):
 
 
 def test_an_operation_that_is_not_known_pins_its_channels_and_is_named():
-    model = Call(lambda m, x: m.b(torch.cummax(m.a(x), 1)[0]), a=conv(3, 16), b=conv(16, 4))
+    model = Call(lambda m, x: m.b(m.a(x).tril()), a=conv(3, 16), b=conv(16, 4))
     compiled = pruned(model)
     (note,) = [note for note in compiled.report.notes if "filters of a stay" in note]
-    assert "what cummax does to channels is not known" in note and "test_prune_filters.py" in note
+    assert "what tril does to channels is not known" in note and "test_prune_filters.py" in note
     assert kept(compiled) == {}
 
 
 def test_statistics_over_channels_pin_them():
     model = Call(lambda m, x: m.b(F.layer_norm(m.a(x), [16, 8, 8])), a=conv(3, 16), b=conv(16, 4))
-    assert any("filters of a stay: layer_norm" in note and "statistics" in note for note in pruned(model).report.notes)
+    assert any("filters of a stay: statistics" in note and "layer_norm" in note for note in pruned(model).report.notes)
 
 
 def test_a_masked_channel_is_zero_behind_its_batch_norm():

@@ -5,7 +5,7 @@ In: a graph module. Out: identifiers for each index of each axis, and the graph 
 Imports: ir, masks.
 """
 
-from fxcompress.channels import layers, rearrangements  # noqa: F401  (they enter their rules)
+from fxcompress.channels import layers, norms, pointwise, rearrangements, reshape  # noqa: F401  (they enter their rules)
 from fxcompress.channels.analysis import Channels, Layer, analyze
 
 __all__ = ["Channels", "Layer", "analyze"]

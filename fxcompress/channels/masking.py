@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels, Narrowable
-from fxcompress.masks.mask import alive, combined, masks, source_constant
+from fxcompress.channels.analysis import Channels
+from fxcompress.channels.narrowable import Narrowable
+from fxcompress.masks import alive, combined, masks, source_constant
 
 
 def element_masks(

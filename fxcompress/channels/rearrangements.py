@@ -1,291 +1,263 @@
-"""Rules of the channel analysis: what moves, cuts and joins values without changing them."""
+"""What operations do to channels that move, cut and join values without changing them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import torch
-from torch import fx
 
-from fxcompress.channels.analysis import Axes, Channels, rule
-from fxcompress.channels.elements import Ids
-from fxcompress.channels.layers import listed, rank
-from fxcompress.errors import describe
-from fxcompress.ir.signature import arguments
+from fxcompress.channels.call import Axes, Axis, Call, rule
 
 # --------------------------------------------------------------------------------------------- order of the dimensions
 
 
 @rule("permute")
-def _permute(channels: Channels, node: fx.Node) -> Axes:
-    axes = channels.of(node.args[0])  # type: ignore[arg-type]
-    return [axes[d] for d in node.args[1]]  # type: ignore[union-attr]
+def _permute(call: Call) -> Axes:
+    return [call["self"].axes[d] for d in call["dims"]]
 
 
 @rule("transpose")
-def _transpose(channels: Channels, node: fx.Node) -> Axes:
-    axes = list(channels.of(node.args[0]))  # type: ignore[arg-type]
-    first, second = node.args[1:3]
-    axes[first], axes[second] = axes[second], axes[first]  # type: ignore[index]
+def _transpose(call: Call) -> Axes:
+    axes = list(call["self"].axes)
+    first, second = call["dim0"], call["dim1"]
+    axes[first], axes[second] = axes[second], axes[first]
     return axes
 
 
+@rule("t numpy_T")
+def _reverse(call: Call) -> Axes:
+    return call["self"].axes[::-1]
+
+
 @rule("unsqueeze")
-def _unsqueeze(channels: Channels, node: fx.Node) -> Axes:
-    axes = list(channels.of(node.args[0]))  # type: ignore[arg-type]
-    axes.insert(node.args[1] % rank(node), None)  # type: ignore[operator]
+def _unsqueeze(call: Call) -> Axes:
+    axes = list(call["self"].axes)
+    axes.insert(call["dim"] % (len(axes) + 1), Axis(1))
     return axes
 
 
 @rule("squeeze")
-def _squeeze(channels: Channels, node: fx.Node) -> Axes:
-    axes = channels.of(node.args[0])  # type: ignore[arg-type]
-    gone = {d % len(axes) for d in listed(node.args[1])}
-    return [axis for d, axis in enumerate(axes) if d not in gone]
+def _squeeze(call: Call) -> Axes:
+    axes, given = call["self"].axes, call["dim"]
+    several = range(len(axes)) if given is None else given if isinstance(given, (list, tuple)) else [given]
+    gone = {d % len(axes) for d in several}
+    return [axis for d, axis in enumerate(axes) if d not in gone or axis.size != 1]
+
+
+@rule("flip")
+def _flip(call: Call) -> Axes:
+    axes = list(call["self"].axes)
+    for d in call["dims"]:
+        if axes[d].fixed:
+            axes[d] = call.take(axes[d], range(axes[d].size)[::-1])
+        else:
+            call.pin([axes[d]], "they are in another order")
+    return axes
+
+
+@rule("roll")
+def _roll(call: Call) -> Axes:
+    axes, dims = call["self"].axes, call["dims"]
+    call.pin([axes[d] for d in dims] if dims else axes, "they are moved by a fixed number")
+    return axes
+
+
+# ------------------------------------------------------------------------------------------------------------- copies
 
 
 @rule("expand")
-def _expand(channels: Channels, node: fx.Node) -> Axes:
-    """What is stretched from one has no channels of its own, and must not meet ones that go."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
-    axes, sizes = channels.of(x), x.meta["val"].shape
-    new = node.meta["val"].shape
-    fresh = channels.fixed(node.meta["val"], f"{describe(node)} stretches to a fixed size")
-    kept: Axes = [*[None] * (len(new) - len(sizes)), *axes]
-    before = [1] * (len(new) - len(sizes)) + list(sizes)
-    return [f if isinstance(b, int) and b == 1 else k for f, k, b in zip(fresh, kept, before)]
+def _expand(call: Call) -> Axes:
+    """What is stretched from one follows what it meets: the size that is written can be another."""
+    axes, sizes = call["self"].axes, call.result.shape
+    axes = [*[Axis(1)] * (len(sizes) - len(axes)), *axes]
+    return [call.stretched(size) if axis.size == 1 and size != 1 else axis for axis, size in zip(axes, sizes)]
+
+
+@rule("repeat")
+def _repeat(call: Call) -> Axes:
+    return _copies(call, call["repeats"])
+
+
+@rule("tile")
+def _tile(call: Call) -> Axes:
+    return _copies(call, call["dims"])
+
+
+def _copies(call: Call, counts: Any) -> Axes:
+    axes = call["self"].axes
+    rank = max(len(axes), len(counts))
+    axes, counts = [*[Axis(1)] * (rank - len(axes)), *axes], [*[1] * (rank - len(counts)), *counts]
+    several = zip(axes, counts, call.result.shape)
+    return [
+        axis if count == 1 else call.join([axis] * count) if isinstance(size, int) else Axis(size)
+        for axis, count, size in several
+    ]
+
+
+@rule("repeat_interleave")
+def _repeat_interleave(call: Call) -> Axes | tuple[Axes, ...]:
+    x, count = call["self"], call["repeats"]
+    if x is None or not isinstance(count, int) or call["dim"] is None or call["output_size"] is not None:
+        return call.whole()
+    axes, dim = list(x.axes), call.dimension()
+    if not axes[dim].fixed:
+        return call.whole()
+    axes[dim] = call.take(axes[dim], [index for index in range(axes[dim].size) for _ in range(count)])
+    return axes
 
 
 # ------------------------------------------------------------------------------------------------------ cut and join
 
 
 @rule("cat")
-def _cat(channels: Channels, node: fx.Node) -> Axes:
+def _cat(call: Call) -> Axes:
     """One behind the other along a dimension; equal indices meet along the others."""
-    parts, dim = list(node.args[0]), arguments(node)["dim"] % rank(node)  # type: ignore[arg-type]
-    result: Axes = [
-        None if d == dim else channels.meet(node, *(channels.of(part)[d] for part in parts)) for d in range(rank(node))
-    ]
-    pieces = [channels.of(part)[dim] for part in parts]
-    if isinstance(node.meta["val"].shape[dim], int):
-        reason = f"{describe(node)} joins an axis of fixed size"
-        sizes = [part.meta["val"].shape[dim] for part in parts]
-        result[dim] = [one for ids, size in zip(pieces, sizes) for one in ids or channels.pinned(size, reason)]
-    else:
-        channels.pin_all(pieces, f"{describe(node)} joins an axis of free size")
-    return result
+    parts = [operand.axes for operand in call["tensors"] if operand.rank == call.result.dim()]
+    dim = call["dim"] % call.result.dim()
+    columns = list(zip(*parts))
+    return [call.join(column) if d == dim else call.meet(*column) for d, column in enumerate(columns)]
 
 
 @rule("stack")
-def _stack(channels: Channels, node: fx.Node) -> Axes:
-    parts, dim = node.args[0], arguments(node)["dim"] % rank(node)
-    axes = [channels.meet(node, *(channels.of(part)[d] for part in parts)) for d in range(rank(node) - 1)]  # type: ignore[union-attr]
-    return [*axes[:dim], None, *axes[dim:]]
+def _stack(call: Call) -> Axes:
+    axes = [call.meet(*column) for column in zip(*(operand.axes for operand in call["tensors"]))]
+    dim = call["dim"] % (len(axes) + 1)
+    return [*axes[:dim], Axis(len(call["tensors"])), *axes[dim:]]
 
 
 @rule("split split_with_sizes")
-def _split(channels: Channels, node: fx.Node) -> list[Axes]:
-    x, dim = node.args[0], arguments(node)["dim"]
-    axes, start, pieces = channels.of(x), 0, []  # type: ignore[arg-type]
-    for piece in node.meta["val"]:
-        cut, size = list(axes), piece.shape[dim]
-        if not isinstance(size, int):
-            channels.pin(axes[dim], f"{describe(node)} cuts an axis of free size")
-            cut[dim] = None
-        elif axes[dim] is not None:
-            cut[dim] = axes[dim][start : start + size]  # type: ignore[index]
+def _split(call: Call) -> tuple[Axes, ...]:
+    axes, dim = call["self"].axes, call.dimension()
+    pieces, start = [], 0
+    for piece in call.results:
+        size = piece.shape[dim]
+        if isinstance(size, int) and axes[dim].fixed:
+            part = call.take(axes[dim], range(start, start + size))
             start += size
-        pieces.append(cut)
-    return pieces
-
-
-@rule("getitem")
-def _getitem(channels: Channels, node: fx.Node) -> Axes:
-    source, position = node.args
-    return channels.axes[source][position]  # type: ignore[index]
+        else:
+            part = Axis(size)
+        pieces.append([*axes[:dim], part, *axes[dim + 1 :]])
+    return tuple(pieces)
 
 
 @rule("unbind")
-def _unbind(channels: Channels, node: fx.Node) -> list[Axes]:
-    axes = list(channels.of(node.args[0]))  # type: ignore[arg-type]
-    gone = axes.pop(arguments(node)["dim"])
-    channels.pin(gone, f"{describe(node)} takes them one by one")
-    return [list(axes) for _ in node.meta["val"]]
+def _unbind(call: Call) -> Axes:
+    dim = call.dimension()
+    return [axis for d, axis in enumerate(call["self"].axes) if d != dim]
 
 
 @rule("select")
-def _select(channels: Channels, node: fx.Node) -> Axes:
-    axes = list(channels.of(node.args[0]))  # type: ignore[arg-type]
-    gone = axes.pop(node.args[1])  # type: ignore[call-overload, arg-type]
-    channels.pin(gone, f"{describe(node)} picks one of them")
-    return axes
+def _select(call: Call) -> Axes:
+    dim = call.dimension()
+    return [axis for d, axis in enumerate(call["self"].axes) if d != dim]
 
 
 @rule("slice")
-def _slice(channels: Channels, node: fx.Node) -> Axes:
-    given = arguments(node)
-    axes, dim = list(channels.of(given["self"])), given["dim"]
-    start, end = given["start"], given["end"]
-    whole, size = axes[dim], node.meta["val"].shape[dim]
-    if whole is not None:
-        known = all(bound is None or isinstance(bound, int) for bound in (start, end)) and isinstance(size, int)
-        if given["step"] != 1 or not known:
-            channels.pin(whole, f"{describe(node)} takes some of them")
-        axes[dim] = whole[start : end : given["step"]] if known else None
+def _slice(call: Call) -> Axes:
+    axes, dim = list(call["self"].axes), call.dimension()
+    positions = _positions(call, axes[dim])
+    if positions is None:
+        axes[dim] = Axis(call.result.shape[dim])
+    elif len(positions) < axes[dim].size:
+        if call["step"] != 1:
+            call.pin([axes[dim]], "every few are taken")
+        axes[dim] = call.take(axes[dim], positions)
     return axes
 
 
-@rule("index")
-def _index(channels: Channels, node: fx.Node) -> Axes:
-    """One tensor of indices: its dimensions take the place of the one that it looks into."""
-    x, indices = node.args[:2]
-    axes = channels.of(x)  # type: ignore[arg-type]
-    looked_into = [d for d, index in enumerate(indices) if index is not None]  # type: ignore[arg-type]
-    if len(looked_into) != 1:
-        reason = f"{describe(node)} picks by several indices"
-        channels.pin_all(axes, reason)
-        return channels.fixed(node.meta["val"], reason)
-    (d,) = looked_into
-    channels.pin(axes[d], f"{describe(node)} picks some of them")
-    return [*axes[:d], *[None] * rank(indices[d]), *axes[d + 1 :]]  # type: ignore[index]
-
-
-@rule("constant_pad_nd pad reflection_pad2d replication_pad2d")
-def _pad(channels: Channels, node: fx.Node) -> Axes:
-    axes, amounts = list(channels.of(node.args[0])), node.args[1]  # type: ignore[arg-type]
-    for position in range(len(amounts) // 2):  # type: ignore[arg-type]
-        d = len(axes) - 1 - position
-        if any(amount != 0 for amount in amounts[2 * position : 2 * position + 2]):  # type: ignore[index]
-            channels.pin(axes[d], f"{describe(node)} pads them")
-            axes[d] = None
-    return axes
-
-
-@rule("pixel_shuffle")
-def _pixel_shuffle(channels: Channels, node: fx.Node) -> Axes:
-    """[..., C r^2, H, W] to [..., C, r H, r W]: all r^2 channels of one go together."""
-    *leading, whole, _, _ = channels.of(node.args[0])  # type: ignore[arg-type]
-    upscale = node.args[1]
-    assert isinstance(upscale, int)
-    if whole is None:
-        return [*leading, None, None, None]
-    kept, inner = channels.split(node, whole, (len(whole) // upscale**2, upscale**2))
-    channels.pin(inner, f"{describe(node)} puts them beside each other")
-    return [*leading, kept, None, None]
-
-
-@rule("pixel_unshuffle")
-def _pixel_unshuffle(channels: Channels, node: fx.Node) -> Axes:
-    *leading, part, _, _ = channels.of(node.args[0])  # type: ignore[arg-type]
-    downscale = node.args[1]
-    assert isinstance(downscale, int)
-    merged = None if part is None else channels.merge(node, (part, None), (len(part), downscale**2))
-    return [*leading, merged, None, None]
-
-
-@rule("channel_shuffle")
-def _channel_shuffle(channels: Channels, node: fx.Node) -> Axes:
-    """Channel j of group i comes to place i of j."""
-    axes, groups = list(channels.of(node.args[0])), node.args[1]  # type: ignore[arg-type]
-    whole = axes[1]
-    assert isinstance(groups, int)
-    if whole is not None:
-        sizes = (groups, len(whole) // groups)
-        of_group, within = channels.split(node, whole, sizes)
-        channels.groups[node] = of_group
-        axes[1] = channels.merge(node, (within, of_group), sizes[::-1])
-    return axes
-
-
-# --------------------------------------------------------------------------------------------------------------- reshape
-
-
-@dataclass(frozen=True)
-class _Atom:
-    """A factor of a size: a number with maybe identifiers, or a free size."""
-
-    size: Any
-    axis: int
-    ids: Ids | None = None
-
-    @property
-    def free(self) -> bool:
-        return not isinstance(self.size, int)
-
-
-@rule("reshape flatten view unflatten")
-def _reshape(channels: Channels, node: fx.Node) -> Axes:
-    """Runs of axes with equal products correspond: one axis is split, several are merged, or else they are fixed."""
-    x = node.args[0]
-    assert isinstance(x, fx.Node)
-    old = [atom for axis, size in enumerate(x.meta["val"].shape) for atom in _atoms(axis, size, channels.of(x)[axis])]
-    new = [atom for axis, size in enumerate(node.meta["val"].shape) for atom in _atoms(axis, size, None)]
-    result: Axes = [None] * rank(node)
-    for before, after in _runs(old, new):
-        for atom, ids in zip(after, _correspond(channels, node, before, after)):
-            if not atom.free:
-                result[atom.axis] = ids
-    _pin_written_sizes(channels, node, result)
+@rule("slice_scatter")
+def _slice_scatter(call: Call) -> Axes:
+    """The source lies where the slice would be."""
+    axes, source, dim = call["self"].axes, call["src"].axes, call.dimension()
+    positions = _positions(call, axes[dim])
+    result = [axis if d == dim else call.meet(axis, source[d]) for d, axis in enumerate(axes)]
+    if positions is None:
+        result[dim] = Axis(call.result.shape[dim])
+    else:
+        if call["step"] != 1:
+            call.pin([axes[dim]], "every few are written")
+        call.tie(call.take(axes[dim], positions), source[dim])
     return result
 
 
-def _atoms(axis: int, size: Any, ids: Ids | None) -> list[_Atom]:
-    """The factors of an axis, slowest first; without those of size one."""
-    if isinstance(size, int):
-        return [_Atom(size, axis, ids)] if size != 1 else []
-    factor, rest = sympy.sympify(size.node.expr).as_coeff_Mul()
-    if not factor.is_Integer or factor == 1:
-        return [_Atom(size.node.expr, axis)]
-    inner = ids if ids is not None and len(ids) == factor else None
-    return [_Atom(rest, axis), _Atom(int(factor), axis, inner)]
+def _positions(call: Call, axis: Axis) -> range | None:
+    """Which indices of `axis` a slice takes; None where that is not known."""
+    bounds = call["start"], call["end"]
+    known = axis.fixed and all(bound is None or isinstance(bound, int) for bound in bounds)
+    return range(axis.size)[slice(*bounds, call["step"])] if known else None
 
 
-def _runs(old: list[_Atom], new: list[_Atom]) -> list[tuple[list[_Atom], list[_Atom]]]:
-    """Corresponding runs of factors: equal ones from the front, then the shortest from the back; last what is left."""
-    old, new, runs = list(old), list(new), []
-    while old and new and old[0].size == new[0].size:
-        runs.append(([old.pop(0)], [new.pop(0)]))
-    while old and new:
-        before, after = [old[-1]], [new[-1]]
-        if before[0].size == after[0].size:
-            runs.append(([old.pop()], [new.pop()]))
+@rule("glu")
+def _glu(call: Call) -> Axes:
+    """The halves of a dimension meet."""
+    axes, dim = list(call["self"].axes), call.dimension()
+    if axes[dim].fixed:
+        half = axes[dim].size // 2
+        axes[dim] = call.meet(call.take(axes[dim], range(half)), call.take(axes[dim], range(half, 2 * half)))
+    return axes
+
+
+@rule("index index_select")
+def _index(call: Call) -> Axes | tuple[Axes, ...]:
+    """One tensor of indices: its dimensions take the place of the one that it looks into."""
+    axes = call["self"].axes
+    indices = call["indices"] if call["index"] is None else [*[None] * call.dimension(), call["index"]]
+    looked_into = [d for d, index in enumerate(indices) if index is not None]
+    if len(looked_into) != 1 or indices[looked_into[0]].node.meta["val"].dtype is torch.bool:
+        return call.whole()
+    (d,) = looked_into
+    return [*axes[:d], *indices[d].axes, *axes[d + 1 :]]
+
+
+@rule("constant_pad_nd pad")
+def _pad(call: Call) -> Axes:
+    """Constants, as many as are written, lie beside."""
+    axes, amounts = list(call["self"].axes), call["pad"]
+    if call["mode"] not in (None, "constant"):
+        spatial = len(amounts) // 2
+        return [*axes[: len(axes) - spatial], *map(Axis, call.result.shape[len(axes) - spatial :])]
+    for d, before, after in zip(range(len(axes))[::-1], amounts[::2], amounts[1::2]):
+        if before == after == 0:
             continue
-        while (left := _size(before)) != (right := _size(after)) or not left:
-            shorter, pool = (before, old) if left < right else (after, new)
-            if not left or not right or len(shorter) == len(pool):
-                return [*runs, (old, new)]
-            shorter.insert(0, pool[-len(shorter) - 1])
-        del old[-len(before) :], new[-len(after) :]
-        runs.append((before, after))
-    return [*runs, (old, new)] if old or new else runs
+        known = axes[d].fixed and isinstance(call.result.shape[d], int) and before >= 0 and after >= 0
+        axes[d] = call.join([Axis(before), axes[d], Axis(after)]) if known else Axis(call.result.shape[d])
+    return axes
 
 
-def _size(atoms: Sequence[_Atom]) -> int:
-    """Of their sizes; 0 where one is free."""
-    return 0 if any(atom.free for atom in atoms) else math.prod(atom.size for atom in atoms)
+# ------------------------------------------------------------------------------------------------ channels and places
 
 
-def _correspond(channels: Channels, node: fx.Node, before: list[_Atom], after: list[_Atom]) -> list[Ids | None]:
-    """The identifiers of the factors `after`, which hold the same numbers as `before`."""
-    free = any(atom.free for atom in (*before, *after))
-    if not free and len(before) == 1:
-        return channels.split(node, before[0].ids, [atom.size for atom in after])
-    if not free and len(after) == 1:
-        return [channels.merge(node, [atom.ids for atom in before], [atom.size for atom in before])]
-    reason = f"{describe(node)} cuts across axes"
-    channels.pin_all([atom.ids for atom in before], reason)
-    return [None if atom.free else channels.pinned(atom.size, reason) for atom in after]
+@rule("pixel_shuffle")
+def _pixel_shuffle(call: Call) -> Axes:
+    """[..., C r^2, H, W] to [..., C, r H, r W]: all r^2 channels of one go together."""
+    *leading, whole, _, _ = call["self"].axes
+    area = call["upscale_factor"] ** 2
+    kept, _ = call.split(whole, (whole.size // area, area))
+    return [*leading, kept, *map(Axis, call.result.shape[-2:])]
 
 
-def _pin_written_sizes(channels: Channels, node: fx.Node, axes: Axes) -> None:
-    """A size that the graph computes is not adjusted, so the channels in it stay."""
-    if node.target is not torch.ops.aten.reshape.default:
-        return
-    for axis, written in zip(axes, node.args[1]):  # type: ignore[arg-type]
-        if isinstance(written, fx.Node):
-            channels.pin(axis, f"a size of {describe(node)} is computed")
+@rule("pixel_unshuffle")
+def _pixel_unshuffle(call: Call) -> Axes:
+    *leading, part, _, _ = call["self"].axes
+    merged = call.merge([part, Axis(call["downscale_factor"] ** 2)])
+    return [*leading, merged, *map(Axis, call.result.shape[-2:])]
+
+
+@rule("im2col")
+def _im2col(call: Call) -> Axes:
+    """[..., C, H, W] to [..., C k, L]: all k places of a channel go together."""
+    *leading, part, _, _ = call["self"].axes
+    merged = call.merge([part, Axis(math.prod(call["kernel_size"]))])
+    return [*leading, merged, Axis(call.result.shape[-1])]
+
+
+@rule("channel_shuffle")
+def _channel_shuffle(call: Call) -> Axes:
+    """Channel j of group i comes to place i of j."""
+    axes, groups = list(call["self"].axes), call["groups"]
+    sizes = groups, axes[1].size // groups
+    of_group, within = call.split(axes[1], sizes)
+    call.channels.groups[call.node] = of_group.ids
+    axes[1] = call.merge([within, of_group])
+    return axes

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels, Narrowable
+from fxcompress.builder import add_attribute, attribute, insert_constant
+from fxcompress.capture.fake import fake_value
+from fxcompress.channels.analysis import Channels
 from fxcompress.channels.elements import Ids
+from fxcompress.channels.narrowable import Narrowable
+from fxcompress.channels.written_sizes import adjust_written_sizes
 from fxcompress.errors import VerificationError, describe
-from fxcompress.ir.edit import add_attribute, attribute, insert_constant
-from fxcompress.ir.fake import fake_value
-from fxcompress.ir.signature import arguments, operation
-from fxcompress.masks.mask import FilterMask, select_indices
-
-aten = torch.ops.aten
+from fxcompress.masks import FilterMask, select_indices
 
 
 class Removal:
@@ -48,9 +47,7 @@ class Removal:
         self.graph.eliminate_dead_code()  # the constants as they were
         if self.dead:
             for node in self.graph.nodes:
-                written = WRITTEN_SIZES.get(operation(node)) if node.op == "call_function" else None
-                if written is not None:
-                    written(self, node)
+                adjust_written_sizes(self.channels, self.kept, node)
         propagate(self.graph)
         self._check()
         return changed
@@ -110,64 +107,6 @@ class Removal:
                             f"{describe(node)} should have {len(self.kept(ids))} channels left and has {size}; "
                             "the channel analysis is wrong there: leave the layers around it out with ignored=[...]"
                         )
-
-
-# ------------------------------------------------------------------------------------------------------- written sizes
-
-WRITTEN_SIZES: dict[str, Callable[[Removal, fx.Node], None]] = {}
-"""How a call is adjusted whose arguments tell numbers of channels, by the name of the operation."""
-
-
-def written_sizes(names: str):
-    def enter(function: Callable[[Removal, fx.Node], None]):
-        WRITTEN_SIZES.update(dict.fromkeys(names.split(), function))
-        return function
-
-    return enter
-
-
-@written_sizes("reshape expand")
-def _sizes(removal: Removal, node: fx.Node) -> None:
-    axes = removal.channels.of(node)
-    sizes = [
-        size if ids is None or not isinstance(size, int) or size == -1 else len(removal.kept(ids))
-        for size, ids in zip(node.args[1], axes)  # type: ignore[arg-type]
-    ]
-    node.update_arg(1, sizes)
-
-
-@written_sizes("split split_with_sizes")
-def _pieces(removal: Removal, node: fx.Node) -> None:
-    x, _, *dim = node.args
-    d = dim[0] if dim else 0
-    pieces = [axes[d] for axes in removal.channels.axes[node]]  # type: ignore[index]
-    if None not in pieces:
-        node.target = aten.split_with_sizes.default
-        node.args = (x, [len(removal.kept(ids)) for ids in pieces], *dim)
-
-
-@written_sizes("slice")
-def _bounds(removal: Removal, node: fx.Node) -> None:
-    given = arguments(node)
-    dim, start = given["dim"], given["start"] or 0
-    whole, part = removal.channels.of(given["self"])[dim], removal.channels.of(node)[dim]
-    if whole is not None and part is not None and any(map(removal.is_dead, whole)):  # pinned, unless the step is 1
-        first = len(removal.kept(whole[:start]))
-        node.args = (given["self"], dim, first, first + len(removal.kept(part)))
-
-
-@written_sizes("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d channel_shuffle")
-def _groups(removal: Removal, node: fx.Node) -> None:
-    ids = removal.channels.groups.get(node)
-    if ids is None:
-        return
-    count = len(removal.kept(ids))
-    if operation(node) == "channel_shuffle":
-        node.update_arg(1, count)
-    elif "groups" in node.kwargs:
-        node.update_kwarg("groups", count)
-    else:
-        node.update_arg([a.name for a in node.target._schema.arguments].index("groups"), count)  # type: ignore[union-attr]
 
 
 def propagate(graph: fx.Graph, nodes: Collection[fx.Node] | None = None) -> None:

@@ -1,0 +1,80 @@
+"""Axes that are split into several or merged from them: only one of the parts can lose indices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fxcompress.channels.elements import Elements, Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """`whole` is the product of the axes `parts`, of which one may lose indices; None for a part that cannot.
+
+    Attributes:
+        where: the operation that splits or merges, for messages.
+    """
+
+    whole: Ids
+    parts: tuple[Ids | None, ...]
+    sizes: tuple[int, ...]
+    where: str
+
+    def coordinates(self, part: int) -> list[int]:
+        """For each index of the whole, which index of `part` it belongs to."""
+        inner, size = math.prod(self.sizes[part + 1 :]), self.sizes[part]
+        return [(position // inner) % size for position in range(len(self.whole))]
+
+
+@dataclass
+class Products:
+    """The products of a graph, to be resolved when it is known what must stay: what is left must be a box of numbers."""
+
+    elements: Elements
+    pending: list[Product] = field(default_factory=list)
+
+    def resolve(self) -> None:
+        """Choose for each which of its parts may lose indices, those without a choice first.
+
+        The part chosen is the one with which most can be removed; else one that was chosen elsewhere; else the finest.
+        """
+        while self.pending:
+            options = [(product, self._candidates(product)) for product in self.pending]
+            forced = [option for option in options if len(option[1]) <= 1]
+            for product, candidates in forced or options[:1]:
+                self._choose(product, max(candidates)[-1] if candidates else None)
+            settled = {id(product) for product, _ in forced or options[:1]}
+            self.pending = [product for product in self.pending if id(product) not in settled]
+
+    def _candidates(self, product: Product) -> list[tuple[int, bool, int, int]]:
+        """For each part that can lose indices: how much of the whole goes with it, whether it carries, size, position."""
+        found = []
+        held = [position for position, one in enumerate(product.whole) if not self.elements.is_free(one)]
+        for part, ids in enumerate(product.parts):
+            if ids is None:
+                continue
+            coordinates = product.coordinates(part)
+            kept = {coordinates[position] for position in held}
+            free = [one for index, one in enumerate(ids) if index not in kept and self.elements.is_free(one)]
+            if free:
+                found.append((len(free) * len(product.whole) // len(ids), self.elements.carries(free), len(ids), part))
+        return found
+
+    def _choose(self, product: Product, chosen: int | None) -> None:
+        reason = f"the axis is split or merged in {product.where}"
+        for part, ids in enumerate(product.parts):
+            if part != chosen:
+                self._pin(ids, reason)
+        if chosen is None:
+            self._pin(product.whole, reason)
+            return
+        ids = product.parts[chosen]
+        assert ids is not None
+        self.elements.join(product.whole, [ids[index] for index in product.coordinates(chosen)])
+        self.elements.carry(ids)
+
+    def _pin(self, ids: Iterable[int] | None, reason: str) -> None:
+        if ids is not None:
+            self.elements.pin(ids, reason)

@@ -1,0 +1,38 @@
+"""Channels masked and removed in random networks of every operation on axes: the smaller model is the masked one."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shape_networks import networks
+
+from fxcompress.capture import capture
+from fxcompress.channels import analyze
+from fxcompress.channels.clusters import clusters
+from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
+from fxcompress.channels.removal import Removal
+from fxcompress.channels.selection import Selection
+from fxcompress.inputs import ExampleInputs
+from fxcompress.masks import Mask, insert_mask
+from fxcompress.verify import sqnr
+
+
+@settings(max_examples=25)
+@given(network=networks(), amount=st.floats(0.1, 0.9))
+def test_what_is_removed_is_what_was_masked(network, amount):
+    """Any operations, any share of the filters: the same outputs, and those that depended on the input still do."""
+    graph_module = capture(network.model, ExampleInputs((network.inputs(2),)))
+    channels = analyze(graph_module)
+    found = clusters(channels)
+    chosen = Selection("l2", "uniform", 1).choose(channels, found, amount)
+    x = network.inputs(3).double()
+    whole = graph_module.double()(x)
+    for constant, mask in element_masks(channels, {one for c in found for one in c.elements}, chosen).items():
+        insert_mask(graph_module, constant, Mask(mask), "test")
+    graph_module.double().recompile()
+    masked = graph_module(x)
+    graph_module.float()
+    varied = (whole != whole[:1]).any(0)
+    assert bool((masked != masked[:1]).any(0)[varied].all())
+    Removal(analyze(graph_module, pin_what_is_not_masked)).apply("test")
+    graph_module.graph.lint()
+    graph_module.double().recompile()
+    assert sqnr(masked, graph_module(x)) >= 200
