@@ -57,7 +57,9 @@ CASES = {
     "pooled over": (nn.Sequential(nn.Linear(8, 16), nn.AvgPool1d(2), nn.Linear(8, 4)), (2, 6, 8), {"0": 16}),
     "resized": (nn.Sequential(nn.Linear(8, 16), nn.Upsample(scale_factor=2), nn.Linear(32, 4)), (2, 6, 8), {"0": 16}),
     "shuffled into places": (nn.Sequential(nn.Linear(8, 6), nn.PixelShuffle(2), nn.Linear(12, 4)), (2, 4, 3, 8), {"0": 6}),
-    "one of them, and half of the others": (Do(lambda m, x: m.b(m.a(x)[..., :1]), a=nn.Linear(8, 16), b=nn.Linear(1, 4)), (2, 8), {"a": 9}),
+    "one of them, and half of the others": (
+        Do(lambda m, x: m.b(m.a(x)[..., :1]), a=nn.Linear(8, 16), b=nn.Linear(1, 4)), (2, 8), {"a": 9},
+    ),
     "stretched over others": (
         Do(lambda m, x: m.c(m.a(x)[:, :1] * m.b(x)), a=nn.Linear(8, 2), b=nn.Linear(8, 16), c=nn.Linear(16, 4)),
         (2, 8),
