@@ -10,9 +10,9 @@ from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.channels.selection import Selection
-from fxcompress.inputs import ExampleInputs
-from fxcompress.masks import Mask, insert_mask
-from fxcompress.verify import sqnr
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.execution.agreement import sqnr
+from fxcompress.masks.mask import Mask, insert_mask
 
 
 @settings(max_examples=25)

@@ -9,8 +9,8 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.channels.call import RULES, Axis
-from fxcompress.masks import FilterMask
-from fxcompress.verify import sqnr
+from fxcompress.execution.agreement import sqnr
+from fxcompress.masks.mask import FilterMask
 
 
 class Box(nn.Module):

@@ -21,15 +21,10 @@ from fxcompress.channels.call import Call, rule_of
 from fxcompress.channels.elements import Elements, Ids
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.channels.products import Products
-from fxcompress.dialect import SCALAR_FUNCTIONS
 from fxcompress.errors import describe
-from fxcompress.masks import source_constant
-
-
-def operation(node: fx.Node) -> str:
-    """The name of the operation that `node` calls, whatever its overload."""
-    packet = getattr(node.target, "overloadpacket", None)
-    return packet.__name__ if packet else getattr(node.target, "__name__", str(node.target))
+from fxcompress.ir.dialect import SCALAR_FUNCTIONS
+from fxcompress.ir.signature import operation
+from fxcompress.masks.mask import source_constant
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.products import Product
 from fxcompress.errors import describe
-from fxcompress.signature import arguments
+from fxcompress.ir.signature import arguments
 
 if TYPE_CHECKING:
     from fxcompress.channels.analysis import Channels

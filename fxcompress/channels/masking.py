@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxcompress.channels.analysis import Channels
 from fxcompress.channels.narrowable import Narrowable
-from fxcompress.masks import alive, combined, masks, source_constant
+from fxcompress.masks.mask import alive, combined, masks, source_constant
 
 
 def element_masks(

@@ -7,14 +7,14 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx
 
-from fxcompress.builder import add_attribute, attribute, insert_constant
-from fxcompress.capture.fake import fake_value
 from fxcompress.channels.analysis import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.channels.written_sizes import adjust_written_sizes
 from fxcompress.errors import VerificationError, describe
-from fxcompress.masks import FilterMask, select_indices
+from fxcompress.ir.edit import add_attribute, attribute, insert_constant
+from fxcompress.ir.fake import fake_value
+from fxcompress.masks.mask import FilterMask, select_indices
 
 
 class Removal:

@@ -8,9 +8,9 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
-from fxcompress.channels.analysis import Channels, operation
+from fxcompress.channels.analysis import Channels
 from fxcompress.channels.elements import Ids
-from fxcompress.signature import arguments
+from fxcompress.ir.signature import arguments, operation
 
 aten = torch.ops.aten
 
