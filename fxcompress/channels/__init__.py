@@ -6,6 +6,7 @@ Imports: ir, masks.
 """
 
 from fxcompress.channels import layers, norms, pointwise, rearrangements, reshape  # noqa: F401  (they enter their rules)
-from fxcompress.channels.analysis import Channels, Layer, analyze
+from fxcompress.channels.analysis import analyze
+from fxcompress.channels.dependencies import Channels, Layer
 
 __all__ = ["Channels", "Layer", "analyze"]

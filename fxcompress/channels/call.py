@@ -11,19 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.products import Product
 from fxcompress.errors import describe
 from fxcompress.ir.signature import arguments
-
-if TYPE_CHECKING:
-    from fxcompress.channels.analysis import Channels
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxcompress.channels.analysis import Channels, Layer
+from fxcompress.channels.dependencies import Channels, Layer
 from fxcompress.ir.edit import attribute
 from fxcompress.masks.mask import source_constant
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels
+from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.masks.mask import alive, combined, masks, source_constant
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels
+from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.channels.written_sizes import adjust_written_sizes

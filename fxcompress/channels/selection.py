@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from fxcompress.channels.analysis import Channels
 from fxcompress.channels.clusters import CRITERIA, Cluster, importance
+from fxcompress.channels.dependencies import Channels
 from fxcompress.errors import InputError, did_you_mean
 from fxcompress.ir.cost import Cost, cost, sizes_of
 

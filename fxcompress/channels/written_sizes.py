@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
-from fxcompress.channels.analysis import Channels
+from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.ir.signature import arguments, operation
 
