@@ -17,8 +17,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 import fxcompress.emit.translate  # noqa: F401 -- fills the table of translations
+from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.files import write_onnx
-from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, onnx_type, translation
+from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
 
 __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "write_onnx"]
@@ -26,7 +27,6 @@ __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "wr
 OPSET = 20  # at first; onnxruntime 1.32 spoils signed activations in files that say 21: see microsoft/onnxruntime#28144
 IR_VERSION = 10  # the version that came with opset 21
 _SIZE = torch.SymInt | torch.SymFloat | torch.SymBool
-_INTEGERS_IN_BYTES = {ir.DataType.INT4, ir.DataType.UINT4}
 
 
 def to_onnx_model(
@@ -117,15 +117,20 @@ class _Walk:
         if not isinstance(fake, torch.Tensor):
             return fake
         value = ir.Value(name=self.emit.unique(name))
-        self._declare(value, fake)
         self.emit.graph.inputs.append(value)
         self.emit.symbols.bind(value, fake.shape)
-        value.shape = self.emit.symbols.declared(fake.shape)
+        declare(self.emit, value, fake)
         return value
 
     def _get_attr(self, node: fx.Node) -> Any:
         held = operator.attrgetter(str(node.target))(self.graph_module)
-        return self.emit.stored(held, str(node.target)) if isinstance(held, torch.Tensor) else held
+        if not isinstance(held, torch.Tensor):
+            return held
+        if not held.is_complex():
+            return self.emit.stored(held, str(node.target))
+        pairs = self.emit.stored(torch.view_as_real(held.detach().resolve_conj()), str(node.target))
+        declare(self.emit, pairs, held)
+        return pairs
 
     def _call(self, node: fx.Node) -> Any:
         if isinstance(node.meta.get("val"), _SIZE):
@@ -136,48 +141,20 @@ class _Walk:
         fractions = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.SymFloat | torch.SymBool)]
         if node.target is operator.getitem:
             return args[0][args[1]]
-        translate = TRANSLATIONS.get(node.target)  # type: ignore[arg-type]
         try:
             if "val" not in node.meta:
                 raise UntranslatableError("its shape is not known: meta['val'] is missing")
             if fractions:
                 raise UntranslatableError(f"{fractions[0]} is computed from sizes that are known at run time only")
-            if translate is None:
-                raise UntranslatableError(f"{node.target} has no translation")
-            result = translate(self.emit, *args, **kwargs)
+            return write_call(self.emit, args, kwargs)
         except UntranslatableError as error:
             self.problems[node] = str(error)
             return self._stand_in(node)
         except Exception as error:
             raise EmitError(f"the translation of {node.target} failed with {error!r}: {describe(node)}") from error
-        self._name_results(node, result)
-        return result
 
     def _argument(self, argument: Any) -> Any:
         return self.values[argument] if isinstance(argument, fx.Node) else argument
-
-    def _name_results(self, node: fx.Node, result: Any) -> None:
-        """Give what `node` appended its name, shape and type; a result that existed before keeps its own."""
-        if isinstance(result, ir.Value):
-            return self._name_result(result, node.meta["val"], node.name, node.name)
-        one_node = len({value.producer() for value in result if value is not None}) == 1
-        for index, (value, fake) in enumerate(zip(result, node.meta["val"])):
-            name = f"{node.name}_{index}"
-            if value is not None:
-                self._name_result(value, fake, name, node.name if one_node else name)
-
-    def _name_result(self, value: ir.Value, fake: torch.Tensor, name: str, node_name: str) -> None:
-        producer = value.producer()
-        if producer is not None and "val" not in value.meta:
-            value.name = self.emit.unique(name)
-            producer.name = node_name
-            self._declare(value, fake)
-
-    def _declare(self, value: ir.Value, fake: torch.Tensor) -> None:
-        value.meta["val"] = fake
-        value.shape = self.emit.symbols.declared(fake.shape)
-        if value.dtype not in _INTEGERS_IN_BYTES:
-            value.dtype = onnx_type(fake.dtype)
 
     def _stand_in(self, node: fx.Node) -> Any:
         """What lets the walk go on past a node without a translation, to find the others."""

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import onnx_ir as ir
 import torch
-from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
+from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import fx
 
 from fxcompress.emit.shapes import Size, SymbolicSizes, UnknownSizeError, same
+from fxcompress.emit.types import number, onnx_type, output_type
 
 Translation = Callable[..., Any]
 TRANSLATIONS: dict[Callable, Translation] = {}
 
-_BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf"}
-_INTEGER = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 _SUB_BYTE = {ir.DataType.INT4, ir.DataType.UINT4}
 _LARGEST_NAMED_CONSTANT = 6  # elements; a constant up to this size is named after its values
 _LARGEST_SHARED_CONSTANT = 64  # elements; larger ones are not compared with those already in the file
 
 
 class UntranslatableError(Exception):
-    """This call has no ONNX form; the message says why."""
+    """This call has no ONNX form; the message says why.
+
+    Attributes:
+        final: no other way of writing the call will do either.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 def translation(*targets: Callable) -> Callable[[Translation], Translation]:
@@ -89,21 +95,11 @@ class Emitter:
             self.graph.opset_imports[domain] = 1
         node = ir.Node(domain, op_type, values, settings, num_outputs=outputs, name=name)
         self.graph.append(node)
-        dtype = self._output_dtype(op_type, like, attributes)
+        dtype = output_type(op_type, like, attributes)
         for output in node.outputs:
             output.name = name if outputs == 1 else self.unique(f"{name}_{output.index()}")
             output.dtype = dtype
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
-
-    @staticmethod
-    def _output_dtype(op_type: str, like: ir.DataType | None, attributes: dict[str, Any]) -> ir.DataType:
-        if op_type in _BOOLEAN:
-            return ir.DataType.BOOL
-        if op_type in _INTEGER:
-            return ir.DataType.INT64
-        if op_type == "Cast":
-            return ir.DataType(attributes["to"])
-        return like if like is not None else ir.DataType.BOOL
 
     def require_opset(self, version: int) -> None:
         """Have the file say that it uses the standard operators of `version` at least."""
@@ -111,7 +107,7 @@ class Emitter:
 
     def _input(self, argument: Any, like: ir.DataType) -> ir.Value | None:
         if isinstance(argument, ir.Value):
-            return self._registered(argument)
+            return self.registered(argument)
         if isinstance(argument, list | tuple):
             return self.sizes(argument)
         if isinstance(argument, torch.SymInt):
@@ -124,7 +120,8 @@ class Emitter:
             return None
         return self.unsupported(f"operand {argument!r} is neither a tensor, a number nor a list of sizes")
 
-    def _registered(self, value: ir.Value) -> ir.Value:
+    def registered(self, value: ir.Value) -> ir.Value:
+        """`value`, which a node reads, entered in the file if it is a constant."""
         if value.const_value is not None and not value.is_initializer():
             value.name = self.unique(value.name or "constant")
             self.graph.register_initializer(value)
@@ -156,7 +153,7 @@ class Emitter:
             told = values if tensor.numel() <= _LARGEST_NAMED_CONSTANT else ()
             name = "_".join(map(str, (f"constant/{kind}", *told)))
             self._constants[key] = self.initializer(TorchTensor(tensor), name)
-        return self._registered(self._constants[key])
+        return self.registered(self._constants[key])
 
     def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A constant of the file, entered in it (under `name` or one like it) when a node first reads it."""
@@ -177,15 +174,16 @@ class Emitter:
 
     # Sizes -------------------------------------------------------------------------------------------------------
 
+    def fake(self, value: ir.Value) -> torch.Tensor:
+        """The tensor that an argument stands for, as a fake one; a constant as it is."""
+        known = value.meta.get("val")
+        if known is None:
+            known = self.data(value)
+        return self.unsupported(f"the shape of {value.name} is not known") if known is None else known
+
     def shape(self, value: ir.Value) -> tuple[Size, ...]:
         """The shape of an argument, symbolic sizes as `torch.SymInt`."""
-        fake = value.meta.get("val")
-        if fake is None:
-            constant = self.data(value)
-            if constant is None:
-                self.unsupported(f"the shape of {value.name} is not known")
-            fake = constant
-        return tuple(fake.shape)
+        return tuple(self.fake(value).shape)
 
     def rank(self, value: ir.Value) -> int:
         """The number of dimensions of an argument."""
@@ -266,25 +264,9 @@ class Emitter:
         return 1 if isinstance(operand, torch.SymInt) else operand
 
     def unsupported(self, reason: str) -> NoReturn:
-        """Give up on this node; `reason` reaches the user together with its source line."""
+        """Give up on writing this node so; where no other way does, `reason` reaches the user with its source line."""
         raise UntranslatableError(reason)
 
-
-def number(value: Any, dtype: torch.dtype) -> Any:
-    """A python number as an operand of a `dtype` computation."""
-    if isinstance(value, torch.SymInt) or value is None:
-        return value
-    if dtype.is_floating_point:
-        return float(value)
-    return bool(value) if dtype == torch.bool else math.trunc(value)
-
-
-def onnx_type(dtype: torch.dtype) -> ir.DataType:
-    """The ONNX type for `dtype`.
-
-    Raises:
-        UntranslatableError: there is none that both runtimes take.
-    """
-    if dtype.is_complex:
-        raise UntranslatableError(f"{dtype} has no counterpart in ONNX that the runtimes execute")
-    return from_torch_dtype(dtype)
+    def refuse(self, reason: str) -> NoReturn:
+        """Give up on this node, whatever other ways of writing it there are."""
+        raise UntranslatableError(reason, final=True)

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import torch
 
 from fxcompress.emit.translate.elementwise import trunc
-from fxcompress.emit.translation import Emitter, number, translation
+from fxcompress.emit.translation import Emitter, translation
+from fxcompress.emit.types import number
 
 aten = torch.ops.aten
 

@@ -25,7 +25,7 @@ def attention(
     enable_gqa: bool = False,
 ) -> ir.Value:
     if dropout_p > 0:
-        emit.unsupported("attention dropout is active: call eval() on the model first")
+        emit.refuse("attention dropout is active: call eval() on the model first")
     rank = emit.rank(query)
     swapped = [*range(rank - 2), rank - 1, rank - 2]
     factor = 1 / math.sqrt(emit.static(query, -1)[0]) if scale is None else float(scale)

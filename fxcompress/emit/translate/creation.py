@@ -7,7 +7,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.translation import Emitter, number, translation
+from fxcompress.emit.translation import Emitter, translation
+from fxcompress.emit.types import number
 
 aten = torch.ops.aten
 _LARGEST_CONSTANT = 4096  # elements; a larger filled tensor is expanded from one element

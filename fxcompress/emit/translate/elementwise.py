@@ -124,5 +124,5 @@ def identity(emit: Emitter, x: ir.Value, **_: Any) -> ir.Value:
 @translation(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
 def dropout(emit: Emitter, x: ir.Value, p: float, train: bool) -> ir.Value:
     if train and p > 0:
-        emit.unsupported("dropout is in training mode: call eval() on the model first")
+        emit.refuse("dropout is in training mode: call eval() on the model first")
     return x

@@ -37,7 +37,7 @@ def batch_norm(
     if running_mean is None or running_var is None:
         return _by_own_statistics(emit, x, weight, bias, eps)
     if training:
-        emit.unsupported("batch norm updates its running statistics: call eval() on the model first")
+        emit.refuse("batch norm updates its running statistics: call eval() on the model first")
     (channels,) = emit.static(x, 1)
     weight = _ones(emit, channels, x) if weight is None else weight
     bias = _zeros(emit, channels, x) if bias is None else bias

@@ -8,7 +8,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.translation import Emitter, number, translation
+from fxcompress.emit.translation import Emitter, translation
+from fxcompress.emit.types import number
 
 aten = torch.ops.aten
 _END = 2**63 - 1

@@ -1,0 +1,104 @@
+"""How a call is written: by our translation, by torchlib's, or as the calls that torch decomposes it into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.utils import _pytree as pytree
+
+from fxcompress.emit import decomposition, torchlib
+from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError
+from fxcompress.emit.types import onnx_type
+
+_INTEGERS_IN_BYTES = {ir.DataType.INT4, ir.DataType.UINT4}
+
+
+def write_call(emit: Emitter, args: Any, kwargs: Any) -> Any:
+    """Append the nodes for the call of ``emit.node`` with these arguments, and declare what it gives.
+
+    Returns:
+        An `onnx_ir.Value`, or a sequence of them (None for a result that is not written).
+
+    Raises:
+        UntranslatableError: there is no way to write it; says what the first that was tried met.
+    """
+    node, result = emit.node, emit.result
+    first: UntranslatableError | None = None
+    for way in _ways(emit, args, kwargs):
+        emit.node, emit.result = node, result
+        try:
+            written = way()
+        except UntranslatableError as error:
+            if error.final:
+                raise
+            first = first or error
+            continue
+        emit.node, emit.result = node, result
+        _declare_results(emit, written)
+        return written
+    raise first or UntranslatableError(f"{node.target} has no translation")
+
+
+def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[Callable[[], Any]]:
+    """The ways to write a call, in the order in which they are tried."""
+    target = emit.node.target
+    fakes = [emit.fake(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, ir.Value)]
+    complex_inputs = any(fake.is_complex() for fake in fakes)
+    complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
+    ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]
+    if ours is not None and not complex_inputs and not complex_results:
+        yield partial(ours, emit, *args, **kwargs)
+    theirs = torchlib.find(target, complex_inputs=complex_inputs)
+    if theirs is not None:
+        yield _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs)
+    for inner in decomposition.find(target):
+        yield _guarded(emit, "torch's decomposition", decomposition.write, emit, inner, args, kwargs, write_call)
+
+
+def _guarded(emit: Emitter, what: str, write: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """`write` as a way that fails as ours do, whatever goes wrong in code that is not ours."""
+
+    def way() -> Any:
+        target = emit.node.target
+        try:
+            return write(*arguments)
+        except UntranslatableError:
+            raise
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise UntranslatableError(f"{what} of {target} failed: {type(cause).__name__}: {cause}") from error
+
+    return way
+
+
+def _declare_results(emit: Emitter, written: Any) -> None:
+    """Give what the call appended its name, shape and type; a result that existed before keeps its own."""
+    node, fakes = emit.node, emit.result
+    if isinstance(written, ir.Value):
+        fake = fakes if isinstance(fakes, torch.Tensor) else fakes[0]
+        return _declare_result(emit, written, fake, node.name, node.name)
+    one_node = len({value.producer() for value in written if value is not None}) == 1
+    for index, (value, fake) in enumerate(zip(written, fakes)):
+        name = f"{node.name}_{index}"
+        if value is not None:
+            _declare_result(emit, value, fake, name, node.name if one_node else name)
+
+
+def _declare_result(emit: Emitter, value: ir.Value, fake: torch.Tensor, name: str, node_name: str) -> None:
+    producer = value.producer()
+    if producer is not None and "val" not in value.meta:
+        value.name = emit.unique(name)
+        producer.name = node_name
+        declare(emit, value, fake)
+
+
+def declare(emit: Emitter, value: ir.Value, fake: torch.Tensor) -> None:
+    """Give `value` the shape and type of `fake`; complex numbers are pairs along one more axis at the end."""
+    value.meta["val"] = fake
+    value.shape = emit.symbols.declared([*fake.shape, 2] if fake.is_complex() else fake.shape)
+    if value.dtype not in _INTEGERS_IN_BYTES:
+        value.dtype = onnx_type(fake.dtype)

@@ -1,0 +1,198 @@
+"""torch's own ONNX translations, onnxscript's torchlib, for calls that the table of translations does not take.
+
+A translation of torchlib is recorded into a model of its own, which is inlined, brought to our opset and simplified for
+the shapes of this call; what is left is moved into the file's graph. Loading torchlib takes a second or two, so it is
+loaded when the first such call comes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from torch.utils import _pytree as pytree
+
+from fxcompress.emit.translation import Emitter
+from fxcompress.emit.types import number, onnx_type
+
+_OPSET = 18  # that torchlib is written for
+_LARGEST_KNOWN = 4096  # elements; constants up to this size are known while a call is simplified
+
+
+def find(target: Any, *, complex_inputs: bool) -> Callable[..., Any] | None:
+    """torchlib's translation of calls of the overload `target`; None where there is none."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    found = [one.onnx_function for one in _registry().get_decomps(target) if one.is_complex == complex_inputs]
+    return found[0] if found else None
+
+
+@functools.cache
+def _registry() -> Any:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    return ONNXRegistry.from_torchlib(_OPSET)
+
+
+@functools.cache
+def _promotion_rules() -> Any:
+    from torch.onnx._internal.fx.passes.type_promotion import TypePromotionTable
+
+    return TypePromotionTable()
+
+
+def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Append what `function`, torchlib's translation of `target`, writes for a call with these arguments.
+
+    Returns:
+        An `onnx_ir.Value`, or a list of them where the call has several results.
+    """
+    recording = _Recording(emit)
+    recording.record(function, *_promoted(emit, target, args, kwargs))
+    recording.simplify(emit.graph.opset_imports[""])
+    return recording.move()
+
+
+def _promoted(emit: Emitter, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments in the types that torch computes in, which torchlib takes for granted."""
+    rule = _promotion_rules().get_rule(target.overloadpacket)
+    if rule is None:
+        return args, kwargs
+    fakes = pytree.tree_map_only(ir.Value, emit.fake, (args, kwargs))
+    types = rule.preview_type_promotion(*fakes)
+
+    def promote(argument: Any, dtype: torch.dtype | None) -> Any:
+        if dtype is None or argument is None:
+            return argument
+        if isinstance(argument, list | tuple):
+            return [promote(one, dtype) for one in argument]
+        if not isinstance(argument, ir.Value):
+            return complex(argument) if dtype.is_complex else number(argument, dtype)
+        return _as_pairs(emit, argument) if dtype.is_complex else emit.cast(argument, dtype)
+
+    return (
+        tuple(promote(argument, types.args_dtypes.get(i)) for i, argument in enumerate(args)),
+        {name: promote(argument, types.kwargs_dtypes.get(name)) for name, argument in kwargs.items()},
+    )
+
+
+def _as_pairs(emit: Emitter, value: ir.Value) -> ir.Value:
+    """`value` as complex numbers."""
+    fake = emit.fake(value)
+    if fake.is_complex():
+        return value
+    real = emit.Unsqueeze(emit.cast(value, fake.dtype if fake.is_floating_point() else torch.get_default_dtype()), [-1])
+    return emit.Concat(real, emit.Mul(real, 0.0), axis=-1)
+
+
+class _Recording:
+    """One call of a torchlib function, as an ONNX model of its own."""
+
+    def __init__(self, emit: Emitter) -> None:
+        from onnxscript.values import Opset
+
+        self.emit = emit
+        self.opset = Opset("", _OPSET)
+        self.stand_ins: dict[ir.Value, ir.Value] = {}
+        self.results: Any = None
+        self.model: ir.Model
+
+    def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """Call `function` on stand-ins for the arguments."""
+        from onnxscript import evaluator
+        from torch.onnx._internal.exporter._building import OpRecorder
+
+        args = [self._argument(argument) for argument in args]
+        kwargs = {name: self._argument(argument) for name, argument in kwargs.items() if argument is not None}
+        recorder = OpRecorder(self.opset, {})
+        with evaluator.default_as(recorder):
+            self.results = function(*args, **kwargs)
+        inner = list(self.stand_ins.values())
+        domains = {"": _OPSET, **{node.domain: 1 for node in recorder.nodes if node.domain}}
+        graph = ir.Graph(
+            [value for value in inner if value.const_value is None],
+            [value for value in pytree.tree_leaves(self.results) if isinstance(value, ir.Value)],
+            nodes=recorder.nodes,
+            initializers=[value for value in inner if value.const_value is not None],
+            opset_imports=domains,
+            name="call",
+        )
+        functions = [_as_function(one) for one in recorder.functions.values()]
+        self.model = ir.Model(graph, ir_version=10, functions=functions)
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, list | tuple):
+            return [self._argument(one) for one in argument]
+        if isinstance(argument, torch.SymInt):
+            argument = self.emit.size_scalar(argument)
+        if isinstance(argument, ir.Value):
+            return self._stand_in(argument)
+        if isinstance(argument, torch.dtype):
+            return onnx_type(argument)
+        return str(argument) if isinstance(argument, torch.device | torch.layout | torch.memory_format) else argument
+
+    def _stand_in(self, value: ir.Value) -> ir.Value:
+        from torch.onnx._internal.exporter._tensors import SymbolicTensor
+
+        if value not in self.stand_ins:
+            constant = value.const_value
+            known = constant is not None and constant.size <= _LARGEST_KNOWN
+            self.stand_ins[value] = SymbolicTensor(
+                self.opset,
+                name=f"input_{len(self.stand_ins)}",
+                shape=value.shape,
+                type=value.type,
+                const_value=constant if known else None,
+            )
+        return self.stand_ins[value]
+
+    def simplify(self, version: int) -> None:
+        """Inline functions, go to opset `version`, and compute what follows from the shapes and constants of the call."""
+        from onnxscript import optimizer, version_converter
+
+        common.InlinePass()(self.model)
+        version_converter.convert_version(self.model, version)
+        optimizer.optimize_ir(self.model, inline=False)
+
+    def move(self) -> Any:
+        """Move the nodes into the file's graph; the results, as values of that."""
+        graph = self.model.graph
+        outer = {inner: value for value, inner in self.stand_ins.items()}
+        outputs = iter(list(graph.outputs))
+        results = pytree.tree_map(lambda r: next(outputs) if isinstance(r, ir.Value) else r, self.results)
+        graph.outputs.clear()
+        for value in list(graph.initializers.values()):
+            if value not in outer and value.const_value is not None:
+                outer[value] = self.emit.constant(torch.from_numpy(value.const_value.numpy().copy()))
+        for inner, value in outer.items():
+            if inner.uses():
+                inner.replace_all_uses_with(self.emit.registered(value))
+        nodes = list(graph)
+        graph.remove(nodes)
+        self._rename(nodes)
+        self.emit.graph.extend(nodes)
+        return pytree.tree_map(lambda r: outer.get(r, r) if isinstance(r, ir.Value) else r, results)
+
+    def _rename(self, nodes: list[ir.Node]) -> None:
+        for node in _with_inner_nodes(nodes):
+            node.name = self.emit.unique(f"{self.emit.node.name}/{node.op_type}")
+            node.metadata_props.clear()
+            for output in node.outputs:
+                suffix = f"_{output.index()}" if len(node.outputs) > 1 else ""
+                output.name = self.emit.unique(f"{node.name}{suffix}") if suffix else node.name
+
+
+def _with_inner_nodes(nodes: list[ir.Node]) -> Iterator[ir.Node]:
+    for node in nodes:
+        yield node
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _with_inner_nodes(list(attribute.as_graph()))
+
+
+def _as_function(function: Any) -> ir.Function:
+    return function if isinstance(function, ir.Function) else ir.serde.deserialize_function(function.to_function_proto())
