@@ -27,36 +27,38 @@ def write_call(emit: Emitter, args: Any, kwargs: Any) -> Any:
         UntranslatableError: there is no way to write it; says what the first that was tried met.
     """
     node, result = emit.node, emit.result
-    first: UntranslatableError | None = None
-    for way in _ways(emit, args, kwargs):
+    reason = ""
+    for name, way in _ways(emit, args, kwargs):
         emit.node, emit.result = node, result
         try:
             written = way()
         except UntranslatableError as error:
             if error.final:
                 raise
-            first = first or error
+            missing = f"{node.target} has no translation, and torch's decomposition of it does not help: {error}"
+            reason = reason or (missing if name == "decomposed" else str(error))
             continue
         emit.node, emit.result = node, result
         _declare_results(emit, written)
+        emit.ways[node.name] = name
         return written
-    raise first or UntranslatableError(f"{node.target} has no translation")
+    raise UntranslatableError(reason or f"{node.target} has no translation")
 
 
-def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[Callable[[], Any]]:
-    """The ways to write a call, in the order in which they are tried."""
+def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The ways to write a call with their names, in the order in which they are tried."""
     target = emit.node.target
     fakes = [emit.fake(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, ir.Value)]
     complex_inputs = any(fake.is_complex() for fake in fakes)
     complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
     ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]
     if ours is not None and not complex_inputs and not complex_results:
-        yield partial(ours, emit, *args, **kwargs)
+        yield "ours", partial(ours, emit, *args, **kwargs)
     theirs = torchlib.find(target, complex_inputs=complex_inputs)
     if theirs is not None:
-        yield _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs)
+        yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs)
     for inner in decomposition.find(target):
-        yield _guarded(emit, "torch's decomposition", decomposition.write, emit, inner, args, kwargs, write_call)
+        yield "decomposed", _guarded(emit, "torch's decomposition", decomposition.write, emit, inner, args, kwargs, write_call)
 
 
 def _guarded(emit: Emitter, what: str, write: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -54,7 +54,7 @@ def write(emit: Emitter, decomposition: Callable[..., Any], args: Any, kwargs: A
     mode = detect_fake_mode([fakes, emit.result]) or FakeTensorMode(allow_non_fake_inputs=True)
     calls = _Calls(emit, write_call)
     args, kwargs = pytree.tree_map_only(ir.Value, lambda value: calls.fake(value, mode), (args, kwargs))
-    with torch.no_grad(), _free_sizes(mode), enable_python_dispatcher(), mode, calls:
+    with torch.no_grad(), free_sizes(mode), enable_python_dispatcher(), mode, calls:
         results = _functional(decomposition, args, kwargs)
     return pytree.tree_map_only(Tensor, calls.value, results)
 
@@ -73,7 +73,7 @@ def _functional(decomposition: Callable[..., Any], args: Any, kwargs: Any) -> An
 
 
 @contextlib.contextmanager
-def _free_sizes(mode: FakeTensorMode) -> Iterator[None]:
+def free_sizes(mode: FakeTensorMode) -> Iterator[None]:
     """Refuse what takes a free size for a constant, and forget that it did.
 
     Raises:

@@ -58,6 +58,7 @@ def to_onnx_model(
     version = distribution.version("fxcompress")
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="fxcompress", producer_version=version)
     model.metadata_props.update(metadata or {})
+    model.meta["ways"] = walk.emit.ways
     return model
 
 

@@ -66,6 +66,7 @@ class Emitter:
     Attributes:
         node: the FX node being translated.
         result: what it gives, as `node.meta["val"]` has it: a fake tensor with the shape and dtype, or a tuple of them.
+        ways: how each call was written, by the name of its node: "ours", "torchlib" or "decomposed".
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -73,6 +74,7 @@ class Emitter:
         self.symbols = SymbolicSizes()
         self.node: fx.Node
         self.result: Any
+        self.ways: dict[str, str] = {}
         self._names: dict[str, int] = {}
         self._constants: dict[tuple, ir.Value] = {}
         self._storages: dict[tuple, ir.Value] = {}
