@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxcompress.capture import spellings, spellings_layers, spellings_shapes  # noqa: F401  (they enter their rows)
+from fxcompress.capture import spellings, spellings_layers, spellings_recurrent, spellings_shapes  # noqa: F401  (their rows)
 from fxcompress.capture.respelling import canonical_call
 
 

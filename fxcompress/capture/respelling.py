@@ -42,11 +42,14 @@ class Call:
         readers = list(self.node.users)
         if any(reader.target is not operator.getitem or reader.args[1] != 0 for reader in readers):
             return None
-        new = insert_call(self.node, target, args, kwargs, val=self.value[0])
-        for reader in readers:
-            reader.replace_all_uses_with(new, propagate_meta=False)
+        return self.results(insert_call(self.node, target, args, kwargs, val=self.value[0]))
+
+    def results(self, *nodes: fx.Node) -> fx.Node:
+        """`nodes` for the results of this call, which are read by number; the first of them."""
+        for reader in list(self.node.users):
+            reader.replace_all_uses_with(nodes[reader.args[1]], propagate_meta=False)  # type: ignore[index]
             self.node.graph.erase_node(reader)
-        return new
+        return nodes[0]
 
 
 Respell = Callable[[Call], fx.Node | None]

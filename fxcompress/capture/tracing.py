@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
 from fxcompress.ir.fake import static_sizes
@@ -127,7 +128,12 @@ def _hand_scopes_on(model: nn.Module) -> None:
 def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
     messages = io.StringIO()
     try:
-        with _plain_kernels(), contextlib.redirect_stderr(messages), warnings.catch_warnings():
+        with (
+            _plain_kernels(),
+            recurrent_layers_of_any_length(),
+            contextlib.redirect_stderr(messages),
+            warnings.catch_warnings(),
+        ):
             # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
             try:
@@ -155,7 +161,8 @@ def _plain_kernels() -> Iterator[None]:
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with recurrent_layers_of_any_length():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
 

@@ -16,6 +16,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     pooling,
     quantization,
     rearrange,
+    recurrent,
     reduction,
     resize,
     shape,
