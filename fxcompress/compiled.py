@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import os
 import warnings
@@ -113,24 +114,22 @@ class Compiled(fx.GraphModule):
         """
         load_checkpoint(self, self.controller.scheduler, self.compilation.passes, state)
 
-    def train(self, mode: bool = True) -> Compiled:
-        """Switch batch norms and dropouts of the graph between training and inference."""
-        super().train(mode)
-        modes.set_training(self, mode)
-        return self
-
     def recompile(self) -> Any:
-        """As of any graph module, but a graph that comes back has its old code: torch.compile knows it by that again.
+        """As of any graph module, whose graph is in inference mode, and once more as the graph is in training.
 
-        Otherwise each `train` and `eval` would be one more compilation.
+        There is one `forward`, which looks at `training` when it is called: whoever holds on to it holds both modes.
         """
         python_code = super().recompile()
-        known = self.__dict__.setdefault("_known_code", [])
-        for text, names, forward in known:
-            if (text, names) == (self._code, python_code.globals):
-                type(self).forward = forward
-                return python_code
-        known[:] = [*known[-1:], (self._code, python_code.globals, type(self).forward)]
+        inference = training = type(self).forward
+        graph = modes.training_twin(self.graph)
+        if graph is not None:
+            training = type(fx.GraphModule(self, graph)).forward
+
+        @functools.wraps(inference)
+        def forward(self: Compiled, *args: Any, **kwargs: Any) -> Any:
+            return (training if self.training else inference)(self, *args, **kwargs)
+
+        type(self).forward = forward
         return python_code
 
     def text(self) -> str:
@@ -157,13 +156,8 @@ class Compiled(fx.GraphModule):
             PlanError: a quantizer has no range yet.
             VerificationError: the lowered graph does not compute what this model computes.
         """
-        training, compilation = self.training, self.compilation
-        self.eval()
-        try:
-            passes = defaults.lowering(binary_convolutions=binary_convolutions)
-            return lower(self, passes, compilation.example, compilation.target)
-        finally:
-            self.train(training)
+        passes = defaults.lowering(binary_convolutions=binary_convolutions)
+        return lower(self, passes, self.compilation.example, self.compilation.target)
 
     def to_onnx(self, path: str | os.PathLike[str], *, verify: Verify = True) -> Path:
         """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights, opset 20 or 21.

@@ -1,6 +1,7 @@
 """A compiled model is an ordinary module: whatever is done to modules in training can be done to it."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -232,3 +233,42 @@ def test_an_averaged_copy_averages_weights_and_follows_masks_and_ranges(stack):
         else:
             assert torch.equal(value, model.state_dict()[name]), name
     assert average.module.eval()(images()).isfinite().all()
+
+
+@stacks
+def test_who_holds_on_to_forward_holds_both_modes(stack):
+    model = compiled(stack)
+    forward, before = model.forward, copy.deepcopy(model.state_dict())
+    outputs = forward(images())
+    model.train()
+    assert not torch.equal(forward(images()), outputs)
+    model.load_state_dict(before)
+    model.eval()
+    assert torch.equal(forward(images()), outputs)
+
+
+def test_forward_has_the_signature_of_the_original():
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)
+
+        def forward(self, features, shift):
+            return self.norm(self.layer(features)) + shift
+
+    x, shift = torch.randn(5, 4), torch.randn(5, 3)
+    model = fxcompress.compile(Named(), [], example_inputs={"features": x, "shift": shift})
+    assert list(inspect.signature(model.forward).parameters) == ["features", "shift"]
+    assert torch.equal(model(x, shift), model(features=x, shift=shift))
+
+
+@stacks
+def test_a_model_in_training_is_written_as_in_inference_and_left_as_it_is(stack):
+    model = compiled(stack).train()
+    modes_before = {name: module.training for name, module in model.named_modules()}
+    text, state = model.text(), copy.deepcopy(model.state_dict())
+    torch.manual_seed(0)
+    lowered = model.lower()
+    assert {name: module.training for name, module in model.named_modules()} == modes_before and model.text() == text
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(lowered(images()), model.eval()(images()), atol=0.05, rtol=0.05)

@@ -9,12 +9,12 @@ from torch import fx
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.run import run
-from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.modes import inference_twin
 from fxcompress.targets import Target
 
 
 def lower(graph_module: fx.GraphModule, passes: Sequence[Pass], example: ExampleInputs, target: Target) -> fx.GraphModule:
-    """A copy of `graph_module` lowered by `passes`: quantize and dequantize operations, integer weights.
+    """A copy of `graph_module`, in inference mode, lowered by `passes`: quantize and dequantize operations, integer weights.
 
     Its ``meta["report"]`` tells what the lowering did.
 
@@ -22,6 +22,6 @@ def lower(graph_module: fx.GraphModule, passes: Sequence[Pass], example: Example
         PlanError: a quantizer has no range yet.
         VerificationError: the lowered graph does not compute what `graph_module` computes.
     """
-    lowered = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+    lowered = inference_twin(graph_module)
     lowered.meta["report"] = run(lowered, passes, Context(example, target))
     return lowered

@@ -1,13 +1,15 @@
-"""`train()` and `eval()` on a graph: only the literals that tell training from inference change."""
+"""Training and inference: the literals of a graph that tell them apart, and twins of a model in one of the modes."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._ops import OpOverload
 
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.signature import argument, arguments, signature
 
 _NAMES = ("training", "train", "use_input_stats")
@@ -23,8 +25,36 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
     switched where capture found its probability (``meta["dropout_p"]``). A clamp that was spelled as an operation with other
     gradients on the bounds trains as that (``meta["trains_as"]``).
     """
+    if _switch(graph_module.graph, mode):
+        graph_module.recompile()
+
+
+def training_twin(graph: fx.Graph) -> fx.Graph | None:
+    """A copy of `graph`, which is in inference mode, as it is in training; None where training makes no difference."""
+    twin = copy_graph(graph)
+    return twin if _switch(twin, True) else None
+
+
+def inference_twin(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy in inference mode, modules and all, that shares the tensors with `graph_module`, which is left as it is."""
+    twin = fx.GraphModule(_in_inference(graph_module), copy_graph(graph_module.graph))
+    twin.meta = dict(graph_module.meta)
+    set_training(twin, False)
+    return twin.eval()
+
+
+def _in_inference(module: nn.Module) -> nn.Module:
+    twin = nn.Module() if isinstance(module, fx.GraphModule) else copy.copy(module)
+    for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        setattr(twin, kind, copy.copy(getattr(module, kind)))
+    twin._modules = {name: child and _in_inference(child) for name, child in module._modules.items()}
+    twin.training = False
+    return twin
+
+
+def _switch(graph: fx.Graph, mode: bool) -> bool:
     changed = False
-    for node in graph_module.graph.nodes:
+    for node in graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, OpOverload):
             continue
         if node.target is _ATTENTION and "dropout_p" in node.meta:
@@ -37,16 +67,15 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         if name and arguments(node).get("running_mean", "kept elsewhere") is not None and argument(node, name) != mode:
             changed = True
             _set_argument(node, name, mode)
-    if changed:
-        graph_module.recompile()
+    return changed
 
 
-def set_batch_norm_training(graph_module: fx.GraphModule, mode: bool) -> bool:
-    """Switch the batch norms with running statistics, and nothing else; whether there are any."""
+def set_batch_norm_training(graph_module: fx.GraphModule) -> bool:
+    """Let the batch norms with running statistics train, and nothing else; whether there are any."""
     found = graph_module.graph.find_nodes(op="call_function", target=_BATCH_NORM)
     switched = [node for node in found if argument(node, "running_mean") is not None]
     for node in switched:
-        _set_argument(node, "training", mode)
+        _set_argument(node, "training", True)
     graph_module.recompile()
     return bool(switched)
 

@@ -17,7 +17,7 @@ def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2
     """Let the batch norms of a compiled model take their running statistics from `data`, and nothing else change.
 
     What was quantized or pruned shifts the values that batch norms see. Everything but the batch norms runs as in inference,
-    and each batch counts with their momentum. The model's mode is as before afterwards.
+    and each batch counts with their momentum. The model's mode plays no part.
 
     Args:
         compiled: a `Compiled` model whose batch norms are not folded.
@@ -32,20 +32,16 @@ def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2
     """
     if samples is not None and samples < 1:
         raise InputError(f"adapt_batch_norm needs at least one sample, not samples={samples}")
-    training, seen = compiled.training, 0
-    compiled.eval()
-    try:
-        if not modes.set_batch_norm_training(compiled, True):
-            raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
-        with torch.no_grad():
-            for batch in data:
-                inputs = batch_inputs(batch, compiled.compilation.example)
-                compiled(*inputs.args, **inputs.kwargs)
-                seen += len(pytree.tree_leaves((inputs.args, inputs.kwargs))[0])
-                if samples is not None and seen >= samples:
-                    break
-    finally:
-        compiled.train(training)
+    twin, seen = modes.inference_twin(compiled), 0
+    if not modes.set_batch_norm_training(twin):
+        raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
+    with torch.no_grad():
+        for batch in data:
+            inputs = batch_inputs(batch, compiled.compilation.example)
+            twin(*inputs.args, **inputs.kwargs)
+            seen += len(pytree.tree_leaves((inputs.args, inputs.kwargs))[0])
+            if samples is not None and seen >= samples:
+                break
     if not seen:
         raise InputError("the data is empty: give at least one batch")
     return seen
