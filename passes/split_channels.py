@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,17 +14,10 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
-from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute, insert_constant
 from fxcompress.ir.signature import argument
+from fxcompress.quantization.splitting import InnerValue, copies_of, inner_values, prominence, spread
 from fxcompress.rewrite.rule import Replacement
-from fxcompress.targets.table import ops
-
-LINEAR = resolve("linear")
-POINTWISE = ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish dropout")
-
-TYPICAL = 0.99
-"""The share of a row's weights that are not larger than its typical one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +61,7 @@ class SplitChannels(Pass):
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        found = {inner.value: inner for inner in _inner_values(graph_module.graph)}
+        found = {inner.value: inner for inner in inner_values(graph_module.graph)}
         if not found:
             return []
         widths: dict[fx.Node, Tensor] = {}
@@ -81,9 +72,9 @@ class SplitChannels(Pass):
         resized: set[fx.Node] = set()
         for value, inner in found.items():
             check_finite(value, widths[value])
-            prominence = [_prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
-            burden = widths[value] * torch.stack(prominence).amax(0)
-            copies = _copies(burden, self.channels)
+            stands_out = [prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
+            burden = widths[value] * torch.stack(stands_out).amax(0)
+            copies = copies_of(burden, self.channels)
             if (burden / copies).max() * self.gain <= burden.max():
                 self._split(graph_module, inner, copies)
                 rewritten.append(Replacement.at(value))
@@ -91,7 +82,7 @@ class SplitChannels(Pass):
         propagate(graph_module.graph, resized)
         return rewritten
 
-    def _split(self, graph_module: fx.GraphModule, inner: _Inner, copies: Tensor) -> None:
+    def _split(self, graph_module: fx.GraphModule, inner: InnerValue, copies: Tensor) -> None:
         """Give channel c ``copies[c]`` places, in the layer before and in those behind."""
         places = torch.arange(len(copies)).repeat_interleave(copies)
         for name in ("weight", "bias"):
@@ -109,92 +100,5 @@ class SplitChannels(Pass):
         layer.replace_input_with(held, insert_constant(graph_module, name, parameter, before=layer, created_by=self.name))
 
 
-def spread(weight: Tensor, copies: Tensor) -> Tensor:
-    """Divide each column of `weight`, [rows, columns], among its `copies`: [rows, sum of the copies].
-
-    Each row's largest weight becomes as small as it can be; what does not need all copies is put into the first ones, since
-    each part of a weight is rounded by itself.
-    """
-    copies = copies.to(weight.device)
-    limit = (weight.abs() / copies).amax(1, keepdim=True)
-    first = (copies.cumsum(0) - copies).repeat_interleave(copies)
-    taken = (torch.arange(len(first), device=weight.device) - first) * limit  # what the copies before have of each weight
-    whole = weight.repeat_interleave(copies, dim=1)
-    return whole.sign() * torch.minimum((whole.abs() - taken).clamp(min=0), limit)
-
-
-@dataclass(frozen=True)
-class _Inner:
-    """The `value` that the linear layer `before` computes, through pointwise functions, for the layers `behind` alone.
-
-    Attributes:
-        path: from `before` to `value`.
-    """
-
-    path: tuple[fx.Node, ...]
-    behind: tuple[fx.Node, ...]
-
-    @property
-    def before(self) -> fx.Node:
-        return self.path[0]
-
-    @property
-    def value(self) -> fx.Node:
-        return self.path[-1]
-
-    @property
-    def constants(self) -> Iterator[fx.Node]:
-        """The weights and biases of the layers."""
-        for layer in (self.before, *self.behind):
-            yield from (held for held in layer.all_input_nodes if held.op == "get_attr")
-
-
-def _inner_values(graph: fx.Graph) -> list[_Inner]:
-    found = []
-    for before in graph.find_nodes(op="call_function", target=LINEAR):
-        path = [before]
-        while len(path[-1].users) == 1 and _is_pointwise(reader := next(iter(path[-1].users))):
-            path.append(reader)
-        behind = tuple(path[-1].users)
-        if behind and _is_constant(before) and all(_is_linear(reader, path[-1]) for reader in behind):
-            found.append(_Inner(tuple(path), behind))
-    return found
-
-
-def _is_pointwise(node: fx.Node) -> bool:
-    return node.target in POINTWISE and len(node.all_input_nodes) == 1
-
-
-def _is_linear(node: fx.Node, value: fx.Node) -> bool:
-    return node.target is LINEAR and node.args[0] is value and _is_constant(node)
-
-
-def _is_constant(linear: fx.Node) -> bool:
-    """Whether weight and bias are constants, which only a `get_attr` is."""
-    held = [linear.args[1], argument(linear, "bias")]
-    return all(constant is None or constant.op == "get_attr" for constant in held)
-
-
 def _tensor(graph_module: fx.GraphModule, constant: fx.Node) -> Tensor:
     return attribute(graph_module, str(constant.target)).detach()
-
-
-def _prominence(weight: Tensor) -> Tensor:
-    """How far each column of `weight` stands out of the rows that it is in: [columns]."""
-    typical = _quantile(weight.abs(), TYPICAL)
-    return (weight.abs() / typical.clamp(min=torch.finfo(weight.dtype).tiny)).amax(0)
-
-
-def _quantile(rows: Tensor, share: float) -> Tensor:
-    """What `torch.quantile` finds in each row of `rows`, [rows, 1], for a `share` near 1: without sorting all of a row."""
-    place = share * (rows.shape[1] - 1)
-    largest = rows.topk(rows.shape[1] - math.floor(place), dim=1).values
-    return torch.lerp(largest[:, -1:], largest[:, -2:][:, :1], place - math.floor(place))
-
-
-def _copies(burden: Tensor, added: int) -> Tensor:
-    """How many places each channel gets, so that `added` more make the largest share as small as can be: int64."""
-    copies = torch.ones_like(burden, dtype=torch.int64)
-    for _ in range(added):
-        copies[(burden / copies).argmax()] += 1
-    return copies

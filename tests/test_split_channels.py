@@ -10,7 +10,7 @@ import fxcompress
 from fxcompress import passes
 from fxcompress.errors import CalibrationError, InputError
 from fxcompress.execution.agreement import sqnr
-from fxcompress.passes.split_channels import _copies, _quantile, spread
+from fxcompress.quantization.splitting import _quantile, copies_of, spread
 
 
 class FeedForward(nn.Module):
@@ -116,7 +116,7 @@ def test_what_something_else_reads_is_left_alone():
 @settings(max_examples=50, deadline=None)
 def test_no_other_copies_make_the_largest_share_smaller(burdens, added):
     burden = torch.tensor(burdens)
-    copies = _copies(burden, added)
+    copies = copies_of(burden, added)
     assert int(copies.sum()) == len(burdens) + added and int(copies.min()) >= 1
     largest = (burden / copies).max()
     needed = torch.ceil(burden / (largest * (1 - 1e-4))) - 1  # for every share to be below the largest one
