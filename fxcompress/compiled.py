@@ -82,6 +82,15 @@ class Compiled(fx.GraphModule):
         compiled.compilation = compilation
         return compiled.eval()
 
+    @classmethod
+    def sharing(cls, module: nn.Module, graph: fx.Graph, compiled: Compiled) -> Compiled:
+        """`graph` on the state of `module`, now and later, with the record of `compiled`."""
+        shared = cls(module, graph, "Compiled")
+        _share_state(module, shared)
+        shared.meta, shared.compilation = dict(compiled.meta), compiled.compilation
+        shared.training = module.training
+        return shared
+
     @property
     def report(self) -> Report:
         """One row a pass: effect, nodes, rewrites, bytes, dB, ms. Print it."""

@@ -1,0 +1,133 @@
+"""Let a module compute what a model compiled from it computes, and leave all else of it as it is.
+
+The module's class, methods, attributes, children, parameters and hooks stay; what passes inserted becomes children and
+parameters beside them, and only `forward` changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxcompress.compiled import Compiled
+from fxcompress.errors import InputError
+from fxcompress.inplace.calls import Calls
+from fxcompress.ir.dialect import copy_graph
+
+
+def graft(module: nn.Module, compiled: Compiled) -> Compiled:
+    """Make `module` compute what `compiled`, made of it, computes; returns the compiled model on the tensors of `module`.
+
+    The two share all state from then on: what one trains, loads or moves is the other's.
+
+    Raises:
+        InputError: `module` has been compressed already, or its forward was replaced on the instance.
+    """
+    if hasattr(module, "_compressed_forward"):
+        raise InputError(f"this {type(module).__name__} has been compressed already; compress it once, with all passes")
+    if "forward" in vars(module):
+        raise InputError(
+            f"the forward of this {type(module).__name__} was replaced on the instance (by a wrapper such as Accelerate's); "
+            "compress the model before it is wrapped"
+        )
+    graph = copy_graph(compiled.graph)
+    _move_in(module, compiled, graph)
+    twin = Compiled.sharing(module, graph, compiled)
+    _replace_forward(module, twin)
+    return twin
+
+
+def _move_in(module: nn.Module, compiled: Compiled, graph: fx.Graph) -> None:
+    """Give `module` what `graph` reads and it has not got, under another name where its own means something else."""
+    moved: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_module"):
+            target = str(node.target)
+            if target not in moved:
+                moved[target] = _give(module, target, _held(compiled, target))
+            node.target = moved[target]
+
+
+def _held(module: nn.Module, target: str) -> Any:
+    owner, _, leaf = target.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _give(module: nn.Module, target: str, value: Any) -> str:
+    """Let `module` hold `value` at `target`, unless it holds its own there; returns where it is."""
+    path, _, leaf = target.rpartition(".")
+    owner = module
+    for name in filter(None, path.split(".")):
+        if name not in owner._modules:
+            owner.add_module(_free(owner, name), nn.Module())
+        owner = owner.get_submodule(name)
+    if isinstance(value, torch.Tensor):
+        own = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        if own is not None and own.shape == value.shape:
+            return target
+    name = _free(owner, leaf)
+    if isinstance(value, nn.Parameter):
+        owner.register_parameter(name, value)
+    elif isinstance(value, torch.Tensor):
+        owner.register_buffer(name, value)
+    else:
+        owner.add_module(name, value)
+    return f"{path}.{name}" if path else name
+
+
+def _free(owner: nn.Module, name: str) -> str:
+    """`name`, with a number where `owner` has something of this name."""
+    unique, count = name, 0
+    while hasattr(owner, unique):
+        count += 1
+        unique = f"{name}_{count}"
+    return unique
+
+
+def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
+    """Give the instance a class of its own, of the same name, whose forward runs the code of `compiled`."""
+    own = type(module)
+    calls = Calls(own.forward, type(compiled).forward, own.__name__)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return calls.run(self, args, kwargs)
+
+    forward.__wrapped__ = own.forward  # type: ignore[attr-defined]  # for those who look at its signature
+    members: dict[str, Any] = {
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "__deepcopy__": _deepcopy_of(own),
+        "__reduce_ex__": _refuse_pickling,
+        "forward": forward,
+        "_compressed_forward": True,
+        "_in_spec": getattr(compiled, "_in_spec", None),
+        "_out_spec": getattr(compiled, "_out_spec", None),
+    }
+    module.__class__ = types.new_class(own.__name__, (own,), {}, lambda namespace: namespace.update(members))
+
+
+def _deepcopy_of(own: type) -> Callable[[Any, dict[int, Any]], Any]:
+    """How copies are made of instances of `own`, which is not by pickling."""
+
+    def deepcopy(self: Any, memo: dict[int, Any]) -> Any:
+        if hasattr(own, "__deepcopy__"):
+            return own.__deepcopy__(self, memo)  # type: ignore[attr-defined]
+        twin = memo[id(self)] = object.__new__(type(self))
+        _, _, state, *_ = super(type(self), self).__reduce_ex__(4)
+        twin.__setstate__(copy.deepcopy(state, memo))
+        return twin
+
+    return deepcopy
+
+
+def _refuse_pickling(self: Any, protocol: Any) -> Any:
+    raise TypeError(
+        f"a compressed {type(self).__name__} cannot be pickled: its forward is code made for it; save its state, "
+        "torch.save(compression.checkpoint(), path), and load that into the same compression of the model"
+    )
