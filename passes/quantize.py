@@ -123,12 +123,13 @@ class Quantize(Pass):
         key = (site.group, site.options)
         if key not in shared:
             shared[key] = add_attribute(graph_module, f"{site.producer.name}_quantizer", site.options.quantizer())
-        return self._insert(site.producer, site.consumers, shared[key])
+        return self._insert(site.producer, site.consumers, shared[key], activation=True)
 
-    def _insert(self, value: fx.Node, consumers: Iterable[fx.Node], target: str) -> Replacement:
-        """Put a call of the quantizer `target` between `value` and `consumers`."""
+    def _insert(self, value: fx.Node, consumers: Iterable[fx.Node], target: str, *, activation: bool = False) -> Replacement:
+        """Put a call of the quantizer `target` between `value` and `consumers`; a constant can be an activation."""
         named = source_constant(value) or value
         node = insert_call(value, consumers, target, name=f"{named.name}_quantizer", created_by=self.name)
+        node.meta["activation"] = activation
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
 
 

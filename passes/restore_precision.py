@@ -161,7 +161,7 @@ class RestorePrecision(Pass):
                 f"the weights take {share:.4g} of the original model's size before anything is restored, which is more than "
                 f"max_size={self.max_size:g}; give Quantize weights of fewer bits or larger groups"
             )
-        return math.floor((self.max_size / share - 1) * weight_bytes(graph_module))
+        return math.floor((self.max_size / share - 1) * weight_bytes(graph_module)) if share else 0
 
     def _fitting(self, graph_module: fx.GraphModule, ranked: list[Place], room: int | None, context: Context) -> list[Place]:
         """Those of `ranked`, in its order, whose noise is largest in all of what there is room for."""
@@ -209,9 +209,10 @@ def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], con
 
 
 def _share(graph_module: fx.GraphModule, context: Context) -> float:
-    """What the weights take now, as a share of what those of the model took before the first pass."""
+    """What the weights take now, as a share of what those of the model took before the first pass; 0 where it has none."""
     assert context.original is not None
-    return weight_bytes(graph_module) / weight_bytes(fx.GraphModule(graph_module, copy_graph(context.original)))
+    before = weight_bytes(fx.GraphModule(graph_module, copy_graph(context.original)))
+    return weight_bytes(graph_module) / before if before else 0.0
 
 
 def _weights_alone(layer: Layer) -> Layer:

@@ -14,6 +14,7 @@ from fxcompress.driver.plan import plan
 from fxcompress.errors import PlanError, VerificationError
 from fxcompress.execution.agreement import outputs
 from fxcompress.report.rows import Report, Row
+from fxcompress.rewrite.rule import Replacement
 from fxcompress.training import Polynomial
 
 x, w, b = var("x w b")
@@ -135,6 +136,46 @@ def test_the_last_bit_before_a_rounding_breaks_no_promise():
     compiled = fxcompress.compile(Rounded(), [once], example_inputs=numbers)
     assert compiled(numbers).tolist() == [1, 1] and Rounded()(numbers).tolist() == [2, 2]
     assert compiled.report.rows[-1].decibels == float("inf")
+
+
+def regrouped(factor):
+    """A pass that adds the same numbers in another order, as another kernel of a library would, times a factor."""
+
+    @rewrite(op.sum(x, [1]))
+    def add_backwards(new, x):
+        return new.select(new.cumsum(new.mul(new.flip(x, [1]), factor), 1), 1, -1)
+
+    return rules_pass("Regroup", Effect.EXACT, add_backwards)
+
+
+class Sum(nn.Module):
+    def forward(self, x):
+        return x.sum(1)
+
+
+def test_the_order_of_a_sum_is_no_fault_and_its_last_bit_is():
+    torch.manual_seed(0)
+    numbers = torch.randn(8, 3001)
+    assert not torch.equal(numbers.sum(1), numbers.flip(1).sum(1))
+    compiled = fxcompress.compile(Sum(), [regrouped(1.0)], example_inputs=numbers)
+    assert compiled.report.rows[-1].decibels == float("inf")
+    with pytest.raises(VerificationError, match="Regroup promised the same bits"):
+        fxcompress.compile(Sum(), [regrouped(1 + 2**-23)], example_inputs=numbers)
+
+
+def test_weights_that_are_off_by_the_last_bit_are_a_fault():
+    class Jolt(Pass):
+        effect = Effect.EXACT
+
+        def run(self, graph_module, context):
+            node = graph_module.graph.find_nodes(op="get_attr")[0]
+            value = graph_module.get_parameter(node.target).detach().clone()
+            graph_module.register_buffer("jolted", torch.nextafter(value, torch.tensor(9.0)))
+            node.target = "jolted"
+            return [Replacement.at(node)]
+
+    with pytest.raises(VerificationError, match="Jolt promised the same bits"):
+        compile_with(Jolt(), model=nn.Linear(4, 4))
 
 
 def test_an_invalid_graph_is_the_passes_fault():

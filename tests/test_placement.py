@@ -1,5 +1,6 @@
 """Where quantizers go, on small networks drawn as ``producer -> consumers``."""
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,36 @@ def test_all_parts_of_a_split_must_want_it():
 def test_an_operand_that_is_computed_from_constants_keeps_the_sum_in_float():
     grid = lambda m: torch.arange(8.0) + m.a.bias[:, None, None]  # noqa: E731
     assert sites(lambda m, x: m.b(F.relu(m.a(x)) + grid(m))) == ["x -> a", "add_1 -> b"]
+
+
+class WithConstant(nn.Module):
+    """A parameter beside an activation: what is quantized for a layer is both, in one range or each in its own."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation, self.a, self.o = operation, nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.p = nn.Parameter(3 * torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        return self.o(self.operation(self.a(x).relu(), self.p.expand(x.shape[0], -1, -1, -1)))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda y, p: torch.cat([y, p], 1),
+        lambda y, p: torch.cat([p, y], 1),
+        lambda y, p: torch.cat([y + p, y], 1),
+        lambda y, p: torch.cat([y, y * p], 1),
+    ],
+)
+def test_a_constant_that_a_layer_reads_as_its_input_has_the_range_of_an_input(operation, tmp_path):
+    x = torch.randn(8, 3, 6, 6)
+    model = WithConstant(operation).eval()
+    compiled = fxcompress.compile(model, data=[x])
+    assert sqnr(model(x), compiled(x)) > 24
+    session = onnxruntime.InferenceSession(compiled.to_onnx(tmp_path / "model.onnx"))
+    assert sqnr(compiled(x), torch.from_numpy(session.run(None, {"x": x.numpy()})[0])) > 40
 
 
 def test_a_layer_on_a_constant_stays_in_float():

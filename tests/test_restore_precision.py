@@ -37,6 +37,14 @@ def passes_before(**options):
     return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.Quantize(**options), passes.Calibrate()]
 
 
+def test_a_model_without_weights_has_none_to_restore():
+    restore = passes.RestorePrecision(max_size=0.5)
+    compiled = fxcompress.compile(
+        nn.Sequential(nn.ReLU()), [passes.Quantize(), passes.Calibrate(), restore], data=[torch.randn(2, 3)]
+    )
+    assert torch.equal(compiled(torch.tensor([[-1.0, 2.0]])), torch.tensor([[0.0, 2.0]]))
+
+
 def four_bits_net():
     torch.manual_seed(0)
     return Net()

@@ -12,7 +12,7 @@ class Effect(enum.Enum):
     """What a pass promises about the outputs."""
 
     EXACT = "exact"
-    """The same bits."""
+    """The same bits, however a library adds up: what differs in single precision alone is run in double."""
     ROUNDING = "rounding"
     """The same function over the reals: outputs within 80 dB."""
     LOSSY = "lossy"

@@ -43,8 +43,8 @@ def quantizer_calls(graph_module: fx.GraphModule) -> dict[fx.Node, Quantizer]:
 
 
 def serves_weight(call: fx.Node) -> bool:
-    """Whether the quantizer `call` rounds a constant, maybe masked."""
-    return source_constant(call) is not None
+    """Whether the quantizer `call` rounds the weight of a layer: a constant, maybe masked, that is no layer's input."""
+    return source_constant(call) is not None and not call.meta.get("activation", False)
 
 
 @contextmanager
