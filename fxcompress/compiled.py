@@ -29,6 +29,7 @@ from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.errors import FileWarning, InputError
 from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.naming import keep_state_keys, keeps_its_names
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import check_writable
@@ -67,6 +68,7 @@ class Compilation:
         return float_stages[-1] if float_stages else None
 
 
+@keeps_its_names
 class Compiled(fx.GraphModule):
     """A compiled model: an ordinary module with the original's parameters and calling convention."""
 
@@ -80,6 +82,7 @@ class Compiled(fx.GraphModule):
         _share_state(graph_module, compiled)
         compiled.meta = dict(graph_module.meta)
         compiled.compilation = compilation
+        keep_state_keys(compiled, compiled.meta.get("own_names", {}))
         return compiled.eval()
 
     @classmethod
@@ -249,6 +252,7 @@ class Compiled(fx.GraphModule):
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
         twin.meta, twin.compilation, twin.training = dict(self.meta), self.compilation, self.training
+        keep_state_keys(twin, twin.meta.get("own_names", {}))
         return twin
 
 

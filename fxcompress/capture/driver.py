@@ -17,6 +17,7 @@ from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.naming import rename
+from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import copy_tensor, private_copy, trace
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
@@ -32,8 +33,9 @@ def capture(
     """`model` in inference mode as a graph in the dialect, called as the model is called with `example_inputs`.
 
     The batch (dimension 0 of every tensor that agrees there with the first one) is symbolic where the model allows it.
-    `model` is left untouched; the graph has copies of its parameters under the same `state_dict` keys.
-    ``meta["capture_notes"]`` lists what the graph does not keep of the model, and why.
+    `model` is left untouched; the graph has copies of its parameters under the same names, and under identifiers where
+    those are none: ``meta["own_names"]`` maps such paths to the model's. ``meta["capture_notes"]`` lists what the graph
+    does not keep of the model, and why.
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch.
@@ -46,14 +48,16 @@ def capture(
         program, traced = model, None
     else:
         traced = private_copy(model).eval()
+        check_parameters(example_inputs.kwargs)
         program = trace(traced, example_inputs, dynamic_shapes, notes)
+    program, own_names = with_safe_names(program)
     module = _functional(program, notes)
     canonicalize(module.graph)
     record_attention_dropout(module.graph, traced, example_inputs, notes)
     notes += _kept_statistics(module.graph)
     result = _assemble(module, rename(module.graph), copy_tensors=traced is None)
     set_training(result, False)
-    result.meta["capture_notes"] = notes
+    result.meta["capture_notes"], result.meta["own_names"] = notes, own_names
     return result.eval()
 
 

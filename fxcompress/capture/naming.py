@@ -9,6 +9,8 @@ from collections import Counter
 import torch
 from torch import fx
 
+from fxcompress.ir.naming import identifier
+
 _KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p", "trains_as")
 
 
@@ -33,7 +35,7 @@ def rename(graph: fx.Graph) -> fx.Graph:
         for source in node.all_input_nodes:
             if source.op == "get_attr" and source not in copies:
                 path = str(source.target)
-                add(source, names.unique(_identifier(path)), path.rpartition(".")[0])
+                add(source, names.unique(identifier(path)), path.rpartition(".")[0])
         if node.op == "placeholder":
             add(node, names.unique(node.name), "")
         elif node.op != "get_attr":
@@ -61,7 +63,7 @@ class _Names:
     """Hands out names, each once."""
 
     def __init__(self, graph: fx.Graph):
-        self._taken: set[str] = set()
+        self._taken: set[str] = {"self"}
         calls = [node for node in graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
         self._operations = Counter(_last_call(node)[1] for node in calls)
         self._weighted = Counter(_last_call(node)[1] for node in calls if _owns_weight(node))
@@ -77,10 +79,10 @@ class _Names:
             return self.unique(f"{copies[source].name}_{node.args[1]}")
         if node.target is torch.ops.aten.sym_size.int and isinstance(source, fx.Node):
             return self.unique(f"{copies[source].name}_size_{node.args[1]}")
-        path, both = _identifier(scope), _identifier(f"{scope}.{operation}" if scope else operation)
-        borrowed = _identifier(_inner_owner(node))
-        if borrowed and borrowed not in self._taken:
-            return self.unique(borrowed)
+        path, both = identifier(scope), identifier(f"{scope}.{operation}" if scope else operation)
+        borrowed = _inner_owner(node)
+        if borrowed and identifier(borrowed) not in self._taken:
+            return self.unique(identifier(borrowed))
         if scope in self._parents or not self._is_the_operation(node):
             return self.unique(both)
         # A second call of `block.1` must not take the name of `block.2`.
@@ -123,8 +125,3 @@ def _operation(node: fx.Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.name.partition("::")[2].strip("_")
     return getattr(node.target, "__name__", str(node.target))
-
-
-def _identifier(path: str) -> str:
-    name = re.sub(r"\W", "_", path)
-    return f"_{name}" if name[:1].isdigit() else name

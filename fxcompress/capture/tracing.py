@@ -6,7 +6,6 @@ import contextlib
 import copy
 import inspect
 import io
-import keyword
 import linecache
 import os
 import sys
@@ -33,7 +32,6 @@ def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: 
         CaptureError: `model` cannot be traced.
         InputError: its forward does not take `example`.
     """
-    _check_names(model)
     _check_call(model, example)
     _hand_scopes_on(model)
     for module in model.modules():
@@ -94,13 +92,6 @@ def copy_tensor(tensor: Tensor) -> Tensor:
     return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
-def _check_names(model: nn.Module) -> None:
-    """Refuse names that cannot be written in the code that torch generates: ``self.heads.class.weight``."""
-    for path, _ in model.named_modules():
-        if keyword.iskeyword(path.rpartition(".")[2]):
-            raise CaptureError(f"the module {path!r} is called by a word of Python's own, which torch cannot trace; rename it")
-
-
 def _check_call(model: nn.Module, example: ExampleInputs) -> None:
     try:
         inspect.signature(model.forward).bind(*example.args, **example.kwargs)
@@ -144,6 +135,12 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             with torch.no_grad():  # only there may the parts of a split be changed in place
                 return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
+        hidden = _hidden_names(model)
+        if hidden:
+            raise CaptureError(
+                f"{type(model).__name__} cannot be traced: torch cannot find {', '.join(map(repr, hidden))}, whose names have "
+                "a dot in them or are those of attributes that every module has; rename them"
+            ) from error
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
         raise CaptureError(
@@ -153,6 +150,17 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
         ) from error
     finally:
         sys.stderr.write(messages.getvalue())
+
+
+def _hidden_names(model: nn.Module) -> list[str]:
+    """The paths of modules and tensors that an attribute of their owner hides, or a dot in their name."""
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, owner in model.named_modules()
+        for held in (owner._modules, owner._parameters, owner._buffers)
+        for name, value in held.items()
+        if value is not None and ("." in name or not name or getattr(owner, name, None) is not value)
+    ]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,122 @@
+"""Names of modules and tensors are any text: none becomes code or a path, and all are found again in the state."""
+
+from __future__ import annotations
+
+import copy
+import keyword
+from pathlib import Path
+
+import pytest
+import torch
+from torch import fx, nn
+
+import fxcompress
+from fxcompress import Compiled
+from fxcompress.capture import capture
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.errors import CaptureError, InputError
+from fxcompress.ir.naming import MODULE_NAMES, SafeNames, identifier, translated
+
+TAKEN = sorted(name for name in {*dir(Compiled), *Compiled.__annotations__, "code", "meta"} - MODULE_NAMES if name[0] != "_")
+ODD = [
+    *("/etc/x", "a b", 'a"b', "a\\b", "a\nb", "<b>", "[/d]", "é", "ﬁ", "x²", "名前", "self", "torch", "_", "__", "0_1"),
+    "class",
+]
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Holder(nn.Module):
+    """A linear layer, a parameter and a buffer of any names, in any depth."""
+
+    def __init__(self, *names: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.names, owner = names, self
+        for name in names[:-2]:
+            owner._modules[name] = nn.Module()
+            owner = owner._modules[name]
+        owner._modules[names[-2]] = nn.Linear(4, 4)
+        owner._parameters[names[-1]] = nn.Parameter(torch.randn(4, 4))
+        owner._buffers[f"{names[-1]} of it"] = torch.randn(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        owner = self
+        for name in self.names[:-2]:
+            owner = owner._modules[name]
+        hidden = owner._modules[self.names[-2]](x).relu() @ owner._parameters[self.names[-1]]
+        return hidden + owner._buffers[f"{self.names[-1]} of it"]
+
+
+def check(model: Holder) -> fx.GraphModule:
+    graph = capture(model, ExampleInputs((X,)))
+    assert torch.equal(graph(X), model.eval()(X))
+    return graph
+
+
+@pytest.mark.parametrize("position", range(0, len(TAKEN), 8))
+def test_no_attribute_of_a_compiled_model_is_in_the_way(position: int) -> None:
+    for name, other in zip(TAKEN[position : position + 8], reversed(TAKEN)):
+        if name != other:
+            model = Holder(name, other)
+            compiled = fxcompress.compile(model, [], example_inputs=X)
+            assert list(compiled.state_dict()) == list(model.state_dict())
+            assert torch.equal(compiled(X), model(X)) and compiled.text() and compiled.report and compiled.controller
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_are_kept_in_the_state_and_nowhere_else(name: str, tmp_path: Path) -> None:
+    model = Holder(name, f"{name}{name}", name)
+    compiled = fxcompress.compile(model, example_inputs=X, data=[X])
+    assert model.state_dict().keys() <= compiled.state_dict().keys()
+    state = {key: value + 1 for key, value in model.state_dict().items()}
+    assert compiled.load_state_dict(state, strict=False).missing_keys
+    twin = copy.deepcopy(compiled)
+    assert all(torch.equal(twin.state_dict()[key], value) for key, value in state.items())
+    twin.load_checkpoint(compiled.checkpoint())
+    for path in [*compiled.dump(tmp_path / "graphs"), compiled.to_onnx(tmp_path / "model.onnx")]:
+        assert tmp_path in path.parents and path.is_file()
+    with pytest.raises(RuntimeError) as problem:
+        compiled.load_state_dict(dict.fromkeys([f"{name}.none"], X))
+    assert f"{name}.{name}" in str(problem.value).replace("\\n", "\n").replace("\\\\", "\\") or not name.isascii()
+
+
+@pytest.mark.parametrize("where", ["module", "parameter"])
+def test_a_name_runs_nothing(where: str, tmp_path: Path) -> None:
+    name = f'training"), open("{tmp_path}/ran", "w"), getattr(self,"training'
+    model = Holder(*((name, "weight") if where == "module" else ("layer", name)))
+    compiled = fxcompress.compile(model, [], example_inputs=X)
+    assert torch.equal(compiled(X), model(X)) and not list(tmp_path.iterdir())
+    assert list(compiled.state_dict()) == list(model.state_dict())
+
+
+def test_an_exported_program_is_no_way_around(tmp_path: Path) -> None:
+    model = Holder(f'training"), open("{tmp_path}/ran", "w"), getattr(self,"training', "text").eval()
+    program = torch.export.export(model, (X,), strict=False)
+    compiled = fxcompress.compile(program, [])
+    assert torch.equal(compiled(X), model(X)) and not list(tmp_path.iterdir())
+
+
+def test_inputs_are_called_by_identifiers() -> None:
+    class Any(nn.Module):
+        def forward(self, **given):
+            return sum(given.values())
+
+    with pytest.raises(InputError, match="which is no identifier of Python; call it by another"):
+        fxcompress.compile(Any(), [], example_inputs={'x=print("ran")': X})
+    assert torch.equal(fxcompress.compile(Any(), [], example_inputs={"x": X})(x=X), X)
+
+
+def test_names_that_torch_cannot_find_are_named() -> None:
+    with pytest.raises(CaptureError, match="torch cannot find 'a.parameters'.*; rename them"):
+        check(Holder("a", "parameters", "weight"))
+
+
+def test_paths_stay_where_they_can_and_differ_where_they_differed() -> None:
+    paths = ["layer1.0.weight", "text.weight", "a b.x y", "a_b.x", "a/b.x", "class.def", "text.text", "0", "..x", ""]
+    names = SafeNames(paths)
+    safe = [names[path] for path in paths]
+    assert safe[:2] == ["layer1.0.weight", "text_1.weight"] and len({*safe}) == len(safe)
+    for path, one in zip(paths, safe):
+        assert translated(one, names.own) == path
+        assert all(part.isdecimal() or (part.isidentifier() and not keyword.iskeyword(part)) for part in one.split(".") if one)
+    assert identifier("0é b") == "_0__b"
