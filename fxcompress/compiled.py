@@ -33,6 +33,7 @@ from fxcompress.ir.naming import keep_state_keys, keeps_its_names
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import check_writable
+from fxcompress.storage.names import file_names
 from fxcompress.targets import Target
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
@@ -259,7 +260,8 @@ class Compiled(fx.GraphModule):
 def dump_step(graph_module: fx.GraphModule, folder: Path, position: int, name: str) -> list[Path]:
     """Write every view of the graph after step `position`, the pass that prints as `name`; step 0 is the capture."""
     short = name.partition("(")[0]
-    return dump(graph_module, folder, f"{position:02d}-{short}", highlight=short if position else None, title=name)
+    (stem,) = file_names([short]).values()
+    return dump(graph_module, folder, f"{position:02d}-{stem}", highlight=short if position else None, title=name)
 
 
 def _share_state(source: nn.Module, sink: nn.Module) -> None:

@@ -29,6 +29,7 @@ from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.parts import PartlyCompiled, SubmoduleData
 from fxcompress.report.rows import Row
+from fxcompress.storage.names import file_names
 from fxcompress.targets import Target, find_target
 
 Progress = Callable[[str, int, int | None], None]
@@ -164,11 +165,11 @@ def _compile_parts(
     model: nn.Module, captured: PartialCapture, example: ExampleInputs, data: Iterable[Any] | None, settings: _Settings
 ) -> PartlyCompiled:
     """Compile each captured submodule on what it is given while the whole model runs over the data."""
-    parts = {}
+    parts, names = {}, file_names(captured.graphs)
     for path, graph_module in captured.graphs.items():
         one = _described(graph_module, model.get_submodule(path), captured.inputs[path], 0.0, settings.verify)
         given = None if data is None else SubmoduleData(model, path, data, example)
-        parts[path] = settings.compile(one, captured.inputs[path], given, path)
+        parts[path] = settings.compile(one, captured.inputs[path], given, names[path])
     return PartlyCompiled(model, parts, captured.left_alone)
 
 

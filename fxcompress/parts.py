@@ -16,6 +16,7 @@ from fxcompress.compiled import Compiled, Verify
 from fxcompress.data.inputs import ExampleInputs, aligned
 from fxcompress.errors import InputError
 from fxcompress.report.rows import Report
+from fxcompress.storage.names import file_names
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController
 
@@ -71,7 +72,8 @@ class PartlyCompiled(nn.Module):
 
     def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
         """As `Compiled.dump`, each part in a folder of its own."""
-        return [file for path, part in self.parts.items() for file in part.dump(Path(folder) / path)]
+        names = file_names(self.parts)
+        return [file for path, part in self.parts.items() for file in part.dump(Path(folder, names[path]))]
 
     def to_onnx(self, folder: str | os.PathLike[str], *, verify: Verify = True) -> list[Path]:
         """Write each part to `folder` as ``<path>.onnx``; see `Compiled.to_onnx`.
@@ -79,8 +81,8 @@ class PartlyCompiled(nn.Module):
         Raises:
             InputError: `folder` cannot be written, and as `Compiled.to_onnx`.
         """
-        directory = self._folder(folder)
-        return [part.to_onnx(directory / f"{path}.onnx", verify=verify) for path, part in self.parts.items()]
+        directory, names = self._folder(folder), file_names(self.parts)
+        return [part.to_onnx(directory / f"{names[path]}.onnx", verify=verify) for path, part in self.parts.items()]
 
     def to_openvino(
         self, folder: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True
@@ -90,9 +92,9 @@ class PartlyCompiled(nn.Module):
         Raises:
             InputError: `folder` cannot be written, or as `Compiled.to_openvino`.
         """
-        directory = self._folder(folder)
+        directory, names = self._folder(folder), file_names(self.parts)
         return [
-            part.to_openvino(directory / f"{path}.xml", batch_size=batch_size, verify=verify)
+            part.to_openvino(directory / f"{names[path]}.xml", batch_size=batch_size, verify=verify)
             for path, part in self.parts.items()
         ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from levels import Undecided
 from torch import fx, nn
 
 import fxcompress
@@ -16,6 +17,7 @@ from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
 from fxcompress.ir.naming import MODULE_NAMES, SafeNames, identifier, translated
+from fxcompress.storage.names import file_names
 
 TAKEN = sorted(name for name in {*dir(Compiled), *Compiled.__annotations__, "code", "meta"} - MODULE_NAMES if name[0] != "_")
 ODD = [
@@ -120,3 +122,20 @@ def test_paths_stay_where_they_can_and_differ_where_they_differed() -> None:
         assert translated(one, names.own) == path
         assert all(part.isdecimal() or (part.isidentifier() and not keyword.iskeyword(part)) for part in one.split(".") if one)
     assert identifier("0é b") == "_0__b"
+
+
+def test_parts_are_written_into_their_folder_whatever_they_are_called(tmp_path: Path) -> None:
+    names = file_names(["/etc/x", "../x", "..", "a/b", "a_b", "A_b", "layer.0", "é" * 300])
+    assert [*names.values()][:7] == ["_etc_x", "_x", "_", "a_b", "a_b_1", "A_b_2", "layer.0"]
+
+    class Outside(Undecided):
+        backbone = property(lambda self: self._modules[f"{tmp_path}/outside"])
+
+    model = Outside.__new__(Outside)
+    nn.Module.__init__(model)
+    model._modules[f"{tmp_path}/outside"] = nn.Linear(4, 4)
+    inside = tmp_path / "inside"
+    parts = fxcompress.compile(model, [], example_inputs=X, dump=inside / "while")
+    written = [*parts.to_onnx(inside / "files"), *parts.dump(inside / "graphs"), *(inside / "while").rglob("*.svg")]
+    assert len(written) > 4 and all(path.resolve().is_relative_to(inside) for path in written)
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]

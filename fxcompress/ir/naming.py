@@ -38,12 +38,10 @@ class SafeNames:
     def __init__(self, paths: Iterable[str]):
         self.own: dict[str, str] = {}
         self._safe: dict[str, str] = {"": ""}
-        known = dict.fromkeys(prefix for path in paths for prefix in (*_parents(path), path))
+        known = dict.fromkeys(prefix for path in paths for prefix in (*_parents(path), path) if prefix)
         held: dict[str, set[str]] = {}
-        kept, changed = [], []
-        for path in known:
-            (kept if _is_safe(path) else changed).append(path)
-        for path in kept:
+        changed = [path for path in known if not _is_safe(path)]
+        for path in known.keys() - changed:
             parent, _, part = path.rpartition(".")
             held.setdefault(parent, set()).add(part)
         for path in changed:
