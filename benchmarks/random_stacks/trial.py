@@ -141,6 +141,7 @@ def _onnxruntime(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # no 8 bits of the runtime's own choice
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     read = {value.name for value in session.get_inputs()}
     return lambda feeds: session.run(None, {name: value for name, value in feeds.items() if name in read})

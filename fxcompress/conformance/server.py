@@ -19,11 +19,12 @@ Run = Callable[[Sequence[Any]], list[Any]]
 
 
 def onnxruntime_session(path: str, names: Sequence[str]) -> Run:
-    """`path` in onnxruntime, its inputs in the order of `names`."""
+    """`path` in onnxruntime, its inputs in the order of `names`, with what is float in float32 as well."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     read = {value.name for value in session.get_inputs()}
     return lambda inputs: session.run(None, {name: value for name, value in zip(names, inputs) if name in read})
