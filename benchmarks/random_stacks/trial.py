@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import traceback
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch.utils import _pytree as pytree
 
 from benchmarks.random_stacks.program import Program, script
+from fxcompress.conformance.server import LOADERS
 from fxcompress.conformance.simulation import Simulation
 from fxcompress.errors import EmitError, InputError, PlanError
 
@@ -22,6 +24,8 @@ BATCHES = (1, 2, 5)
 _ASKED_TOO_MUCH = (
     "multiply-adds can be removed",
     "give Quantize weights of fewer bits",
+    "weights are at most",
+    "the loss has no gradient",
 )
 """What errors say where the stack asks for what the network cannot give."""
 
@@ -64,6 +68,12 @@ def tried(program: Program, folder: Path) -> Finding | None:
         return Finding(f"{step}: {type(error).__name__} {_short(error)}", traceback.format_exc(limit=-6))
 
 
+def tried_as_data(program: Program, folder: Path) -> dict[str, str] | None:
+    """`tried`, for another process."""
+    finding = tried(program, folder)
+    return finding and asdict(finding)
+
+
 def _short(error: Exception) -> str:
     """An error's first words, without what differs between two programs."""
     if isinstance(error, EmitError):
@@ -104,59 +114,35 @@ def _trained(scope: dict[str, Any]) -> Finding | None:
 
 
 def _run(program: Program, lowered: Any, path: Path, given: Any) -> Finding | None:
-    import onnx
+    for runtime in ("onnxruntime", "openvino") if program.target == "openvino" else ("onnxruntime",):
+        finding, _ = run_beside(lowered, path, given, runtime)
+        if finding:
+            return Finding(f"{runtime} ({program.target}) {finding.kind}", finding.detail)
+    return None
 
+
+def run_beside(lowered: Any, path: Path, given: Any, runtime: str) -> tuple[Finding | None, float]:
+    """What is wrong with a file in `runtime`, and how well it agrees where it agrees least, in dB."""
     names = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
-    for runtime in (_onnxruntime, _openvino) if program.target == "openvino" else (_onnxruntime,):
-        try:
-            run = runtime(path)
-        except Exception as error:
-            return Finding(
-                f"{runtime.__name__[1:]} ({program.target}) does not load: {_short_runtime(error)}", str(error)[:1500]
-            )
+    lowest, step = float("inf"), "load"
+    try:
+        run = LOADERS[runtime](str(path), names)
+        step = "run"
         for batch in BATCHES:
             torch.manual_seed(batch)
             inputs = given(batch)
-            try:
-                outputs = run(dict(zip(names, (x.numpy() for x in inputs))))
-            except Exception as error:
-                return Finding(
-                    f"{runtime.__name__[1:]} ({program.target}) does not run: {_short_runtime(error)}", str(error)[:1500]
-                )
-            for one in Simulation(lowered, inputs).compare([torch.as_tensor(output) for output in outputs]):
+            outputs = [torch.as_tensor(output) for output in run([x.numpy() for x in inputs])]
+            for one in Simulation(lowered, inputs).compare(outputs):
+                lowest = min(lowest, one.decibels)
                 if one.faulty:
                     told = f"batch {batch}, output {one.position}: {one.decibels:.1f} dB, rounding explains {one.explained:.1f}"
-                    return Finding(f"{runtime.__name__[1:]} ({program.target}) differs", told)
-    return None
+                    return Finding("differs", told), lowest
+    except Exception as error:
+        return Finding(f"does not {step}: {_short_runtime(error)}", str(error)[:1500]), float("-inf")
+    return None, lowest
 
 
 def _short_runtime(error: Exception) -> str:
     text = re.sub(r"'[^']*'|\d+|/\S+", "", str(error))
-    match = re.search(r"(Check|Exception|No suitable|Status Message|INVALID|NOT_IMPL|Non-zero status).{0,80}", text)
+    match = re.search(r"(Check|No suitable|Status Message|INVALID|NOT_IMPL|Non-zero status|does not match).{0,80}", text)
     return (match.group(0) if match else text[:60]).strip()
-
-
-def _onnxruntime(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # no 8 bits of the runtime's own choice
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    read = {value.name for value in session.get_inputs()}
-    return lambda feeds: session.run(None, {name: value for name, value in feeds.items() if name in read})
-
-
-def _openvino(path: Path) -> Any:
-    import openvino
-
-    core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-    compiled = core.compile_model(core.read_model(path), "CPU", options)
-    read = {name for value in compiled.inputs for name in value.names}
-
-    def run(feeds: dict[str, Any]) -> list[Any]:
-        found = compiled({name: value for name, value in feeds.items() if name in read})
-        return [found[output] for output in compiled.outputs]
-
-    return run
