@@ -1,7 +1,7 @@
 """Every operation behind and before an integer layer, in both runtimes: python -m benchmarks.operation_sweep
 
-Each operation of `benchmarks/random_stacks/operations.py` is put behind an integer layer, before one, and between two, for values
-of two to five dimensions, compiled with the default passes, written, and run with one, two and five samples beside the
+Each operation of `benchmarks/random_stacks/operations.py` is put behind an integer layer, before one, and between two, for
+values of two to five dimensions, compiled with the default passes, written, and run with one, two and five samples beside the
 simulation. The table says what came out: the decibels where the file agrees least, or what went wrong.
 """
 
@@ -34,6 +34,12 @@ LAYER: dict[int, tuple[str, dict[str, Any]]] = {
     5: ("conv3d", {"out": 8, "kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "bias": True}),
 }
 """The integer layer for values of so many dimensions."""
+
+_EXPLAINED = (
+    "Decibels are those of the file against the simulation where it agrees least, behind, before and between integer layers, "
+    "with 1, 2 and 5 samples. A file went wrong if it differs by more than rounding explains, or does not run: the cell then "
+    "says for how many dimensions and where. `python -m benchmarks.operation_sweep`"
+)
 
 PLACES = ("between", "behind", "before")
 
@@ -137,10 +143,8 @@ def table(rows: dict[str, dict[str, str]], machine: dict[str, Any]) -> str:
         lines.append(f"| `{name}` | {', '.join(ranks)} | {' | '.join(cells)} |")
     files = len(rows) * len(RUNTIMES)
     head = (
-        f"# Every operation beside integer layers\n\n{len(names)} operations, {len(rows)} networks in two runtimes: {faults} of {files} "
-        "files went wrong.\n\nDecibels are those of the file against the simulation where it agrees least, behind, before and "
-        "between integer layers, with 1, 2 and 5 samples. A file went wrong if it differs by more than rounding explains, or does "
-        "not run: the cell then says for how many dimensions and where. `python -m benchmarks.operation_sweep`\n"
+        f"# Every operation beside integer layers\n\n{len(names)} operations, {len(rows)} networks in two runtimes: "
+        f"{faults} of {files} files went wrong.\n\n{_EXPLAINED}\n"
     )
     return "\n".join([head, *lines, "", one_line(machine), ""])
 

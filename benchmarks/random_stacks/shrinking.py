@@ -12,7 +12,7 @@ from benchmarks.random_stacks.program import Program, Step, UnfitError, script, 
 
 def shrunk(program: Program, fails: Callable[[Program], bool], attempts: int = 200) -> Program:
     """A program that `fails` as `program` does, with nothing left that can be left out, within so many attempts."""
-    left, progress = attempts, True
+    left, progress, asked = attempts, True, [program]
     while progress and left:
         progress = False
         for smaller in _smaller(program):
@@ -23,8 +23,11 @@ def shrunk(program: Program, fails: Callable[[Program], bool], attempts: int = 2
                 script(smaller)
             except (UnfitError, IndexError):
                 continue
+            if smaller in asked:
+                continue
+            asked.append(smaller)
             left -= 1
-            if smaller != program and fails(smaller):
+            if fails(smaller):
                 program, progress = smaller, True
                 break
     return program
