@@ -53,6 +53,10 @@ class CalibrationError(FxCompressError):
     """The calibration data gives no usable ranges."""
 
 
+class PartialCaptureWarning(UserWarning):
+    """A model was compiled in parts, since it cannot be captured as a whole; says why, and what to do."""
+
+
 class ScopeError(FxCompressError, ValueError):
     """A scope matches nothing in the model."""
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from rich.table import Table
+from torch import fx, nn
 
 from fxcompress.capture import private_copy
 from fxcompress.compiled import Compiled, Verify
-from fxcompress.data.inputs import ExampleInputs, aligned
+from fxcompress.data.fitting import aligned
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 from fxcompress.report.rows import Report
+from fxcompress.report.tables import printed, titled
+from fxcompress.report.units import readable_bytes, readable_decibels
 from fxcompress.storage.names import file_names
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController
+
+_SHOWN, _REASONS, _WIDTH = 12, 4, 100
+"""Rows, reasons and columns of a summary."""
 
 
 class PartlyCompiled(nn.Module):
@@ -48,6 +56,38 @@ class PartlyCompiled(nn.Module):
         rows = [replace(row, name=f"{path}: {row.name}") for path, part in self.parts.items() for row in part.report.rows]
         left = [f"{path or type(self.model).__name__} was not compiled: {why}" for path, why in self.left_alone.items()]
         return Report(rows, remarks=left)
+
+    def summary(self) -> str:
+        """What was compiled, in a table that fits a screen: the largest parts, and what was left alone, with the reason."""
+        left = [f"{path or type(self.model).__name__} was not compiled: {why}" for path, why in self.left_alone.items()]
+        told = [textwrap.shorten(one, _WIDTH * 2, placeholder=" ...") for one in left[:_REASONS]]
+        if len(left) > _REASONS:
+            told.append(f"... and {len(left) - _REASONS} more")
+        return printed(self._table(), _WIDTH) + "".join(f"{textwrap.fill(one, _WIDTH)}\n" for one in told)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _table(self) -> Table:
+        sizes = {path: part.report.rows[-1].bytes for path, part in self.parts.items()}
+        shown = sorted(sizes, key=lambda path: -sizes[path])[:_SHOWN]
+        title = f"{type(self.model).__name__}, compiled in {len(self.parts)} parts"
+        table = titled(title, "part", "weights", "dB", numbers={"weights", "dB"})
+        for path in shown:
+            decibels = min((row.decibels for row in self.parts[path].report.rows if row.decibels is not None), default=None)
+            table.add_row(path, readable_bytes(sizes[path]), readable_decibels(decibels))
+        if len(sizes) > len(shown):
+            rest = readable_bytes(sum(sizes[path] for path in sizes if path not in shown))
+            table.add_row(f"{len(sizes) - len(shown)} smaller ones", rest, "")
+        return table
+
+    def text(self) -> str:
+        """The graphs of all parts as text, each under its part's path."""
+        return "\n".join(f"{path}:\n{part.text()}" for path, part in self.parts.items())
+
+    def lower(self, *, binary_convolutions: bool = False) -> dict[str, fx.GraphModule]:
+        """As `Compiled.lower`, of each part, by its path."""
+        return {path: part.lower(binary_convolutions=binary_convolutions) for path, part in self.parts.items()}
 
     @property
     def controller(self) -> CompositeController:

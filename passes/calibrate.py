@@ -13,8 +13,9 @@ from fxcompress.data.samples import chunks
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe
-from fxcompress.execution.precision import Precision, channels_last, forward_in, takes_bfloat16
-from fxcompress.quantization.quantized import serves_weight
+from fxcompress.execution.low_precision import choose_arithmetic
+from fxcompress.execution.precision import FLOAT32, Precision, channels_last
+from fxcompress.quantization.quantized import activations_in_float, serves_weight
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import Estimator, Statistic, find_estimator
 from fxcompress.rewrite.rule import Replacement
@@ -50,14 +51,16 @@ class Calibrate(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         estimator = find_estimator(self.estimator)
         observer = _Observer(graph_module, estimator)
-        with torch.inference_mode(), forward_in(self.precision, graph_module.graph):
+        with torch.inference_mode():
             seen = 0
             for leaves, count in chunks(graph_module.graph, context, self.samples, self.chunk):
+                if not seen:
+                    with activations_in_float(graph_module):
+                        observer.arithmetic = choose_arithmetic(self.precision, graph_module, leaves)
                 observer.observe(leaves)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
-        lower = takes_bfloat16(self.precision, graph_module.graph)
-        context.notes.append(f"{seen} samples, {'bfloat16' if lower else 'float32'} forward")
+        context.notes.append(f"{seen} samples, {observer.arithmetic} forward")
         return observer.set_ranges()
 
 
@@ -70,15 +73,19 @@ class _Observer(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule, estimator: Estimator):
         super().__init__(graph_module)
         self.statistics: dict[fx.Node, Statistic] = {}
-        self.estimator = estimator
+        self.estimator, self.arithmetic = estimator, FLOAT32
         self.node: fx.Node | None = None
 
-    def observe(self, leaves: Iterable[Tensor]) -> None:
+    def observe(self, leaves: Iterable[Any]) -> None:
         self.run(*channels_last(leaves), enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
         self.node = n
         return super().run_node(n)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        assert self.node is not None
+        return self.arithmetic.call(self.node, target, args, kwargs)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import one_batch
+from fxcompress.data.samples import joined
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
@@ -39,20 +39,27 @@ class CorrectBias(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
-        inputs = one_batch(graph_module.graph, context, self.samples)
+        batches = joined(graph_module.graph, context, self.samples)
         layers = matrix_layers(graph_module, context.reference, context.target, self.name)
-        steps = in_step(layers, context.reference, graph_module, inputs)
-        for done, (layer, reference, quantized) in enumerate(steps):
+        steps = in_step(layers, context.reference, graph_module, batches)
+        for done, (layer, runs) in enumerate(steps):
             context.progress("correcting biases", done, len(layers))
-            reference.run(layer.twin)
-            output = layer.run(quantized.value(layer.node.args[0]))
-            quantized.run(layer.node, _correct(layer, reference.value(layer.twin), output))
+            for reference, _ in runs:
+                reference.run(layer.twin)
+            wanted = [reference.value(layer.twin) for reference, _ in runs]
+            outputs = [layer.run(quantized.value(layer.node.args[0])) for _, quantized in runs]
+            for (_, quantized), output in zip(runs, _correct(layer, wanted, outputs)):
+                quantized.run(layer.node, output)
         return [Replacement.at(layer.node) for layer in layers]
 
 
-def _correct(layer: MatrixLayer, wanted: Tensor, output: Tensor) -> Tensor:
-    """Shift the bias of `layer` until the mean of its `output`, by channel, is that of `wanted`; returns the new output."""
-    channels = layer.channel_axis % output.dim()
-    shift = (wanted - output).mean([axis for axis in range(output.dim()) if axis != channels])
+def _correct(layer: MatrixLayer, wanted: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
+    """Shift the bias of `layer` until the mean of its `outputs`, by channel, is that of `wanted`; returns the new ones."""
+    rank = outputs[0].dim()
+    channels = layer.channel_axis % rank
+    errors = torch.cat(
+        [(w - o).movedim(channels, 0).reshape(outputs[0].shape[channels], -1) for w, o in zip(wanted, outputs)], 1
+    )
+    shift = errors.mean(1)
     layer.set_bias(shift if layer.bias is None else layer.bias + shift)
-    return output + shift.view([-1 if axis == channels else 1 for axis in range(output.dim())])
+    return [output + shift.view([-1 if axis == channels else 1 for axis in range(rank)]) for output in outputs]

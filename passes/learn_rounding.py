@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import one_batch
+from fxcompress.data.samples import joined
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
@@ -70,14 +70,17 @@ class LearnRounding(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
-        inputs = one_batch(graph_module.graph, context, self.samples)
+        batches = joined(graph_module.graph, context, self.samples)
         layers = matrix_layers(graph_module, context.reference, context.target, self.name)
-        steps = in_step(layers, context.reference, graph_module, inputs)
-        for done, (layer, reference, quantized) in enumerate(steps):
+        steps = in_step(layers, context.reference, graph_module, batches)
+        for done, (layer, runs) in enumerate(steps):
             context.progress("learning to round", done, len(layers))
             shape = layer.weight.shape
-            wanted = input_patches(layer.node, reference.value(layer.twin.args[0]), shape, self.patches)
-            self._round(layer, wanted, input_patches(layer.node, quantized.value(layer.node.args[0]), shape, self.patches))
+            read = [(before.value(layer.twin.args[0]), after.value(layer.node.args[0])) for before, after in runs]
+            wanted, present = (
+                torch.cat([input_patches(layer.node, x, shape, self.patches) for x in inputs], 1) for inputs in zip(*read)
+            )
+            self._round(layer, wanted, present)
         return [Replacement.at(layer.node) for layer in layers]
 
     def _round(self, layer: MatrixLayer, float_patches: Tensor, patches: Tensor) -> None:

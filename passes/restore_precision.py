@@ -246,7 +246,8 @@ class _Loss:
         if context.reference is None:
             raise PlanError("RestorePrecision compares with the model before it was quantized, and nobody kept that")
         # Read once: a loader may shuffle, and the same samples must be compared.
-        self.batches = list(in_small_batches(graph_module.graph, samples_of(context, wanted.samples), CHUNK))
+        graph = graph_module.graph
+        self.batches = list(in_small_batches(graph, samples_of(graph, context, wanted.samples), CHUNK))
         self.outputs: list[list[Tensor]] = []
         if self.in_decibels:
             self.outputs = [_run(context.reference, leaves) for leaves, _ in self.batches]

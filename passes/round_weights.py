@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import one_batch
+from fxcompress.data.samples import joined
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
@@ -98,9 +98,12 @@ class RoundWeights(Pass):
         """Each of `layers` with the moment of what some of its output values are computed from."""
         if layers:
             assert context.reference is not None
-            inputs = one_batch(context.reference.graph, context, self.samples)
-            for layer, x in float_inputs(layers, context.reference, inputs, self.precision):
-                yield layer, _Moment().add(input_patches(layer.node, x, layer.weight.shape, self.patches))
+            batches = joined(context.reference.graph, context, self.samples)
+            for layer, inputs in float_inputs(layers, context.reference, batches, self.precision):
+                moment = _Moment()
+                for x in inputs:
+                    moment.add(input_patches(layer.node, x, layer.weight.shape, self.patches))
+                yield layer, moment
 
     def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
         """Each of the linear `layers` with the moment of the tokens that count."""

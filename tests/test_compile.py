@@ -314,7 +314,8 @@ class Masked(nn.Module):
 def test_a_mask_of_the_lowest_float_is_observed_where_the_cpu_has_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     compiled = fxcompress.compile(Masked(), data=[torch.randn(4, 8)])
-    assert "4 samples, float32 forward" in str(compiled.report.notes)
+    assert "4 samples, bfloat16 forward" in str(compiled.report.notes)
+    assert compiled.report.rows[-1].decibels > 30
 
 
 def test_a_compiled_model_is_saved_by_its_state():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fxcompress.data.inputs import ExampleInputs, batch_inputs, example_inputs, peek
+from fxcompress.data.inputs import ExampleInputs, example_inputs, peek
 from fxcompress.errors import InputError
 
 
@@ -109,35 +109,3 @@ def test_an_iterator_is_read_no_further_than_need_be(wanted, again):
     assert list(itertools.islice(data, wanted)) == list(range(wanted))
     assert list(itertools.islice(data, again)) == list(range(again))
     assert next(source) == max(wanted, again)
-
-
-@given(st.integers(1, 7))
-def test_any_batch_size_fits(batch):
-    x = torch.zeros(batch, 4)
-    assert batch_inputs(x, EXAMPLE).args == (x,)
-    assert batch_inputs((x, LABEL), EXAMPLE).args == (x,)
-    named = ExampleInputs((), {"x": X, "y": Y})
-    assert batch_inputs({"y": x, "x": x, "label": LABEL}, named).kwargs == {"x": x, "y": x}
-    assert batch_inputs((x, x), named).kwargs == {"x": x, "y": x}
-    mixed = ExampleInputs((X,), {"y": Y})
-    assert batch_inputs((x, x, LABEL), mixed) == ExampleInputs((x,), {"y": x})
-
-
-MISFITS = {
-    "shape": (torch.zeros(3, 5), EXAMPLE, r"inputs\[0\].*expected the shape \[batch, 4\], got \[3, 5\]"),
-    "rank": (torch.zeros(3, 4, 1), EXAMPLE, r"got \[3, 4, 1\]"),
-    "dtype": (torch.zeros(3, 4, dtype=torch.uint8), EXAMPLE, r"expected torch.float32, got torch.uint8"),
-    "device": (torch.zeros(3, 4, device="meta"), EXAMPLE, "on cpu, got one on meta"),
-    "no samples": (torch.zeros(0, 4), EXAMPLE, "no samples"),
-    "no tensor": ([[1, 2]], EXAMPLE, "torch.as_tensor|structure"),
-    "number": ((X,), ExampleInputs((X, Y)), "holds 1 inputs, but the model was given 2"),
-    "missing name": ({"x": X}, ExampleInputs((), {"x": X, "y": Y}), "lacks y"),
-    "dict for positions": ({"x": X}, EXAMPLE, "positional"),
-}
-
-
-@pytest.mark.parametrize("name", MISFITS)
-def test_a_batch_that_does_not_fit(name):
-    batch, example, message = MISFITS[name]
-    with pytest.raises(InputError, match=message):
-        batch_inputs(batch, example)

@@ -6,7 +6,19 @@ Imports: ir, data.
 """
 
 from fxcompress.capture.driver import capture
-from fxcompress.capture.partial import PartialCapture, capture_submodules, does_not_run
-from fxcompress.capture.tracing import private_copy
+from fxcompress.capture.float32 import in_precision_of
+from fxcompress.capture.model import check_model
+from fxcompress.capture.partial import PartialCapture, capture_submodules, does_not_run, reason_of
+from fxcompress.capture.tracing import plain_kernels, private_copy
 
-__all__ = ["PartialCapture", "capture", "capture_submodules", "does_not_run", "private_copy"]
+__all__ = [
+    "PartialCapture",
+    "capture",
+    "capture_submodules",
+    "check_model",
+    "does_not_run",
+    "in_precision_of",
+    "plain_kernels",
+    "private_copy",
+    "reason_of",
+]

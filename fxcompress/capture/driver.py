@@ -5,20 +5,28 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from fxcompress.capture import free_sizes
 from fxcompress.capture.attention_dropout import record_attention_dropout
+from fxcompress.capture.batch import find_batch
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
+from fxcompress.capture.float32 import compute_in_float32
+from fxcompress.capture.free_sizes import Dimensions, both, leading
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
+from fxcompress.capture.model import check_weights
 from fxcompress.capture.naming import rename
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
-from fxcompress.capture.tracing import copy_tensor, private_copy, trace
+from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace, trace_free
+from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
 from fxcompress.ir.modes import set_training
@@ -28,37 +36,95 @@ aten = torch.ops.aten
 
 
 def capture(
-    model: nn.Module | fx.GraphModule | ExportedProgram, example_inputs: ExampleInputs, *, dynamic_shapes: Any = None
+    model: nn.Module | fx.GraphModule | ExportedProgram,
+    example_inputs: ExampleInputs,
+    *,
+    dynamic_shapes: Any = None,
+    given: ExampleInputs | None = None,
 ) -> fx.GraphModule:
     """`model` in inference mode as a graph in the dialect, called as the model is called with `example_inputs`.
 
-    The batch (dimension 0 of every tensor that agrees there with the first one) is symbolic where the model allows it.
-    `model` is left untouched; the graph has copies of its parameters under the same names, and under identifiers where
-    those are none: ``meta["own_names"]`` maps such paths to the model's. ``meta["capture_notes"]`` lists what the graph
-    does not keep of the model, and why.
+    The batch is symbolic where the model allows it: dimension 0 of every tensor that agrees there with the first one, or else
+    the second dimension. Where it lies is found out, and noted on the graph (`fxcompress.data.batch`).
+    `model` is left untouched; the graph computes in float32, and has copies of its parameters under the same names, and under
+    identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's. ``meta["capture_notes"]`` lists
+    what the graph does not keep of the model, and why.
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch.
+        given: `example_inputs` in the precision that the graph is to take, where that is not the model's.
 
     Raises:
         CaptureError: the model cannot be traced; names the source line that stopped it.
+        InputError: a weight is empty or not finite.
     """
-    notes: list[str] = []
-    if isinstance(model, ExportedProgram):
-        program, traced = model, None
-    else:
-        traced = private_copy(model).eval()
-        check_parameters(example_inputs.kwargs)
-        program = trace(traced, example_inputs, dynamic_shapes, notes)
-    program, own_names = with_safe_names(program)
-    module = _functional(program, notes)
-    canonicalize(module.graph)
-    record_attention_dropout(module.graph, traced, example_inputs, notes)
-    notes += _kept_statistics(module.graph)
-    result = _assemble(module, rename(module.graph), copy_tensors=traced is None)
-    set_training(result, False)
-    result.meta["capture_notes"], result.meta["own_names"] = notes, own_names
-    return result.eval()
+    one = _Capture(model, example_inputs, given or example_inputs)
+    if one.traced is None:
+        assert isinstance(model, ExportedProgram)
+        return one.graph(model)
+    if dynamic_shapes is not None:
+        return one.graph(trace(one.traced, example_inputs, dynamic_shapes))
+    return one.with_free_batch()
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """One model on its way, with a private copy of it (`traced`) where there is more than a program."""
+
+    model: nn.Module | ExportedProgram
+    example: ExampleInputs
+    given: ExampleInputs
+
+    @cached_property
+    def traced(self) -> nn.Module | None:
+        if isinstance(self.model, ExportedProgram):
+            return None
+        traced = private_copy(self.model).eval()
+        check_parameters(self.example.kwargs)
+        prepare(traced, self.example)
+        return traced
+
+    def with_free_batch(self) -> fx.GraphModule:
+        """The model with a free batch where it lies, with other free sizes where it is not found, or else a fixed one."""
+        assert self.traced is not None
+        first, second = leading(self.example), free_sizes.second(self.example)
+        program, reason = trace_free(self.traced, self.example, first)
+        found = None if program is None else self.graph(program)
+        if found and Batch.of(found.graph).is_free:
+            return found
+        elsewhere = self._with_batch_among(both(first, second) if found else second)
+        if elsewhere or found:
+            return elsewhere or found
+        note = f"the batch size is fixed to that of the example inputs: {reason}"
+        return self.graph(trace(self.traced, self.example), note)
+
+    def _with_batch_among(self, sizes: Dimensions) -> fx.GraphModule | None:
+        """The model with `sizes` free, if the batch is one of them."""
+        assert self.traced is not None
+        if not any(sizes):
+            return None
+        try:
+            program, _ = trace_free(self.traced, self.example, sizes)
+        except CaptureError:
+            return None
+        found = None if program is None else self.graph(program)
+        return found if found and Batch.of(found.graph).is_free else None
+
+    def graph(self, program: ExportedProgram, *notes: str) -> fx.GraphModule:
+        """`program` in the dialect, with a note on its inputs of where the samples lie."""
+        told = list(notes)
+        program, own_names = with_safe_names(program)
+        module = _functional(program, told)
+        canonicalize(module.graph)
+        record_attention_dropout(module.graph, self.traced, self.example, told)
+        compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
+        told += _kept_statistics(module.graph)
+        result = _assemble(module, rename(module.graph), copy_tensors=self.traced is None)
+        set_training(result, False)
+        result.meta |= {"capture_notes": told, "own_names": own_names, "precision": module.meta.get("precision", torch.float32)}
+        check_weights(result)
+        find_batch(result, self.given).mark(result.graph)
+        return result.eval()
 
 
 # -------------------------------------------------------------------------------------------------------- assembly

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxcompress.capture.driver import capture
 from fxcompress.capture.tracing import private_copy, stopped_by
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
@@ -28,11 +27,17 @@ class PartialCapture:
     left_alone: dict[str, str] = field(default_factory=dict)
 
 
-def capture_submodules(model: nn.Module, example_inputs: ExampleInputs, names: Sequence[str] | None = None) -> PartialCapture:
+Capture = Callable[[nn.Module, ExampleInputs], fx.GraphModule]
+"""Captures a module on its inputs and compares the two; raises CaptureError where it cannot, or where they differ."""
+
+
+def capture_submodules(
+    model: nn.Module, example_inputs: ExampleInputs, capture: Capture, *, names: Sequence[str] | None = None, why: str = ""
+) -> PartialCapture:
     """Capture the submodules `names` of `model`; without names, the largest ones that trace.
 
-    Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search starts
-    at the root and goes down into the modules that do not trace, those with most parameters first.
+    Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search goes down from
+    the root, which is known not to trace and `why`, into the modules that do not trace, those with most parameters first.
 
     Raises:
         ScopeError: `model` has no submodule of that name; suggests the nearest ones.
@@ -44,7 +49,8 @@ def capture_submodules(model: nn.Module, example_inputs: ExampleInputs, names: S
     calls = _record_calls(twin, example_inputs)
     found = PartialCapture()
     if names is None:
-        _search(twin, "", calls, found)
+        found.left_alone[""] = why
+        _search_below(twin, "", calls, capture, found)
         return found
     for name in names:
         found.inputs[name] = _inputs(name, calls)
@@ -72,7 +78,7 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
                 )
 
 
-def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], found: PartialCapture) -> None:
+def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], capture: Capture, found: PartialCapture) -> None:
     """Capture the module at `path`, or else what is below it."""
     module = root.get_submodule(path)
     if not any(True for _ in module.parameters()):
@@ -84,10 +90,22 @@ def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], f
             found.inputs[path] = inputs
             return
         except CaptureError as error:
-            found.left_alone[path] = stopped_by(error.__cause__) if error.__cause__ else str(error)
+            found.left_alone[path] = reason_of(error)
+    _search_below(root, path, calls, capture, found)
+
+
+def _search_below(
+    root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], capture: Capture, found: PartialCapture
+) -> None:
+    module = root.get_submodule(path)
     children = [(name, child) for name, child in module.named_children()]
     for name, _ in sorted(children, key=lambda item: -sum(p.numel() for p in item[1].parameters())):
-        _search(root, f"{path}.{name}".lstrip("."), calls, found)
+        _search(root, f"{path}.{name}".lstrip("."), calls, capture, found)
+
+
+def reason_of(error: CaptureError) -> str:
+    """Why a module was not captured, in a sentence."""
+    return stopped_by(error.__cause__) if error.__cause__ else str(error)
 
 
 def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[ExampleInputs]]:

@@ -16,20 +16,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram, ShapesCollection, export
-from torch.utils import _pytree as pytree
+from torch.export import Dim, ExportedProgram, export
 
+from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
-from fxcompress.ir.fake import static_sizes
 
 
-def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: list[str]) -> ExportedProgram:
-    """`model` as an exported program whose batch is symbolic where that can be; otherwise `notes` says why it is not.
+def prepare(model: nn.Module, example: ExampleInputs) -> None:
+    """Make a private copy of a model ready for `trace`.
 
     Raises:
-        CaptureError: `model` cannot be traced.
+        CaptureError: `model` has a name that torch cannot trace.
         InputError: its forward does not take `example`.
     """
     _check_call(model, example)
@@ -37,21 +36,31 @@ def trace(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, notes: 
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.inplace = False  # an idle dropout in place leaves nothing in the graph that training could switch on
-    if dynamic_shapes is not None:
-        return _export(model, example, dynamic_shapes)
-    wide = _widened(example)
+
+
+def trace(model: nn.Module, example: ExampleInputs, shapes: Any = None) -> ExportedProgram:
+    """`model` as an exported program, with `shapes` as torch.export takes them.
+
+    Raises:
+        CaptureError: `model` cannot be traced.
+    """
+    return _export(model, example, shapes)
+
+
+def trace_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> tuple[ExportedProgram | None, str]:
+    """`model` as a program with sizes that are `free`, as many of them as can be; None, where none can, and why.
+
+    Raises:
+        CaptureError: `model` cannot be traced, whatever its sizes.
+    """
+    wide = widened(example, free)
     try:
-        program = _export(model, wide, _symbolic_batch(model, wide, Dim.AUTO))
-        if _has_symbolic_batch(program):
-            return program
-        reason = _why_static(model, wide)
+        program = _export(model, wide, dynamic_shapes(model, wide, free))
     except CaptureError as error:
         if "data-dependent" in str(error.__cause__):
             raise
-        reason = _first_sentence(error.__cause__)
-    program = _export(model, example, None)
-    notes.append(f"the batch size is fixed to that of the example inputs: {reason}")
-    return program
+        return None, _first_sentence(error.__cause__)
+    return (program, "") if are_free(program) else (None, _why_static(model, wide, free))
 
 
 def stopped_by(error: BaseException | None) -> str:
@@ -120,7 +129,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
     messages = io.StringIO()
     try:
         with (
-            _plain_kernels(),
+            plain_kernels(),
             recurrent_layers_of_any_length(),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
@@ -164,7 +173,7 @@ def _hidden_names(model: nn.Module) -> list[str]:
 
 
 @contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
+def plain_kernels() -> Iterator[None]:
     """Without the fused inference kernels of torch's own attention and encoder layers, which hide their operations."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -175,43 +184,10 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _batched(example: ExampleInputs) -> list[Tensor]:
-    tensors = [leaf for _, leaf in example.leaves() if isinstance(leaf, Tensor)]
-    size = next((t.shape[0] for t in tensors if t.dim()), None)
-    return [t for t in tensors if t.dim() and t.shape[0] == size]
-
-
-def _widened(example: ExampleInputs) -> ExampleInputs:
-    """`example` with a batch of two instead of one: torch.export takes a size of 1 for a constant."""
-    batched = {id(t) for t in _batched(example)}
-
-    def widen(leaf: Any) -> Any:
-        one = isinstance(leaf, Tensor) and id(leaf) in batched and leaf.shape[0] == 1
-        if isinstance(leaf, Tensor):  # a tensor of our own: torch.export leaves marks on it
-            return torch.cat([leaf.detach()] * 2) if one else leaf.detach()
-        return leaf
-
-    args, kwargs = pytree.tree_map(widen, (example.args, example.kwargs))
-    return ExampleInputs(args, kwargs)
-
-
-def _symbolic_batch(model: nn.Module, example: ExampleInputs, kind: Any) -> Any:
-    shapes = ShapesCollection()
-    for tensor in _batched(example):
-        shapes[tensor] = {0: kind}
-    return shapes.dynamic_shapes(model, example.args, example.kwargs)
-
-
-def _has_symbolic_batch(program: ExportedProgram) -> bool:
-    inputs = set(program.graph_signature.user_inputs)
-    values = [node.meta.get("val") for node in program.graph.nodes if node.name in inputs]
-    return any(isinstance(v, Tensor) and v.dim() and not isinstance(static_sizes(v.shape)[0], int) for v in values)
-
-
-def _why_static(model: nn.Module, example: ExampleInputs) -> str:
-    """torch's explanation of why the batch cannot be symbolic, which it gives only if that is demanded."""
+def _why_static(model: nn.Module, example: ExampleInputs, free: Dimensions) -> str:
+    """torch's explanation of why sizes cannot be symbolic, which it gives only if that is demanded."""
     try:
-        _export(model, example, _symbolic_batch(model, example, Dim.DYNAMIC))
+        _export(model, example, dynamic_shapes(model, example, free, Dim.DYNAMIC))
     except CaptureError as error:
         return _first_sentence(error.__cause__)
     return "the model uses it as a constant"

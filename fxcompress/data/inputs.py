@@ -1,4 +1,4 @@
-"""Example inputs: where they come from, and whether a batch of data fits them."""
+"""Example inputs: where they come from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -194,82 +194,3 @@ class Remembered:
                 except StopIteration:
                     return
             yield self._kept[position]
-
-
-def batch_inputs(batch: Any, example: ExampleInputs) -> ExampleInputs:
-    """The part of a data `batch` that is the model's inputs, checked against `example`.
-
-    Only the sizes that are equal to the example's batch size (dimension 0) may differ.
-
-    Raises:
-        InputError: wrong number of inputs, shape, dtype or device; says which, expected against got.
-    """
-    inputs = aligned(batch, example)
-    expected, got = example.leaves(), inputs.leaves()
-    if [name for name, _ in expected] != [name for name, _ in got]:
-        raise InputError(f"a batch of data has the structure {inputs!r}, but the model was given {example!r}")
-    size = _batch_size(expected)
-    for (name, want), (_, have) in zip(expected, got):
-        problem = _mismatch(want, have, size)
-        if problem:
-            raise InputError(f"{name} of a batch of data: {problem}")
-    return inputs
-
-
-def aligned(batch: Any, example: ExampleInputs) -> ExampleInputs:
-    """`batch` arranged as `example` is: by position, by name, or both."""
-    positions, names = len(example.args), list(example.kwargs)
-    if isinstance(batch, ExampleInputs):
-        return batch
-    if isinstance(batch, Mapping):
-        if positions and not (positions == 1 and isinstance(example.args[0], Mapping)):
-            raise InputError(
-                f"a batch of data is a dict with the keys {sorted(map(str, batch))}, but the model was given "
-                f"{positions} positional inputs; let the batches be tuples, or pass example_inputs as a dict"
-            )
-        if positions:
-            return ExampleInputs((batch,))
-        missing = [name for name in names if name not in batch]
-        if missing:
-            raise InputError(f"a batch of data lacks {', '.join(missing)}; it has the keys {sorted(map(str, batch))}")
-        return ExampleInputs((), {name: batch[name] for name in names})
-    items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    if len(items) < positions + len(names):
-        raise InputError(
-            f"a batch of data holds {len(items)} inputs, but the model was given {positions + len(names)}: {example!r}"
-        )
-    return ExampleInputs(items[:positions], dict(zip(names, items[positions:])))
-
-
-def _batch_size(leaves: list[tuple[str, Any]]) -> int | None:
-    return next((leaf.shape[0] for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
-
-
-def _mismatch(want: Any, have: Any, size: int | None) -> str | None:
-    if not isinstance(want, Tensor):
-        return None
-    if not isinstance(have, Tensor):
-        return f"expected a tensor {describe_value(want)}, got {describe_value(have)}; convert it with torch.as_tensor"
-    free = want.dim() > 0 and want.shape[0] == size
-    shape = list(want.shape)
-    if len(shape) != have.dim() or shape[free:] != list(have.shape)[free:]:
-        wanted = ["batch", *shape[1:]] if free else shape
-        return f"expected the shape [{', '.join(map(str, wanted))}], got {list(have.shape)}"
-    if free and have.shape[0] == 0:
-        return "it holds no samples (its first dimension is 0)"
-    if want.dtype != have.dtype:
-        return f"expected {want.dtype}, got {have.dtype}; convert it with .to({want.dtype})"
-    if want.device != have.device:
-        return f"expected a tensor on {want.device}, got one on {have.device}; move it with .to({str(want.device)!r})"
-    return None
-
-
-def batch_is_free(graph: fx.Graph) -> bool:
-    """Whether the first dimension of every input of a captured graph is its free batch size."""
-    values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
-    return all(isinstance(v, Tensor) and v.dim() > 0 and isinstance(v.shape[0], torch.SymInt) for v in values)
-
-
-def first_samples(example: ExampleInputs, count: int) -> ExampleInputs:
-    """`example` cut down to its first `count` samples, for a graph whose batch size is free."""
-    return ExampleInputs(*pytree.tree_map_only(Tensor, lambda tensor: tensor[:count], (example.args, example.kwargs)))

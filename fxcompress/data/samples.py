@@ -1,16 +1,20 @@
-"""Calibration data as passes read it: the model's flattened inputs, so many samples, in batches of a size that runs well."""
+"""Calibration data as passes read it: the model's flattened inputs, so many samples, in batches of a size that runs well.
+
+Where samples lie is known to `Batch`; what does not fit together (other lengths, another step of a diffusion) is not joined.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.inputs import ExampleInputs, batch_inputs, batch_is_free
+from fxcompress.data.batch import Batch, Leaves
+from fxcompress.data.fitting import fitting
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 
 
@@ -31,40 +35,53 @@ class CalibrationSource(Protocol):
     @property
     def progress(self) -> Callable[[str, int, int | None], None]: ...
 
+    def note(self, text: str) -> None:
+        """Tell the reader of the report."""
 
-def read_samples(data: Iterable[Any], example: ExampleInputs, count: int | None) -> Iterator[list[Tensor]]:
+
+def read_samples(
+    data: Iterable[Any],
+    example: ExampleInputs,
+    graph: fx.Graph,
+    count: int | None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Iterator[Leaves]:
     """The flattened inputs of each batch of `data`, cut off after `count` samples (None: all of them).
 
+    Where samples cannot be told apart, the last batch is whole.
+
     Raises:
-        InputError: a batch does not fit the model that was given `example`.
+        InputError: a batch does not fit `graph`, which was captured with `example`.
     """
-    left = count
-    for batch in _outside_autocast(data):
-        inputs = batch_inputs(batch, example)
+    batch, left = Batch.of(graph), count
+    for inputs in fitting(_outside_autocast(data), example, graph, note):
         leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
         if left is not None:
-            leaves = [leaf[:left] for leaf in leaves] if len(leaves[0]) > left else leaves
-            left -= len(leaves[0])
+            leaves = batch.cut(leaves, 0, left)
+            left -= batch.count(leaves)
         yield leaves
-        if left == 0:
+        if left is not None and left <= 0:
             return
 
 
-def in_chunks(batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:
-    """The same samples in batches of at least `size` (0: as they come), each with its number of samples."""
-    held: list[list[Tensor]] = []
+def in_chunks(batch: Batch, pieces: Iterable[Leaves], size: int) -> Iterator[tuple[Leaves, int]]:
+    """The same samples in batches of at least `size`, so far as they fit together, each with its number of samples."""
+    held: list[Leaves] = []
     count = 0
-    for leaves in batches:
+    for leaves in pieces:
+        if held and not batch.fit_together(held[0], leaves):
+            yield batch.join(held), count
+            held, count = [], 0
         held.append(leaves)
-        count += len(leaves[0])
+        count += batch.count(leaves)
         if count >= size:
-            yield [torch.cat(parts) for parts in zip(*held)] if len(held) > 1 else leaves, count
+            yield batch.join(held), count
             held, count = [], 0
     if held:
-        yield [torch.cat(parts) for parts in zip(*held)], count
+        yield batch.join(held), count
 
 
-def samples_of(source: CalibrationSource, count: int | None) -> Iterator[list[Tensor]]:
+def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None) -> Iterator[Leaves]:
     """`read_samples` of the data that the passes were given.
 
     Raises:
@@ -75,41 +92,36 @@ def samples_of(source: CalibrationSource, count: int | None) -> Iterator[list[Te
     if source.data is None:
         raise InputError(f"{source.pass_name} needs data: compile(model, data=loader), any iterable of batches")
     empty = True
-    for leaves in read_samples(source.data, source.example, count):
+    for leaves in read_samples(source.data, source.example, graph, count, source.note):
         yield leaves
         empty = False
     if empty:
         raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
 
 
-def chunks(graph: fx.Graph, source: CalibrationSource, count: int | None, size: int) -> Iterator[tuple[list[Tensor], int]]:
-    """`samples_of` the data `in_chunks` of `size`; in its own batches where the batch size of `graph` is not free."""
-    return in_chunks(samples_of(source, count), size if batch_is_free(graph) else 0)
+def chunks(graph: fx.Graph, source: CalibrationSource, count: int | None, size: int) -> Iterator[tuple[Leaves, int]]:
+    """`samples_of` the data `in_chunks` of `size`."""
+    return in_chunks(Batch.of(graph), samples_of(graph, source, count), size)
 
 
-def in_small_batches(graph: fx.Graph, batches: Iterator[list[Tensor]], size: int) -> Iterator[tuple[list[Tensor], int]]:
+def in_small_batches(graph: fx.Graph, pieces: Iterable[Leaves], size: int) -> Iterator[tuple[Leaves, int]]:
     """The same samples in batches of `size` and smaller ones, each with its number of samples.
 
-    Where the batch size of `graph` is not free, the batches are as they come.
+    Where samples cannot be told apart, the batches are as they come.
     """
-    if not batch_is_free(graph):
-        yield from in_chunks(batches, 0)
-        return
-    for leaves, _ in in_chunks(batches, size):
-        for parts in zip(*(leaf.split(size) for leaf in leaves)):
-            yield list(parts), len(parts[0])
+    batch = Batch.of(graph)
+    for leaves, _ in in_chunks(batch, pieces, size):
+        for part in batch.split(leaves, size):
+            yield part, batch.count(part)
 
 
-def one_batch(graph: fx.Graph, source: CalibrationSource, count: int) -> list[Tensor]:
-    """The first `count` samples of the data as one batch; the first batch as it is where the batch size is not free.
+def joined(graph: fx.Graph, source: CalibrationSource, count: int) -> list[Leaves]:
+    """The first `count` samples of the data, in as few batches as they fit in together.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or `count` is not positive.
     """
-    batches = samples_of(source, count)
-    if not batch_is_free(graph):
-        batches = itertools.islice(batches, 1)
-    return [torch.cat(leaves) for leaves in zip(*batches)]
+    return [leaves for leaves, _ in chunks(graph, source, count, count)]
 
 
 def _outside_autocast(data: Iterable[Any]) -> Iterator[Any]:

@@ -45,6 +45,11 @@ class Context:
     limit: int | None = None
     pass_name: str = ""
 
+    def note(self, text: str) -> None:
+        """Tell the reader of the report `text`, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def apply(
         self, rules: Sequence[Rule], graph_module: fx.GraphModule, where: Callable[[fx.Node], bool] | None = None
     ) -> list[Replacement]:

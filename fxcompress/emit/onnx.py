@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 import fxcompress.emit.translate  # noqa: F401 -- fills the table of translations
 from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.files import write_onnx
+from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
 
@@ -52,7 +53,7 @@ def to_onnx_model(
         InputError: there are not as many names as inputs or outputs.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=type(graph_module).__name__)
-    walk = _Walk(graph_module, Emitter(graph), input_names, output_names)
+    walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
     walk.run()
     _remove_unused(graph)
     version = distribution.version("fxcompress")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxcompress.execution.precision import channels_last
+from fxcompress.execution.precision import FLOAT32, Arithmetic, channels_last
 from fxcompress.ir.edit import attribute
 
 
@@ -17,8 +17,8 @@ class Execution:
     A value is kept, with all its samples, until the last node that reads it has run.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Tensor]):
-        self.graph_module = graph_module
+    def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Any], arithmetic: Arithmetic = FLOAT32):
+        self.graph_module, self.arithmetic = graph_module, arithmetic
         self.left = list(reversed(graph_module.graph.nodes))
         self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), channels_last(inputs)))
         self.readers = {node: len(node.users) for node in self.left}
@@ -36,7 +36,7 @@ class Execution:
         """Run `node`, the next one, or take `known` for what it computes."""
         assert self.left.pop() is node
         if node.op in ("call_function", "call_module") and node not in self.constants:
-            self.values[node] = self._compute(node) if known is None else known
+            self.values[node] = self.compute(node) if known is None else known
         self._release(source for source in node.all_input_nodes if source in self.readers)  # not one made on the way
 
     def value(self, node: fx.Node) -> Any:
@@ -44,13 +44,14 @@ class Execution:
         if node.op == "get_attr":
             held = attribute(self.graph_module, str(node.target))
             return held.detach() if isinstance(held, Tensor) else held
-        return self._compute(node) if node in self.constants else self.values[node]
+        return self.compute(node) if node in self.constants else self.values[node]
 
-    def _compute(self, node: fx.Node) -> Any:
+    def compute(self, node: fx.Node) -> Any:
+        """What `node`, whose inputs have run, computes."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
         call = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         assert callable(call)
-        return call(*args, **kwargs)
+        return self.arithmetic.call(node, call, args, kwargs)
 
     def _release(self, sources: Iterable[fx.Node]) -> None:
         for source in sources:

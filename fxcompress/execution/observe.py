@@ -10,7 +10,8 @@ from torch import Tensor, fx
 from fxcompress.data.samples import CalibrationSource, chunks
 from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution.interpreter import Execution
-from fxcompress.execution.precision import Precision, forward_in
+from fxcompress.execution.low_precision import choose_arithmetic
+from fxcompress.execution.precision import Precision
 
 
 def observe(
@@ -32,14 +33,14 @@ def observe(
         InputError: there is no data, or a batch does not fit the model.
     """
     ordered = [node for node in graph_module.graph.nodes if node in places]
-    seen, forward = 0, forward_in(precision, graph_module.graph)
+    seen, arithmetic = 0, None
     with torch.no_grad():
         for leaves, count in chunks(graph_module.graph, source, samples, chunk):
-            execution = Execution(graph_module, leaves)
+            arithmetic = arithmetic or choose_arithmetic(precision, graph_module, leaves)
+            execution = Execution(graph_module, leaves, arithmetic)
             for node in ordered:
-                with forward:
-                    execution.advance(node)
-                    execution.run(node)
+                execution.advance(node)
+                execution.run(node)
                 yield node, execution.value(node)
             seen += count
             source.progress(f"observing for {source.pass_name}", seen, samples)

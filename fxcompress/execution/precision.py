@@ -1,46 +1,99 @@
-"""How forward passes that only look at values run: in which arithmetic, on which layout."""
+"""How forward passes that only look at values run: in which arithmetic, on which layout.
+
+Where the CPU multiplies bfloat16 natively, convolutions and matrix products run in it, twice as fast. Everything else computes
+in float32, but for operations that move values, which take what they get: so no operation meets two types.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.ir.dialect import resolve
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
+MULTIPLICATIONS = frozenset(
+    resolve(name)
+    for name in (
+        *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        *("linear", "matmul", "mm", "bmm", "scaled_dot_product_attention"),
+    )
+)
+"""What can run in bfloat16 for speed."""
 
-LARGEST = torch.finfo(torch.bfloat16).max
-"""A little less than float32's: masks that fill with the lowest float32 do not run in bfloat16."""
+_MOVES = frozenset(
+    resolve(name)
+    for name in (
+        *("relu", "hardtanh", "clamp", "maximum", "minimum", "max_pool1d", "max_pool2d", "max_pool3d", "dropout", "add"),
+        *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "expand", "squeeze", "unsqueeze", "contiguous"),
+        *("slice", "select", "split", "cat", "stack", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "clone"),
+    )
+)
+"""What stays in bfloat16 where all that it reads is."""
 
-
-def takes_bfloat16(precision: Precision, graph: fx.Graph) -> bool:
-    """Whether to run `graph` in bfloat16; ``"auto"``: where this CPU multiplies it natively (AVX512-BF16 or AMX).
-
-    Not so where an operation on floats is called with a finite number beyond `LARGEST`.
-    """
-    if precision != "auto":
-        return precision == "bfloat16"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return native and not any(map(_overflows, graph.nodes))
-
-
-def _overflows(node: fx.Node) -> bool:
-    literals = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if isinstance(leaf, float)]
-    if not any(LARGEST < abs(literal) < math.inf for literal in literals):
-        return False
-    values = [source.meta.get("val") for source in node.all_input_nodes]
-    return any(isinstance(value, Tensor) and value.is_floating_point() for value in values)
-
-
-def forward_in(precision: Precision, graph: fx.Graph) -> torch.autocast:
-    """A context in which convolutions and matrix products of `graph` run in `precision`; it can be entered repeatedly."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=takes_bfloat16(precision, graph))
+_ATTENTION = resolve("scaled_dot_product_attention")
+_LARGEST = torch.finfo(torch.bfloat16).max
 
 
-def channels_last(inputs: Iterable[Tensor]) -> list[Tensor]:
+class Arithmetic:
+    """Makes the calls of a graph, those of the nodes `low` in bfloat16 and all others in float32."""
+
+    def __init__(self, low: Collection[fx.Node] = ()):
+        self.low = frozenset(low)
+        self._constants: dict[fx.Node, tuple[Tensor, Tensor]] = {}  # as they are, and in bfloat16
+
+    def __str__(self) -> str:
+        return "bfloat16" if self.low else "float32"
+
+    def call(self, node: fx.Node, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What `node` computes by ``target(*args, **kwargs)``."""
+        if not self.low:
+            return target(*args, **kwargs)
+        if node in self.low:
+            if target is _ATTENTION:
+                args = (*args[:3], *map(_within_bfloat16, args[3:]))
+                kwargs = {name: _within_bfloat16(value) for name, value in kwargs.items()}
+            args = tuple(self._lowered(source, value) for source, value in zip(node.args, args))
+            kwargs = {name: self._lowered(node.kwargs[name], value) for name, value in kwargs.items()}
+        elif target not in _MOVES or not _all_low((args, kwargs)):
+            args, kwargs = pytree.tree_map_only(Tensor, _raised, (args, kwargs))
+        return target(*args, **kwargs)
+
+    def _lowered(self, source: Any, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not isinstance(source, fx.Node) or source.op != "get_attr":
+            return value.to(torch.bfloat16)
+        known = self._constants.get(source)
+        if known is None or known[0] is not value:
+            known = self._constants[source] = (value, value.to(torch.bfloat16))
+        return known[1]
+
+
+FLOAT32 = Arithmetic()
+
+
+def _within_bfloat16(mask: Any) -> Any:
+    """`mask` with finite numbers only where it has them: the lowest float32, a common filling, is below all of bfloat16."""
+    if not isinstance(mask, Tensor) or not mask.is_floating_point():
+        return mask
+    return torch.where(mask.isinf(), mask, mask.clamp(-_LARGEST, _LARGEST))
+
+
+def _raised(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+def _all_low(values: Any) -> bool:
+    tensors = [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+    return all(tensor.dtype == torch.bfloat16 for tensor in tensors)
+
+
+def channels_last(inputs: Iterable[Any]) -> list[Any]:
     """`inputs`, images with their channels last in memory, which convolutions run fastest on."""
-    return [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
+    return [x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x for x in inputs]

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import CalibrationSource, in_small_batches, samples_of
 from fxcompress.execution.interpreter import Execution
-from fxcompress.execution.precision import Precision, forward_in
+from fxcompress.execution.low_precision import choose_arithmetic
+from fxcompress.execution.precision import Arithmetic, Precision
 from fxcompress.ir.dialect import resolve
 
 _LINEAR = resolve("linear")
@@ -52,8 +54,10 @@ def relevant_inputs(
         InputError: there is no data, or a batch does not fit the model.
     """
     shown, wanting, seen = dict.fromkeys(layers, 0), layers, 0
-    for leaves, count in in_small_batches(graph_module.graph, samples_of(source, samples), CHUNK):
-        for node, rows in _relevant(graph_module, wanting, leaves, precision):
+    arithmetic = None
+    for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, source, samples), CHUNK):
+        arithmetic = arithmetic or choose_arithmetic(precision, graph_module, leaves)
+        for node, rows in _relevant(graph_module, wanting, leaves, arithmetic):
             shown[node] += len(rows)
             yield node, rows
         seen += count
@@ -64,11 +68,11 @@ def relevant_inputs(
 
 
 def _relevant(
-    graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: list[Tensor], precision: Precision
+    graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: Leaves, arithmetic: Arithmetic
 ) -> Iterator[tuple[fx.Node, Tensor]]:
     read, made = {}, {}
-    with torch.enable_grad(), forward_in(precision, graph_module.graph):
-        execution = Execution(graph_module, leaves)
+    with torch.enable_grad():
+        execution = Execution(graph_module, leaves, arithmetic)
         *nodes, output = graph_module.graph.nodes
         for node in nodes:
             if node in layers:

@@ -19,7 +19,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.inputs import ExampleInputs, batch_is_free, first_samples
+from fxcompress.data.batch import Batch
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
@@ -86,8 +87,7 @@ def _output_names(lowered: fx.GraphModule) -> list[str]:
 
 def _one_input(variants: Mapping[str, fx.GraphModule], example: ExampleInputs) -> list[np.ndarray]:
     """The tensors of one call, of one sample where the batch size is free."""
-    free = all(batch_is_free(module.graph) for module in variants.values())
-    one = first_samples(example, 1) if free else example
+    one = Batch.of(next(iter(variants.values())).graph).first(example, 1)
     leaves = pytree.tree_leaves((one.args, one.kwargs))
     return [np.ascontiguousarray(leaf.detach().numpy()) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 

@@ -151,7 +151,7 @@ def sensitivity(
     first, data = peek(data)
     example = compilation.example if compilation else example_inputs(model, data=[first])
     chosen = find_target(target or (compilation.target if compilation else "openvino"))
-    batches = in_small_batches(model.graph, read_samples(data, example, samples), chunk)
+    batches = in_small_batches(model.graph, read_samples(data, example, model.graph, samples), chunk)
     reference = compilation.before_quantizers(model) if compilation else None
     noise = measure_noise(model, layers_and_activations(model, chosen), batches, progress, samples, reference)
     rows = [_row(model, place) for place in noise.places]

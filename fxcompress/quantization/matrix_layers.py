@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from fxcompress.data.batch import Leaves
 from fxcompress.execution.interpreter import Execution
-from fxcompress.execution.precision import Precision, forward_in
+from fxcompress.execution.low_precision import choose_arithmetic
+from fxcompress.execution.precision import Precision
 from fxcompress.ir.edit import insert_constant
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
@@ -131,30 +133,36 @@ def _is_its_own(call: fx.Node) -> bool:
     return True
 
 
+Pair = tuple[Execution, Execution]
+"""The runs of the float model and of the quantized one on the same inputs."""
+
+
 def in_step(
-    layers: Sequence[MatrixLayer], reference: fx.GraphModule, quantized: fx.GraphModule, inputs: Sequence[Tensor]
-) -> Iterator[tuple[MatrixLayer, Execution, Execution]]:
-    """Each layer with the run of either model on `inputs`, the float one first, just before the layer.
+    layers: Sequence[MatrixLayer], reference: fx.GraphModule, quantized: fx.GraphModule, batches: Sequence[Leaves]
+) -> Iterator[tuple[MatrixLayer, list[Pair]]]:
+    """Each layer with the runs of either model on each of `batches`, the float one first, just before the layer.
 
     What is done to a layer before the next one is asked for takes effect.
     """
-    runs = Execution(reference, inputs), Execution(quantized, inputs)
+    pairs = [(Execution(reference, inputs), Execution(quantized, inputs)) for inputs in batches]
     for layer in layers:
-        for run, node in zip(runs, (layer.twin, layer.node)):
-            run.advance(node)
-        yield layer, *runs
+        for before, after in pairs:
+            before.advance(layer.twin)
+            after.advance(layer.node)
+        yield layer, pairs
 
 
 @torch.no_grad()
 def float_inputs(
-    layers: Sequence[MatrixLayer], reference: fx.GraphModule, inputs: Sequence[Tensor], precision: Precision = "float32"
-) -> Iterator[tuple[MatrixLayer, Tensor]]:
-    """Each layer with what it reads, as float32, when `reference`, the float model, runs on `inputs`.
+    layers: Sequence[MatrixLayer], reference: fx.GraphModule, batches: Sequence[Leaves], precision: Precision = "float32"
+) -> Iterator[tuple[MatrixLayer, list[Tensor]]]:
+    """Each layer with what it reads, a tensor a batch, when `reference`, the float model, runs on `batches`.
 
     Runs no further than the last layer.
     """
-    execution, forward = Execution(reference, inputs), forward_in(precision, reference.graph)
+    arithmetic = choose_arithmetic(precision, reference, batches[0])
+    runs = [Execution(reference, inputs, arithmetic) for inputs in batches]
     for layer in layers:
-        with forward:
-            execution.advance(layer.twin)
-        yield layer, execution.value(layer.twin.args[0])
+        for run in runs:
+            run.advance(layer.twin)
+        yield layer, [run.value(layer.twin.args[0]) for run in runs]

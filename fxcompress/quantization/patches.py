@@ -42,6 +42,7 @@ def input_patches(node: fx.Node, x: Tensor, shape: torch.Size, limit: int) -> Te
     if node.target is LINEAR:
         return some_rows(x, limit).float()[None]
     groups, kernel = group_count(node), shape[2:]
+    x = x if x.dim() > len(kernel) + 1 else x[None]
     stride, padding, dilation = (_per_dimension(node, name, len(kernel)) for name in ("stride", "padding", "dilation"))
     x = F.pad(x, [side for size in reversed(padding) for side in (size, size)])
     for d in range(len(kernel)):  # axis 2 + d then counts windows, and their elements become the last axis
@@ -55,7 +56,7 @@ def input_patches(node: fx.Node, x: Tensor, shape: torch.Size, limit: int) -> Te
 
 def some_rows(x: Tensor, limit: int) -> Tensor:
     """At most `limit` of the rows of each sample, ``[rows, channels]``, of `x`, ``[samples, ..., channels]``."""
-    rows = x.reshape(len(x), -1, x.shape[-1])
+    rows = x.reshape(len(x) if x.dim() > 1 else 1, -1, x.shape[-1])
     return rows[:, _places(rows.shape[1], limit)].reshape(-1, x.shape[-1])
 
 

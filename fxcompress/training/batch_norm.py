@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.inputs import batch_inputs
+from fxcompress.data.batch import Batch
+from fxcompress.data.fitting import fitting
 from fxcompress.errors import InputError
 from fxcompress.ir import modes
 
@@ -36,10 +37,9 @@ def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2
     if not modes.set_batch_norm_training(twin):
         raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
     with torch.no_grad():
-        for batch in data:
-            inputs = batch_inputs(batch, compiled.compilation.example)
+        for inputs in fitting(data, compiled.compilation.example, compiled.graph):
             twin(*inputs.args, **inputs.kwargs)
-            seen += len(pytree.tree_leaves((inputs.args, inputs.kwargs))[0])
+            seen += Batch.of(compiled.graph).count(pytree.tree_leaves((inputs.args, inputs.kwargs)))
             if samples is not None and seen >= samples:
                 break
     if not seen:

@@ -1,0 +1,108 @@
+"""Where the samples lie in a model's inputs: found from the free sizes of the trace, and tried on the graph.
+
+A free size is the batch where samples do not see one another: what the graph gives for one is the same with others beside it.
+A sequence, or the nodes of a graph, fail at that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.data.batch import Batch, Leaves
+from fxcompress.data.inputs import ExampleInputs
+
+_AGREEMENT = 1e-3
+"""How far the outputs for a sample may be apart, in terms of the largest: kernels round in another order in a larger batch."""
+
+
+def find_batch(graph_module: fx.GraphModule, example: ExampleInputs) -> Batch:
+    """Where the samples lie in the inputs of the captured `graph_module`, tried on `example`."""
+    leaves = [leaf for _, leaf in example.leaves()]
+    for batch in _candidates(graph_module.graph):
+        if _samples_are_apart(graph_module, batch, leaves):
+            return batch
+    return Batch((None,) * len(leaves))
+
+
+def _candidates(graph: fx.Graph) -> Iterator[Batch]:
+    """What could be the batch: all free first dimensions together, then each free size, those of first dimensions first."""
+    inputs = graph.find_nodes(op="placeholder")
+    shapes = [value.shape if isinstance(value := node.meta.get("val"), Tensor) else () for node in inputs]
+    held: dict[sympy.Symbol, list[int | None]] = {}
+    mixed: set[sympy.Symbol] = set()  # the number of samples is not to be read from such a size
+    for position, shape in enumerate(shapes):
+        for dimension, size in enumerate(shape):
+            if isinstance(size, torch.SymInt):
+                expression = size.node.expr
+                if not expression.is_Symbol or held.get(expression, [None] * len(shapes))[position] is not None:
+                    mixed |= expression.free_symbols
+                held.setdefault(expression, [None] * len(shapes))[position] = dimension
+    known = [(symbol, found) for symbol, found in held.items() if symbol.is_Symbol and symbol not in mixed]
+    known.sort(key=lambda one: min(d for d in one[1] if d is not None))
+    first = [found for _, found in known if any(d == 0 for d in found)]
+    if len(first) > 1:
+        yield Batch(tuple(next((found[i] for found in first if found[i] is not None), None) for i in range(len(shapes))))
+    for _, found in known:
+        yield Batch(tuple(found))
+
+
+@torch.no_grad()
+def _samples_are_apart(graph_module: fx.GraphModule, batch: Batch, leaves: Leaves) -> bool:
+    """Whether the first sample of `leaves` gives the same alone and between two others."""
+    if len({leaf.shape[d] for leaf, d in zip(leaves, batch.dimensions) if d is not None}) > 1:
+        return False
+    alone = batch.cut(leaves, 0, 1)
+    try:
+        other = _another(batch, alone)
+        single = _outputs(graph_module, alone)
+        among = _outputs(graph_module, batch.join([other, alone, other]))
+    except (RuntimeError, IndexError):  # it does not take such a number: a size that must be even, or one of a sequence
+        return False
+    compared = [_same_sample(one, three) for one, three in zip(single, among) if one.shape != three.shape]
+    return all(compared) if compared else all(map(_close, single, among))
+
+
+def _outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
+    given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    outputs = fx.Interpreter(graph_module).run(*given, enable_io_processing=False)
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def _another(batch: Batch, sample: Sequence[Any]) -> Leaves:
+    """A sample unlike `sample`, of values that it could have."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf.flip(-1) if leaf.dim() else leaf
+        spread = leaf.std(correction=0).nan_to_num(1.0, 1.0) + leaf.new_tensor(1e-2)
+        return leaf + torch.randn(leaf.shape, generator=generator).to(leaf) * spread
+
+    return [leaf if d is None else other(leaf) for leaf, d in zip(sample, batch.dimensions)]
+
+
+def _same_sample(single: Tensor, among: Tensor) -> bool:
+    """Whether `among` has `single` in the middle of the dimensions that it is larger in, three times as large."""
+    if single.dim() != among.dim():
+        return False
+    for dimension, size in enumerate(single.shape):
+        if among.shape[dimension] not in (size, 3 * size):
+            return False
+        among = among if among.shape[dimension] == size else among.narrow(dimension, size, size)
+    return _close(single, among)
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape:
+        return False
+    if not left.is_floating_point():
+        return torch.equal(left, right)
+    finite = left[left.isfinite()]
+    scale = finite.abs().max().item() if finite.numel() else 0.0
+    return torch.allclose(left, right, rtol=0.0, atol=_AGREEMENT * scale, equal_nan=True)

@@ -1,0 +1,74 @@
+"""Which sizes of the inputs a trace leaves free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils import _pytree as pytree
+
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.ir.fake import static_sizes
+
+Dimensions = Sequence[frozenset[int]]
+"""Of each flattened input the dimensions whose sizes are to be free."""
+
+
+def leading(example: ExampleInputs) -> Dimensions:
+    """Dimension 0 of every input that agrees there with the first one."""
+    return _of_size(example, 0, lambda d: d == 0)
+
+
+def second(example: ExampleInputs) -> Dimensions:
+    """Every dimension of the size that the first input of two dimensions has of its second: where a sequence comes first,
+    a mask may have the batch in its first."""
+    return _of_size(example, 1, lambda d: True)
+
+
+def both(one: Dimensions, other: Dimensions) -> Dimensions:
+    return [a | b for a, b in zip(one, other, strict=True)]
+
+
+def widened(example: ExampleInputs, dimensions: Dimensions) -> ExampleInputs:
+    """`example` with two instead of one in `dimensions`: torch.export takes a size of 1 for a constant."""
+    leaves, form = pytree.tree_flatten((example.args, example.kwargs))
+
+    def widen(leaf: Any, free: frozenset[int]) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        for d in free:
+            leaf = torch.cat([leaf] * 2, d) if leaf.shape[d] == 1 else leaf
+        return leaf.detach()  # a tensor of our own: torch.export leaves marks on it
+
+    return ExampleInputs(*pytree.tree_unflatten(map(widen, leaves, dimensions), form))
+
+
+def dynamic_shapes(model: nn.Module, example: ExampleInputs, dimensions: Dimensions, kind: Any = Dim.AUTO) -> Any:
+    """As torch.export takes them, for `dimensions` of `example`."""
+    shapes = ShapesCollection()
+    for (_, leaf), free in zip(example.leaves(), dimensions, strict=True):
+        if free:
+            shapes[leaf] = dict.fromkeys(free, kind)
+    return shapes.dynamic_shapes(model, example.args, example.kwargs)
+
+
+def are_free(program: ExportedProgram) -> bool:
+    """Whether some size of an input of `program` is free."""
+    inputs = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in inputs]
+    return any(not isinstance(size, int) for v in values if isinstance(v, Tensor) for size in static_sizes(v.shape))
+
+
+def _of_size(example: ExampleInputs, dimension: int, among: Any) -> Dimensions:
+    """The dimensions, `among` some, of the size of `dimension` of the first tensor that has it."""
+    leaves = [leaf for _, leaf in example.leaves()]
+    size = next((x.shape[dimension] for x in leaves if isinstance(x, Tensor) and x.dim() > dimension), None)
+    return [
+        frozenset(d for d, held in enumerate(leaf.shape) if held == size and among(d))
+        if isinstance(leaf, Tensor)
+        else frozenset()
+        for leaf in leaves
+    ]

@@ -1,0 +1,146 @@
+"""A model captured and compared with itself: as a whole, or its largest submodules that can be."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxcompress.capture import (
+    PartialCapture,
+    capture,
+    capture_submodules,
+    does_not_run,
+    in_precision_of,
+    plain_kernels,
+    reason_of,
+)
+from fxcompress.data.batch import Batch
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver.effect import ROUNDING_DECIBELS
+from fxcompress.driver.sizes import weight_bytes
+from fxcompress.errors import CaptureError, PartialCaptureWarning
+from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.report.rows import Row
+
+VERIFIED_SAMPLES = 2
+"""Samples of the example batch that verification runs on: more cost time and show no more."""
+
+_LEAST_DECIBELS = {torch.float16: 40.0, torch.bfloat16: 20.0}
+"""How well a graph in float32 agrees with a model in half precision, at least, whose every operation rounds (66 and 48 dB)."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured graph, the inputs to verify it with, and its row of the report."""
+
+    graph_module: fx.GraphModule
+    example: ExampleInputs
+    row: Row
+
+
+def capture_verified(model: Any, example: ExampleInputs, *, dynamic_shapes: Any = None, check: bool = True) -> Captured:
+    """`model` as a graph that takes `example`, compared with the model where `check` is set.
+
+    A model in one precision is given inputs of another in its own.
+
+    Raises:
+        CaptureError: it cannot be traced, or the graph computes something else.
+        InputError: a weight is empty or not finite.
+    """
+    started = time.perf_counter()
+    traced_on = example
+    try:
+        graph_module = capture(model, example, dynamic_shapes=dynamic_shapes)
+    except CaptureError:
+        converted = in_precision_of(model, example) if isinstance(model, nn.Module) else None
+        if converted is None:
+            raise
+        traced_on = converted
+        graph_module = capture(model, converted, dynamic_shapes=dynamic_shapes, given=example)
+    seconds, batch = time.perf_counter() - started, Batch.of(graph_module.graph)
+    small, decibels = batch.first(example, VERIFIED_SAMPLES), None
+    if check and isinstance(model, nn.Module):
+        decibels = _agreement(graph_module, small, model, batch.first(traced_on, VERIFIED_SAMPLES))
+    size = len(graph_module.graph.nodes)
+    notes = tuple(graph_module.meta.get("capture_notes", ()))
+    weights = weight_bytes(graph_module)
+    row = Row("Capture", "exact", size, size, 0, weights, decibels, seconds * 1e3, notes)
+    return Captured(graph_module, small, row)
+
+
+def capture_parts(
+    model: nn.Module, example: ExampleInputs, names: Sequence[str] | None, whole: CaptureError | None, check: bool
+) -> tuple[dict[str, Captured], PartialCapture]:
+    """The submodules `names`, or the largest ones that can be captured where the `whole` cannot; that is warned of.
+
+    Raises:
+        CaptureError: none can, or the model does not run.
+        ScopeError: `names` names no submodule.
+    """
+    parts: dict[fx.GraphModule, Captured] = {}
+
+    def capture_one(module: nn.Module, inputs: ExampleInputs) -> fx.GraphModule:
+        done = capture_verified(module, inputs, check=check)
+        parts[done.graph_module] = done
+        return done.graph_module
+
+    found = capture_submodules(model, example, capture_one, names=names, why=reason_of(whole) if whole else "")
+    if not found.graphs:
+        assert whole is not None
+        raise whole
+    if whole:
+        warnings.warn(_told(model, whole, found), PartialCaptureWarning, stacklevel=3)
+    return {path: parts[graph_module] for path, graph_module in found.graphs.items()}, found
+
+
+def _told(model: nn.Module, whole: CaptureError, found: PartialCapture) -> str:
+    reason = reason_of(whole)
+    count = len(found.graphs)
+    parts = f"{count} parts of it are" if count > 1 else f"only its part {next(iter(found.graphs))!r} is"
+    remedy = "print(compiled) lists the parts; submodules=[...] names others"
+    if getattr(getattr(model, "config", None), "use_cache", False) and "not a known type" in reason:
+        remedy = "it returns a cache, which a graph cannot: set model.config.use_cache = False to compile it as a whole"
+    return f"{type(model).__name__} cannot be captured as a whole, so {parts} compiled: {reason}. {remedy}"
+
+
+def _agreement(graph_module: fx.GraphModule, example: ExampleInputs, model: nn.Module, given: ExampleInputs) -> float:
+    """How well the graph on `example` agrees with `model` on `given`, the same inputs in its precision, in dB.
+
+    Raises:
+        CaptureError: worse than rounding explains.
+    """
+    computed = outputs(graph_module, example)
+    reference = _reference(model, given)
+    if len(computed) == len(reference):
+        reference = [
+            r.to(c.dtype) if isinstance(r, Tensor) and isinstance(c, Tensor) and r.is_floating_point() else r
+            for r, c in zip(reference, computed)
+        ]
+    decibels = agreement(reference, computed)
+    if decibels < _LEAST_DECIBELS.get(graph_module.meta.get("precision", torch.float32), ROUNDING_DECIBELS):
+        raise CaptureError(
+            f"the captured graph agrees with the model to {decibels:.1f} dB only; does its forward depend on randomness, "
+            "on state that it changes, or on the values of its inputs? Such a part must stay outside the compiled submodule"
+        )
+    return decibels
+
+
+def _reference(model: nn.Module, example: ExampleInputs) -> list[Any]:
+    """The model's own outputs in inference mode, with the kernels that were traced; its modes are put back."""
+    modes_before = {module: module.training for module in model.modules()}
+    try:
+        for module in modes_before:
+            module.training = False
+        with plain_kernels():
+            return outputs(model, example)
+    except Exception as error:
+        raise does_not_run(model, example, error) from error
+    finally:
+        for module, mode in modes_before.items():
+            module.training = mode
