@@ -30,7 +30,7 @@ def graph_of(example: ExampleInputs) -> fx.Graph:
 
 @cache
 def _graph(count: int, names: tuple[str, ...]) -> fx.Graph:
-    return capture(Sum(), ExampleInputs((X, Y)[:count], {name: Y for name in names})).graph
+    return capture(Sum(), ExampleInputs((X, Y)[:count], dict.fromkeys(names, Y))).graph
 
 
 @given(st.integers(1, 7))
