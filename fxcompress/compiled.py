@@ -23,6 +23,7 @@ from fxcompress.conformance.client import CHILD
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
 from fxcompress.emit.files import write_onnx
+from fxcompress.emit.interface import float32_inputs, with_float32_interface
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
@@ -220,8 +221,8 @@ class Compiled(fx.GraphModule):
             raise InputError(f"verify is True, False or 'strict', not {verify!r}")
         if verify:
             CHILD.start()  # and is ready when the file is written
-        lowered = self.lower(**how)
-        example = self.compilation.example
+        lowered = with_float32_interface(self.lower(**how))
+        example = float32_inputs(self.compilation.example)
         check = FileCheck(lowered, example, runtime, self._emitted, write, verify == "strict", Path(path)) if verify else None
         written = write(self._emitted(lowered), path, check=check)
         if check and check.row:

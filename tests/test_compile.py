@@ -242,7 +242,7 @@ def test_a_model_that_cannot_be_traced_at_all_is_explained():
 def test_nan_in_a_weight_is_explained():
     model = residual()
     model.head.weight.data[0, 0] = torch.nan
-    with pytest.raises(CalibrationError, match="head_weight.*repair the model"):
+    with pytest.raises(InputError, match="head.weight.*repair the weights"):
         fxcompress.compile(model, data=[images()])
 
 

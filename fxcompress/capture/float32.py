@@ -55,10 +55,10 @@ def compute_in_float32(module: fx.GraphModule, given: Sequence[Any], notes: list
 
 
 def in_precision_of(model: nn.Module, example: ExampleInputs) -> ExampleInputs | None:
-    """`example` in the one precision of the model's parameters; None where it has it, or where they have several."""
+    """`example`, of float32, in the one other precision of the model's parameters; None of any other example or model."""
     known = {p.dtype for p in model.parameters() if p.is_floating_point()}
     given = {leaf.dtype for _, leaf in example.leaves() if isinstance(leaf, Tensor) and leaf.is_floating_point()}
-    if len(known) != 1 or given <= known:
+    if len(known) != 1 or known <= {torch.float32} or given != {torch.float32}:
         return None
     (dtype,) = known
     return ExampleInputs(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxcompress.capture.driver import capture
 from fxcompress.capture.tracing import private_copy, stopped_by
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
@@ -32,12 +33,18 @@ Capture = Callable[[nn.Module, ExampleInputs], fx.GraphModule]
 
 
 def capture_submodules(
-    model: nn.Module, example_inputs: ExampleInputs, capture: Capture, *, names: Sequence[str] | None = None, why: str = ""
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    names: Sequence[str] | None = None,
+    *,
+    capture: Capture = capture,
+    why: str = "",
 ) -> PartialCapture:
     """Capture the submodules `names` of `model`; without names, the largest ones that trace.
 
-    Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search goes down from
-    the root, which is known not to trace and `why`, into the modules that do not trace, those with most parameters first.
+    Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search starts at the
+    root, or below it where it is known `why` that does not trace, and goes down into the modules that do not trace, those with
+    most parameters first.
 
     Raises:
         ScopeError: `model` has no submodule of that name; suggests the nearest ones.
@@ -49,8 +56,11 @@ def capture_submodules(
     calls = _record_calls(twin, example_inputs)
     found = PartialCapture()
     if names is None:
-        found.left_alone[""] = why
-        _search_below(twin, "", calls, capture, found)
+        if why:
+            found.left_alone[""] = why
+            _search_below(twin, "", calls, capture, found)
+        else:
+            _search(twin, "", calls, capture, found)
         return found
     for name in names:
         found.inputs[name] = _inputs(name, calls)

@@ -90,7 +90,7 @@ def capture_parts(
         parts[done.graph_module] = done
         return done.graph_module
 
-    found = capture_submodules(model, example, capture_one, names=names, why=reason_of(whole) if whole else "")
+    found = capture_submodules(model, example, names, capture=capture_one, why=reason_of(whole) if whole else "")
     if not found.graphs:
         assert whole is not None
         raise whole

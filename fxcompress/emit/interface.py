@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.ir.dialect import copy_graph, resolve
 
 _CAST = resolve("_to_copy")
@@ -21,6 +22,7 @@ def with_float32_interface(graph_module: fx.GraphModule) -> fx.GraphModule:
     if not any(_dtype(leaf) in _AWKWARD for leaf in leaves):
         return graph_module
     changed = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+    changed.meta = dict(graph_module.meta)
     for node in changed.graph.find_nodes(op="placeholder"):
         if _dtype(node) in _AWKWARD:
             node.meta["val"] = node.meta["val"].float()
@@ -30,7 +32,15 @@ def with_float32_interface(graph_module: fx.GraphModule) -> fx.GraphModule:
         if _dtype(node) in _AWKWARD and node.target is _CAST and _dtype(node.args[0]) is torch.float32:
             output.replace_input_with(node, node.args[0])
     changed.graph.eliminate_dead_code()
+    changed.recompile()
     return changed
+
+
+def float32_inputs(example: ExampleInputs) -> ExampleInputs:
+    """`example` as `with_float32_interface` takes it."""
+    return ExampleInputs(
+        *pytree.tree_map_only(Tensor, lambda x: x.float() if x.dtype in _AWKWARD else x, (example.args, example.kwargs))
+    )
 
 
 def _dtype(leaf: object) -> torch.dtype | None:

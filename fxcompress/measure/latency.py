@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.files import write_onnx
+from fxcompress.emit.interface import float32_inputs
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
 from fxcompress.quantization.placement import fused_chain
@@ -87,7 +88,7 @@ def _output_names(lowered: fx.GraphModule) -> list[str]:
 
 def _one_input(variants: Mapping[str, fx.GraphModule], example: ExampleInputs) -> list[np.ndarray]:
     """The tensors of one call, of one sample where the batch size is free."""
-    one = Batch.of(next(iter(variants.values())).graph).first(example, 1)
+    one = float32_inputs(Batch.of(next(iter(variants.values())).graph).first(example, 1))
     leaves = pytree.tree_leaves((one.args, one.kwargs))
     return [np.ascontiguousarray(leaf.detach().numpy()) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
