@@ -4,6 +4,7 @@ from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
+from fxcompress.inplace.compression import Compression, compress
 from fxcompress.moved import forward as _forward_moved_names
 from fxcompress.parts import PartlyCompiled
 from fxcompress.pattern import maybe, op, var
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Compiled",
+    "Compression",
     "Context",
     "Effect",
     "PartlyCompiled",
@@ -24,6 +26,7 @@ __all__ = [
     "QuantizationOptions",
     "QuantizationSpec",
     "compile",
+    "compress",
     "maybe",
     "op",
     "rewrite",

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import fx, nn
 
 from fxcompress.capture import private_copy
+from fxcompress.capture.recording import recording
 from fxcompress.compiled import Compiled, Verify
 from fxcompress.data.fitting import aligned
 from fxcompress.data.inputs import ExampleInputs
@@ -40,12 +41,21 @@ class PartlyCompiled(nn.Module):
 
     def __init__(self, model: nn.Module, parts: dict[str, Compiled], left_alone: dict[str, str]):
         super().__init__()
-        self.model = private_copy(model).eval()
+        self.model = private_copy(model)
         self.parts, self.left_alone = parts, left_alone
         for path, part in parts.items():
             self.model.set_submodule(path, part)
         self.training = False
         self._controller: CompositeController | None = None
+
+    @classmethod
+    def around(cls, model: nn.Module, parts: dict[str, Compiled], left_alone: dict[str, str]) -> PartlyCompiled:
+        """Of `model` itself, which calls its parts already."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.model, made.parts, made.left_alone, made._controller = model, parts, left_alone, None
+        made.training = model.training
+        return made
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
@@ -154,20 +164,12 @@ class SubmoduleData:
     """What the submodule at `path` is given while `model` runs over `data`: calibration data for that part."""
 
     def __init__(self, model: nn.Module, path: str, data: Iterable[Any], example: ExampleInputs):
-        self.model, self.path, self.data, self.example = private_copy(model).eval(), path, data, example
+        self.model, self.path, self.data, self.example = private_copy(model), path, data, example
 
     def __iter__(self) -> Iterator[ExampleInputs]:
-        calls: list[ExampleInputs] = []
         submodule = self.model.get_submodule(self.path)
-        hook = submodule.register_forward_pre_hook(
-            lambda module, args, kwargs: calls.append(ExampleInputs(args, kwargs).copy()), with_kwargs=True
-        )
-        try:
-            for batch in self.data:
-                inputs = aligned(batch, self.example).copy()
-                with torch.no_grad():
-                    self.model(*inputs.args, **inputs.kwargs)
-                yield from calls
-                calls.clear()
-        finally:
-            hook.remove()
+        for batch in self.data:
+            inputs = aligned(batch, self.example).copy()
+            with recording({self.path: submodule}) as calls, torch.no_grad():
+                self.model(*inputs.args, **inputs.kwargs)
+            yield from calls.get(self.path, [])

@@ -143,3 +143,75 @@ def test_what_cannot_be_done_is_told():
     wrapped.forward = lambda *args: None
     with pytest.raises(InputError, match="before it is wrapped"):
         graft(wrapped, twin)
+
+
+class Branches(nn.Module):
+    """A detector in small: parts called through `forward`, a method of its own for training, `train` that returns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, images):
+        if images.mean() > 100:  # of the values: the whole cannot be traced
+            return images
+        return self.head.forward(self.backbone(images))
+
+    def training_loss(self, images):
+        return self.head.forward(self.backbone(images)).square().mean()
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_parts_of_a_model_are_compressed_in_place(tmp_path):
+    torch.manual_seed(0)
+    model = Branches()
+    model.eval()
+    held = dict(model.named_parameters())
+    compression = fxcompress.compress(model, data=[images()], submodules=["backbone", "head"])
+    assert all(dict(model.named_parameters())[name] is parameter for name, parameter in held.items())
+    before = model(images())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    model.training_loss(images()).backward()
+    optimizer.step()
+    model.eval()
+    assert not torch.equal(model(images()), before)
+    saved = compression.checkpoint()
+    assert len(compression.to_onnx(tmp_path)) == 2
+    after = model(images())
+    torch.manual_seed(0)
+    other = Branches()
+    other.eval()
+    resumed = fxcompress.compress(other, data=[images()], submodules=["backbone", "head"])
+    resumed.load_checkpoint(saved)
+    assert torch.equal(other(images()), after)
+
+
+def test_a_whole_model_is_compressed_in_place(tmp_path):
+    torch.manual_seed(0)
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # made before
+    compression = fxcompress.compress(
+        model, [passes.Sparsify(level=0.5), *fxcompress.defaults.training()], data=[{"images": images()}]
+    )
+    assert model.training and compression.controller["Sparsify"] is not None
+    before = model.conv.weight.clone()
+    (model(images())["logits"].square().mean() + compression.controller.loss()).backward()
+    optimizer.step()
+    assert not torch.equal(model.conv.weight, before)
+    model.eval()
+    assert compression.to_onnx(tmp_path / "model.onnx").exists()
+    assert "Sparsify" in str(compression.report)
+    with pytest.raises(InputError, match="compressed already"):
+        fxcompress.compress(model, data=[{"images": images()}])
+
+
+def test_a_failed_compression_leaves_the_model_as_it_was():
+    model = Classifier().eval()
+    kind, names, expected = type(model), set(model.state_dict()), model(images())["logits"]
+    with pytest.raises(InputError):
+        fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], example_inputs={"images": images()})
+    assert type(model) is kind and set(model.state_dict()) == names and torch.equal(model(images())["logits"], expected)

@@ -16,7 +16,7 @@ ROOMS = [  # each imports only those before it; "fxcompress" is what a user impo
     *("errors", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
     *("masks", "quantizers", "binarization", "targets", "execution", "quantization", "channels", "sparsity", "training"),
     *("driver", "emit", "conformance", "measure", "patterns", "passes"),
-    *("defaults", "compiled", "inplace", "parts", "compiler", "fxcompress", "demo", "commands", "cli"),
+    *("defaults", "compiled", "parts", "compiler", "inplace", "fxcompress", "demo", "commands", "cli"),
 ]
 TOP = {"__init__", "compiler", "compiled", "parts", "defaults", "errors", "cli", "moved"}
 LINES = 300

@@ -79,7 +79,7 @@ class _Capture:
     def traced(self) -> nn.Module | None:
         if isinstance(self.model, ExportedProgram):
             return None
-        traced = private_copy(self.model).eval()
+        traced = private_copy(self.model)
         check_parameters(self.example.kwargs)
         prepare(traced, self.example)
         return traced

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxcompress.capture.driver import capture
+from fxcompress.capture.recording import recording
 from fxcompress.capture.tracing import private_copy, stopped_by
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
@@ -52,7 +53,7 @@ def capture_submodules(
     """
     if names is not None:
         check_names(model, names)
-    twin = private_copy(model).eval()
+    twin = private_copy(model)
     calls = _record_calls(twin, example_inputs)
     found = PartialCapture()
     if names is None:
@@ -120,24 +121,12 @@ def reason_of(error: CaptureError) -> str:
 
 def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[ExampleInputs]]:
     """The inputs of every call of every submodule while `model` runs on `example`, by path."""
-    calls: dict[str, list[ExampleInputs]] = {}
-
-    def recorder(path: str) -> Any:
-        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls.setdefault(path, []).append(ExampleInputs(args, kwargs).copy())
-
-        return record
-
-    hooks = [m.register_forward_pre_hook(recorder(path), with_kwargs=True) for path, m in model.named_modules()]
-    try:
-        with torch.no_grad():
-            given = example.copy()
+    with recording(dict(model.named_modules())) as calls, torch.no_grad():
+        given = example.copy()
+        try:
             model(*given.args, **given.kwargs)
-    except Exception as error:
-        raise does_not_run(model, example, error) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+        except Exception as error:
+            raise does_not_run(model, example, error) from error
     return calls
 
 

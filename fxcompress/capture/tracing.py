@@ -69,11 +69,13 @@ def stopped_by(error: BaseException | None) -> str:
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` that shares no tensor with it; tied parameters stay tied."""
+    """A copy of `model` in inference mode that shares no tensor with it; tied parameters stay tied."""
     try:
-        return copy.deepcopy(model)
+        twin = copy.deepcopy(model)
     except Exception:  # locks, files, tensors with a history: whatever a module may hold that cannot be copied
-        return _copy_structure(model, {})
+        twin = _copy_structure(model, {})
+    twin.eval()  # what it returns is not used: some models' own `train` returns nothing
+    return twin
 
 
 def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:

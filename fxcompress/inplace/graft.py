@@ -28,18 +28,23 @@ def graft(module: nn.Module, compiled: Compiled) -> Compiled:
     Raises:
         InputError: `module` has been compressed already, or its forward was replaced on the instance.
     """
-    if hasattr(module, "_compressed_forward"):
+    check_graftable(module)
+    graph = copy_graph(compiled.graph)
+    _move_in(module, compiled, graph)
+    twin = Compiled.sharing(module, graph, compiled)
+    _replace_forward(module, twin)
+    return twin
+
+
+def check_graftable(module: nn.Module) -> None:
+    """Raise InputError where `module` has been compressed already, or its forward was replaced on the instance."""
+    if any(hasattr(child, "_compressed_forward") for child in module.modules()):
         raise InputError(f"this {type(module).__name__} has been compressed already; compress it once, with all passes")
     if "forward" in vars(module):
         raise InputError(
             f"the forward of this {type(module).__name__} was replaced on the instance (by a wrapper such as Accelerate's); "
             "compress the model before it is wrapped"
         )
-    graph = copy_graph(compiled.graph)
-    _move_in(module, compiled, graph)
-    twin = Compiled.sharing(module, graph, compiled)
-    _replace_forward(module, twin)
-    return twin
 
 
 def _move_in(module: nn.Module, compiled: Compiled, graph: fx.Graph) -> None:

@@ -1,0 +1,50 @@
+"""What modules are called with while the model around them runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from fxcompress.data.inputs import ExampleInputs
+
+
+@contextmanager
+def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[ExampleInputs]]]:
+    """The inputs of every call of each of `modules`, a list for each path, copied as they come.
+
+    Calls are seen at `forward`, since some models call that in place of the module. Arguments that are None by position
+    behind all others, or by name, say nothing and are left out.
+    """
+    calls: dict[str, list[ExampleInputs]] = {}
+    before = {path: vars(module).get("forward") for path, module in modules.items()}
+    try:
+        for path, module in modules.items():
+            module.forward = _recorder(module.forward, calls, path)  # type: ignore[method-assign]
+        yield calls
+    finally:
+        for path, module in modules.items():
+            if before[path] is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = before[path]  # type: ignore[method-assign]
+
+
+def _recorder(forward: Any, calls: dict[str, list[ExampleInputs]], path: str) -> Any:
+    names = inspect.signature(forward).parameters
+
+    @functools.wraps(forward)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        said = list(args)
+        while said and said[-1] is None:
+            said.pop()
+        optional = {name for name, parameter in names.items() if parameter.default is None}
+        by_name = {name: value for name, value in kwargs.items() if value is not None or name not in optional}
+        calls.setdefault(path, []).append(ExampleInputs(tuple(said), by_name).copy())
+        return forward(*args, **kwargs)
+
+    return recorded

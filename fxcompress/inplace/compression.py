@@ -1,0 +1,104 @@
+"""`compress`: `compile` for the user's own instance, which goes on being trained and used by whatever holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fxcompress import defaults
+from fxcompress.compiled import Compiled
+from fxcompress.compiler import compile
+from fxcompress.driver.interface import Pass
+from fxcompress.errors import InputError
+from fxcompress.inplace.graft import check_graftable, graft
+from fxcompress.parts import PartlyCompiled
+from fxcompress.report.rows import Report
+from fxcompress.training.controller import CompositeController
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What was made of a model in place: its controller, its report, its checkpoints and its files.
+
+    Attributes:
+        model: the user's instance.
+        compiled: the compiled model, or its compiled parts, on the tensors of `model`.
+    """
+
+    model: nn.Module
+    compiled: Compiled | PartlyCompiled
+
+    @property
+    def controller(self) -> CompositeController:
+        """A training loop's hold on compression; see `Compiled.controller`."""
+        return self.compiled.controller
+
+    @property
+    def report(self) -> Report:
+        """One row a pass; see `Compiled.report`."""
+        return self.compiled.report
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that `model` and its compression need to go on from here; see `Compiled.checkpoint`."""
+        return self.compiled.checkpoint()
+
+    def load_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `checkpoint` of the same compression; see `Compiled.load_checkpoint`.
+
+        Raises:
+            CheckpointError: it is of another model or other passes; says what differs.
+        """
+        self.compiled.load_checkpoint(state)
+
+    def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
+        """Write the model, or each part of it to the folder `path`; see `Compiled.to_onnx`."""
+        return self.compiled.to_onnx(path, **options)
+
+    def to_openvino(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
+        """As `to_onnx`, in OpenVINO's own format; see `Compiled.to_openvino`."""
+        return self.compiled.to_openvino(path, **options)
+
+
+def compress(
+    model: nn.Module,
+    passes: Sequence[Pass] | None = None,
+    *,
+    example_inputs: Any = None,
+    data: Iterable[Any] | None = None,
+    submodules: Sequence[str] | None = None,
+    **options: Any,
+) -> Compression:
+    """Compress `model` itself: afterwards it computes what ``compile(model, passes, ...)`` returns.
+
+    The instance, its class, methods, attributes, children, parameter objects and their names stay; what passes insert becomes
+    children and parameters beside them, and `forward` alone changes. So losses, optimizers made before, trainers and
+    frameworks that hold the model go on. Parameters that a pass replaced (folded batch norms) stay, and nothing reads them.
+
+    Args:
+        model: not in training by another process; in either mode.
+        passes: None for `fxcompress.defaults.training()`.
+        example_inputs, data: as of `fxcompress.compile`.
+        submodules: paths of the submodules to compress; the rest of forward stays Python. None compresses the whole model,
+            or else the largest submodules that can be traced.
+        options: others of `fxcompress.compile`.
+
+    Raises:
+        InputError: `model` is no module, or has been compressed already, or its forward was replaced on the instance; or as
+            `compile`, like all other errors. `model` is as it was then.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"compress takes a torch.nn.Module and changes it; {type(model).__name__} is none")
+    check_graftable(model)
+    chosen = defaults.training() if passes is None else passes
+    compiled = compile(model, chosen, example_inputs=example_inputs, data=data, submodules=submodules, **options)
+    if isinstance(compiled, Compiled):
+        return Compression(model, graft(model, compiled))
+    for path in compiled.parts:
+        check_graftable(model.get_submodule(path))
+    twins = {path: graft(model.get_submodule(path), part) for path, part in compiled.parts.items()}
+    return Compression(model, PartlyCompiled.around(model, twins, compiled.left_alone))
