@@ -215,3 +215,24 @@ def test_a_failed_compression_leaves_the_model_as_it_was():
     with pytest.raises(InputError):
         fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], example_inputs={"images": images()})
     assert type(model) is kind and set(model.state_dict()) == names and torch.equal(model(images())["logits"], expected)
+
+
+@pytest.mark.parametrize("name", ["text", "a b", 'x"), print("', "class"])
+def test_a_name_that_cannot_stay_is_told_and_nothing_is_changed(name):
+    model = Holder(name)
+    kind, keys = type(model), list(model.state_dict())
+    with pytest.raises(InputError, match="rename it"):
+        fxcompress.compress(model, [], example_inputs=torch.randn(2, 4))
+    assert type(model) is kind and list(model.state_dict()) == keys
+
+
+class Holder(nn.Module):
+    """A layer of any name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        self.add_module(name, nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self._modules[self.name](x).relu()

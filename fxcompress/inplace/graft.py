@@ -26,9 +26,16 @@ def graft(module: nn.Module, compiled: Compiled) -> Compiled:
     The two share all state from then on: what one trains, loads or moves is the other's.
 
     Raises:
-        InputError: `module` has been compressed already, or its forward was replaced on the instance.
+        InputError: `module` has been compressed already, its forward was replaced on the instance, or names of its parts
+            cannot stand in code.
     """
     check_graftable(module)
+    renamed = sorted(compiled.meta.get("own_names", {}).values())
+    if renamed:
+        raise InputError(
+            f"{', '.join(map(repr, renamed))} cannot be called so in code, or is what a compiled model calls something of its own; "
+            f"rename it in {type(module).__name__}, or compile a copy: fxcompress.compile(model, ...)"
+        )
     graph = copy_graph(compiled.graph)
     _move_in(module, compiled, graph)
     twin = Compiled.sharing(module, graph, compiled)
