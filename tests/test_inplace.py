@@ -236,3 +236,11 @@ class Holder(nn.Module):
 
     def forward(self, x):
         return self._modules[self.name](x).relu()
+
+
+def test_a_model_of_another_precision_is_told_and_left_alone():
+    model = Classifier().eval().to(torch.bfloat16)
+    kind = type(model)
+    with pytest.raises(InputError, match=r"conv.weight is torch.bfloat16.*model.float\(\)"):
+        fxcompress.compress(model, data=[{"images": images().bfloat16()}])
+    assert type(model) is kind and model.conv.weight.dtype == torch.bfloat16

@@ -26,16 +26,11 @@ def graft(module: nn.Module, compiled: Compiled) -> Compiled:
     The two share all state from then on: what one trains, loads or moves is the other's.
 
     Raises:
-        InputError: `module` has been compressed already, its forward was replaced on the instance, or names of its parts
-            cannot stand in code.
+        InputError: `module` has been compressed already, its forward was replaced on the instance, names of its parts cannot
+            stand in code, or it is not in single precision.
     """
     check_graftable(module)
-    renamed = sorted(compiled.meta.get("own_names", {}).values())
-    if renamed:
-        raise InputError(
-            f"{', '.join(map(repr, renamed))} cannot be called so in code, or is what a compiled model calls something of its own; "
-            f"rename it in {type(module).__name__}, or compile a copy: fxcompress.compile(model, ...)"
-        )
+    _check_state(module, compiled)
     graph = copy_graph(compiled.graph)
     _move_in(module, compiled, graph)
     twin = Compiled.sharing(module, graph, compiled)
@@ -52,6 +47,23 @@ def check_graftable(module: nn.Module) -> None:
             f"the forward of this {type(module).__name__} was replaced on the instance (by a wrapper such as Accelerate's); "
             "compress the model before it is wrapped"
         )
+
+
+def _check_state(module: nn.Module, compiled: Compiled) -> None:
+    """Raise InputError where `compiled` holds state of `module` under other names, or in another precision."""
+    renamed = sorted(compiled.meta.get("own_names", {}).values())
+    if renamed:
+        raise InputError(
+            f"{', '.join(map(repr, renamed))} cannot stand in code, or is what a compiled model calls something of its own; "
+            f"rename it in {type(module).__name__}, or compile a copy: fxcompress.compile(model, ...)"
+        )
+    held = {**dict(compiled.named_parameters()), **dict(compiled.named_buffers())}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name in held and held[name].dtype != tensor.dtype:
+            raise InputError(
+                f"{name} is {tensor.dtype}, and models are compressed in {held[name].dtype}: convert the model first, "
+                "model.float(), and train it in mixed precision (torch.autocast)"
+            )
 
 
 def _move_in(module: nn.Module, compiled: Compiled, graph: fx.Graph) -> None:
