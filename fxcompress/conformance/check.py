@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from fxcompress.conformance.bisection import first_that_fails
 from fxcompress.conformance.client import CHILD, FileProblem
 from fxcompress.conformance.inputs import sized_inputs
+from fxcompress.conformance.rounding import Constants
 from fxcompress.conformance.simulation import Agreement, Simulation
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.files import declared_shapes
@@ -57,6 +58,8 @@ class FileCheck:
     row: Row | None = field(default=None, init=False)
     mismatch: str | None = field(default=None, init=False)
     seconds: float = field(init=False)
+    constants: Constants | None = field(default=None, init=False)
+    explained: dict[int, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.seconds = _START_SECONDS
@@ -104,7 +107,8 @@ class FileCheck:
 
     def _simulation(self, inputs: list[Any]) -> Simulation:
         started = time.perf_counter()
-        simulation = Simulation(self.lowered, inputs)
+        self.constants = self.constants or Constants(self.lowered)
+        simulation = Simulation(self.lowered, inputs, self.constants, self.explained)
         self.seconds = max(self.seconds, _START_SECONDS + 200 * (time.perf_counter() - started))
         return simulation
 

@@ -28,20 +28,48 @@ Runtimes approximate exp, tanh and erf to a few of them, and sums of thousands l
 MARGIN = 8.0
 """The energy of a difference may be this many times the energy of the largest drawn one (9 dB)."""
 
+_LARGEST_CONSTANTS = 2**30  # bytes that are kept from run to run
+_SPARE = 4099  # numbers more than twice what is taken at a time
+
 FLOOR = 1e-8
 """What no difference needs to be smaller than, as a share of the signal's energy (80 dB)."""
+
+
+class Constants:
+    """What a lowered graph computes from its weights alone: computed once for several runs, and exact in every runtime."""
+
+    def __init__(self, graph_module: fx.GraphModule):
+        self.graph_module = graph_module
+        self.nodes: set[fx.Node] = set()
+        for node in graph_module.graph.nodes:
+            if node.op == "get_attr" or (node.op == "call_function" and self.nodes.issuperset(node.all_input_nodes)):
+                self.nodes.add(node)
+        sizes = (node.meta.get("val") for node in self.nodes)
+        small = sum(val.numel() * val.itemsize for val in sizes if isinstance(val, Tensor)) <= _LARGEST_CONSTANTS
+        self.values = self._computed() if small else {}
+
+    def _computed(self) -> dict[fx.Node, Any]:
+        interpreter = fx.Interpreter(self.graph_module, garbage_collect_values=False)
+        for node in self.graph_module.graph.nodes:
+            if node in self.nodes:
+                interpreter.env[node] = interpreter.run_node(node)
+        return interpreter.env
 
 
 class Dithered(fx.Interpreter):
     """Runs a lowered graph with every value moved at random by as much as a rounding may."""
 
-    def __init__(self, graph_module: fx.GraphModule, seed: int):
+    def __init__(self, graph_module: fx.GraphModule, exact: set[fx.Node], seed: int):
         super().__init__(graph_module)
+        self.exact = exact
         self.generator = torch.Generator().manual_seed(seed)
+        self.drawn = torch.empty(0)
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        return pytree.tree_map_only(Tensor, self._moved, value) if node.op == "call_function" else value
+        if node.op != "call_function" or node in self.exact:
+            return value
+        return pytree.tree_map_only(Tensor, self._moved, value)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target is QUANTIZE:
@@ -58,7 +86,12 @@ class Dithered(fx.Interpreter):
         return value + FLOAT_ROUNDING * size * (2 * self._noise(value) - 1)
 
     def _noise(self, like: Tensor) -> Tensor:
-        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
+        """Numbers from 0 to 1: a part, at random, of those that were drawn once, since drawing takes longer than a layer."""
+        count = like.numel()
+        if len(self.drawn) < 2 * count:
+            self.drawn = torch.rand(2 * count + _SPARE, generator=self.generator)
+        start = int(torch.randint(len(self.drawn) - count + 1, (), generator=self.generator))
+        return self.drawn[start : start + count].view(like.shape).to(like)
 
 
 def difference(exact: Tensor, other: Tensor) -> float:

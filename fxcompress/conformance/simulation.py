@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.conformance.client import FileProblem
-from fxcompress.conformance.rounding import FLOOR, MARGIN, Dithered, difference
+from fxcompress.conformance.rounding import FLOOR, MARGIN, Constants, Dithered, difference
 from fxcompress.execution.agreement import decibels
 
 _DRAWS = 4
@@ -31,16 +32,28 @@ class Agreement:
 
 
 class Simulation:
-    """A lowered graph run on flat `inputs`, exactly at first, and with rounding where that is asked for."""
+    """A lowered graph run on flat `inputs`, exactly at first, and with rounding where that is asked for.
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Any]):
+    `constants` are those of the graph, for several simulations of it. `explained` are decibels that rounding was found to
+    explain before, on other inputs, by the output's position: less is looked at no closer.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        inputs: Sequence[Any],
+        constants: Constants | None = None,
+        explained: dict[int, float] | None = None,
+    ):
         self.graph_module, self.inputs = graph_module, inputs
+        self.constants = constants or Constants(graph_module)
+        self.explained = {} if explained is None else explained
         self.exact = self._leaves(fx.Interpreter(graph_module))
         self._draws: list[list[Any]] = []
 
     @torch.no_grad()
     def _leaves(self, interpreter: fx.Interpreter) -> list[Any]:
-        found = interpreter.run(*self.inputs, enable_io_processing=False)
+        found = interpreter.run(*self.inputs, initial_env=dict(self.constants.values), enable_io_processing=False)
         return [torch.as_tensor(leaf) for leaf in pytree.tree_leaves(found) if leaf is not None]
 
     def compare(self, outputs: Sequence[Tensor]) -> list[Agreement]:
@@ -55,17 +68,20 @@ class Simulation:
         for position, (exact, other) in enumerate(zip(self.exact, outputs)):
             energy = difference(exact, other.to(exact.device))
             signal = _signal(exact)
-            limit = FLOOR * signal if exact.is_floating_point() else 0.0
+            known = signal * 10 ** (-self.explained.get(position, math.inf) / 10)
+            limit = max(FLOOR * signal, known) if exact.is_floating_point() else 0.0
             for number in range(_DRAWS):
                 if energy <= limit:
                     break
                 limit = max(limit, MARGIN * difference(exact, self._draw(number)[position]))
+            if 0 < limit < math.inf and signal:
+                self.explained[position] = min(self.explained.get(position, math.inf), decibels(signal, limit))
             found.append(_agreement(position, signal, energy, limit))
         return found
 
     def _draw(self, number: int) -> list[Any]:
         while len(self._draws) <= number:
-            self._draws.append(self._leaves(Dithered(self.graph_module, len(self._draws))))
+            self._draws.append(self._leaves(Dithered(self.graph_module, self.constants.nodes, len(self._draws))))
         return self._draws[number]
 
 
