@@ -33,7 +33,7 @@ from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report.rows import Report
-from fxcompress.storage.atomic import check_writable
+from fxcompress.storage.atomic import as_path, check_writable
 from fxcompress.storage.names import file_names
 from fxcompress.targets import Target
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
@@ -158,7 +158,7 @@ class Compiled(fx.GraphModule):
         """
         written = []
         for position, (name, graph) in enumerate(self.compilation.steps):
-            written += dump_step(fx.GraphModule(self, graph), Path(folder), position, name)
+            written += dump_step(fx.GraphModule(self, graph), as_path(folder), position, name)
         return written
 
     def lower(self, *, binary_convolutions: bool = False) -> fx.GraphModule:

@@ -25,6 +25,7 @@ from fxcompress.emit.lowering import lower
 from fxcompress.errors import CaptureError
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.parts import PartlyCompiled, SubmoduleData
+from fxcompress.storage.atomic import as_path
 from fxcompress.storage.names import file_names
 from fxcompress.targets import Target, find_target
 
@@ -76,7 +77,7 @@ def compile(
     else:
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
-    settings = _Settings(tuple(chosen), find_target(target), verify, Path(dump) if dump is not None else None, progress)
+    settings = _Settings(tuple(chosen), find_target(target), verify, as_path(dump) if dump is not None else None, progress)
     whole = None
     if submodules is None:
         try:

@@ -22,6 +22,7 @@ from fxcompress.errors import InputError
 from fxcompress.report.rows import Report
 from fxcompress.report.tables import printed, titled
 from fxcompress.report.units import readable_bytes, readable_decibels
+from fxcompress.storage.atomic import as_path, make_folder
 from fxcompress.storage.names import file_names
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController
@@ -123,7 +124,7 @@ class PartlyCompiled(nn.Module):
     def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
         """As `Compiled.dump`, each part in a folder of its own."""
         names = file_names(self.parts)
-        return [file for path, part in self.parts.items() for file in part.dump(Path(folder, names[path]))]
+        return [file for path, part in self.parts.items() for file in part.dump(as_path(folder) / names[path])]
 
     def to_onnx(self, folder: str | os.PathLike[str], *, verify: Verify = True) -> list[Path]:
         """Write each part to `folder` as ``<path>.onnx``; see `Compiled.to_onnx`.
@@ -150,14 +151,10 @@ class PartlyCompiled(nn.Module):
 
     def _folder(self, folder: str | os.PathLike[str]) -> Path:
         """The folder for the parts' files, made where it does not exist."""
-        directory = Path(folder)
+        directory = as_path(folder)
         if directory.suffix in (".onnx", ".xml"):
             raise InputError(f"the model was compiled in {len(self.parts)} parts, a file each: name a folder, not {directory}")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise InputError(f"cannot make the folder {directory}: {problem.strerror}; name one that can be written") from None
-        return directory
+        return make_folder(directory)
 
 
 class SubmoduleData:

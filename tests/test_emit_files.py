@@ -56,12 +56,41 @@ def test_the_file_holds_the_model(model: ir.Model, tmp_path: Path) -> None:
 def test_large_weights_go_beside_the_file(model: ir.Model, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((3, 3, 5, 5), dtype=np.float32)
     whole = onnxruntime.InferenceSession(write_onnx(model, tmp_path / "whole.onnx")).run(None, {"x": x})
-    for names in (["big.onnx", "big.onnx.data"], ["big.onnx", "big.onnx.1.data"], ["big.onnx", "big.onnx.data"]):
+    for own in ("big.onnx.data", "big.onnx.1.data"):
+        (tmp_path / own).write_text("the user's")
+    for _ in range(2):
         path = write_onnx(model, tmp_path / "big.onnx", largest_file=100)  # written again over itself
-        assert sorted(p.name for p in tmp_path.glob("big*")) == sorted(names)
+        (data,) = (p.name for p in tmp_path.glob("big.onnx.*.data") if len(p.name) == len("big.onnx.0123456789abcdef.data"))
+        assert sorted(p.name for p in tmp_path.glob("big*")) == sorted(["big.onnx", "big.onnx.1.data", "big.onnx.data", data])
         onnx.checker.check_model(path, full_check=True)
         np.testing.assert_array_equal(onnxruntime.InferenceSession(path).run(None, {"x": x}), whole)
         assert inspect_onnx(path).bytes_by_type == inspect_onnx(tmp_path / "whole.onnx").bytes_by_type
+
+
+def test_weights_of_another_model_are_never_read(model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_onnx(model, tmp_path / "big.onnx", largest_file=100)
+    before, whole = {p.name for p in tmp_path.iterdir()}, path.read_bytes()
+    torch.manual_seed(1)
+    other = to_onnx_model(captured(Small(), torch.randn(2, 3, 5, 5)))
+    replace = os.replace
+
+    def killed(part: Path, place: Path) -> None:
+        if place == path:
+            raise OSError(5, "killed between the renames")
+        replace(part, place)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="killed between the renames"):
+        patch.setattr(os, "replace", killed)
+        write_onnx(other, path, largest_file=100)
+    assert path.read_bytes() == whole and before < {p.name for p in tmp_path.iterdir()}
+    onnxruntime.InferenceSession(path)
+    write_onnx(other, path, largest_file=100)
+    assert not before & {p.name for p in tmp_path.iterdir()} - {"big.onnx"} and len(list(tmp_path.iterdir())) == 2
+    write_onnx(other, path)
+    assert os.listdir(tmp_path) == ["big.onnx"]
+    with pytest.raises(InputError, match="needs a file beside it"):
+        write_onnx(other, os.devnull, largest_file=100)
+    write_onnx(other, os.devnull)
 
 
 @pytest.mark.parametrize("limit", [files.LARGEST_FILE, 100])

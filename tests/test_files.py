@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,8 @@ import pytest
 
 from fxcompress.errors import InputError
 from fxcompress.storage import atomic as files
-from fxcompress.storage.atomic import check_writable, replacing, write_text
+from fxcompress.storage.atomic import check_writable, make_folder, replacing, write_text
+from fxcompress.storage.interruption import deferred
 
 
 def test_what_fails_leaves_the_old_files(tmp_path: Path) -> None:
@@ -35,7 +40,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
 def test_texts_make_their_folder_and_keep_line_ends(tmp_path: Path) -> None:
     path = write_text(tmp_path / "deep" / "er" / "graph.txt", "N → 4\n")
     assert path.read_bytes() == "N → 4\n".encode()
-    with pytest.raises(InputError, match=r"cannot write .*name a folder that you may write to"):
+    with pytest.raises(InputError, match=r"cannot make the folder .*name one that you may write to"):
         write_text(path / "graph.txt", "below a file")
 
 
@@ -61,3 +66,120 @@ def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path: Path) -
     assert made.stat().st_mode == plain.stat().st_mode
     made.chmod(0o600)
     assert write_text(made, "newer").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.onnx", "", "a\0b", ["x"], Path, 1.5])
+def test_what_is_no_path_is_refused(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (check_writable, lambda path: write_text(path, "text"), make_folder):
+        with pytest.raises(InputError, match=r"a path is a text that is not empty, or a pathlib\.Path, not"):
+            write(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_the_system_refuses_are_our_own_errors(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (tmp_path / ("x" * 300), loop, Path("x/" * 3000)):
+        with pytest.raises(InputError, match="cannot write|cannot make"):
+            write_text(path, "text")
+
+
+def test_links_devices_and_pipes_are_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for existing in (True, False):
+        real, link = tmp_path / "real" / f"file{existing}", tmp_path / f"link{existing}"
+        if existing:
+            real.write_text("old")
+        link.symlink_to(real)
+        write_text(link, "new")
+        assert link.is_symlink() and real.read_text() == "new"
+    write_text(os.devnull, "gone")
+    assert not Path(os.devnull).is_file()
+    os.mkfifo(tmp_path / "pipe")
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_text(tmp_path / "pipe", "through")
+    reader.join(10)
+    assert found == ["through"] and (tmp_path / "pipe").is_fifo()
+    with pytest.raises(InputError, match="No space left on device"):
+        write_text("/dev/full", "x" * 10**6)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_owner_stays(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "file", "old")
+    os.chown(path, 12345, 23456)
+    path.chmod(0o2640)
+    found = write_text(path, "new").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (12345, 23456, 0o2640)
+
+
+def test_the_old_file_is_withdrawn_first_where_it_would_be_read_with_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    replace = os.replace
+
+    def watched(part: Path, place: Path) -> None:
+        seen.append(sorted(f"{path.name} {path.read_text()}" for path in tmp_path.glob("m.*")))
+        replace(part, place)
+
+    monkeypatch.setattr(os, "replace", watched)
+    for text in ("old", "new"):
+        with replacing(tmp_path / "m.bin", tmp_path / "m.xml", withdrawn=True) as parts:
+            for part in parts:
+                part.write_text(text)
+    assert seen == [[], ["m.bin old"], ["m.bin old"], ["m.bin new"]]
+
+
+WRITER = """
+import os, signal, sys, time
+from fxcompress.storage.atomic import replacing
+with replacing(sys.argv[1]) as (part,):
+    part.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_what_a_signal_ends_leaves_nothing_that_the_next_write_does_not_sweep(tmp_path: Path, number: int) -> None:
+    path = write_text(tmp_path / "file", "old")
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+        write_text(path, "between")  # does not sweep what is being written
+        assert len(list(tmp_path.iterdir())) == 2
+        writer.send_signal(number)
+    assert writer.returncode == -number or number == signal.SIGINT
+    assert len(list(tmp_path.iterdir())) == 1 + (number == signal.SIGKILL)
+    write_text(tmp_path / "other", "new")
+    write_text(path, "new")
+    assert sorted(os.listdir(tmp_path)) == ["file", "other"]
+
+
+def test_signals_wait_for_the_renames_to_be_done() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferred():
+        signal.raise_signal(signal.SIGINT)
+        done.append("renamed")
+    assert done == ["renamed"]
+
+
+def test_two_writers_never_mix(tmp_path: Path) -> None:
+    """Each round both write a pair, and what is there afterwards is one of them."""
+
+    def write(text: str) -> None:
+        for _ in range(10):
+            with replacing(tmp_path / "m.bin", tmp_path / "m.xml", withdrawn=True) as parts:
+                for part in parts:
+                    part.write_text(text)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len({path.read_text() for path in tmp_path.iterdir()}) == 1 and len(list(tmp_path.iterdir())) == 2

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from fxcompress.storage.atomic import check_writable, replacing
+from fxcompress.errors import InputError
+from fxcompress.storage.atomic import check_writable, is_replaced, real_place, replacing
 
 LARGEST_FILE = 2**29
 """Bytes of weights in a single file; more go to a file beside it. Protobuf ends at 2 GiB, and needs thrice the memory."""
@@ -29,8 +32,9 @@ def write_onnx(
 ) -> Path:
     """Write `model` to `path`, whole or not at all, and return the path.
 
-    Weights of more than `largest_file` bytes go to a file beside it (external data), called ``<name>.data``. `check` is called
-    with the finished file before that gets its name; what it raises leaves nothing behind.
+    Weights of more than `largest_file` bytes go to a file beside it (external data), called ``<name>.<digest>.data``: a graph
+    never reads the weights of another. They are written first, and those of the old graph are removed when the new one is
+    there. `check` is called with the finished file before that gets its name; what it raises leaves nothing behind.
 
     Raises:
         InputError: the path cannot be written. Nothing is left behind and an old file stays as it was.
@@ -38,19 +42,33 @@ def write_onnx(
     target = check_writable(path)
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     if sum(tensor.nbytes for tensor in tensors) <= largest_file:
-        with replacing(target) as (part,):
+        with replacing(target, obsolete=lambda: _data_files(target)) as (part,):
             ir.save(model, part, format="protobuf")
             _checked(check, part, model)
         return target
-    # The old model may refer to the old data, so new data take the other of two names until the model is renamed.
-    first, second = (target.with_name(f"{target.name}{suffix}") for suffix in (".data", ".1.data"))
-    data, stale = (second, first) if first.exists() else (first, second)
+    if not is_replaced(real_place(target)):
+        raise InputError(f"cannot write {target}: so large a model needs a file beside it for its weights; name a file")
     limit = min(_LARGEST_INTERNAL, largest_file)
-    with replacing(data, target) as (_, part):
+    data = target.with_name(f"{target.name}.{_digest(tensors)}.data")
+    with replacing(data, target, obsolete=lambda: _data_files(target) - {data}) as (_, part):
         ir.save(model, part, format="protobuf", external_data=data.name, size_threshold_bytes=limit)
         _checked(check, part, model)
-    stale.unlink(missing_ok=True)
     return target
+
+
+def _data_files(target: Path) -> set[Path]:
+    """The files of weights beside the model `target`."""
+    ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.data")
+    return {path for path in target.parent.iterdir() if ours.fullmatch(path.name)}
+
+
+def _digest(tensors: Iterable[ir.TensorProtocol]) -> str:
+    """16 hexadecimal digits that tell these tensors from others."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tensor.name} {tensor.dtype} {tensor.shape} {tensor.nbytes} ".encode())
+        found.update(tensor.tobytes())
+    return found.hexdigest()[:16]
 
 
 def declared_shapes(model: ir.Model) -> dict[str, list[Any]]:

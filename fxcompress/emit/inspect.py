@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from fxcompress.errors import InputError
 from fxcompress.report.units import readable_bytes
+from fxcompress.storage.atomic import as_path
 
 _HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 # Operators that only move values, or pick among them: what they read of a dequantize, they still read as integers.
@@ -80,7 +81,7 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     Raises:
         InputError: there is no such file, or it is not an ONNX model.
     """
-    file = Path(path)
+    file = as_path(path)
     if not file.is_file():
         raise InputError(f"cannot inspect {file}: there is no such file")
     try:

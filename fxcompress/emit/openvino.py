@@ -13,7 +13,7 @@ import onnx_ir as ir
 from fxcompress.emit.files import Check, declared_shapes, write_onnx
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
-from fxcompress.storage.atomic import check_writable, replacing
+from fxcompress.storage.atomic import as_path, check_writable, replacing
 
 
 def check_openvino_path(path: str | os.PathLike[str]) -> Path:
@@ -22,8 +22,8 @@ def check_openvino_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: it cannot be written, does not end in ``.xml``, or OpenVINO is not installed.
     """
+    target = as_path(path)
     _openvino()
-    target = Path(path)
     if target.suffix != ".xml":
         wanted = target.with_suffix(".xml")
         raise InputError(f"OpenVINO IR is a file .xml and a file .bin beside it; name the first, as {wanted}, not {target}")
@@ -40,7 +40,8 @@ def write_openvino(
 ) -> Path:
     """Write `model` as OpenVINO IR to `path` and to the ``.bin`` beside it, and return the path.
 
-    Both are written under temporary names before either is renamed.
+    Both are written under temporary names first. Then the old ``.xml`` goes, the ``.bin`` is renamed and the ``.xml`` after it,
+    so that whoever looks at any time finds a pair that belongs together, or none.
 
     Args:
         model: may hold nodes `fxcompress::BinaryConvolution`.
@@ -62,8 +63,11 @@ def write_openvino(
             converted.reshape(
                 {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}
             )
-        with replacing(target.with_suffix(".bin"), target) as (weights, network):
-            openvino.serialize(converted, str(network), str(weights))
+        with replacing(target.with_suffix(".bin"), target, withdrawn=True) as (weights, network):
+            try:
+                openvino.serialize(converted, str(network), str(weights))
+            except RuntimeError as error:
+                raise InputError(f"cannot write {target}: {str(error).strip().splitlines()[-1]}") from error
             if check is not None:
                 check(network, declared_shapes(model) | fixed)
         del converted  # it may map the file in `folder`

@@ -1,74 +1,215 @@
 """Files that appear whole or not at all.
 
-A file is written under a temporary name in its own folder and then renamed over the old one, so that an interrupted
-write leaves the old file as it was and nothing beside it.
+A file is written into a folder of its own beside its place, brought to the disk, and then renamed over the old one. An
+interrupted write, or one that SIGTERM ends, leaves the old file as it was and nothing beside it; what SIGKILL leaves, the next
+write to the same path sweeps. A device, a pipe and what a link points to are written through.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fxcompress.errors import InputError
+from fxcompress.storage.interruption import deferred, unwound_by_sigterm
+from fxcompress.storage.locks import locked, try_lock, unlock
+
+PathLike = str | os.PathLike[str]
 
 
-def check_writable(path: str | os.PathLike[str]) -> Path:
+def as_path(path: Any) -> Path:
+    """`path` as a `Path`.
+
+    Raises:
+        InputError: it is no text, empty, or holds a null character.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InputError(f"a path is a text that is not empty, or a pathlib.Path, not {path!r:.80}")
+    return Path(text)
+
+
+def check_writable(path: PathLike) -> Path:
     """`path` as a `Path`, once it is known that a file can be written there. Call it before any long work.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to, or the path is a folder.
+        InputError: it is no path, the folder does not exist or cannot be written to, or the path is a folder.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a folder; give the path of a file in it")
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
+    target = as_path(path)
     try:
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
+        _check_target(target)
     except OSError as error:
-        raise InputError(f"cannot write {target}: no file can be made in {target.parent} ({error.strerror})") from error
-    if target.exists() and not os.access(target, os.W_OK):
-        raise InputError(f"cannot write {target}: the file that is there is read-only")
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     return target
 
 
+def _check_target(target: Path) -> None:
+    place = real_place(target)
+    if place.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder; give the path of a file in it")
+    if not place.parent.is_dir():
+        raise InputError(f"cannot write {target}: the folder {place.parent} does not exist; create it first")
+    if place.exists() and not os.access(place, os.W_OK):
+        raise InputError(f"cannot write {target}: the file that is there is read-only")
+    if not is_replaced(place):
+        return
+    try:
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {target}: no file can be made in {place.parent} ({error.strerror})") from error
+
+
+def real_place(target: Path) -> Path:
+    """Where `target` leads, through links."""
+    if not target.is_symlink():
+        return target
+    place = Path(os.path.realpath(target))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, "its links lead in a circle")
+    return place
+
+
+def is_replaced(place: Path) -> bool:
+    """Whether a new file takes this place; devices and pipes are written to."""
+    return not place.exists() or place.is_file()
+
+
 @contextmanager
-def replacing(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
+def replacing(
+    *paths: PathLike, withdrawn: bool = False, obsolete: Callable[[], Iterable[Path]] | None = None
+) -> Iterator[list[Path]]:
     """Temporary paths, of the names given, to write files to that take the places of `paths` when the block ends well.
 
-    All `paths` are in one folder; they are renamed in their order. When the block does not end well, they stay as they are.
+    They are renamed in their order, so that the last one can refer to the others. When the block does not end well, they stay
+    as they are. Owner and mode of a file stay, as far as the system lets a process set them.
+
+    Args:
+        paths: in one folder, unless they are links.
+        withdrawn: take the old last file away before the others change, since it would be read together with them.
+        obsolete: files to remove once the new ones are there.
 
     Raises:
         InputError: as `check_writable`, or the disk cannot take a file (`OSError` while writing).
     """
     targets = [check_writable(path) for path in paths]
     try:
-        with tempfile.TemporaryDirectory(dir=targets[0].parent, prefix=f".{targets[0].name}.") as folder:
-            parts = [Path(folder, target.name) for target in targets]
+        with unwound_by_sigterm(), _folder_beside(real_place(targets[-1])) as folder:
+            parts = [folder / target.name for target in targets]
             yield parts
             for part, target in zip(parts, targets):
-                if target.exists():
-                    part.chmod(target.stat().st_mode & 0o777)
-                os.replace(part, target)
+                _finish(part, real_place(target))
+            with locked(real_place(targets[-1]).parent), deferred():
+                if withdrawn and is_replaced(real_place(targets[-1])):
+                    real_place(targets[-1]).unlink(missing_ok=True)
+                for part, target in zip(parts, targets):
+                    _put(part, real_place(target))
+                _sync(real_place(targets[-1]).parent)
+                for path in obsolete() if obsolete else ():
+                    path.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {targets[-1]}: {error.strerror or error}") from error
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
+@contextmanager
+def _folder_beside(place: Path) -> Iterator[Path]:
+    """A new folder, on the disk of `place`, after those have been removed that writes to `place` left which were killed."""
+    beside = is_replaced(place)
+    prefix = f".{place.name[:100]}.writing-"
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(dir=place.parent if beside else None, prefix=prefix))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            lock = try_lock(folder)
+            if folder.exists():  # not swept away by another, between the two lines above
+                break
+            unlock(lock)
+        stack.callback(unlock, lock)
+        for other in folder.parent.iterdir() if lock is not None else ():
+            if other.name.startswith(prefix) and other != folder:
+                _sweep(other)
+        yield folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove `folder` unless a process is still writing into it."""
+    with suppress(OSError):
+        lock = try_lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            unlock(lock)
+
+
+def _finish(part: Path, place: Path) -> None:
+    """Give the written `part` the owner and the mode of the file in its `place`, and bring it to the disk."""
+    if not is_replaced(place):
+        return
+    if place.exists():
+        old, new = place.stat(), part.stat()
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            with suppress(PermissionError):
+                os.chown(part, old.st_uid, old.st_gid)
+        part.chmod(stat.S_IMODE(old.st_mode))
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _put(part: Path, place: Path) -> None:
+    """Move `part` to its `place`, or write it into what is there."""
+    if is_replaced(place):
+        try:
+            os.replace(part, place)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with _folder_beside(place) as folder:  # `place` is on another disk than the last of the files
+                near = Path(shutil.copy2(part, folder))
+                _finish(near, place)
+                os.replace(near, place)
+        return
+    with part.open("rb") as source, place.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in `folder` to the disk, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: PathLike, text: str) -> Path:
     """Write `text` to the file `path` in UTF-8, whole or not at all, and return the path. Folders are made if need be.
 
     Raises:
         InputError: the folder or the file cannot be written.
     """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}; name a folder that you may write to") from error
+    target = as_path(path)
+    make_folder(target.parent)
     with replacing(target) as (part,):
         part.write_text(text, encoding="utf-8", newline="\n")
     return target
+
+
+def make_folder(path: PathLike) -> Path:
+    """The folder `path`, made with those above it where it does not exist.
+
+    Raises:
+        InputError: it is no path, or cannot be made.
+    """
+    folder = as_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; name one that you may write to") from error
+    return folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import fx
 
-from fxcompress.storage.atomic import write_text
+from fxcompress.storage.atomic import as_path, write_text
 from fxcompress.views.drawing import draw
 from fxcompress.views.text import to_text
 from fxcompress.views.views import to_dot, to_graphml
@@ -22,7 +22,7 @@ def dump(
     Raises:
         InputError: the folder or a file cannot be written.
     """
-    target = Path(folder)
+    target = as_path(folder)
     written = [
         write_text(target / f"{stem}{suffix}", view(graph_module))
         for suffix, view in ((".txt", to_text), (".dot", to_dot), (".graphml", to_graphml))
