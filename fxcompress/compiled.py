@@ -232,7 +232,7 @@ class Compiled(fx.GraphModule):
         return written
 
     def _emitted(self, lowered: fx.GraphModule) -> ir.Model:
-        return to_onnx_model(lowered, metadata=self._metadata())
+        return to_onnx_model(lowered, metadata=self._metadata(), faults=self.compilation.target.faults)
 
     def _metadata(self) -> dict[str, str]:
         return {

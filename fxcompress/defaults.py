@@ -44,5 +44,4 @@ def lowering(*, binary_convolutions: bool = False) -> list[Pass]:
         passes.LowerBinarizers(),
         passes.LowerQuantizers(),
         passes.AbsorbClamps(),
-        passes.GuardSharedConvolutions(),
     ]

@@ -10,7 +10,6 @@ from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
 from fxcompress.passes.fold_masks import FoldMasks
-from fxcompress.passes.guard_shared_convolutions import GuardSharedConvolutions
 from fxcompress.passes.learn_rounding import LearnRounding
 from fxcompress.passes.learn_sparsity import LearnSparsity
 from fxcompress.passes.lower_binarizers import LowerBinarizers
@@ -39,7 +38,6 @@ __all__ = [
     "EqualizeLayers",
     "FoldBatchNorm",
     "FoldMasks",
-    "GuardSharedConvolutions",
     "LearnRounding",
     "LearnSparsity",
     "LowerBinarizers",

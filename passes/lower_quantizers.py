@@ -14,9 +14,11 @@ from fxcompress.errors import PlanError, describe
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import insert_constant, insert_function
 from fxcompress.masks.mask import constant_behind, masked
-from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
+from fxcompress.quantization.quantized import quantized_layers, quantizer_calls
+from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE, along
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.rewrite.rule import Replacement
+from fxcompress.targets import Target
 
 CLAMP = resolve("clamp")
 
@@ -34,50 +36,87 @@ class LowerQuantizers(Pass):
     breaks: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        rewritten = []
+        rewritten, integer = [], _read_by_integer_kernels(graph_module, context.target)
         for node in graph_module.graph.find_nodes(op="call_module"):
             module = graph_module.get_submodule(node.target)
             if isinstance(module, Quantizer):
                 if not module.ready:
                     raise PlanError(f"the quantizer {describe(node)} has no range; list Calibrate() after Quantize()")
                 if module.enabled:
-                    self._lower(graph_module, node, module)
+                    self._lower(graph_module, node, module, integer)
                 else:
                     node.replace_all_uses_with(node.args[0])
                     graph_module.graph.erase_node(node)
                 rewritten.append(Replacement.at(node))
         return rewritten
 
-    def _lower(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer) -> None:
-        """Node by node: clamp where the grid is smaller than its type, quantize, dequantize."""
-        value, stem = node.args[0], node.name.removesuffix("_quantizer")
-        integer = STORAGE[quantizer.dtype]
-        scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
-        zero_point = self._constant(graph_module, f"{stem}_zero_point", quantizer.zero_point.to(integer), node)
-        grid = (scale, zero_point, quantizer.spec.scale_axis, quantizer.dtype, quantizer.spec.group_size or 0)
-        if constant_behind(graph_module, value) is not None:
-            integers = quantizer.integers(masked(graph_module, value)).to(integer)
-            quantized = self._constant(graph_module, f"{stem}_{quantizer.dtype}", integers, node)
+    def _lower(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, integer: set[fx.Node]) -> None:
+        if constant_behind(graph_module, node.args[0]) is not None:
+            dequantized = self._lower_weight(graph_module, node, quantizer, node in integer)
         else:
-            value = self._saturate(value, quantizer, node)
-            quantized = self._call(
-                QUANTIZE, value, *grid, node=node, name=f"{stem}_quantize", like=value.meta["val"].to(integer)
-            )
-        dequantized = self._call(DEQUANTIZE, quantized, *grid, node=node, name=f"{stem}_dequantize", like=node.meta["val"])
+            dequantized = self._lower_activation(graph_module, node, quantizer)
         node.replace_all_uses_with(dequantized)
         graph_module.graph.erase_node(node)
 
-    def _saturate(self, value: fx.Node, quantizer: Quantizer, node: fx.Node) -> fx.Node:
-        """`value`, clamped where the grid leaves out levels of the type that holds it."""
-        if quantizer.levels == INTEGER_RANGES[quantizer.dtype]:
+    def _lower_weight(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, integer: bool) -> fx.Node:
+        """Integers as a constant, and their dequantize.
+
+        Integer kernels read 8 signed bits and no zero point: for them a weight is written relative to its zero point, which of
+        fewer than 8 bits always fits, and 4 bits of it become 8 in the file itself.
+        """
+        stem, kind = node.name.removesuffix("_quantizer"), quantizer.dtype
+        integers, points = quantizer.integers(masked(graph_module, node.args[0])), quantizer.zero_point
+        block, narrow = quantizer.spec.group_size or 0, quantizer.spec.bits <= 4
+        widened = integer and not block
+        if widened and not narrow:
+            axis = quantizer.spec.scale_axis
+            relative = integers - along(points, axis, block, integers.shape)
+            low, high = INTEGER_RANGES["int8"]
+            if low <= relative.min() and relative.max() <= high:
+                integers, points, kind = relative, torch.zeros_like(points), "int8"
+        storage = STORAGE[kind]
+        scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
+        zero_point = self._constant(graph_module, f"{stem}_zero_point", points.to(storage), node)
+        quantized = self._constant(graph_module, f"{stem}_{kind}", integers.to(storage), node)
+        grid = (scale, zero_point, quantizer.spec.scale_axis, kind, block, *([True] if widened and narrow else []))
+        return self._call(DEQUANTIZE, quantized, *grid, node=node, name=f"{stem}_dequantize", like=node.meta["val"])
+
+    def _lower_activation(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer) -> fx.Node:
+        """No runtime computes values of fewer than 8 bits: they are clamped to their range, and quantized in 8."""
+        stem, signed, point = node.name.removesuffix("_quantizer"), quantizer.signed, quantizer.zero_point
+        if signed and point.any():  # both runtimes take such values in unsigned bytes
+            signed, point = False, point - INTEGER_RANGES["int8"][0]
+        kind = "int8" if signed else "uint8"
+        value = self._saturate(node.args[0], quantizer, INTEGER_RANGES[kind], point, node)
+        scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
+        zero_point = self._constant(graph_module, f"{stem}_zero_point", point.to(STORAGE[kind]), node)
+        grid, like = (scale, zero_point, quantizer.spec.scale_axis, kind, 0), value.meta["val"].to(STORAGE[kind])
+        quantized = self._call(QUANTIZE, value, *grid, node=node, name=f"{stem}_quantize", like=like)
+        return self._call(DEQUANTIZE, quantized, *grid, node=node, name=f"{stem}_dequantize", like=node.meta["val"])
+
+    def _saturate(
+        self, value: fx.Node, quantizer: Quantizer, held: tuple[int, int], point: torch.Tensor, node: fx.Node
+    ) -> fx.Node:
+        """`value`, clamped where the grid leaves out levels that are `held`, around `point`, by the type in the file."""
+        low, high = (level - quantizer.zero_point + point for level in quantizer.levels)
+        if (low == held[0]).all() and (high == held[1]).all():
             return value
         if quantizer.scale.dim():
             raise PlanError(f"{describe(node)}: activations of {quantizer.spec.bits} bits can be lowered per tensor only")
-        low, high = ((level - float(quantizer.zero_point)) * float(quantizer.scale) for level in quantizer.levels)
-        return self._call(CLAMP, value, low, high, node=node, name=f"{node.name}_clamp", like=value.meta["val"])
+        bounds = ((level - float(quantizer.zero_point)) * float(quantizer.scale) for level in quantizer.levels)
+        return self._call(CLAMP, value, *bounds, node=node, name=f"{node.name}_clamp", like=value.meta["val"])
 
     def _call(self, target, *args: object, node: fx.Node, name: str, like: torch.Tensor) -> fx.Node:
         return insert_function(target, *args, name=name, value=like, before=node, created_by=self.name)
 
     def _constant(self, graph_module: fx.GraphModule, name: str, value: torch.Tensor, node: fx.Node) -> fx.Node:
         return insert_constant(graph_module, name, value.detach().clone(), before=node, created_by=self.name)
+
+
+def _read_by_integer_kernels(graph_module: fx.GraphModule, target: Target) -> set[fx.Node]:
+    """The calls of weights' quantizers all of whose layers compute with quantized data as well."""
+    layers, calls = quantized_layers(graph_module, target), quantizer_calls(graph_module)
+    in_integers = {True: set[fx.Node](), False: set[fx.Node]()}
+    for layer in layers:
+        in_integers[any(calls[call].enabled for call in layer.activations)].update(layer.weights)
+    return in_integers[True] - in_integers[False]

@@ -98,6 +98,7 @@ class Quantize(Pass):
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]
         mark_regions(graph, target)
         context.notes += [f"{node.name} stays in float: {why}" for node, why in placement.left_in_float.items()]
+        context.notes += [f"{node.name} reads real values: {why}" for node, why in placement.float_activations.items()]
         for scope, nodes, _ in overrides:
             if nodes.isdisjoint(placement.operations):
                 asked = any(node.target in target.weights_only for node in nodes)

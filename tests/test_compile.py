@@ -388,7 +388,7 @@ def test_openvino_compiles_a_linear_layer_behind_joined_rows(tmp_path, join):
 
 
 @pytest.mark.parametrize("read", [True, False])
-@pytest.mark.parametrize("taken", ["conv_guard_bias", "conv_weight_quantizer", "conv_weight_scale", "input_1_quantizer"])
+@pytest.mark.parametrize("taken", ["conv_weight_quantizer", "conv_weight_scale", "input_1_quantizer"])
 def test_what_passes_add_takes_no_name_that_the_model_has_given(taken, read):
     class Named(nn.Module):
         def __init__(self):

@@ -7,7 +7,7 @@ initializers as in the `state_dict`, and every value declares its shape with the
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata as distribution
 from typing import Any
 
@@ -18,10 +18,12 @@ from torch.utils import _pytree as pytree
 
 import fxcompress.emit.translate  # noqa: F401 -- fills the table of translations
 from fxcompress.emit.calls import declare, write_call
+from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
+from fxcompress.targets.faults import Fault
 
 __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "write_onnx"]
 
@@ -36,6 +38,7 @@ def to_onnx_model(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     metadata: dict[str, str] | None = None,
+    faults: Collection[Fault] = (),
 ) -> ir.Model:
     """The ONNX model that computes what `graph_module` computes; weights are shared with it, not copied.
 
@@ -46,6 +49,7 @@ def to_onnx_model(
         output_names: names for the outputs in order; by default ``output`` for a single one, the keys of a dict, and
             ``output_0``, ``output_1`` ... for the rest.
         metadata: entries for the file's `metadata_props`.
+        faults: of the runtimes that the file is for, to be written around.
 
     Raises:
         EmitError: an operator has no translation, or one cannot write the call in front of it. All such nodes are in
@@ -56,10 +60,14 @@ def to_onnx_model(
     walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
     walk.run()
     _remove_unused(graph)
+    notes = write_around(graph, faults)
+    _remove_unused(graph)
     version = distribution.version("fxcompress")
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="fxcompress", producer_version=version)
     model.metadata_props.update(metadata or {})
     model.meta["ways"] = walk.emit.ways
+    if notes:
+        model.metadata_props["fxcompress.notes"] = "; ".join(notes)
     return model
 
 

@@ -19,6 +19,7 @@ from torch import fx
 from fxcompress.ir.dialect import resolve
 from fxcompress.masks.mask import constant_behind
 from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
+from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.table import Target, Weighted
 
 ADD, TRANSPOSE = resolve("add"), resolve("transpose")
@@ -52,13 +53,15 @@ class WeightSite:
 class Placement:
     """All sites of a graph in topological order.
 
-    `operations` are those that the sites are for, `left_in_float` those that cannot be served, with the reason.
+    `operations` are those that the sites are for, `left_in_float` those that cannot be served, with the reason,
+    `float_activations` those whose weight alone is quantized, with the reason.
     """
 
     activations: list[ActivationSite] = field(default_factory=list)
     weights: list[WeightSite] = field(default_factory=list)
     operations: set[fx.Node] = field(default_factory=set)
     left_in_float: dict[fx.Node, str] = field(default_factory=dict)
+    float_activations: dict[fx.Node, str] = field(default_factory=dict)
 
 
 def place(
@@ -92,6 +95,7 @@ class _Placer:
         self.same_scale = nx.Graph()  # of (value, options): an edge where both hold the same numbers, or parts of them
         self.operations: set[fx.Node] = set()
         self.left: dict[fx.Node, str] = {}
+        self.float_activations: dict[fx.Node, str] = {}
 
     def place(self) -> Placement:
         for node in reversed(self.graph.nodes):  # every reader of a value is visited before the value
@@ -101,7 +105,7 @@ class _Placer:
         sites = [site for value in values for site in self._sites(value)]
         weights = [WeightSite(weight, tuple(users), axis, how) for (weight, axis, how), users in self.weights.items()]
         weights.sort(key=lambda site: self.ranks[site.weight])
-        return Placement(sites, weights, self.operations, self.left)
+        return Placement(sites, weights, self.operations, self.left, self.float_activations)
 
     def _sites(self, value: fx.Node) -> Iterator[ActivationSite]:
         """A site for each kind of quantizer that readers of `value` want."""
@@ -149,12 +153,33 @@ class _Placer:
         elif data in self.constants:
             return  # runtimes compute it once
         else:
-            if data is not None:
+            options = self._settled(self.options[node].weight)
+            refusal = self._refusal(options.quantizer(_shape(weight), axis).spec)
+            if data is not None and refusal is None:
                 self._demand(data, node, self.options[node].activation)
-            readers = self.weights.setdefault((weight, axis, self.options[node].weight), [])
+            elif refusal is not None and data is not None:
+                self.float_activations[node] = refusal
+            readers = self.weights.setdefault((weight, axis, options), [])
             if reader not in readers:
                 readers.insert(0, reader)
             self.operations.add(node)
+
+    def _settled(self, options: QuantizerOptions) -> QuantizerOptions:
+        """`options` of a weight; a sign that is left to the data is that which kernels read, where they read one only."""
+        spec = options.spec
+        undecided = self.target.signed_weights and spec.symmetric and spec.signed is None and spec.bits == 8
+        return replace(options, spec=replace(spec, signed=True)) if undecided else options
+
+    def _refusal(self, spec: QuantizationSpec) -> str | None:
+        """Why integer kernels do not read weights on this grid, or None.
+
+        One of fewer bits fits 8 signed ones, relative to its zero point.
+        """
+        if spec.group_size is not None:
+            return "integer kernels read no groups of weights"
+        if self.target.signed_weights and spec.bits == 8 and not (spec.symmetric and spec.signed):
+            return "integer kernels read signed weights without a zero point only; take symmetric weights, or 7 bits"
+        return None
 
     def _rows(self, node: fx.Node) -> int:
         """Of the table that `node` looks up."""
@@ -190,6 +215,8 @@ class _Placer:
 
     def _pass_through(self, node: fx.Node) -> None:
         """Move the demand on what `node` puts out, where all readers agree on it, to what it takes in."""
+        if not self.target.travels.get(node.target, lambda node: True)(node):
+            return
         parts = [user for user in node.users if user.target is operator.getitem] or [node]
         if not all(map(self._is_wanted, parts)):
             return

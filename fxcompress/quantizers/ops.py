@@ -59,14 +59,20 @@ def _(x, scale, zero_point, axis, dtype, block_size=0):
 
 
 @torch.library.custom_op("fxcompress::dequantize", mutates_args=())
-def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, dtype: str, block_size: int = 0) -> Tensor:
-    """``(q - zero_point) * scale`` as float; the arguments are those of `quantize`, `q` its result."""
+def dequantize(
+    q: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, dtype: str, block_size: int = 0, widened: bool = False
+) -> Tensor:
+    """``(q - zero_point) * scale`` as float; the arguments are those of `quantize`, `q` its result.
+
+    With `widened`, 4-bit integers relative to their zero point become 8-bit ones before they are scaled, for kernels that read
+    those.
+    """
     steps = q.to(scale.dtype) - along(zero_point, axis, block_size, q.shape).to(scale.dtype)
     return steps * along(scale, axis, block_size, q.shape)
 
 
 @dequantize.register_fake
-def _(q, scale, zero_point, axis, dtype, block_size=0):
+def _(q, scale, zero_point, axis, dtype, block_size=0, widened=False):
     return torch.empty_like(q, dtype=scale.dtype)
 
 

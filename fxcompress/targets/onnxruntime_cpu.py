@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxcompress.ir.dialect import resolve
+from fxcompress.targets.faults import Fault
 from fxcompress.targets.openvino_cpu import OPENVINO_CPU
 
 PAD = resolve("constant_pad_nd")
@@ -17,8 +18,10 @@ PAD = resolve("constant_pad_nd")
 ONNXRUNTIME_CPU = replace(
     OPENVINO_CPU,
     name="onnxruntime",
+    travels={},
     exceptions={PAD: OPENVINO_CPU.exceptions[PAD]},
     accumulates=False,
+    signed_weights=False,
     filter_multiple=1,
-    mixes_shared_convolutions=False,
+    faults=frozenset({Fault.LARGE_BIASES, Fault.SIGNED_ZERO_POINTS}),
 )

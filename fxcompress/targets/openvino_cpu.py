@@ -8,11 +8,15 @@ convolution and the add makes nothing faster, and is not run as it says: it limi
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
+
 from torch import fx
 
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.signature import argument
 from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.targets.faults import Fault
 from fxcompress.targets.table import Product, Target, Weighted, ops
 
 
@@ -28,18 +32,28 @@ def _padding_off_the_grid(node: fx.Node) -> str | None:
     return "it pads with a value that a quantizer may not represent" if argument(node, "value") else None
 
 
-def _behind_joined_rows(node: fx.Node) -> str | None:
-    """What is joined along dimension 1 gets a scale an index of it, which the matrix product does not take."""
-    joined = node.args[0]
-    while joined.target in SCALING:
-        joined = joined.args[0]
-    if joined.target in JOINING and (rank := joined.meta["val"].dim()) > 2 and argument(joined, "dim") % rank == 1:
-        return f"OpenVINO does not compile it in integers behind {joined.name}, along dimension 1"
-    return None
+def _joins_channels(node: fx.Node) -> bool:
+    """OpenVINO gives what is joined a scale an index of the dimension that grows, which must be a kernel's channels."""
+    rank = node.meta["val"].dim()
+    axis = argument(node, "dim") % rank
+    return all(axis == (1 if channels_first else rank - 1) for channels_first in set(_readers(node)))
+
+
+def _readers(value: fx.Node) -> Iterator[bool]:
+    """Whether the operations that compute with `value`, moved or not, count channels along dimension 1, or the last."""
+    for user in value.users:
+        if user.target in TRANSPARENT or user.target is operator.getitem:
+            yield from _readers(user)
+        else:
+            yield user.target not in ROWS
 
 
 JOINING = ops("cat stack")
-SCALING = ops("mul dropout")
+TRANSPARENT = JOINING | ops(
+    "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
+    " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"
+)
+ROWS = ops("linear matmul scaled_dot_product_attention")
 
 OPENVINO_CPU = Target(
     name="openvino",
@@ -64,19 +78,17 @@ OPENVINO_CPU = Target(
         resolve("matmul"): Product(signed=(1,)),
         resolve("scaled_dot_product_attention"): Product(signed=(0, 1)),  # of queries and keys
     },
-    transparent=ops(
-        "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
-        " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"
-    ),
+    transparent=TRANSPARENT - JOINING,
     joining=JOINING,
+    travels=dict.fromkeys(JOINING, _joins_channels),
     fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
     exceptions={
         resolve("avg_pool2d"): _padded_average,
         resolve("constant_pad_nd"): _padding_off_the_grid,
-        resolve("linear"): _behind_joined_rows,
     },
     accumulates=True,
+    signed_weights=True,
     filter_multiple=32,
-    mixes_shared_convolutions=True,
+    faults=frozenset(Fault),  # also those of onnxruntime, which runs the same files
     activations=QuantizationSpec(symmetric=False),
 )

@@ -10,6 +10,7 @@ from torch._ops import OpOverload
 
 from fxcompress.ir.dialect import resolve
 from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.targets.faults import Fault
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,16 @@ class Target:
         products: operations on two activations with an integer kernel.
         transparent: operations that move values without changing them: a quantizer travels through.
         joining: transparent operations over a list of tensors, whose parts must share one scale.
+        travels: for some transparent operations, a function of the call that says whether a quantizer goes through this one;
+            where not, it stays behind.
         exceptions: for some operations, a function of the call that says why this one must stay in float, or None.
         fused: operations that run inside the kernel that produces their input; no quantizer goes before them.
         accumulates: the kernels of `weighted` can add another tensor to what they compute, before anything is rounded: so the
             operand of an addition that such a kernel computes is not quantized.
+        signed_weights: the kernels of `weighted` read signed weights of 8 bits and no zero point.
         filter_multiple: integer layers that keep a multiple of so many filters when they are pruned gain most, as measured; 1
             where that is not known.
-        mixes_shared_convolutions: see the pass `GuardSharedConvolutions`.
+        faults: what the runtimes that files are for get wrong, so that files are written around it.
         activations: the grid of activations.
         weights: the grid of weights; its channel axis comes from `weighted`.
     """
@@ -63,10 +67,12 @@ class Target:
     transparent: frozenset[OpOverload]
     joining: frozenset[OpOverload]
     fused: frozenset[OpOverload]
+    travels: Mapping[OpOverload, Callable[[fx.Node], bool]] = field(default_factory=dict)
     exceptions: Mapping[OpOverload, Callable[[fx.Node], str | None]] = field(default_factory=dict)
     accumulates: bool = False
+    signed_weights: bool = False
     filter_multiple: int = 1
-    mixes_shared_convolutions: bool = False
+    faults: frozenset[Fault] = frozenset()
     activations: QuantizationSpec = field(default_factory=QuantizationSpec)
     weights: QuantizationSpec = field(default_factory=lambda: QuantizationSpec(signed=True, narrow=True))
     runtime: str = "onnxruntime"

@@ -42,6 +42,7 @@ class Dequantized:
     axis: int | None
     dtype: str
     block_size: int
+    widened: bool = False
 
 
 def dequantized(value: ir.Value) -> Dequantized | None:
@@ -51,7 +52,14 @@ def dequantized(value: ir.Value) -> Dequantized | None:
 
 @translation(DEQUANTIZE)
 def dequantize(
-    emit: Emitter, q: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, dtype: str, block_size: int = 0
+    emit: Emitter,
+    q: ir.Value,
+    scale: ir.Value,
+    zero_point: ir.Value,
+    axis: int | None,
+    dtype: str,
+    block_size: int = 0,
+    widened: bool = False,
 ) -> ir.Value:
     if emit.data(q) is None:
         return _dequantize(emit, q, scale, zero_point, axis, dtype, block_size)
@@ -61,11 +69,29 @@ def dequantize(
         block_size = min(block_size, size)
         padding = -size % block_size  # OpenVINO takes whole blocks only
     integers = emit.derived(q, (dtype, axis, padding), lambda: _integers(emit, q, dtype, axis, padding))
-    result = _dequantize(emit, integers, scale, zero_point, axis, dtype, block_size)
+    if widened:
+        result = emit.DequantizeLinear(_widened(emit, integers, zero_point, axis), _scale(emit, scale, axis), axis=axis)
+        result.dtype = scale.dtype
+    else:
+        result = _dequantize(emit, integers, scale, zero_point, axis, dtype, block_size)
     if padding:
         result = emit.Slice(result, [0], [size], [axis])
-    result.meta["dequantized"] = Dequantized(q, scale, zero_point, axis, dtype, block_size)
+    result.meta["dequantized"] = Dequantized(q, scale, zero_point, axis, dtype, block_size, widened)
     return result
+
+
+def _widened(emit: Emitter, integers: ir.Value, zero_point: ir.Value, axis: int | None) -> ir.Value:
+    """4-bit integers as 8-bit ones, relative to their zero point."""
+    wide, points = emit.Cast(integers, to=int(ir.DataType.INT8)), emit.data(zero_point)
+    if points is None:
+        emit.unsupported("the zero point is not a constant")
+    if not points.any():
+        return wide
+    rank = len(integers.shape or ())
+    along = (
+        points.reshape([-1 if axis is not None and d == axis % rank else 1 for d in range(rank)]) if points.dim() else points
+    )
+    return emit.Sub(wide, emit.stored(along.to(torch.int8), f"{zero_point.name}_int8"))
 
 
 def _dequantize(
@@ -87,7 +113,7 @@ def dequantize_transposed(emit: Emitter, matrix: Dequantized) -> ir.Value:
     """Another dequantize of `matrix`, its integers transposed in the file."""
     axis = None if matrix.axis is None else 1 - matrix.axis % 2
     integers, scale, zero_point = (_transposed(emit, v) for v in (matrix.integers, matrix.scale, matrix.zero_point))
-    return dequantize(emit, integers, scale, zero_point, axis, matrix.dtype, matrix.block_size)
+    return dequantize(emit, integers, scale, zero_point, axis, matrix.dtype, matrix.block_size, matrix.widened)
 
 
 def _transposed(emit: Emitter, value: ir.Value) -> ir.Value:

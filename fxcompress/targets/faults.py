@@ -1,0 +1,24 @@
+"""What runtimes get wrong, by name: files for a target are written around its faults."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Fault(enum.Enum):
+    """A fault of a runtime, met in OpenVINO 2026.4 or onnxruntime 1.32, that another way to write the same function avoids.
+
+    `fxcompress.emit.faults` has the way around each.
+    """
+
+    SHARED_SUMS = "mixes up the readers of an integer convolution without a bias, and of an integer product of two activations"
+    QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
+    JOINED_ROWS = (
+        "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
+    )
+    SCALED_PRODUCTS = (
+        "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
+    )
+    SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
+    LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
+    SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"

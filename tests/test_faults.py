@@ -1,0 +1,266 @@
+"""Where runtimes are at fault, files run as the simulation does: each kind with its siblings, in both, at several batches."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from emission import Call, batches, checked, in_openvino
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fxcompress
+from fxcompress import QuantizationSpec, passes
+from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.execution.agreement import sqnr
+from fxcompress.targets import has_vnni
+
+ODD = torch.linspace(0.5, 2.0, 9)
+
+
+class Between(nn.Module):
+    """An operation behind one layer and in front of another."""
+
+    def __init__(self, operation, before: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        self.operation, self.before, self.after = operation, before, after
+
+    def forward(self, x):
+        return self.after(self.operation(self.before(x)))
+
+
+class Product(nn.Module):
+    """What an operation makes of a product of two linear layers, maybe read by a third."""
+
+    def __init__(self, operation, read: bool = False) -> None:
+        super().__init__()
+        self.operation, self.a, self.b = operation, nn.Linear(6, 6), nn.Linear(6, 6)
+        self.c = nn.Linear(9, 5) if read else nn.Identity()
+
+    def forward(self, x):
+        return self.c(self.operation(self.a(x) @ self.b(x).transpose(1, 2)))
+
+
+def compile_here(model: nn.Module, *inputs: Tensor, **options):
+    torch.manual_seed(0)
+    options.setdefault("reduce_range", not has_vnni())
+    return fxcompress.compile(
+        model.eval(), [passes.FoldBatchNorm(), passes.Quantize(**options), passes.Calibrate()], data=[inputs]
+    )
+
+
+def agree(compiled, *inputs: Tensor) -> bytes:
+    """The file of `compiled`, which runs as it does in both runtimes, as they are used, at each batch size."""
+    serialized = checked(to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults))
+    for batch in batches(inputs):
+        with torch.no_grad():
+            wanted = compiled(*batch)
+        for run in (in_openvino, optimized):
+            found = torch.from_numpy(run(serialized, batch)[0])
+            assert found.shape == wanted.shape
+            assert sqnr(wanted, found) > 40, run.__name__
+    return serialized
+
+
+def optimized(serialized: bytes, inputs) -> list:
+    """In onnxruntime with its optimizations, as users run it."""
+    import onnxruntime
+
+    run = onnxruntime.InferenceSession(serialized, providers=["CPUExecutionProvider"])
+    return run.run(None, {held.name: tensor.numpy() for held, tensor in zip(run.get_inputs(), inputs)})
+
+
+MAXIMA = {
+    "amax": lambda x: x.amax((2, 3)),
+    "amin": lambda x: x.amin((2, 3)),
+    "adaptive": lambda x: F.adaptive_max_pool2d(x, 1).flatten(1),
+    "whole": lambda x: F.max_pool2d(x, x.shape[2:]).flatten(1),
+    "kept": lambda x: x.amax((2, 3), keepdim=True).flatten(1),
+    "one by one": lambda x: x.max(3)[0].min(2)[0],
+    "relu": lambda x: x.amax((2, 3)).relu(),
+    "sigmoid": lambda x: (3 * x.amin((2, 3))).sigmoid(),
+    "both": lambda x: torch.cat([x.amax((2, 3)), x.amin((2, 3))], 1)[:, 3:15],
+}
+
+
+@pytest.mark.parametrize("operation", MAXIMA.values(), ids=MAXIMA)
+def test_a_maximum_before_a_quantizer(operation):
+    model = Between(operation, nn.Conv2d(3, 12, 3), nn.Linear(12, 5))
+    x = torch.randn(4, 3, 9, 7)
+    agree(compile_here(model, x), x)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_maximum_along_any_dimension_before_a_convolution(dim, keepdim):
+    model = Between(
+        lambda x: x.amax(dim, keepdim).reshape(x.shape[0], 1, -1, 3), nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(1, 5, 1)
+    )
+    x = torch.randn(4, 3, 9, 12)
+    agree(compile_here(model, x), x)
+
+
+SCALINGS = {
+    "vector": lambda y: y * ODD,
+    "quotient": lambda y: y / ODD,
+    "behind a number": lambda y: (y * 0.3 + 1) * ODD,
+    "behind a vector": lambda y: (y + ODD) * ODD,
+    "behind a relu": lambda y: y.relu() * ODD,
+    "twice": lambda y: (y * ODD + 1) * ODD.flip(0),
+    "read twice": lambda y: y * ODD + y.exp(),
+    "square": lambda y: y.square() * ODD,
+    "itself": lambda y: y * y,
+    "sum with itself": lambda y: y + y.sigmoid(),
+    "column": lambda y: y * ODD[:, None],
+    "batch norm": lambda y: F.batch_norm(y.transpose(1, 2), ODD, ODD, ODD, ODD).transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("operation", SCALINGS.values(), ids=SCALINGS)
+def test_a_product_of_activations_that_is_scaled(operation, read):
+    x = torch.randn(4, 9, 6)
+    agree(compile_here(Product(operation, read), x), x)
+
+
+SIZES = {
+    "resize": lambda x: F.interpolate(x, size=(13, 11)),
+    "resize to another": lambda x: F.interpolate(x, size=x.shape[2:]),
+    "zeros": lambda x: torch.cat([x, x.new_zeros(x.shape[0], 2, *x.shape[2:])], 1),
+    "ones": lambda x: x + x.new_ones(x.shape[0], 1, *x.shape[2:]),
+    "expand": lambda x: x[:, :1].expand(x.shape[0], 5, -1, -1),
+    "repeat": lambda x: x.repeat(1, 2, 1, 1),
+    "number": lambda x: x * x.shape[0],
+    "rows": lambda x: x.reshape(x.shape[0] * 4, -1).reshape(x.shape[0], 4, -1),
+    "full": lambda x: x * torch.full((x.shape[0], 1, 1, 1), 0.5),
+}
+
+
+@pytest.mark.parametrize("operation", SIZES.values(), ids=SIZES)
+def test_a_file_that_reads_its_own_batch_size(operation):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), Call(operation))
+    x = torch.randn(4, 3, 12, 12)
+    agree(compile_here(model, x), x)
+
+
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+@pytest.mark.parametrize(("shape", "dim"), [(s, d) for s in ((7, 6), (4, 7, 6), (2, 3, 4, 6)) for d in range(1, len(s) + 1)])
+def test_parts_joined_along_any_dimension(shape, dim, layer):
+    x = torch.randn(3, *shape)
+    join = Call(lambda x: torch.cat([x, x.sigmoid(), x], dim))
+    joined = join(x)
+    convolution = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[x.dim()]
+    after = nn.Linear(joined.shape[-1], 5) if layer == "linear" else convolution(joined.shape[1], 5, 1)
+    compiled = compile_here(nn.Sequential(join, after), x)
+    assert not [note for note in compiled.report.notes if "stays in float" in note]
+    agree(compiled, x)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_parts_stacked_along_any_dimension(dim):
+    x = torch.randn(3, 4, 6)
+    join = Call(lambda x: torch.stack([x, x.sigmoid()], dim))
+    agree(compile_here(nn.Sequential(join, nn.Linear(join(x).shape[-1], 5)), x), x)
+
+
+GRIDS = {
+    "asymmetric": {"symmetric": False},
+    "unsigned": {"signed": False},
+    "undecided": {},
+    "groups": {"group_size": 2, "signed": True},
+    "4 bits, asymmetric": {"bits": 4, "symmetric": False},
+    "3 bits": {"bits": 3, "signed": True},
+    "4 bits, groups": {"bits": 4, "group_size": 2, "symmetric": False},
+}
+LAYERS = {
+    "inverted bottleneck": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(11, 8, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU6(), nn.Conv2d(8, 11, 1))
+        ),
+        (11, 9, 9),
+    ),
+    "linear before convolution": (lambda: nn.Sequential(nn.Linear(6, 12), nn.Conv3d(7, 3, (1, 3, 3))), (7, 1, 4, 6)),
+    "two linear layers": (lambda: nn.Sequential(nn.Linear(29, 13), nn.ReLU(), nn.Linear(13, 17)), (29,)),
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_weights_on_any_grid(grid, layers):
+    make, shape = layers
+    x = torch.randn(4, *shape)
+    compiled = compile_here(make(), x, weights=QuantizationSpec(**grid), reduce_range=False)
+    agree(compiled, x)
+    if grid.get("group_size"):
+        assert any("integer kernels read no groups of weights" in note for note in compiled.report.notes)
+
+
+def test_4_bits_that_integer_kernels_read_become_8_in_the_file():
+    x = torch.randn(4, 29)
+    compiled = compile_here(nn.Linear(29, 13), x, weights=QuantizationSpec(bits=4, symmetric=False))
+    graph = onnx.load_from_string(agree(compiled, x)).graph
+    (stored,) = (t for t in graph.initializer if t.data_type == onnx.TensorProto.UINT4 and np_size(t) > 13)
+    assert np_size(stored) == 29 * 13
+    assert [node.op_type for node in graph.node if stored.name in node.input] == ["Cast"]
+    assert {"Sub", "QuantizeLinear"} <= {node.op_type for node in graph.node}
+
+
+def np_size(tensor) -> int:
+    size = 1
+    for length in tensor.dims:
+        size *= length
+    return size
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("signed", [None, True])
+def test_activations_of_few_bits_are_bytes_in_the_file(bits, symmetric, signed):
+    x = torch.randn(6, 9, 31) + (0 if symmetric else 0.7)
+    model = nn.Sequential(nn.Linear(31, 20), nn.ReLU(), nn.Linear(20, 3))
+    grid = QuantizationSpec(bits=bits, symmetric=symmetric, signed=signed)
+    serialized = agree(compile_here(model, x, activations=grid), x)
+    types = {t.data_type for t in onnx.load_from_string(serialized).graph.initializer}
+    assert types.isdisjoint({onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_attention_and_4_bits_in_one_file(transposed):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(12, 12) for _ in range(4))
+
+        def forward(self, x):
+            q, k, v = (f(x).reshape(x.shape[0], -1, 3, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+            found = (q @ k.transpose(2, 3)).softmax(-1) @ v if transposed else F.scaled_dot_product_attention(q, k, v)
+            return self.o(found.transpose(1, 2).flatten(2))
+
+    x = torch.randn(4, 7, 12)
+    four = QuantizationSpec(bits=4, signed=True)
+    assert onnx.load_from_string(agree(compile_here(Attention(), x, weights=four), x)).opset_import[0].version == 21
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3, groups=3), nn.ConvTranspose2d(3, 8, 3), nn.Linear(9, 8)], ids=str
+)
+def test_a_bias_that_is_too_large_for_32_bits(layer, target):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        layer.weight.mul_(1e-6)
+        layer.bias.copy_(torch.linspace(-2, 1e5, len(layer.bias)))
+    x = torch.rand(4, 3, 9, 9) if not isinstance(layer, nn.Linear) else torch.rand(4, 9)
+    one = [passes.Quantize(reduce_range=not has_vnni()), passes.Calibrate()]
+    compiled = fxcompress.compile(nn.Sequential(layer, nn.ReLU()), one, data=[x], target=target)
+    serialized = checked(to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults))
+    found = torch.from_numpy(optimized(serialized, [x])[0])
+    assert sqnr(compiled(x), found) > 80
+    assert torch.allclose(found[0, 0], compiled(x)[0, 0], atol=1e-4)
+
+
+def test_a_file_in_float_is_written_as_it_is():
+    model = Between(MAXIMA["amax"], nn.Conv2d(3, 12, 3), nn.Linear(12, 5))
+    compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 3, 9, 7))
+    written = to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults)
+    assert [node.op_type for node in written.graph] == ["Conv", "ReduceMax", "Gemm"]
