@@ -10,13 +10,21 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 import onnx_ir as ir
 
+from fxcompress.emit.rewiring import (
+    constant,
+    dequantize_of,
+    follow,
+    is_quantized_activation,
+    lift,
+    numbers_of,
+    rank_of,
+    readers,
+    take_over,
+)
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
 _MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
-# What moves values, or picks among them.
-_MOVES = {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth"}
-_MOVES |= {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 # What runs in the kernel before it, element by element.
 _POINTWISE = {"Abs", "Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Max"}
 _POINTWISE |= {"Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"}
@@ -43,10 +51,10 @@ def _guard_shared_sums(graph: ir.Graph) -> int:
     found = [node for node in graph if _is_shared(node.outputs[0]) and _sums_integers(node)]
     for node in found:
         if node.op_type == "MatMul":
-            _follow(graph, node.outputs[0], "Add", _constant(graph, np.full((), smallest), "constant/float32_smallest"))
+            follow(graph, node.outputs[0], "Add", constant(graph, np.full((), smallest), "constant/float32_smallest"))
             continue
         channels = _channels(node)
-        bias = _constant(graph, np.full((channels,), smallest), f"constant/float32_smallest_{channels}")
+        bias = constant(graph, np.full((channels,), smallest), f"constant/float32_smallest_{channels}")
         node.resize_inputs(3)
         node.replace_input_with(2, bias)
     return len(found)
@@ -55,11 +63,11 @@ def _guard_shared_sums(graph: ir.Graph) -> int:
 def _sums_integers(node: ir.Node) -> bool:
     """Whether `node` is a product of two quantized activations, or an integer convolution that adds nothing to its sum."""
     if node.op_type == "MatMul":
-        return all(map(_is_quantized_activation, node.inputs))
-    if node.op_type not in ("Conv", "ConvTranspose") or any(_dequantize(value) is None for value in node.inputs[:2]):
+        return all(map(is_quantized_activation, node.inputs))
+    if node.op_type not in ("Conv", "ConvTranspose") or any(dequantize_of(value) is None for value in node.inputs[:2]):
         return False
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    numbers = _numbers(bias)
+    numbers = numbers_of(bias)
     return bias is None or (numbers is not None and not numbers.any())
 
 
@@ -79,29 +87,29 @@ def _is_shared(value: ir.Value) -> bool:
 
 def _separate_maxima(graph: ir.Graph) -> int:
     """Have a reshape stand behind each maximum, so that no quantizer runs in its kernel."""
-    found = [node for node in graph if node.op_type in _MAXIMA and _rank(node.inputs[0])]
+    found = [node for node in graph if node.op_type in _MAXIMA and rank_of(node.inputs[0])]
     for node in found:
         value = node.outputs[0]
         axes = _reduced_axes(node)
         if node.op_type == "GlobalMaxPool":
-            reduced = ir.Node("", "ReduceMax", [node.inputs[0], _constant(graph, axes)], num_outputs=1, name=node.name)
+            reduced = ir.Node("", "ReduceMax", [node.inputs[0], constant(graph, axes)], num_outputs=1, name=node.name)
             graph.insert_after(node, reduced)
             reduced.outputs[0].type, reduced.outputs[0].shape = value.type, value.shape
-            _take_over(graph, value, reduced.outputs[0])
+            take_over(graph, value, reduced.outputs[0])
             graph.remove(node, safe=True)
             node, value = reduced, reduced.outputs[0]
         keeps = node.attributes.get_int("keepdims", 1)
         node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - keeps)
-        _follow(graph, value, "Unsqueeze" if keeps else "Squeeze", _constant(graph, axes))
+        follow(graph, value, "Unsqueeze" if keeps else "Squeeze", constant(graph, axes))
     return len(found)
 
 
 def _reduced_axes(node: ir.Node) -> list[int]:
-    rank = _rank(node.inputs[0])
+    rank = rank_of(node.inputs[0])
     if node.op_type == "GlobalMaxPool":
         return list(range(2, rank))
     named = node.inputs[1] if len(node.inputs) > 1 else None
-    axes = _numbers(named)
+    axes = numbers_of(named)
     return list(range(rank)) if axes is None else sorted(int(axis) % rank for axis in axes.reshape(-1))
 
 
@@ -109,10 +117,10 @@ def _quantize_apart(graph: ir.Graph) -> int:
     """Give what is joined a dimension more while it is quantized, where it is not joined along the channels of its reader."""
     found = [node for node in graph if node.op_type == "QuantizeLinear" and _joins_rows(node)]
     for node in found:
-        _lift(graph, node, 0)
+        lift(graph, node, 0)
         node.outputs[0].type = node.outputs[0].shape = None
         for dequantize, _ in node.outputs[0].uses():
-            _follow(graph, dequantize.outputs[0], "Squeeze", _constant(graph, [0]))
+            follow(graph, dequantize.outputs[0], "Squeeze", constant(graph, [0]))
     return len(found)
 
 
@@ -120,32 +128,22 @@ def _joins_rows(quantize: ir.Node) -> bool:
     joined = quantize.inputs[0].producer()  # type: ignore[union-attr]
     while joined is not None and joined.op_type in _POINTWISE:
         joined = joined.inputs[0].producer()  # type: ignore[union-attr]
-    rank = _rank(joined.outputs[0]) if joined is not None else 0
+    rank = rank_of(joined.outputs[0]) if joined is not None else 0
     if joined is None or joined.op_type != "Concat" or not rank:
         return False
     channels = {"MatMul": rank - 1, "Gemm": rank - 1, "Conv": 1, "ConvTranspose": 1}
     axis = joined.attributes.get_int("axis", 1) % rank
     dequantized = (dequantize.outputs[0] for dequantize, _ in quantize.outputs[0].uses())
-    return any(channels.get(reader.op_type, axis) != axis for value in dequantized for reader in _readers(value))
-
-
-def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    """What computes with `value`, moved or not."""
-    for reader, _ in value.uses():
-        if reader.op_type in _MOVES:
-            for moved in reader.outputs:
-                yield from _readers(moved)
-        else:
-            yield reader
+    return any(channels.get(reader.op_type, axis) != axis for value in dequantized for reader in readers(value))
 
 
 def _scale_apart(graph: ir.Graph) -> int:
     """Give a multiplication by numbers, behind a product of two activations, a dimension more, so that it runs by itself."""
-    products = [node for node in graph if node.op_type == "MatMul" and all(map(_is_quantized_activation, node.inputs))]
+    products = [node for node in graph if node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))]
     found = {id(scaling): scaling for product in products for scaling in _scalings(product)}.values()
     for node in found:
-        _lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
-        _follow(graph, node.outputs[0], "Squeeze", _constant(graph, [0]))
+        lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
+        follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
     return len(found)
 
 
@@ -160,7 +158,7 @@ def _scalings(node: ir.Node) -> Iterator[ir.Node]:
 
 def _are_numbers(value: ir.Value | None) -> bool:
     """Whether `value` is a constant of more than one number."""
-    numbers = _numbers(value)
+    numbers = numbers_of(value)
     return numbers is not None and numbers.size > 1
 
 
@@ -172,9 +170,9 @@ def _hide_shapes(graph: ir.Graph) -> int:
         for name in ("start", "end"):
             node.attributes.pop(name, None)
         whole = node.outputs[0]
-        at_least = _follow(graph, whole, "Max", _constant(graph, [0]))
+        at_least = follow(graph, whole, "Max", constant(graph, [0]))
         if (start, end) != (0, _END):
-            _follow(graph, at_least, "Slice", *(_constant(graph, [number]) for number in (start, end)))
+            follow(graph, at_least, "Slice", *(constant(graph, [number]) for number in (start, end)))
     return len(found)
 
 
@@ -185,15 +183,15 @@ def _detach_large_biases(graph: ir.Graph) -> int:
         bias = node.inputs[2]
         value = node.outputs[0]
         assert bias is not None and bias.const_value is not None
-        spatial = 0 if node.op_type == "Gemm" else _rank(node.inputs[1]) - 2
+        spatial = 0 if node.op_type == "Gemm" else rank_of(node.inputs[1]) - 2
         node.resize_inputs(2)
         added = bias.const_value.numpy().reshape(-1, *[1] * spatial)
-        _follow(graph, value, "Add", _constant(graph, added, f"{bias.name}_apart"))
+        follow(graph, value, "Add", constant(graph, added, f"{bias.name}_apart"))
     return len(found)
 
 
 def _overflows(node: ir.Node) -> bool:
-    bias = _numbers(node.inputs[2]) if len(node.inputs) > 2 else None
+    bias = numbers_of(node.inputs[2]) if len(node.inputs) > 2 else None
     steps = [_step(value) for value in node.inputs[:2]]
     if bias is None or any(step is None for step in steps):
         return False
@@ -204,8 +202,8 @@ def _overflows(node: ir.Node) -> bool:
 
 def _step(value: ir.Value | None) -> np.ndarray | None:
     """The scale that `value` is dequantized by: one number, or one for each channel."""
-    dequantize = _dequantize(value)
-    scale = _numbers(dequantize.inputs[1]) if dequantize is not None else None
+    dequantize = dequantize_of(value)
+    scale = numbers_of(dequantize.inputs[1]) if dequantize is not None else None
     return scale.reshape(-1) if scale is not None and scale.ndim < 2 else None
 
 
@@ -218,14 +216,14 @@ def _omit_signed_zero_points(graph: ir.Graph) -> int:
         node.resize_inputs(2)
         node.attributes["output_dtype"] = ir.AttrInt64("output_dtype", int(ir.DataType.INT8))
     for node in graph:
-        if node.op_type == "DequantizeLinear" and _numbers(node.inputs[0]) is None and _has_signed_zero(node):
+        if node.op_type == "DequantizeLinear" and numbers_of(node.inputs[0]) is None and _has_signed_zero(node):
             node.resize_inputs(2)
     return len(found)
 
 
 def _has_signed_zero(node: ir.Node) -> bool:
     point = node.inputs[2] if len(node.inputs) > 2 else None
-    numbers = _numbers(point)
+    numbers = numbers_of(point)
     return point is not None and point.dtype == ir.DataType.INT8 and numbers is not None and not numbers.any()
 
 
@@ -238,76 +236,3 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.LARGE_BIASES: _detach_large_biases,
     Fault.SIGNED_ZERO_POINTS: _omit_signed_zero_points,
 }
-
-
-# ------------------------------------------------------------------------------------------------- what is in a graph
-
-
-def _numbers(value: ir.Value | None) -> np.ndarray | None:
-    """The numbers of a constant."""
-    return value.const_value.numpy() if value is not None and value.const_value is not None else None
-
-
-def _rank(value: ir.Value | None) -> int:
-    return 0 if value is None or value.shape is None else len(value.shape)
-
-
-def _dequantize(value: ir.Value | None) -> ir.Node | None:
-    """The dequantize that `value` comes from, maybe moved on the way."""
-    while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type == "DequantizeLinear":
-            return producer
-        value = producer.inputs[0] if producer.op_type in _MOVES else None
-    return None
-
-
-def _is_quantized_activation(value: ir.Value | None) -> bool:
-    dequantize = _dequantize(value)
-    return dequantize is not None and _numbers(dequantize.inputs[0]) is None
-
-
-def _constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None = None) -> ir.Value:
-    """An initializer of the graph, that of before where it has the same name."""
-    array = np.asarray(numbers) if isinstance(numbers, np.ndarray) else np.asarray(numbers, np.int64)
-    name = name or "_".join(["constant/int64", *map(str, array.tolist())])
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _lift(graph: ir.Graph, node: ir.Node, place: int) -> None:
-    """Give the input of `node` at `place` one dimension more, in front, and so what it puts out."""
-    source = node.inputs[place]
-    assert source is not None
-    lifted = ir.Node("", "Unsqueeze", [source, _constant(graph, [0])], name=f"{node.name}/unsqueeze")
-    lifted.outputs[0].name = f"{node.name}/unsqueezed"
-    graph.insert_before(node, lifted)
-    node.replace_input_with(place, lifted.outputs[0])
-
-
-def _follow(graph: ir.Graph, value: ir.Value, op_type: str, *constants: ir.Value) -> ir.Value:
-    """A node that reads `value` and stands for it from now on, under its name and with its shape."""
-    node, source = ir.Node("", op_type, [value, *constants], name=f"{value.name}/{op_type.lower()}"), value.producer()
-    assert source is not None
-    graph.insert_after(source, node)
-    made = node.outputs[0]
-    made.type, made.shape = value.type, value.shape
-    value.type = value.shape = None
-    _take_over(graph, value, made, but=node)
-    return made
-
-
-def _take_over(graph: ir.Graph, value: ir.Value, made: ir.Value, but: ir.Node | None = None) -> None:
-    """Let all that reads `value` read `made`, which gets its name."""
-    for reader, place in list(value.uses()):
-        if reader is not but:
-            reader.replace_input_with(place, made)
-    for place, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[place] = made
-    source = value.producer()
-    assert source is not None
-    made.name, value.name = value.name, f"{value.name}/{source.op_type}/inner"

@@ -1,0 +1,92 @@
+"""What an ONNX graph holds, and nodes put between those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+# What moves values, or picks among them.
+MOVES = {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth"}
+MOVES |= {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+
+
+def numbers_of(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of a constant."""
+    return value.const_value.numpy() if value is not None and value.const_value is not None else None
+
+
+def rank_of(value: ir.Value | None) -> int:
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def dequantize_of(value: ir.Value | None) -> ir.Node | None:
+    """The dequantize that `value` comes from, maybe moved on the way."""
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type == "DequantizeLinear":
+            return producer
+        value = producer.inputs[0] if producer.op_type in MOVES else None
+    return None
+
+
+def is_quantized_activation(value: ir.Value | None) -> bool:
+    dequantize = dequantize_of(value)
+    return dequantize is not None and numbers_of(dequantize.inputs[0]) is None
+
+
+def constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None = None) -> ir.Value:
+    """An initializer of the graph, that of before where it has the same name."""
+    array = np.asarray(numbers) if isinstance(numbers, np.ndarray) else np.asarray(numbers, np.int64)
+    name = name or "_".join(["constant/int64", *map(str, array.tolist())])
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def lift(graph: ir.Graph, node: ir.Node, place: int) -> None:
+    """Give the input of `node` at `place` one dimension more, in front, and so what it puts out."""
+    source = node.inputs[place]
+    assert source is not None
+    lifted = ir.Node("", "Unsqueeze", [source, constant(graph, [0])], name=f"{node.name}/unsqueeze")
+    lifted.outputs[0].name = f"{node.name}/unsqueezed"
+    graph.insert_before(node, lifted)
+    node.replace_input_with(place, lifted.outputs[0])
+
+
+def follow(graph: ir.Graph, value: ir.Value, op_type: str, *constants: ir.Value) -> ir.Value:
+    """A node that reads `value` and stands for it from now on, under its name and with its shape."""
+    node, source = ir.Node("", op_type, [value, *constants], name=f"{value.name}/{op_type.lower()}"), value.producer()
+    assert source is not None
+    graph.insert_after(source, node)
+    made = node.outputs[0]
+    made.type, made.shape = value.type, value.shape
+    value.type = value.shape = None
+    take_over(graph, value, made, but=node)
+    return made
+
+
+def take_over(graph: ir.Graph, value: ir.Value, made: ir.Value, but: ir.Node | None = None) -> None:
+    """Let all that reads `value` read `made`, which gets its name."""
+    for reader, place in list(value.uses()):
+        if reader is not but:
+            reader.replace_input_with(place, made)
+    for place, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[place] = made
+    source = value.producer()
+    assert source is not None
+    made.name, value.name = value.name, f"{value.name}/{source.op_type}/inner"
+
+
+def readers(value: ir.Value) -> Iterator[ir.Node]:
+    """What computes with `value`, moved or not."""
+    for reader, _ in value.uses():
+        if reader.op_type in MOVES:
+            for moved in reader.outputs:
+                yield from readers(moved)
+        else:
+            yield reader
