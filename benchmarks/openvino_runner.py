@@ -92,14 +92,20 @@ def _turn(request, repeats: int) -> float:
 
 def outputs(path: Path, *inputs: np.ndarray, batch: int = 10) -> np.ndarray:
     """The file's first output for all samples of `inputs`, `batch` at a time; a shorter last batch is filled up and cut."""
+    return all_outputs(path, *inputs, batch=batch)[0]
+
+
+def all_outputs(path: Path, *inputs: np.ndarray, batch: int = 10) -> list[np.ndarray]:
+    """`outputs`, all of them, in the file's order."""
     batch = min(batch, len(inputs[0]))
     compiled = compile_file(path, *((batch, *array.shape[1:]) for array in inputs))
     answers = []
     for start in range(0, len(inputs[0]), batch):
         parts = [array[start : start + batch] for array in inputs]
         filled = [np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)]) for part in parts]
-        answers.append(compiled(filled)[0][: len(parts[0])].copy())
-    return np.concatenate(answers)
+        made = compiled(filled)
+        answers.append([made[port][: len(parts[0])].copy() for port in compiled.outputs])
+    return [np.concatenate(parts) for parts in zip(*answers)]
 
 
 def top1_agreement(answers: np.ndarray, reference: np.ndarray) -> float:

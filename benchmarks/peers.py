@@ -65,16 +65,20 @@ def nncf_openvino(model: nn.Module, batches: Sequence[Tensor], path: Path) -> Pa
 
 
 def onnxruntime_static(model: nn.Module, batches: Sequence[Tensor], path: Path) -> Path:
-    """onnxruntime's static quantization: Q/DQ pairs, a scale for every output channel, unsigned activations."""
+    """onnxruntime's static quantization of the FP32 file."""
+    return quantize_static(_float_beside(model, batches, path), [(batch,) for batch in batches], path)
+
+
+def quantize_static(plain: Path, batches: Sequence[Sequence[Tensor]], path: Path) -> Path:
+    """Q/DQ pairs, a scale for every output channel, unsigned activations; a batch has a tensor for each input of `plain`."""
     quantization = need("onnxruntime.quantization")
     prepare = need("onnxruntime.quantization.shape_inference").quant_pre_process
-    plain = _float_beside(model, batches, path)
     prepared = path.with_suffix(".prepared.onnx")
     prepare(str(plain), str(prepared))
     quantization.quantize_static(
         str(prepared),
         str(path),
-        _reader(quantization, _input_name(prepared), batches),
+        _reader(quantization, _input_names(prepared), batches),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
@@ -118,11 +122,11 @@ def _float_beside(model: nn.Module, batches: Sequence[Tensor], path: Path) -> Pa
     return plain if plain.exists() else export_float(model, batches, plain)
 
 
-def _input_name(path: Path) -> str:
-    return need("onnx").load(path, load_external_data=False).graph.input[0].name
+def _input_names(path: Path) -> list[str]:
+    return [one.name for one in need("onnx").load(path, load_external_data=False).graph.input]
 
 
-def _reader(quantization, name: str, batches: Sequence[Tensor]):
+def _reader(quantization, names: Sequence[str], batches: Sequence[Sequence[Tensor]]):
     """`batches` as onnxruntime's calibration reads them."""
 
     class Reader(quantization.CalibrationDataReader):
@@ -131,6 +135,6 @@ def _reader(quantization, name: str, batches: Sequence[Tensor]):
 
         def get_next(self) -> dict | None:
             batch = next(self.left, None)
-            return None if batch is None else {name: batch.numpy()}
+            return None if batch is None else dict(zip(names, (x.numpy() for x in batch), strict=True))
 
     return Reader()

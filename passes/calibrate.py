@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import chunks
+from fxcompress.data.samples import chunks, in_small_batches, samples_of
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import CalibrationError, describe
+from fxcompress.errors import CalibrationError, InputError, describe
+from fxcompress.execution.agreement import decibels
+from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
-from fxcompress.execution.precision import FLOAT32, Precision, channels_last
-from fxcompress.quantization.quantized import activations_in_float, serves_weight
+from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
+from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
+from fxcompress.quantizers.estimator import Estimator, Statistic
+from fxcompress.quantizers.output_error import WeighedStatistic
 from fxcompress.quantizers.quantizer import Quantizer
-from fxcompress.quantizers.ranges import Estimator, Statistic, find_estimator
+from fxcompress.quantizers.ranges import ESTIMATORS, find_estimator
+from fxcompress.report.ranges import RangeChoice
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -26,9 +31,11 @@ class Calibrate(Pass):
     """Run the data through the float model and give every activation quantizer the range it sees.
 
     Args:
-        estimator: chooses the ranges: a name in `fxcompress.quantization.ranges.ESTIMATORS`, or an `Estimator`. A quantizer
+        estimator: chooses the ranges: a name in `fxcompress.quantizers.ranges.ESTIMATORS`, or an `Estimator`. A quantizer
             with an estimator of its own (see `Quantize`) keeps to that.
         samples: at most so many samples; None for all of the data.
+        gradient_samples: of these, at most, for what the outputs owe to each value, where the estimator asks for it: as
+            ``"output_error"`` does. They take a backward pass.
         precision: of the forward passes. ``"auto"`` takes bfloat16 for convolutions and matrix products where the CPU
             computes them natively, twice as fast: its rounding, at most 0.2% of a value, is below half a step of an
             8-bit range. ``"float32"`` and ``"bfloat16"`` force one.
@@ -41,12 +48,17 @@ class Calibrate(Pass):
 
     estimator: str | Estimator = "min_max"
     samples: int | None = 300
+    gradient_samples: int = 64
     precision: Precision = "auto"
     chunk: int = 10
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
     gives: ClassVar[frozenset[str]] = frozenset({"calibrated"})
+
+    def __post_init__(self) -> None:
+        if self.gradient_samples < 1:
+            raise InputError(f"Calibrate needs gradient_samples of 1 or more, got {self.gradient_samples!r}")
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         estimator = find_estimator(self.estimator)
@@ -61,7 +73,54 @@ class Calibrate(Pass):
                 seen += count
                 context.progress("calibrating", seen, self.samples)
         context.notes.append(f"{seen} samples, {observer.arithmetic} forward")
+        asking = {node: found for node, found in observer.statistics.items() if isinstance(found, WeighedStatistic)}
+        if asking:
+            weighed = self._weigh(graph_module, asking, observer.arithmetic, context)
+            _tell(asking, weighed, context)
         return observer.set_ranges()
+
+    def _weigh(
+        self,
+        graph_module: fx.GraphModule,
+        asking: Mapping[fx.Node, WeighedStatistic],
+        arithmetic: Arithmetic,
+        context: Context,
+    ) -> int:
+        """Tell the statistics `asking` for it what the outputs owe to the values of their nodes; returns the samples."""
+        wanted = self.gradient_samples if self.samples is None else min(self.gradient_samples, self.samples)
+        seen, signs = 0, RandomSigns()
+        with in_float(graph_module):
+            for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, context, wanted), CHUNK):
+                for node, x, gradient in output_gradients(graph_module, asking, leaves, signs, arithmetic):
+                    if gradient is not None:
+                        asking[node].weigh(x, gradient)
+                seen += count
+                context.progress("weighing errors", seen, wanted)
+        return seen
+
+
+RIVALS = ("min_max", "percentile", "mse")
+"""The estimators whose ranges are told beside those that were chosen by their cost."""
+
+
+def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, context: Context) -> None:
+    """Report the ranges that cost least, with what others would have cost."""
+    by_quantizer = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
+    for name, statistic in by_quantizer.items():
+        chosen = statistic.result()
+        ranges = {"chosen": chosen} | {rival: statistic.rival(ESTIMATORS[rival]) for rival in RIVALS}
+        costs = {label: decibels(1.0, statistic.cost(one) / samples) for label, one in ranges.items()}
+        (low, high), seen = chosen, statistic.extremes.result()
+        spans = [(float(a.min()), float(b.max())) for a, b in (seen, (low.clamp(max=0.0), high.clamp(min=0.0)))]
+        context.ranges.append(RangeChoice(name, spans[0], spans[1], costs))
+    if blind := {str(node.target) for node in asking} - by_quantizer.keys():
+        context.notes.append(f"{len(blind)} ranges are from the lowest to the highest value: no output has a gradient there")
+    if context.ranges:
+        narrowed = sum(choice.is_narrowed for choice in context.ranges)
+        context.notes.append(
+            f"{narrowed} of {len(context.ranges)} ranges are narrower than their values, as weighed on {samples} samples; "
+            "report.ranges has the choices"
+        )
 
 
 class _Observer(fx.Interpreter):
@@ -73,6 +132,7 @@ class _Observer(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule, estimator: Estimator):
         super().__init__(graph_module)
         self.statistics: dict[fx.Node, Statistic] = {}
+        self.shared: dict[Quantizer, WeighedStatistic] = {}
         self.estimator, self.arithmetic = estimator, FLOAT32
         self.node: fx.Node | None = None
 
@@ -94,10 +154,20 @@ class _Observer(fx.Interpreter):
         (x,) = args
         if not serves_weight(self.node):
             if self.node not in self.statistics:
-                channels = module.scale.numel() if module.scale.dim() else None
-                self.statistics[self.node] = (module.estimator or self.estimator).start(module.spec, channels)
+                self.statistics[self.node] = self._started(module)
             self.statistics[self.node].update(x)
         return x
+
+    def _started(self, quantizer: Quantizer) -> Statistic:
+        """A statistic for one more place of `quantizer`; where costs count, which add up, there is one for all its places."""
+        estimator = quantizer.estimator or self.estimator
+        if quantizer not in self.shared:
+            channels = quantizer.scale.numel() if quantizer.scale.dim() else None
+            statistic = estimator.start(quantizer.spec, channels)
+            if not isinstance(statistic, WeighedStatistic):
+                return statistic
+            self.shared[quantizer] = statistic
+        return self.shared[quantizer]
 
     def set_ranges(self) -> list[Replacement]:
         """Give each quantizer its range; one that serves several nodes gets the union of theirs."""

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import joined
+from fxcompress.data.samples import divided
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
+from fxcompress.quantization.acceptance import Change, judged
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.rewrite.rule import Replacement
 
@@ -23,15 +24,20 @@ class CorrectBias(Pass):
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2,
     with the means measured on data (its appendix D).
 
+    A layer's mean is also that of values which a range cuts off on purpose, and to make up for those can do harm: corrections
+    are kept where they bring the outputs nearer to the float model's, on other samples (`fxcompress.quantization.acceptance`).
+
     Args:
         samples: of the calibration data. Both models advance together on all of them, so that a value takes
             ``2 * samples`` times its memory until it is read for the last time.
+        judging: samples that come after these, at most, to judge the corrections on.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or `samples` is not positive.
     """
 
     samples: int = 32
+    judging: int = 16
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
@@ -39,18 +45,21 @@ class CorrectBias(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
-        batches = joined(graph_module.graph, context, self.samples)
+        batches, others = divided(graph_module.graph, context, self.samples, self.judging)
         layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+        changes: list[Change] = []
         steps = in_step(layers, context.reference, graph_module, batches)
         for done, (layer, runs) in enumerate(steps):
             context.progress("correcting biases", done, len(layers))
+            changes.append(Change.begin(layer))
             for reference, _ in runs:
                 reference.run(layer.twin)
             wanted = [reference.value(layer.twin) for reference, _ in runs]
             outputs = [layer.run(quantized.value(layer.node.args[0])) for _, quantized in runs]
             for (_, quantized), output in zip(runs, _correct(layer, wanted, outputs)):
                 quantized.run(layer.node, output)
-        return [Replacement.at(layer.node) for layer in layers]
+        kept = judged(changes, graph_module, context.reference, others, notes=context.notes)
+        return [Replacement.at(change.layer.node) for change in kept]
 
 
 def _correct(layer: MatrixLayer, wanted: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import joined
+from fxcompress.data.samples import divided
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
+from fxcompress.quantization.acceptance import Change, judged
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.quantization.patches import input_patches, weight_rows
 from fxcompress.quantization.relaxation import learn
@@ -29,13 +30,15 @@ class LearnRounding(Pass):
     coordinate descent finds for this objective, whichever are better, and are then learned: Nagel et al., "Up or Down?
     Adaptive Rounding for Post-Training Quantization", arXiv 2004.10568, sections 3.2 to 3.4, with the asymmetric
     reconstruction of equation 25, but for its activation function. An output channel keeps its present integers where the
-    learned ones do not bring it nearer to the float model's, on the samples. Nothing is random.
+    learned ones do not bring it nearer to the float model's, on the samples, and a layer where its new ones do not bring the
+    outputs nearer, on other samples (`fxcompress.quantization.acceptance`). Nothing is random.
 
     List it after `Calibrate`. It pays for weights of few bits.
 
     Args:
         samples: of the calibration data, at most. Both models advance together on all of them, so that a value takes
             ``2 * samples`` times its memory until it is read for the last time.
+        judging: samples that come after these, at most, to judge the layers on.
         patches: output values of each sample that a layer is fitted to, at most.
         damping: how strongly a weight is held to the float one: as a share of the mean power of what the layer reads, for
             a layer that is shown as many output values as each is computed from; in proportion to their ratio for others.
@@ -48,6 +51,7 @@ class LearnRounding(Pass):
     """
 
     samples: int = 64
+    judging: int = 16
     patches: int = 64
     damping: float = 3.0
     iterations: int = 100
@@ -58,7 +62,7 @@ class LearnRounding(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("patches", 1), ("iterations", 0)):
+        for name, least in (("samples", 1), ("judging", 1), ("patches", 1), ("iterations", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"LearnRounding needs {name} of {least} or more, got {getattr(self, name)!r}")
         for name in ("damping", "learning_rate"):
@@ -70,18 +74,21 @@ class LearnRounding(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
-        batches = joined(graph_module.graph, context, self.samples)
+        batches, others = divided(graph_module.graph, context, self.samples, self.judging)
         layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+        changes: list[Change] = []
         steps = in_step(layers, context.reference, graph_module, batches)
         for done, (layer, runs) in enumerate(steps):
             context.progress("learning to round", done, len(layers))
             shape = layer.weight.shape
+            changes.append(Change.begin(layer))
             read = [(before.value(layer.twin.args[0]), after.value(layer.node.args[0])) for before, after in runs]
             wanted, present = (
                 torch.cat([input_patches(layer.node, x, shape, self.patches) for x in inputs], 1) for inputs in zip(*read)
             )
             self._round(layer, wanted, present)
-        return [Replacement.at(layer.node) for layer in layers]
+        kept = judged(changes, graph_module, context.reference, others, notes=context.notes)
+        return [Replacement.at(change.layer.node) for change in kept]
 
     def _round(self, layer: MatrixLayer, float_patches: Tensor, patches: Tensor) -> None:
         """Settle the weight of `layer`, given what it reads in both models: [groups, patches, columns]."""

@@ -124,6 +124,32 @@ def joined(graph: fx.Graph, source: CalibrationSource, count: int) -> list[Leave
     return [leaves for leaves, _ in chunks(graph, source, count, count)]
 
 
+def divided(graph: fx.Graph, source: CalibrationSource, count: int, others: int) -> tuple[list[Leaves], list[Leaves]]:
+    """`joined` of the first `count` samples, and of at most `others` that come after them.
+
+    Where there are too few, up to a quarter of all of them are the others; of fewer than four, none. Batches whose
+    samples cannot be told apart stay whole.
+
+    Raises:
+        InputError: there is no data, a batch does not fit the model, or `count` is not positive.
+    """
+    if count < 1:
+        return joined(graph, source, count), []
+    batch, seen = Batch.of(graph), 0
+    together = [leaves for leaves, _ in chunks(graph, source, count + others, count)]
+    total = sum(map(batch.count, together))
+    border = min(count, total - min(others, total // 4))
+    first: list[Leaves] = []
+    rest: list[Leaves] = []
+    for leaves in together:
+        size, left = batch.count(leaves), max(border - seen, 0)
+        inside = min(size, left) if batch.is_free else size if left else 0
+        first += [batch.cut(leaves, 0, inside)] if inside else []
+        rest += [batch.cut(leaves, inside, size)] if inside < size else []
+        seen += size
+    return first, rest
+
+
 def _outside_autocast(data: Iterable[Any]) -> Iterator[Any]:
     """`data`, whose own computations (an augmentation, the layers before a submodule) keep their precision."""
     iterator, end = iter(data), object()

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import Effect
+from fxcompress.report.ranges import RangeChoice
 from fxcompress.report.short_repr import short_repr
 from fxcompress.rewrite.rule import Replacement, Rule, apply
 from fxcompress.targets import Target
@@ -30,6 +31,7 @@ class Context:
         progress: called as ``progress(description, done, total)``; `total` is None where unknown.
         lower: from a graph with quantizers to the one of its file, for passes that measure files.
         notes: what the running pass tells the reader of the report.
+        ranges: those that the running pass has chosen by their cost, for the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
     """
@@ -42,6 +44,7 @@ class Context:
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None
     lower: Callable[[fx.GraphModule], fx.GraphModule] = lambda graph_module: graph_module
     notes: list[str] = field(default_factory=list)
+    ranges: list[RangeChoice] = field(default_factory=list)
     limit: int | None = None
     pass_name: str = ""
 

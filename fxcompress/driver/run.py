@@ -60,6 +60,7 @@ def run(
                 decibels=decibels,
                 milliseconds=milliseconds,
                 notes=tuple(context.notes),
+                ranges=tuple(context.ranges),
             )
         )
         if watch:
@@ -69,7 +70,7 @@ def run(
 
 def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: int | None = None) -> list[Replacement]:
     """Run `one`, with at most `limit` applications of rules, and tidy up behind it."""
-    context.pass_name, context.notes, context.limit = one.name, [], limit
+    context.pass_name, context.notes, context.ranges, context.limit = one.name, [], [], limit
     rewritten = one.run(graph_module, context)
     tidy(graph_module, one)
     return rewritten

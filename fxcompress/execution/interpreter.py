@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from fxcompress.execution.precision import FLOAT32, Arithmetic, channels_last
@@ -38,6 +39,13 @@ class Execution:
         if node.op in ("call_function", "call_module") and node not in self.constants:
             self.values[node] = self.compute(node) if known is None else known
         self._release(source for source in node.all_input_nodes if source in self.readers)  # not one made on the way
+
+    def separate(self, node: fx.Node) -> Tensor:
+        """What `node`, which has run, computed, as a tensor of its readers alone, with a gradient where these are on."""
+        value = self.values[node]
+        value = value.view_as(value)
+        self.values[node] = value if value.requires_grad or not torch.is_grad_enabled() else value.requires_grad_()
+        return self.values[node]
 
     def value(self, node: fx.Node) -> Any:
         """What `node` computed. Constants are computed when they are read: a pass may change a layer's before it runs."""

@@ -6,23 +6,18 @@ Of short texts most tokens are padding, so that statistics with them in are of v
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import CalibrationSource, in_small_batches, samples_of
+from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Arithmetic, Precision
 from fxcompress.ir.dialect import resolve
 
 _LINEAR = resolve("linear")
-
-CHUNK = 8
-"""Samples a backward pass, for which all values of the graph are in memory."""
 
 
 def reads_tokens(node: fx.Node) -> bool:
@@ -53,11 +48,11 @@ def relevant_inputs(
     Raises:
         InputError: there is no data, or a batch does not fit the model.
     """
-    shown, wanting, seen = dict.fromkeys(layers, 0), layers, 0
+    shown, wanting, seen, signs = dict.fromkeys(layers, 0), layers, 0, RandomSigns()
     arithmetic = None
     for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, source, samples), CHUNK):
         arithmetic = arithmetic or choose_arithmetic(precision, graph_module, leaves)
-        for node, rows in _relevant(graph_module, wanting, leaves, arithmetic):
+        for node, rows in _relevant(graph_module, wanting, leaves, signs, arithmetic):
             shown[node] += len(rows)
             yield node, rows
         seen += count
@@ -68,34 +63,13 @@ def relevant_inputs(
 
 
 def _relevant(
-    graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: Leaves, arithmetic: Arithmetic
+    graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: Leaves, signs: RandomSigns, arithmetic: Arithmetic
 ) -> Iterator[tuple[fx.Node, Tensor]]:
-    read, made = {}, {}
-    with torch.enable_grad():
-        execution = Execution(graph_module, leaves, arithmetic)
-        *nodes, output = graph_module.graph.nodes
-        for node in nodes:
-            if node in layers:
-                execution.advance(node)
-                read[node] = execution.value(node.args[0]).detach()
-                execution.run(node)
-                made[node] = execution.value(node).requires_grad_()
-        execution.advance(output)
-        outputs = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
-        gradients = _gradients(outputs, list(made.values()))
-    for node, gradient in zip(made, gradients):
+    read: dict[fx.Node, Tensor] = {}
+
+    def keep(node: fx.Node, execution: Execution) -> None:
+        read[node] = execution.value(node.args[0]).detach()
+
+    for node, _, gradient in output_gradients(graph_module, layers, leaves, signs, arithmetic, keep):
         rows = read[node].flatten(0, -2)
         yield node, (rows if gradient is None else rows[gradient.flatten(0, -2).any(-1)]).float()
-
-
-def _gradients(outputs: list[Any], values: list[Tensor]) -> list[Tensor] | list[None]:
-    """Those of `outputs`, summed up with random signs, with respect to `values`; None where there are no gradients."""
-    outputs = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
-    if not outputs or torch.is_inference_mode_enabled():
-        return [None] * len(values)
-    random = torch.Generator().manual_seed(0)
-    signs = [torch.randint(0, 2, x.shape, generator=random).mul_(2).sub_(1).to(x) for x in outputs]
-    try:
-        return list(torch.autograd.grad(outputs, values, signs, materialize_grads=True))
-    except RuntimeError:  # an operation without a derivative, of which torch and libraries say so in words of their own
-        return [None] * len(values)

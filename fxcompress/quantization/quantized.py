@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,8 +50,20 @@ def serves_weight(call: fx.Node) -> bool:
 @contextmanager
 def activations_in_float(graph_module: fx.GraphModule) -> Iterator[None]:
     """Let the quantizers of activations return their inputs unchanged."""
-    calls = quantizer_calls(graph_module).items()
-    switched = {quantizer for call, quantizer in calls if quantizer.enabled and not serves_weight(call)}
+    with _switched_off(quantizer for call, quantizer in quantizer_calls(graph_module).items() if not serves_weight(call)):
+        yield
+
+
+@contextmanager
+def in_float(graph_module: fx.GraphModule) -> Iterator[None]:
+    """Let all quantizers return their inputs unchanged."""
+    with _switched_off(quantizer_calls(graph_module).values()):
+        yield
+
+
+@contextmanager
+def _switched_off(quantizers: Iterable[Quantizer]) -> Iterator[None]:
+    switched = {quantizer for quantizer in quantizers if quantizer.enabled}
     for quantizer in switched:
         quantizer.enabled = False
     try:

@@ -71,16 +71,17 @@ class Histogram:
     Args:
         rows: number of rows.
         side: number of a row's bins on each side of zero; 4096 for one row, 512 for each of several, unless told otherwise.
+        weighted: values come with weights, whose sums are counted; these are exact only as far as floats are.
     """
 
-    def __init__(self, rows: int = 1, side: int | None = None):
+    def __init__(self, rows: int = 1, side: int | None = None, weighted: bool = False):
         self.side = side or (SINGLE if rows == 1 else MANY)
-        self.counts = torch.zeros(rows, 2 * self.side, dtype=torch.int64)
+        self.counts = torch.zeros(rows, 2 * self.side, dtype=torch.float64 if weighted else torch.int64)
         self.exponent = torch.full((rows,), _LEAST_EXPONENT)  # all values are below 2 ** exponent in size
         self.low = torch.full((rows,), torch.inf)
         self.high = torch.full((rows,), -torch.inf)
 
-    def update(self, values: Tensor, low: Tensor, high: Tensor) -> None:
+    def update(self, values: Tensor, low: Tensor, high: Tensor, weights: Tensor | None = None) -> None:
         """Count `values`, ``[rows, values]``, which lie between `low` and `high`, ``[rows]``, as may others uncounted.
 
         Values that are not finite are not counted, but stay in the extremes.
@@ -92,7 +93,8 @@ class Histogram:
         self._widen(largest.frexp().exponent.where(largest > 0, _LEAST_EXPONENT))
         bins = values.mul((1 / self.width)[:, None]).floor_().long() + self.side
         bins += torch.arange(len(bins))[:, None] * self.counts.shape[1]
-        self.counts += torch.bincount(bins.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        counted = None if weights is None else weights.double().flatten()
+        self.counts += torch.bincount(bins.flatten(), counted, minlength=self.counts.numel()).view_as(self.counts)
 
     def _widen(self, exponent: Tensor) -> None:
         wider = torch.maximum(self.exponent, exponent)

@@ -23,14 +23,17 @@ FINE = [2 ** (step / 24) for step in range(-8, 9) if step]
 def search(seen: Distribution, spec: QuantizationSpec) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of the best range found for `seen`, shape ``[rows]``, within its extremes and zero."""
     best = _Best(seen, spec)
+    apart = None if spec.symmetric or not ((best.low < 0) & (best.high > 0)).any() else _Best(seen, spec)
     best.improve(COARSE)
-    if spec.symmetric or not ((best.low < 0) & (best.high > 0)).any():
+    if apart is None:
         best.improve(FINE)
-    else:
+        return best.low, best.high
+    for start in (best, apart):  # values may be spread alike to both sides, or to one side alone
         for factors in (COARSE, FINE):
-            best.improve(factors, move_high=False)
-            best.improve(factors, move_low=False)
-    return best.low, best.high
+            start.improve(factors, move_low=False)
+            start.improve(factors, move_high=False)
+    better = apart.error < best.error
+    return torch.where(better, apart.low, best.low), torch.where(better, apart.high, best.high)
 
 
 class _Best:

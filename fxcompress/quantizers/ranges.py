@@ -8,67 +8,19 @@ For weights it looks at the tensor itself.
 from __future__ import annotations
 
 import difflib
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fxcompress.errors import InputError
 from fxcompress.quantizers import divergence, least_squares
-from fxcompress.quantizers.distribution import Distribution, Histogram, Values
-from fxcompress.quantizers.sampling import extremes, sample_extremes, subsample
+from fxcompress.quantizers.distribution import Distribution
+from fxcompress.quantizers.estimator import Estimator, Extremes, Range, Statistic
+from fxcompress.quantizers.output_error import OutputError
+from fxcompress.quantizers.sampling import sample_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
-
-Range = tuple[Tensor, Tensor]
-"""The lowest and highest value to represent: float32, shape ``[]``, or ``[rows]`` with one row a scale."""
-
-
-class Statistic(Protocol):
-    """Sees every calibration batch once, then says the range."""
-
-    def update(self, x: Tensor) -> None:
-        """Take note of `x`, whose dimension 0 counts samples."""
-
-    def result(self) -> Range:
-        """The range: shape ``[]``, or ``[channels]``. Where a value was NaN or infinite, so is a bound."""
-
-
-class Estimator(ABC):
-    """Chooses ranges. Subclasses are frozen dataclasses of their options."""
-
-    @abstractmethod
-    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
-        """The range for values distributed like `seen`, within its extremes, shape ``[rows]``."""
-
-    def fit_values(self, values: Tensor, spec: QuantizationSpec) -> Range:
-        """The range for each row of `values`, shape ``[rows, values]``. Where a value is NaN or infinite, so is a bound."""
-        seen = Values(values)
-        return self.fit(seen, spec) if _is_finite(seen) else (seen.low, seen.high)
-
-    def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
-        """A statistic that has seen nothing yet, of a tensor, or of the `channels` of ``spec.channel_axis``."""
-        return _Histogrammed(self, spec, channels)
-
-
-class _Histogrammed:
-    """Keeps the extremes of all values, and a histogram of some values of each sample."""
-
-    def __init__(self, estimator: Estimator, spec: QuantizationSpec, channels: int | None):
-        self.estimator, self.spec, self.per_tensor = estimator, spec, channels is None
-        self.seen = Histogram(channels or 1)
-
-    def update(self, x: Tensor) -> None:
-        low, high = extremes(x, self.spec.channel_axis)
-        self.seen.update(subsample(x, self.spec.channel_axis), low.reshape(-1), high.reshape(-1))
-
-    def result(self) -> Range:
-        low, high = (self.seen.low, self.seen.high)
-        if _is_finite(self.seen):
-            low, high = self.estimator.fit(self.seen, self.spec)
-        return (low[0], high[0]) if self.per_tensor else (low, high)
 
 
 @dataclass(frozen=True)
@@ -79,21 +31,7 @@ class MinMax(Estimator):
         return seen.low, seen.high
 
     def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
-        return _Extremes(spec.channel_axis)
-
-
-class _Extremes:
-    def __init__(self, axis: int | None):
-        self.axis = axis
-        self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
-
-    def update(self, x: Tensor) -> None:
-        low, high = extremes(x, self.axis)
-        # torch.minimum and torch.maximum keep a NaN, so that it is seen in the end.
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-
-    def result(self) -> Range:
-        return self.low, self.high
+        return Extremes(spec.channel_axis)
 
 
 @dataclass(frozen=True)
@@ -194,6 +132,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "percentile": Percentile(),
     "three_sigma": ThreeSigma(),
     "mse": MeanSquaredError(),
+    "output_error": OutputError(),
     "entropy": Entropy(),
 }
 """The estimators with a name, which stands for their usual options."""
@@ -212,7 +151,3 @@ def find_estimator(estimator: str | Estimator) -> Estimator:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"no range estimator is called {estimator!r}; {hint}there are: {', '.join(ESTIMATORS)}")
     return ESTIMATORS[estimator]
-
-
-def _is_finite(seen: Distribution) -> bool:
-    return bool(seen.low.isfinite().all() and seen.high.isfinite().all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor
 
 PER_TENSOR, PER_CHANNEL = 2**13, 2**10
 """Values of one sample that a histogram takes in: of the whole sample, or of each of its channels."""
+
+EXTREME = 32
+"""Stretches of a sample with its highest values, and with its lowest, that are taken in whole."""
+
+TAIL = 256
+"""Values on each side of a sample that are kept by sample."""
 
 GOLDEN = 0.6180339887498949
 
@@ -52,6 +59,68 @@ def subsample(x: Tensor, axis: int | None) -> Tensor:
     span = int(offsets.max()) + 1
     taken = x.as_strided((samples, span), (x.stride(0), 1)).index_select(1, offsets)
     return taken.view(samples, channels, -1).transpose(0, 1).reshape(channels, -1).float()
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Some values of a tensor, and those of another one at the same places.
+
+    Attributes:
+        values, others: float32, ``[values]``.
+        count: for how many values of its sample each stands, ``[values]``.
+        tails: the values of each sample that lie farthest out, on either side, and those of the other: ``[samples, tail]``.
+    """
+
+    values: Tensor
+    others: Tensor
+    count: Tensor
+    tails: tuple[Tensor, Tensor]
+
+
+def subsample_with_extremes(x: Tensor, other: Tensor, signed: bool) -> Sampled:
+    """Values of `x`, the extremes of each sample among them, and those of `other`, of the same shape.
+
+    Each sample is divided into stretches. Those with the highest and the lowest values are taken in whole, of each other one a
+    single value for all of its values.
+
+    Args:
+        signed: whether there are values below zero; if not, the lowest are not looked for.
+    """
+    samples, pair = len(x), [_in_memory_order_of(x, tensor).reshape(len(x), -1) for tensor in (x, other)]
+    length = pair[0].shape[1] // PER_TENSOR
+    if length <= 1:
+        values, others = (tensor.float() for tensor in pair)
+        return Sampled(values.flatten(), others.flatten(), torch.ones(values.numel()), _tails(values, others, signed))
+    stretched = PER_TENSOR * length
+    rest = [tensor[:, stretched:] for tensor in pair]
+    pair = [tensor[:, :stretched].view(samples, PER_TENSOR, length) for tensor in pair]
+    outer = [pair[0].amax(2).topk(EXTREME, 1).indices]
+    if signed:
+        outer.append(pair[0].amin(2).topk(EXTREME, 1, largest=False).indices)
+    whole = torch.zeros(samples, PER_TENSOR, dtype=torch.bool).scatter_(1, torch.cat(outer, 1), True)
+    place = ((torch.arange(PER_TENSOR, dtype=torch.float64) * GOLDEN % 1) * length).long().expand(samples, -1)[..., None]
+    single = [tensor.gather(2, place)[..., 0][~whole] for tensor in pair]
+    every = [torch.cat([tensor[whole].flatten(), remaining.flatten()]) for tensor, remaining in zip(pair, rest)]
+    row = torch.arange(samples)[:, None]
+    ends = [[torch.cat([x[row, index].flatten(1), left], 1).float() for x, left in zip(pair, rest)] for index in outer]
+    tails = [_tails(values, others, side == 1, side == 0) for side, (values, others) in enumerate(ends)]
+    values, others = (torch.cat(parts).float() for parts in zip(single, every))
+    count = torch.cat([torch.full((len(single[0]),), float(length)), torch.ones(len(every[0]))])
+    return Sampled(values, others, count, (torch.cat([t[0] for t in tails], 1), torch.cat([t[1] for t in tails], 1)))
+
+
+def _tails(values: Tensor, others: Tensor, signed: bool, high: bool = True) -> tuple[Tensor, Tensor]:
+    """The `TAIL` highest of each row, if `high`, and the lowest, if `signed`; with those of `others`."""
+    size = min(TAIL, max(values.shape[1] // 2, 1) if high and signed else values.shape[1])
+    sides = [values.topk(size, 1, largest=largest).indices for largest in (True, False) if (high if largest else signed)]
+    index = torch.cat(sides, 1)
+    return values.gather(1, index), others.gather(1, index)
+
+
+def _in_memory_order_of(x: Tensor, other: Tensor) -> Tensor:
+    """`other`, of the shape of `x`, with its samples first and the rest in the order in which `x` lies in memory."""
+    rest = sorted(range(1, x.dim()), key=x.stride, reverse=True)
+    return other.permute(0, *rest)
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fxcompress.report.ranges import RangeChoice, ranges_table
 from fxcompress.report.tables import printed
 from fxcompress.report.units import readable_bytes, readable_decibels
 
@@ -16,7 +17,10 @@ _LABEL = 60
 
 @dataclass(frozen=True)
 class Row:
-    """One pass: node counts, rewrites, bytes of weights afterwards, agreement in dB (None: unchecked), milliseconds."""
+    """One pass: node counts, rewrites, bytes of weights afterwards, agreement in dB (None: unchecked), milliseconds.
+
+    `ranges` are the ranges that it chose by their cost, if it did.
+    """
 
     name: str
     effect: str
@@ -27,6 +31,7 @@ class Row:
     decibels: float | None
     milliseconds: float
     notes: tuple[str, ...] = ()
+    ranges: tuple[RangeChoice, ...] = ()
 
     @property
     def label(self) -> str:
@@ -45,6 +50,15 @@ class Report:
     def notes(self) -> list[str]:
         """What could not be done, and why, pass by pass."""
         return [f"{row.label}: {note}" for row in self.rows for note in row.notes] + self.remarks
+
+    @property
+    def ranges(self) -> list[RangeChoice]:
+        """The ranges of activations as they were chosen last, with what others would have cost."""
+        return next((list(row.ranges) for row in reversed(self.rows) if row.ranges), [])
+
+    def ranges_table(self) -> Table:
+        """`ranges` as a table, for `rich.print`."""
+        return ranges_table(self.ranges)
 
     @property
     def milliseconds(self) -> float:

@@ -1,0 +1,173 @@
+"""INT8 after training on networks with real weights, against peers, in both runtimes.
+
+    python -m benchmarks.real_networks                  # hours on two busy cores: the table of the repository
+    python -m benchmarks.real_networks --quick          # few samples of the small networks
+    python -m benchmarks.real_networks --networks mobilenet_v2 xfeat --tools fxcompress onnxruntime
+
+Calibrated on photographs and scored on other photographs, textures and drawings; text on other text. Whatever is chosen for the
+default pipeline is to be chosen with a network left out, and reported on that one. A network or a tool that fails has a note.
+Needs what benchmarks.post_training needs, and the packages that carry the weights (`benchmarks.trained`). Writes
+real_networks.md and .json to benchmarks/results/, with --quick to out/benchmarks/, or to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+import fxcompress
+from benchmarks import peers, scoreboard
+from benchmarks.machine import describe_machine
+from benchmarks.openvino_runner import all_outputs
+from benchmarks.requirements import need
+from benchmarks.scoreboard import Bar, Figure, Section
+from benchmarks.trained import NETWORKS, Network
+
+QUICK = {"calibration": 20, "scoring": 40, "networks": ["mobilenet_v2", "xfeat", "mtcnn_rnet", "mtcnn_onet"]}
+
+BATCH = 10
+
+console = Console(stderr=True)
+
+
+def _float(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+    """FP32, written with no passes at all."""
+    path = folder / "float.onnx"
+    if not path.exists():
+        fxcompress.compile(network.load(), [], data=batches).to_onnx(path)
+    return path
+
+
+def _fxcompress(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+    return fxcompress.compile(network.load(), data=batches).to_onnx(folder / "fxcompress.onnx")
+
+
+def _nncf(preset: str | None) -> Callable[[Network, Sequence[Any], Path], Path]:
+    """NNCF on the FP32 file as OpenVINO reads it; networks on tokens in its transformer mode."""
+
+    def build(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+        nncf, openvino = need("nncf"), need("openvino")
+        model = openvino.Core().read_model(_float(network, batches, folder))
+        names = [port.get_any_name() for port in model.inputs]
+        samples = [dict(zip(names, (array.numpy() for array in _tensors(batch)))) for batch in batches]
+        options = {"preset": nncf.QuantizationPreset(preset)} if preset else {}
+        if len(names) > 1:
+            options["model_type"] = nncf.ModelType.TRANSFORMER
+        quantized = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), **options)
+        path = folder / f"nncf-{preset or 'default'}.xml"
+        openvino.save_model(quantized, path, compress_to_fp16=False)
+        return path
+
+    return build
+
+
+def _onnxruntime(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+    """Static quantization as `benchmarks.peers` has it, for any number of inputs."""
+    path = folder / "onnxruntime.onnx"
+    return peers.quantize_static(_float(network, batches, folder), [_tensors(batch) for batch in batches], path)
+
+
+TOOLS: dict[str, Callable[[Network, Sequence[Any], Path], Path]] = {
+    "fxcompress": _fxcompress,
+    "NNCF": _nncf(None),
+    "NNCF MIXED": _nncf("mixed"),
+    "onnxruntime": _onnxruntime,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for, and write the table after each network."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_networks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few samples of the small networks")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NETWORK")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), metavar="TOOL")
+    parser.add_argument("--calibration", type=int, help="samples to calibrate on")
+    parser.add_argument("--scoring", type=int, help="samples to score on")
+    parser.add_argument("--seed", type=int, default=0, help="of the scored crops: choices are made on others than 0")
+    parser.add_argument("--output", type=Path, help="folder of the results")
+    options = parser.parse_args(arguments)
+    defaults: dict[str, Any] = QUICK if options.quick else {"calibration": 300, "scoring": 500, "networks": list(NETWORKS)}
+    counts = {name: getattr(options, name) or defaults[name] for name in ("calibration", "scoring")}
+    output = options.output or (Path("out", "benchmarks") if options.quick else Path(__file__).parent / "results")
+    machine = describe_machine()
+    section = Section(
+        "Networks with real weights, INT8 after training",
+        f"{date.today()}. Calibrated on {counts['calibration']} samples, scored on {counts['scoring']} of other pictures "
+        "against FP32. SQNR of the output that agrees least, and the share of answers that are those of FP32, the file run in "
+        "OpenVINO and in onnxruntime. Bars: the best of the other tools in the same run.",
+    )
+    for name in options.networks or defaults["networks"]:
+        section.figures += _judged(_measure(name, options.tools, **counts, seed=options.seed, notes=section.notes))
+        scoreboard.write([section], machine, output, "real_networks")
+    scoreboard.show([section], machine)
+    return 0
+
+
+def _measure(name: str, tools: Sequence[str], *, calibration: int, scoring: int, seed: int, notes: list[str]) -> list[Figure]:
+    """The figures of every tool's file of one network."""
+    network, found = NETWORKS[name], []
+    batches, scored = network.batches(calibration), network.scoring(scoring, seed)
+    with tempfile.TemporaryDirectory() as held:
+        folder = Path(held)
+        try:
+            with peers.quiet():
+                reference = _in_onnxruntime(_float(network, batches, folder), scored)
+        except Exception as problem:
+            notes.append(f"{name}: no FP32 file: {_short(problem)}")
+            return []
+        for tool in tools:
+            console.print(f"{name}: {tool}")
+            try:
+                with peers.quiet():
+                    path = TOOLS[tool](network, batches, folder)
+                    runs = {"OpenVINO": all_outputs(path, *scored, batch=BATCH)}
+                    if path.suffix == ".onnx":
+                        runs["onnxruntime"] = _in_onnxruntime(path, scored)
+            except Exception as problem:
+                notes.append(f"{name}, {tool}: {_short(problem)}")
+                continue
+            for runtime, answers in runs.items():
+                for quantity, value in network.score(answers, reference).items():
+                    unit = "dB" if quantity == "SQNR" else "%"
+                    column = f"{'SQNR' if unit == 'dB' else 'same answer'}, {runtime}"
+                    found.append(Figure(f"{name}, {tool}", column, value, unit))
+    return found
+
+
+def _judged(figures: list[Figure]) -> list[Figure]:
+    """`figures`, those of fxcompress with the best of the others as their bar."""
+    judged = []
+    for figure in figures:
+        others = [x.value for x in figures if x.quantity == figure.quantity and not x.subject.endswith(", fxcompress")]
+        bar = Bar("at least", max(others)) if others and figure.subject.endswith(", fxcompress") else None
+        judged.append(Figure(figure.subject, figure.quantity, figure.value, figure.unit, bar=bar))
+    return judged
+
+
+def _in_onnxruntime(path: Path, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """All outputs of the file for all samples, `BATCH` at a time."""
+    session = need("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+    starts = range(0, len(arrays[0]), BATCH)
+    parts = [session.run(None, {name: x[start : start + BATCH] for name, x in zip(names, arrays)}) for start in starts]
+    return [np.concatenate(outputs) for outputs in zip(*parts)]
+
+
+def _tensors(batch: Any) -> tuple:
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _short(problem: BaseException) -> str:
+    return f"{type(problem).__name__}: {str(problem).splitlines()[0][:160] if str(problem) else ''}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What the outputs owe to places of a graph: one backward pass tells it for all places at once.
+
+The error of the outputs that a small error e of a value makes is ``|J e|^2``, with J the derivative of the outputs with respect
+to the value. For a vector v of random signs, the mean of the squares of ``J^T v`` is the diagonal of ``J^T J``: so much one
+element's error counts, where those of different elements are independent. (Hutchinson, "A stochastic estimator of the trace of
+the influence matrix", Communications in Statistics 18, 1989; the Gauss-Newton matrix of the squared error.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.execution.interpreter import Execution
+from fxcompress.execution.precision import FLOAT32, Arithmetic
+
+CHUNK = 8
+"""Samples a backward pass, for which all values of the graph are in memory."""
+
+TINY = 1e-12
+
+
+@dataclass
+class RandomSigns:
+    """The vectors that outputs are multiplied with: random signs, over the size of the output.
+
+    So that an error counts by its share of the output, and each of several outputs as much as another. The size is the root of
+    a sample's energy, in the mean of the first batch. Samples in the same order get the same signs, whatever their batches.
+    """
+
+    random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    sizes: list[float] = field(default_factory=list)
+
+    def __call__(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        if not self.sizes:
+            self.sizes = [_energy(output) ** 0.5 for output in outputs]
+        signs = [torch.randint(0, 2, x.shape, generator=self.random).mul_(2).sub_(1).to(x) for x in outputs]
+        return [sign.div_(size) for sign, size in zip(signs, self.sizes, strict=True)]
+
+
+def _energy(output: Tensor) -> float:
+    """The sum of the squares of a sample's values, in the mean over the batch."""
+    samples = output.shape[0] if output.dim() else 1
+    return max(output.detach().float().square().sum().item() / max(samples, 1), TINY)
+
+
+def output_gradients(
+    graph_module: fx.GraphModule,
+    places: Collection[fx.Node],
+    leaves: Sequence[Any],
+    vectors: Callable[[Sequence[Tensor]], list[Tensor]],
+    arithmetic: Arithmetic = FLOAT32,
+    before: Callable[[fx.Node, Execution], None] = lambda node, execution: None,
+) -> Iterator[tuple[fx.Node, Tensor, Tensor | None]]:
+    """Each of `places` with its value and ``J^T v`` of it, for the samples of one batch.
+
+    The gradient is None where none of the outputs has one, where an operation has no derivative, and in inference mode, also
+    where the model's tensors were made in it.
+
+    Args:
+        leaves: the flattened inputs.
+        vectors: v, for the outputs that have a gradient.
+        before: called with each place before it runs.
+    """
+    made: dict[fx.Node, Tensor] = {}
+    leaves = [leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf for leaf in leaves]
+    traceable = not any(held.is_inference() for held in (*graph_module.parameters(), *graph_module.buffers()))
+    with torch.set_grad_enabled(traceable):
+        execution = Execution(graph_module, leaves, arithmetic)
+        *nodes, output = graph_module.graph.nodes
+        for node in nodes:
+            if node in places:
+                execution.advance(node)
+                before(node, execution)
+                execution.run(node)
+                made[node] = execution.separate(node)
+        execution.advance(output)
+        outputs = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
+        gradients = _gradients(outputs, list(made.values()), vectors)
+    for (node, value), gradient in zip(made.items(), gradients):
+        yield node, value.detach(), gradient
+
+
+def _gradients(
+    outputs: Sequence[Any], values: list[Tensor], vectors: Callable[[Sequence[Tensor]], list[Tensor]]
+) -> Sequence[Tensor | None]:
+    outputs = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
+    if not outputs or torch.is_inference_mode_enabled():
+        return [None] * len(values)
+    try:
+        return torch.autograd.grad(outputs, values, vectors(outputs), materialize_grads=True)
+    except RuntimeError:  # an operation without a derivative, of which torch and libraries say so in words of their own
+        return [None] * len(values)

@@ -1,0 +1,123 @@
+"""Ranges chosen by what they cost at the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxcompress.quantizers import least_squares
+from fxcompress.quantizers.distribution import Distribution, Histogram
+from fxcompress.quantizers.estimator import Estimator, Extremes, Range
+from fxcompress.quantizers.sampling import subsample, subsample_with_extremes
+from fxcompress.quantizers.spec import QuantizationSpec
+
+
+@dataclass(frozen=True)
+class OutputError(Estimator):
+    """The range whose grid makes the least squared error in the model's outputs.
+
+    The squared error of an element, of rounding and of saturation alike, counts as much as the outputs owe to that element:
+    by the square of its gradient, which `Calibrate` finds (`fxcompress.execution.gradients`). The extremes of every sample are
+    among the elements. Where no output has a gradient, the range is that of `MinMax`. A weight comes without gradients: its
+    errors count alike, as for `MeanSquaredError`.
+    """
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return least_squares.search(seen, spec)
+
+    def start(self, spec: QuantizationSpec, channels: int | None = None) -> WeighedStatistic:
+        return WeighedStatistic(self, spec, channels)
+
+
+class WeighedStatistic:
+    """Keeps the extremes of all values, and, of those that come with gradients, a histogram of what their errors count.
+
+    It is told of all values first, then of gradients. What it is told by several places, which share a quantizer, adds up.
+    """
+
+    def __init__(self, estimator: Estimator, spec: QuantizationSpec, channels: int | None):
+        self.estimator, self.spec, self.per_tensor = estimator, spec, channels is None
+        self.extremes = Extremes(spec.channel_axis)
+        self.seen, self.relevance = Histogram(channels or 1), Histogram(channels or 1, weighted=True)
+        self.tails: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, x: Tensor) -> None:
+        self.extremes.update(x)
+
+    def weigh(self, x: Tensor, gradient: Tensor) -> None:
+        """Take note of what the outputs owe to `x`: the `gradient`, of the same shape, of a random combination of them."""
+        low, high = self._bounds()
+        if not (low.isfinite().all() and high.isfinite().all()):
+            return  # an error, which the range tells
+        if self.per_tensor:
+            found = subsample_with_extremes(x, gradient, signed=bool((low < 0).any()))
+            values, slopes, count = found.values[None], found.others[None], found.count[None]
+            self.tails.append((found.tails[0], found.tails[1].nan_to_num(0.0, 0.0, 0.0)))
+        else:
+            values, slopes = (subsample(tensor, self.spec.channel_axis) for tensor in (x, gradient))
+            count = torch.ones_like(values)
+        values = torch.minimum(torch.maximum(values, low[:, None]), high[:, None])  # of another batch, so of other rounding
+        weights = slopes.nan_to_num(0.0, 0.0, 0.0).square() * count
+        self.relevance.update(values, low, high, weights)
+        self.seen.update(values, low, high)
+
+    def result(self) -> Range:
+        low, high = self._bounds()
+        if self.informed:
+            low, high = self.estimator.fit(self.errors, self.spec)
+        return (low[0], high[0]) if self.per_tensor else (low, high)
+
+    def rival(self, estimator: Estimator) -> Range:
+        """The range that `estimator` gives to the same values."""
+        return estimator.fit(self.seen, self.spec)
+
+    @property
+    def informed(self) -> bool:
+        """Whether the outputs owe anything to the values."""
+        return bool((self.relevance.counts.sum(1) > 0).all())
+
+    def cost(self, chosen: Range) -> float:
+        """The energy of the outputs' error, summed over samples, if nothing but this quantizer rounded: an estimate.
+
+        Args:
+            chosen: the range.
+        """
+        low, high = (bound.reshape(-1) for bound in chosen)
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        signed = self.spec.is_signed(low)
+        errors = self.errors.squared_error(*self.spec.fit(low, high, signed), self.spec.levels(signed))
+        return float((errors * self.relevance.counts.sum(1)).sum())
+
+    @property
+    def errors(self) -> Distribution:
+        """What is to be made small."""
+        return _Errors(self.relevance, self.tails) if self.tails else self.relevance
+
+    def _bounds(self) -> Range:
+        low, high = self.extremes.result()
+        return low.reshape(-1), high.reshape(-1)
+
+
+class _Errors:
+    """The values, whose errors count by their relevance; but those of saturation, of one sample, together.
+
+    Errors of rounding are as often up as down, and independent. Those of saturation all point inwards: in a channel that
+    stands out, whose values the outputs use alike, they add up. The square of the sum of their gradients times their errors is,
+    in the mean over signs, the energy that they make together.
+    """
+
+    def __init__(self, relevance: Histogram, tails: Sequence[tuple[Tensor, Tensor]]):
+        self.relevance, self.low, self.high = relevance, relevance.low, relevance.high
+        self.quantile, self.moments, self.magnitudes = relevance.quantile, relevance.moments, relevance.magnitudes
+        width = min(values.shape[1] for values, _ in tails)
+        self.values, self.slopes = (torch.cat([tail[side][:, :width] for tail in tails]) for side in (0, 1))
+
+    def squared_error(self, scale: Tensor, zero_point: Tensor, levels: tuple[int, int]) -> Tensor:
+        low, high = ((level - zero_point) * scale for level in levels)
+        owed = (self.values - self.values.clamp(low, high)) * self.slopes
+        together, apart = owed.sum(1).square().sum(), owed.square().sum()
+        more = (together - apart).clamp(min=0) / self.relevance.counts.sum()
+        return self.relevance.squared_error(scale, zero_point, levels) + more

@@ -1,0 +1,112 @@
+"""Changes to layers that are kept where they help at the outputs, and passes that make such changes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.quantization.acceptance import keep_what_helps
+
+QUANTIZED = [passes.FoldBatchNorm(), passes.Quantize(), passes.Calibrate(estimator="min_max")]
+
+
+class Counted:
+    """A change that adds its `effect` to an error."""
+
+    def __init__(self, effect):
+        self.effect, self.made = effect, True
+
+    def make(self):
+        self.made = True
+
+    def undo(self):
+        self.made = False
+
+
+@given(effects=st.lists(st.integers(-5, 5), min_size=1, max_size=20))
+def test_the_error_never_grows_and_what_helps_everywhere_is_kept(effects):
+    changes, asked = [Counted(effect) for effect in effects], []
+
+    def error():
+        asked.append(sum(change.effect for change in changes if change.made))
+        return asked[-1]
+
+    kept = keep_what_helps(changes, error)
+    assert kept == [change for change in changes if change.made] or {id(c) for c in kept} == {id(c) for c in changes if c.made}
+    assert error() <= 0
+    assert error() <= sum(effects)
+    if all(effect < 0 for effect in effects):
+        assert len(kept) == len(effects) and len(asked) == 4
+    if all(effect >= 0 for effect in effects):
+        assert not kept
+
+
+def images(count, seed=0):
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8 * 16, 10)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).flatten(1))
+
+
+def noise(compiled, model, x):
+    with torch.no_grad():
+        return (compiled(x) - model(x)).square().sum().item()
+
+
+@pytest.mark.parametrize("mending", [passes.CorrectBias(samples=16), passes.LearnRounding(samples=16, iterations=5)], ids=str)
+@pytest.mark.parametrize("percent", [100.0, 90.0])
+def test_a_correction_does_no_harm_on_the_samples_that_judge_it(mending, percent):
+    """Ranges that cut off a tenth of the values: what is mended then are errors that are made on purpose."""
+    model, x = Net().eval(), images(32)
+    from fxcompress.quantizers.ranges import Percentile
+
+    ranges = [*QUANTIZED[:2], passes.Calibrate(estimator=Percentile(100 - percent, percent))]
+    plain = fxcompress.compile(model, ranges, data=x.split(8))
+    mended = fxcompress.compile(model, [*ranges, mending], data=x.split(8))
+    assert noise(mended, model, x[16:]) <= noise(plain, model, x[16:]) * (1 + 1e-6)
+    assert "16 other samples" in " ".join(mended.report.notes)
+
+
+def test_a_correction_that_harms_is_undone():
+    """The samples that choose are bright, those that judge are dark: what mends the ones spoils the others."""
+    model = Net().eval()
+    x = torch.cat([images(16) * 0.1 + 3, images(16, 1) * 0.1 - 3])
+    ranges = [*QUANTIZED[:2], passes.Calibrate(estimator="percentile")]
+    plain = fxcompress.compile(model, ranges, data=x.split(8))
+    for mending in (passes.CorrectBias(samples=16), passes.LearnRounding(samples=16, iterations=5)):
+        mended = fxcompress.compile(model, [*ranges, mending], data=x.split(8))
+        assert noise(mended, model, x[16:]) <= noise(plain, model, x[16:]) * (1 + 1e-6)
+
+
+def test_without_other_samples_nothing_is_judged_and_the_report_says_so():
+    model, x = Net().eval(), images(3)
+    mended = fxcompress.compile(model, [*QUANTIZED, passes.CorrectBias()], data=[x])
+    assert "no samples that did not choose them" in " ".join(mended.report.notes)
+
+
+def test_what_judges_is_another_quarter_of_few_samples():
+    model, x = Net().eval(), images(12)
+    mended = fxcompress.compile(model, [*QUANTIZED, passes.CorrectBias()], data=x.split(4))
+    assert "3 other samples" in " ".join(mended.report.notes)
+    assert replace(passes.CorrectBias(), judging=2).judging == 2
+
+
+def test_a_layer_that_is_left_as_it_was_is_written_as_it_was(tmp_path):
+    model, x = Net().eval(), images(32)
+    compiled = fxcompress.compile(model, [*QUANTIZED, passes.LearnRounding(samples=16, iterations=5)], data=x.split(8))
+    compiled.to_onnx(tmp_path / "model.onnx")
+    names = [node.name for node in compiled.graph.find_nodes(op="get_attr")]
+    assert len(names) == len(set(names))

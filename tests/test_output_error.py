@@ -1,0 +1,212 @@
+"""Ranges that are chosen by what they cost at the outputs: gradients, what is looked at, the choice, and the report of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.errors import InputError
+from fxcompress.execution.gradients import RandomSigns, output_gradients
+from fxcompress.quantization.quantized import quantizer_calls, serves_weight
+from fxcompress.quantizers.output_error import OutputError
+from fxcompress.quantizers.ranges import ESTIMATORS
+from fxcompress.quantizers.sampling import PER_TENSOR, subsample_with_extremes
+from fxcompress.quantizers.spec import QuantizationSpec
+
+SEEDS = st.integers(0, 2**32 - 1)
+CALIBRATE = passes.Calibrate(estimator="output_error")
+PIPELINE = [passes.FoldBatchNorm(), passes.Quantize(), CALIBRATE]
+
+
+def data(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def activations(compiled):
+    return {node.name: found for node, found in quantizer_calls(compiled).items() if not serves_weight(node)}
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+
+
+def test_one_output_owes_to_each_input_what_its_weight_is():
+    linear = nn.Linear(5, 1)
+    graph = fxcompress.compile(linear, [], example_inputs=data(4, 5))
+    (place,) = graph.graph.find_nodes(op="placeholder")
+    compiled = fxcompress.compile(linear, [passes.Quantize()], example_inputs=data(4, 5))
+    place = next(node for node in quantizer_calls(compiled) if not serves_weight(node))
+    x = data(4, 5, seed=1)
+    ((node, value, gradient),) = output_gradients(compiled, [place], [x], RandomSigns(sizes=[1.0]))
+    assert node is place and torch.equal(value, x)
+    torch.testing.assert_close(gradient.abs(), linear.weight.detach().abs().expand(4, 5), rtol=0.02, atol=0.01)
+
+
+def test_samples_get_the_same_signs_whatever_their_batches():
+    outputs = [data(6, 7)]
+    whole, parts = RandomSigns(sizes=[1.0]), RandomSigns(sizes=[1.0])
+    split = torch.cat([parts([part])[0] for part in outputs[0].split([1, 2, 3])])
+    assert torch.equal(whole(outputs)[0], split)
+
+
+# ---------------------------------------------------------------------------------------------- what is looked at
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, samples=st.integers(1, 3), channels=st.sampled_from([1, 3]), side=st.integers(1, 120), last=st.booleans())
+def test_the_values_looked_at_stand_for_all_and_hold_the_extremes(seed, samples, channels, side, last):
+    x = data(samples, channels, side, side, seed=seed)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    found = subsample_with_extremes(x, 2 * x.contiguous(), True)
+    values = found.values
+    assert found.count.sum() == x.numel()
+    assert torch.equal(found.others, 2 * values) and torch.equal(found.tails[1], 2 * found.tails[0])
+    assert torch.equal(found.tails[0].amax(1), x.flatten(1).amax(1))
+    assert side == 1 or torch.equal(found.tails[0].amin(1), x.flatten(1).amin(1))
+    for sample in x:
+        assert sample.max() in values and sample.min() in values
+    assert len(values) <= samples * 3 * PER_TENSOR
+
+
+# ------------------------------------------------------------------------------------------------------ the choice
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    seed=SEEDS,
+    tail=st.floats(1, 100),
+    bits=st.integers(3, 8),
+    symmetric=st.booleans(),
+    rival=st.sampled_from(["min_max", "percentile", "three_sigma", "mse"]),
+)
+def test_no_other_range_costs_much_less(seed, tail, bits, symmetric, rival):
+    x, gradient = data(4, 500, seed=seed), data(4, 500, seed=seed + 1).pow(3)
+    x[:, 0] *= tail
+    statistic = OutputError().start(QuantizationSpec(bits=bits, symmetric=symmetric))
+    statistic.update(x)
+    statistic.weigh(x, gradient)
+    assert statistic.cost(statistic.result()) <= statistic.cost(statistic.rival(ESTIMATORS[rival])) * 1.05
+
+
+def blind_to_the_last(channels=8):
+    linear = nn.Linear(channels, 4)
+    with torch.no_grad():
+        linear.weight[:, -1] = 0
+    return linear
+
+
+def test_values_that_the_outputs_owe_nothing_to_do_not_widen_a_range():
+    x = data(64, 8).clamp(-2, 2)
+    x[:, -1] = 1000
+    compiled = fxcompress.compile(blind_to_the_last(), PIPELINE, data=x.split(16))
+    (quantizer,) = activations(compiled).values()
+    low, high = quantizer.levels
+    assert float(quantizer.scale) * (high - low) < 8
+    other = fxcompress.compile(blind_to_the_last(), [*PIPELINE[:2], passes.Calibrate(estimator="min_max")], data=x.split(16))
+    assert float(next(iter(activations(other).values())).scale) > 3
+
+
+def test_the_choice_does_not_depend_on_batches():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 64, 10)).eval()
+    x = data(24, 3, 12, 12)
+    calibrate = replace(CALIBRATE, precision="float32")
+    by_size = [fxcompress.compile(model, [*PIPELINE[:2], calibrate], data=x.split(size)) for size in (3, 24)]
+    for one, other in zip(*(activations(compiled).values() for compiled in by_size)):
+        torch.testing.assert_close(one.scale, other.scale, rtol=0.03, atol=0)
+
+
+class Argmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.linear(x).argmax(1)
+
+
+def test_where_nothing_has_a_gradient_a_range_is_that_of_all_values():
+    x = data(20, 8)
+    compiled = fxcompress.compile(Argmax(), PIPELINE, data=x.split(5))
+    plain = fxcompress.compile(Argmax(), [*PIPELINE[:2], passes.Calibrate(estimator="min_max")], data=x.split(5))
+    for one, other in zip(activations(compiled).values(), activations(plain).values()):
+        assert torch.equal(one.scale, other.scale)
+    assert any("no output has a gradient" in note for note in compiled.report.notes)
+    assert not compiled.report.ranges
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_inference_mode_is_no_obstacle(everywhere):
+    batches = [data(5, 8, seed=seed) for seed in range(3)]
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    with torch.inference_mode(everywhere):
+        compiled = fxcompress.compile(model, PIPELINE, data=batches)
+    assert all(quantizer.ready for quantizer in activations(compiled).values())
+
+
+def test_gradients_that_are_not_finite_count_for_nothing():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.linear(x).relu().sqrt()
+
+    compiled = fxcompress.compile(Root(), PIPELINE, data=data(20, 8).split(5))
+    assert all(quantizer.scale.isfinite().all() for quantizer in activations(compiled).values())
+
+
+def test_errors_of_saturation_that_the_outputs_add_up_count_together():
+    """A layer whose output is the mean over many places of a channel: to cut it off everywhere is not a small error."""
+    x, together, apart = torch.rand(32, 400), torch.ones(32, 400), torch.ones(32, 400)
+    x[:, :40] *= 20
+    together, apart = together * data(32, 1).sign(), apart * data(32, 400).sign()
+    costs = []
+    for gradient in (together, apart):
+        statistic = OutputError().start(QuantizationSpec(symmetric=False))
+        statistic.update(x)
+        statistic.weigh(x, gradient)
+        costs.append(statistic.cost((torch.tensor(0.0), torch.tensor(10.0))))
+    exact = [(gradient * (x - x.clamp(max=10))).sum(1).square().sum() for gradient in (together, apart)]
+    assert costs[0] == pytest.approx(float(exact[0]), rel=0.05)
+    assert costs[1] == pytest.approx(float(exact[1]), rel=0.5)
+    assert costs[0] > 3 * costs[1]
+
+
+# ------------------------------------------------------------------------------------------------------ the report
+
+
+def test_the_report_has_each_choice_with_what_others_would_have_cost():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    compiled = fxcompress.compile(model, PIPELINE, data=data(64, 8).split(16))
+    choices = {choice.quantizer: choice for choice in compiled.report.ranges}
+    assert choices.keys() == activations(compiled).keys()
+    for choice in choices.values():
+        assert list(choice.decibels) == ["chosen", "min_max", "percentile", "mse"]
+        assert 20 < choice.decibels["chosen"] < 100
+        assert choice.decibels["chosen"] >= max(choice.decibels.values()) - 0.3
+        assert choice.seen[0] <= choice.chosen[0] <= 0 <= choice.chosen[1] <= choice.seen[1]
+    table = fxcompress.report.tables.printed(compiled.report.ranges_table())
+    assert all(name in table for name in (*choices, "min_max", "percentile"))
+
+
+def test_the_estimate_is_what_a_quantizer_alone_costs():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = data(400, 8)
+    calibrate = replace(CALIBRATE, gradient_samples=400, samples=400, precision="float32")
+    compiled = fxcompress.compile(model, [*PIPELINE[:2], calibrate], data=x.split(50))
+    (choice,) = [choice for choice in compiled.report.ranges if choice.quantizer.startswith("input")]
+    for quantizer in quantizer_calls(compiled).values():
+        quantizer.enabled = quantizer is activations(compiled)[choice.quantizer]
+    error = (compiled(x) - model(x)).square().sum() / model(x).square().sum()
+    assert -10 * torch.log10(error).item() == pytest.approx(choice.decibels["chosen"], abs=1.5)
+
+
+def test_a_number_of_samples_is_positive():
+    with pytest.raises(InputError, match="gradient_samples"):
+        passes.Calibrate(gradient_samples=0)
