@@ -116,6 +116,10 @@ def _add_compile(commands) -> None:
     command.add_argument("--mean", type=_numbers, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")
     command.add_argument("--std", type=_numbers, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
     command.add_argument("--output", metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)")
+    command.add_argument("--batch-size", type=_positive, metavar="N", help="of the file's inputs (free)")
+    command.add_argument("--input-names", type=_names, metavar="A,B", help="names of the file's inputs (those of forward)")
+    command.add_argument("--output-names", type=_names, metavar="A,B", help="names of the file's outputs (output)")
+    command.add_argument("--opset", type=_positive, metavar="N", help="of the ONNX operators (the lowest that will do)")
     command.add_argument("--dump", metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
     command.add_argument(
         "--verify",
@@ -172,6 +176,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; write it as a,b")
+    return names
 
 
 def _shape(text: str) -> tuple[list[int], torch.dtype]:

@@ -126,14 +126,24 @@ class PartlyCompiled(nn.Module):
         names = file_names(self.parts)
         return [file for path, part in self.parts.items() for file in part.dump(as_path(folder) / names[path])]
 
-    def to_onnx(self, folder: str | os.PathLike[str], *, verify: Verify = True) -> list[Path]:
+    def to_onnx(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        batch_size: int | None = None,
+        opset: int | None = None,
+        verify: Verify = True,
+    ) -> list[Path]:
         """Write each part to `folder` as ``<path>.onnx``; see `Compiled.to_onnx`.
 
         Raises:
             InputError: `folder` cannot be written, and as `Compiled.to_onnx`.
         """
         directory, names = self._folder(folder), file_names(self.parts)
-        return [part.to_onnx(directory / f"{names[path]}.onnx", verify=verify) for path, part in self.parts.items()]
+        return [
+            part.to_onnx(directory / f"{names[path]}.onnx", batch_size=batch_size, opset=opset, verify=verify)
+            for path, part in self.parts.items()
+        ]
 
     def to_openvino(
         self, folder: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True

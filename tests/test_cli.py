@@ -159,6 +159,16 @@ def test_inspect_counts(here, capsys):
     assert cli.main(["inspect", "tiny.onnx"]) == 0
     shown = capsys.readouterr().out
     assert "QuantizeLinear" in shown and "fxcompress.target = openvino" in shown
+    assert "in OpenVINO read integers" in shown
+
+
+def test_the_file_has_the_batch_size_and_names_that_are_asked_for(here, capsys):
+    options = ["--batch-size", "3", "--input-names", "x", "--output-names", "y", "--opset", "21"]
+    assert cli.main(["compile", f"{here}:tiny", "--data", "data.npy", *options]) == 0
+    model = onnx.load("tiny.onnx")
+    assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["x", "y"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    assert model.opset_import[0].version == 21
 
 
 def test_help_has_examples(capsys):

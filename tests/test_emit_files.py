@@ -137,7 +137,12 @@ def test_a_layer_behind_a_pool_still_reads_integers(tmp_path: Path) -> None:
             x = torch.ops.fxcompress.dequantize(torch.ops.fxcompress.quantize(x, *grid), *grid)
             return F.conv2d(self.pool(x), torch.ops.fxcompress.dequantize(self.integers, *grid))
 
-    for pool, share in ((lambda x: F.max_pool2d(x, 2).transpose(2, 3), 1), (lambda x: F.avg_pool2d(x, 2), 0)):
+    pools = [
+        (lambda x: F.max_pool2d(x, 2).transpose(2, 3), 1),
+        (lambda x: F.pad(x, (1, 1, 0, 2)), 1),
+        (lambda x: F.avg_pool2d(x, 2), 0),
+    ]
+    for pool, share in pools:
         emitted = to_onnx_model(captured(Pooled(pool), torch.randn(2, 3, 4, 4)))
         assert inspect_onnx(write_onnx(emitted, tmp_path / "model.onnx")).integer_layer_share == share
 

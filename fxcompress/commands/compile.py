@@ -19,6 +19,7 @@ from fxcompress import Compiled, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.commands.progress import shown
 from fxcompress.compiled import Verify
+from fxcompress.conformance.counting import integer_kernels
 from fxcompress.data.images import ArrayFile, ImageFolder, find_images
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
@@ -74,11 +75,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             progress=show,
         )
         show("writing", 0, None)
-        files = write(compiled, output, VERIFY[arguments.verify])
+        files = write(compiled, output, arguments)
         measured = sensitivity(compiled, data, progress=show) if report else None
     console.print(compiled.report.table())
     lines = [f"calibrated on {data}", *map(describe, files)]
     before = sum(row.bytes for row in compiled.report.rows if row.name.endswith("Capture"))
+    if arguments.batch_size is None and arguments.target == "openvino":
+        lines.append("its batch size is free; with --batch-size 1 small networks run up to a fifth faster in OpenVINO")
     lines.append(f"the float weights took {readable_bytes(before)}; to look closer: fxcompress inspect {files[0]}")
     if arguments.dump:
         lines.append(f"the graph after every pass is in {arguments.dump}")
@@ -90,20 +93,29 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
-def write(compiled: Compiled | PartlyCompiled, output: Path, verify: Verify) -> list[Path]:
-    """The files written: `output`, or, where submodules were compiled, one for each in a folder of that name."""
+def write(compiled: Compiled | PartlyCompiled, output: Path, arguments: argparse.Namespace) -> list[Path]:
+    """The files written: `output`, or, where submodules were compiled, one for each in a folder of that name.
+
+    Raises:
+        InputError: names of inputs or outputs are given where several files are written.
+    """
+    verify, batch_size, opset = VERIFY[arguments.verify], arguments.batch_size, arguments.opset
+    names = {"input_names": arguments.input_names, "output_names": arguments.output_names}
+    if isinstance(compiled, PartlyCompiled) and any(names.values()):
+        raise InputError("the model falls apart into several files; --input-names and --output-names name those of one")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FileWarning)  # the report says it
         if isinstance(compiled, PartlyCompiled):
-            return compiled.to_onnx(output.with_suffix(""), verify=verify)
-        return [compiled.to_onnx(output, verify=verify)]
+            return compiled.to_onnx(output.with_suffix(""), batch_size=batch_size, opset=opset, verify=verify)
+        return [compiled.to_onnx(output, batch_size=batch_size, opset=opset, verify=verify, **names)]
 
 
 def describe(file: Path) -> str:
-    summary = inspect_onnx(file)
+    summary, counted = inspect_onnx(file), integer_kernels(file)
+    counted = f" ({counted})" if counted else ""
     return (
         f"wrote [bold]{file}[/], {readable_bytes(summary.file_bytes)}; "
-        f"{summary.integer_layer_share:.0%} of its convolutions and matrix products read integers"
+        f"{summary.integer_layer_share:.0%} of its convolutions and matrix products read integers{counted}"
     )
 
 

@@ -47,6 +47,21 @@ def openvino_model(path: str, names: Sequence[str]) -> Run:
     return run
 
 
+KERNELS = {"Convolution", "Deconvolution", "BinaryConvolution", "MatMul", "FullyConnected"}
+INTEGERS = {"i8", "u8", "i4", "u4", "u1"}
+
+
+def openvino_layers(path: str) -> tuple[int, int]:
+    """How many convolutions and matrix products OpenVINO runs for the file at `path`, and how many of these read integers."""
+    import openvino
+
+    core = openvino.Core()
+    nodes = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model().get_ops()
+    kernels = [node for node in nodes if node.get_rt_info()["layerType"].astype(str) in KERNELS]
+    integer = [node for node in kernels if node.get_input_element_type(0).get_type_name() in INTEGERS]
+    return len(kernels), len(integer)
+
+
 LOADERS = {"onnxruntime": onnxruntime_session, "openvino": openvino_model}
 
 
@@ -64,6 +79,10 @@ class Server:
         """Load the file `path`, whose inputs are called `names`."""
         self.model = None
         self.model = LOADERS[runtime](path, names)
+
+    def layers(self, path: str) -> tuple[int, int]:
+        """See `openvino_layers`."""
+        return openvino_layers(path)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """The outputs for `inputs`, which are arrays in the order of the names."""

@@ -11,14 +11,12 @@ import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from fxcompress.emit.rewiring import dequantize_of
 from fxcompress.errors import InputError
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import as_path
 
 _HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
-# Operators that only move values, or pick among them: what they read of a dequantize, they still read as integers.
-_MOVES = {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Split"}
-_MOVES |= {"Squeeze", "Tile", "Transpose", "Unsqueeze"}
 _INTEGERS = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
 
 
@@ -38,7 +36,7 @@ class OnnxSummary:
         integer_weight_share: share of the weights' elements that are stored in 8 bits or fewer. Weights are the
             initializers of two or more dimensions that a convolution or matrix product reads, maybe dequantized.
         integer_layer_share: share of the convolutions and matrix products whose two operands are both dequantized,
-            maybe moved (reshaped, transposed, max-pooled) on the way.
+            maybe moved (padded, reshaped, transposed, max-pooled) on the way.
         zero_share: share of the weights' elements that stand for zero.
         file_bytes: size of the file, without external data.
     """
@@ -113,24 +111,15 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     )
 
 
-def _dequantize(value: ir.Value | None) -> ir.Node | None:
-    """The dequantize that `value` comes from, maybe moved on the way."""
-    while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type == "DequantizeLinear":
-            return producer
-        value = producer.inputs[0] if producer.op_type in _MOVES else None
-    return None
-
-
 def _reads_integers(node: ir.Node) -> bool:
-    return all(_dequantize(value) is not None for value in node.inputs[:2])
+    return all(dequantize_of(value) is not None for value in node.inputs[:2])
 
 
 def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Node | None]]:
     """The constant operands of two or more dimensions, each with the dequantize before it."""
     found: list[tuple[ir.Value, ir.Node | None]] = []
     for value in node.inputs[:2]:
-        dequantize = _dequantize(value)
+        dequantize = dequantize_of(value)
         source = dequantize.inputs[0] if dequantize else value
         if source is not None and source.const_value is not None and len(source.const_value.shape) >= 2:
             found.append((source, dequantize))

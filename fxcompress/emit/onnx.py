@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx.helper import find_min_ir_version_for, make_opsetid
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -28,6 +29,7 @@ from fxcompress.targets.faults import Fault
 __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "write_onnx"]
 
 OPSET = 20  # at first; onnxruntime 1.32 spoils signed activations in files that say 21: see microsoft/onnxruntime#28144
+LATEST_OPSET = 23  # both runtimes read it
 IR_VERSION = 10  # the version that came with opset 21
 _SIZE = torch.SymInt | torch.SymFloat | torch.SymBool
 
@@ -39,6 +41,7 @@ def to_onnx_model(
     output_names: Sequence[str] | None = None,
     metadata: dict[str, str] | None = None,
     faults: Collection[Fault] = (),
+    opset: int | None = None,
 ) -> ir.Model:
     """The ONNX model that computes what `graph_module` computes; weights are shared with it, not copied.
 
@@ -50,25 +53,39 @@ def to_onnx_model(
             ``output_0``, ``output_1`` ... for the rest.
         metadata: entries for the file's `metadata_props`.
         faults: of the runtimes that the file is for, to be written around.
+        opset: of the standard operators; None for the lowest that the model needs, 20 or 21.
 
     Raises:
         EmitError: an operator has no translation, or one cannot write the call in front of it. All such nodes are in
             one error, each with its source line.
-        InputError: there are not as many names as inputs or outputs.
+        InputError: there are not as many names as inputs or outputs, or the opset is none, or lower than the model needs.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=type(graph_module).__name__)
     walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
     walk.run()
     _remove_unused(graph)
+    graph.opset_imports[""] = _chosen_opset(opset, graph.opset_imports[""])
     notes = write_around(graph, faults)
     _remove_unused(graph)
     version = distribution.version("fxcompress")
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="fxcompress", producer_version=version)
+    ir_version = max(IR_VERSION, find_min_ir_version_for([make_opsetid("", graph.opset_imports[""])]))
+    model = ir.Model(graph, ir_version=ir_version, producer_name="fxcompress", producer_version=version)
     model.metadata_props.update(metadata or {})
     model.meta["ways"] = walk.emit.ways
     if notes:
         model.metadata_props["fxcompress.notes"] = "; ".join(notes)
     return model
+
+
+def _chosen_opset(wanted: int | None, needed: int) -> int:
+    if wanted is None:
+        return needed
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not OPSET <= wanted <= LATEST_OPSET:
+        raise InputError(f"opset is a number from {OPSET} to {LATEST_OPSET}, not {wanted!r}")
+    if wanted < needed:
+        why = "4-bit integers, scales for groups and group norms came with it"
+        raise InputError(f"the model needs opset {needed}, and cannot be written in {wanted}: {why}")
+    return wanted
 
 
 class _Walk:
@@ -143,7 +160,7 @@ class _Walk:
         return pairs
 
     def _call(self, node: fx.Node) -> Any:
-        if isinstance(node.meta.get("val"), _SIZE):
+        if isinstance(node.meta.get("val"), _SIZE | int | float):
             return node.meta["val"]  # sizes are computed where they are used
         if not node.users:
             return None
