@@ -113,7 +113,8 @@ class ChooseBits(Pass):
                 count = len(pytree.tree_leaves(batch)[0])
                 loss = self.loss(graph_module, batch)
                 _check_loss(loss)
-                total += count * mean_traces(loss, list(weights.values()), self.draws, random)
+                with _twice_differentiable():
+                    total += count * mean_traces(loss, list(weights.values()), self.draws, random)
                 seen += count
                 context.progress("estimating traces", seen, self.samples)
                 if seen >= self.samples:
@@ -130,6 +131,21 @@ def _check_loss(loss: Any) -> None:
         raise InputError(f"the loss must be one finite number a batch, a tensor, not {shown}")
     if not loss.requires_grad:
         raise InputError("the loss has no gradient: compute it from the model's outputs, and neither detach nor convert it")
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Where an operation has no second derivative, say so and what else there is."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if "derivative" not in str(problem) and "differentiate" not in str(problem):
+            raise
+        reason = str(problem).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"the loss cannot be differentiated twice ({reason}); choose the bits by hand with the overrides of Quantize, or "
+            "let RestorePrecision(bits=8, max_size=...) choose them without a loss"
+        ) from problem
 
 
 def _with_bits(quantizer: Quantizer, weight: Tensor, bits: int) -> Quantizer:

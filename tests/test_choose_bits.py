@@ -176,3 +176,18 @@ def test_what_cannot_be_done_is_said():
 def test_a_loss_that_cannot_be_differentiated_is_refused(loss, message):
     with pytest.raises(InputError, match=message):
         fxcompress.compile(Gained(), [passes.Quantize(), passes.ChooseBits(loss=loss)], data=DATA)
+
+
+def test_a_loss_without_a_second_derivative_is_told():
+    class Distances(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.linear(x)
+            return torch.cdist(x, x + 1)
+
+    choose = passes.ChooseBits(loss=lambda model, x: model(x).sum(), ratio=1.1)
+    with pytest.raises(InputError, match="cannot be differentiated twice .*cdist.* RestorePrecision"):
+        fxcompress.compile(Distances(), [passes.Quantize(), choose, passes.Calibrate()], data=[torch.randn(2, 3, 4)])

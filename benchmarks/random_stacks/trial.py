@@ -26,6 +26,7 @@ _ASKED_TOO_MUCH = (
     "give Quantize weights of fewer bits",
     "weights are at most",
     "the loss has no gradient",
+    "cannot be differentiated twice",
 )
 """What errors say where the stack asks for what the network cannot give."""
 
