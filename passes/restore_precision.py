@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from fxcompress.data.samples import in_small_batches, samples_of
@@ -16,20 +14,23 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.errors import InputError, PlanError, source_line
-from fxcompress.execution.agreement import RunningSqnr
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.measure import latency
+from fxcompress.measure.loss import Loss, Tolerance, with_unit
+from fxcompress.measure.prices import prices
 from fxcompress.measure.sensitivity import CHUNK
 from fxcompress.quantization.allocation import allocate
-from fxcompress.quantization.noise import Place, float_outputs, measure_noise
+from fxcompress.quantization.noise import Place, measure_noise
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls
 from fxcompress.quantization.restoration import added_bytes, leave_in_float, widen
-from fxcompress.report.units import readable_decibels
 from fxcompress.rewrite.rule import Replacement
-from fxcompress.training.quality import quality
 
 LOUDEST = 30
 """The power of ten that noise counts as at most, against the signal: infinite noise does not add up."""
+
+
+Batches = list[tuple[list[Tensor], int]]
+"""Flattened inputs, each with its number of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class RestorePrecision(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def __post_init__(self) -> None:
-        if not self._knows_what_is_tolerable and self.max_size is None:
+        if not self._tolerance.is_known and self.max_size is None:
             raise InputError(
                 "RestorePrecision needs to know what is tolerable: give min_decibels, or metric and tolerance, or max_size"
             )
@@ -97,26 +98,32 @@ class RestorePrecision(Pass):
             latency.require_openvino()
 
     @property
-    def _knows_what_is_tolerable(self) -> bool:
-        return self.min_decibels is not None or self.metric is not None
+    def _tolerance(self) -> Tolerance:
+        return Tolerance(self.min_decibels, self.metric, self.tolerance)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         before = fx.GraphModule(graph_module, copy_graph(graph_module.graph)) if self.latency else graph_module
         restored = self._restore_worst(graph_module, context)
         if self.latency and restored:
             context.progress("measuring latency", 0, None)
-            context.notes += _prices(before, graph_module, [done.node for done in restored], context)
+            names = [done.node for done in restored]
+            context.notes += prices(before, graph_module, names, context.example, context.lower, context.target)
         return restored
 
     def _restore_worst(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        loss = _Loss(self, graph_module, context)
+        if context.reference is None:
+            raise PlanError("RestorePrecision compares with the model before it was quantized, and nobody kept that")
+        # Read once: a loader may shuffle, and the same samples must be compared.
+        graph = graph_module.graph
+        batches = list(in_small_batches(graph, samples_of(graph, context, self.samples), CHUNK))
+        loss = Loss(self._tolerance, graph_module, context.reference, [leaves for leaves, _ in batches])
         before = loss.measure()
         if before.met:
             context.notes.append(f"{before}: nothing to restore")
             return []
         restored: list[Replacement] = []
         room = self._room(graph_module, context)
-        ranked = self._ranked(graph_module, context, loss)
+        ranked = self._ranked(graph_module, context, batches)
         fitting = self._fitting(graph_module, ranked, room, context)
         for done, place in enumerate(fitting[: self.max_layers]):
             context.progress("restoring precision", done, self.max_layers or len(fitting))
@@ -124,9 +131,9 @@ class RestorePrecision(Pass):
             if not names:
                 continue
             given = "left in float" if self.bits is None else f"given {self.bits} bits"
-            told = f"{', '.join(names)} ({_readable(place.decibels)} by itself) {given}"
+            told = f"{', '.join(names)} ({with_unit(place.decibels)} by itself) {given}"
             restored += [Replacement("", name, name, source_line(place.node)) for name in names]
-            if not self._knows_what_is_tolerable:
+            if not self._tolerance.is_known:
                 context.notes.append(told)
                 continue
             after = loss.measure()
@@ -134,21 +141,21 @@ class RestorePrecision(Pass):
             before = after
             if after.met:
                 return restored
-        if self._knows_what_is_tolerable:
+        if self._tolerance.is_known:
             context.notes.append(f"what was asked for is not reached: {before}; {self._remedy(ranked, fitting)}")
         else:
             size = f"the weights take {_share(graph_module, context):.4g} of the original model's size"
             context.notes.append(f"{len(restored)} of {len(ranked)} layers: {before} → {loss.measure()}; {size}")
         return restored
 
-    def _ranked(self, graph_module: fx.GraphModule, context: Context, loss: _Loss) -> list[Place]:
+    def _ranked(self, graph_module: fx.GraphModule, context: Context, batches: Batches) -> list[Place]:
         """The layers that can be restored, by their own noise, worst first."""
         layers = quantized_layers(graph_module, context.target)
         if self.bits is not None:
             calls = quantizer_calls(graph_module)
             layers = [_weights_alone(one) for one in layers if any(calls[call].spec.bits < self.bits for call in one.weights)]
         places = [Place(layer.node, layer) for layer in layers]
-        measure_noise(graph_module, places, loss.batches, context.progress, self.samples, context.reference)
+        measure_noise(graph_module, places, batches, context.progress, self.samples, context.reference)
         return sorted(places, key=lambda place: place.decibels)
 
     def _room(self, graph_module: fx.GraphModule, context: Context) -> int | None:
@@ -194,20 +201,6 @@ class RestorePrecision(Pass):
         return "no layer is left to restore" if self.bits is None else "leave bits out, so that layers return to float"
 
 
-def _prices(before: fx.GraphModule, after: fx.GraphModule, names: list[str], context: Context) -> list[str]:
-    """What restoring `names` costs in milliseconds, layer by layer and in all."""
-    variants = {"before": before, "after": after}
-    kernels = latency.measure_kernels(variants, context.example, context.lower)
-    seconds = latency.measure_latencies(variants, context.example, context.lower)
-    told = []
-    for name in names:
-        nodes = {which: next(n for n in module.graph.nodes if n.name == name) for which, module in variants.items()}
-        old, new = (latency.seconds_of(kernels[which], nodes[which], context.target) * 1e3 for which in variants)
-        told.append(f"{name}: {old:.3f} → {new:.3f} ms" if old or new else f"{name}: in the kernel of another layer")
-    old, new = (float(np.median(seconds[which])) * 1e3 for which in variants)
-    return [*told, f"the whole file: {old:.2f} → {new:.2f} ms"]
-
-
 def _share(graph_module: fx.GraphModule, context: Context) -> float:
     """What the weights take now, as a share of what those of the model took before the first pass; 0 where it has none."""
     assert context.original is not None
@@ -218,69 +211,3 @@ def _share(graph_module: fx.GraphModule, context: Context) -> float:
 def _weights_alone(layer: Layer) -> Layer:
     """`layer` with the quantizers of its weights only."""
     return replace(layer, activations=(), cone=tuple(met for met in layer.cone if met not in layer.activations))
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """How good the model is as it is now."""
-
-    decibels: float | None
-    metric: float | None
-    met: bool
-
-    def __str__(self) -> str:
-        told = [] if self.decibels is None else [_readable(self.decibels)]
-        return ", ".join(told + ([] if self.metric is None else [f"metric {self.metric:g}"]))
-
-
-def _readable(decibels: float) -> str:
-    return readable_decibels(decibels) + (" dB" if math.isfinite(decibels) else "")
-
-
-class _Loss:
-    """Measures a graph module, as it changes, against the model before it was quantized."""
-
-    def __init__(self, wanted: RestorePrecision, graph_module: fx.GraphModule, context: Context):
-        self.wanted, self.graph_module = wanted, graph_module
-        self.in_decibels = wanted.min_decibels is not None or wanted.metric is None
-        if context.reference is None:
-            raise PlanError("RestorePrecision compares with the model before it was quantized, and nobody kept that")
-        # Read once: a loader may shuffle, and the same samples must be compared.
-        graph = graph_module.graph
-        self.batches = list(in_small_batches(graph, samples_of(graph, context, wanted.samples), CHUNK))
-        self.outputs: list[list[Tensor]] = []
-        if self.in_decibels:
-            self.outputs = [_run(context.reference, leaves) for leaves, _ in self.batches]
-        if wanted.metric is not None:
-            self.least = _quality(wanted.metric, context.reference) - wanted.tolerance
-
-    def measure(self) -> _Measured:
-        """The present loss, and whether it is tolerable."""
-        self.graph_module.recompile()
-        decibels = metric = None
-        met = self.wanted.min_decibels is not None or self.wanted.metric is not None
-        if self.in_decibels:
-            sqnr = RunningSqnr()
-            for expected, (leaves, _) in zip(self.outputs, self.batches):
-                sqnr.update(expected, _run(self.graph_module, leaves))
-            decibels = sqnr.decibels
-            met = met and (self.wanted.min_decibels is None or decibels >= self.wanted.min_decibels)
-        if self.wanted.metric is not None:
-            metric = _quality(self.wanted.metric, self.graph_module)
-            met = met and metric >= self.least
-        return _Measured(decibels, metric, met)
-
-
-@torch.inference_mode()
-def _run(graph_module: fx.GraphModule, leaves: list[Tensor]) -> list[Tensor]:
-    """The floating-point outputs for flattened inputs."""
-    return float_outputs(fx.Interpreter(graph_module).run(*leaves, enable_io_processing=False))
-
-
-@torch.no_grad()
-def _quality(metric: Callable[[nn.Module], float], model: nn.Module) -> float:
-    """What `metric` says of `model`, as a number."""
-    value = quality(metric, model)
-    if math.isnan(value):
-        raise InputError("metric returned NaN; let it return a number, larger for a better model")
-    return value
