@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 
-from fxcompress.data.samples import chunks, in_small_batches, samples_of
+from fxcompress.data.batch import Leaves
+from fxcompress.data.samples import chunks, divided, in_small_batches
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, InputError, describe
@@ -17,6 +18,7 @@ from fxcompress.execution.agreement import decibels
 from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
+from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
 from fxcompress.quantizers.estimator import Estimator, Statistic
 from fxcompress.quantizers.output_error import WeighedStatistic
@@ -73,41 +75,80 @@ class Calibrate(Pass):
                 seen += count
                 context.progress("calibrating", seen, self.samples)
         context.notes.append(f"{seen} samples, {observer.arithmetic} forward")
+        rewritten = observer.set_ranges()
         asking = {node: found for node, found in observer.statistics.items() if isinstance(found, WeighedStatistic)}
         if asking:
-            weighed = self._weigh(graph_module, asking, observer.arithmetic, context)
-            _tell(asking, weighed, context)
-        return observer.set_ranges()
+            choosing, judging = divided(graph_module.graph, context, self._weighed, JUDGING)
+            samples = self._weigh(graph_module, asking, choosing, observer.arithmetic, context)
+            rewritten = observer.set_ranges()
+            undone = _judge(graph_module, asking, judging, context)
+            _tell(asking, samples, undone, context)
+        return rewritten
+
+    @property
+    def _weighed(self) -> int:
+        return self.gradient_samples if self.samples is None else min(self.gradient_samples, self.samples)
 
     def _weigh(
         self,
         graph_module: fx.GraphModule,
         asking: Mapping[fx.Node, WeighedStatistic],
+        batches: Sequence[Leaves],
         arithmetic: Arithmetic,
         context: Context,
     ) -> int:
         """Tell the statistics `asking` for it what the outputs owe to the values of their nodes; returns the samples."""
-        wanted = self.gradient_samples if self.samples is None else min(self.gradient_samples, self.samples)
         seen, signs = 0, RandomSigns()
         with in_float(graph_module):
-            for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, context, wanted), CHUNK):
+            for leaves, count in in_small_batches(graph_module.graph, batches, CHUNK):
                 for node, x, gradient in output_gradients(graph_module, asking, leaves, signs, arithmetic):
                     if gradient is not None:
                         asking[node].weigh(x, gradient)
                 seen += count
-                context.progress("weighing errors", seen, wanted)
+                context.progress("weighing errors", seen, self._weighed)
         return seen
+
+
+JUDGING = 24
+"""Samples, other than those that chose, that narrower ranges are judged on."""
+
+
+@dataclass
+class _Narrowing:
+    """A range that cuts off values, in place of the one from the lowest to the highest."""
+
+    name: str
+    quantizer: Quantizer
+    statistic: WeighedStatistic
+
+    def make(self) -> None:
+        self.quantizer.set_range(*self.statistic.result())
+
+    def undo(self) -> None:
+        self.quantizer.set_range(*self.statistic.extremes.result())
+
+
+def _judge(
+    graph_module: fx.GraphModule, asking: Mapping[fx.Node, WeighedStatistic], batches: Sequence[Leaves], context: Context
+) -> set[str]:
+    """Undo ranges that do not bring the outputs on `batches` nearer to the float model's; the names of their quantizers."""
+    if not batches or context.reference is None:
+        return set()
+    found = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
+    changes = [_Narrowing(name, graph_module.get_submodule(name), statistic) for name, statistic in found.items()]
+    kept = keep_what_helps(changes, OutputDifference(graph_module, context.reference, batches))
+    return found.keys() - {change.name for change in kept}
 
 
 RIVALS = ("min_max", "percentile", "mse")
 """The estimators whose ranges are told beside those that were chosen by their cost."""
 
 
-def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, context: Context) -> None:
+def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, undone: Collection[str], context: Context) -> None:
     """Report the ranges that cost least, with what others would have cost."""
     by_quantizer = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
     for name, statistic in by_quantizer.items():
-        chosen = statistic.result()
+        chosen = statistic.extremes.result() if name in undone else statistic.result()
         ranges = {"chosen": chosen} | {rival: statistic.rival(ESTIMATORS[rival]) for rival in RIVALS}
         costs = {label: decibels(1.0, statistic.cost(one) / samples) for label, one in ranges.items()}
         (low, high), seen = chosen, statistic.extremes.result()

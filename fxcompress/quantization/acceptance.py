@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -46,7 +46,7 @@ class Change:
         _set(self.before)
 
 
-class OutputError:
+class OutputDifference:
     """How far the outputs of `quantized`, as it stands, are from those of `reference`, on some samples."""
 
     def __init__(self, quantized: fx.GraphModule, reference: fx.GraphModule, batches: Sequence[Leaves]):
@@ -64,7 +64,18 @@ class OutputError:
         return sum(error / max(energy, 1e-30) for energy, error in zip(signal, noise))
 
 
-def keep_what_helps(changes: Sequence[Change], error: Callable[[], float]) -> list[Change]:
+class Undoable(Protocol):
+    """A change that is made, and can be undone and made again."""
+
+    def make(self) -> None: ...
+
+    def undo(self) -> None: ...
+
+
+Kind = TypeVar("Kind", bound=Undoable)
+
+
+def keep_what_helps(changes: Sequence[Kind], error: Callable[[], float]) -> list[Kind]:
     """Undo those of `changes`, all of them made, that do not make `error` smaller beside the others; returns the rest.
 
     They are tried together first, and by halves where they do not help together. So the error never grows, and where all is
@@ -73,7 +84,7 @@ def keep_what_helps(changes: Sequence[Change], error: Callable[[], float]) -> li
     for change in changes:
         change.undo()
     least, waiting = error(), [list(changes)]
-    kept: list[Change] = []
+    kept: list[Kind] = []
     while waiting:
         group = waiting.pop()
         for change in group:
@@ -101,7 +112,7 @@ def judged(
     if not batches or not changes:
         notes.append("all changes are kept unseen: there are no samples that did not choose them")
         return list(changes)
-    error = OutputError(quantized, reference, batches)
+    error = OutputDifference(quantized, reference, batches)
     after = error()
     kept = keep_what_helps(changes, error)
     undone = [change.layer.node.name for change in changes if change not in kept]
