@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from torch import fx, nn
 from torch.export import ExportedProgram
 
@@ -24,7 +25,9 @@ from fxcompress.driver.run import run
 from fxcompress.emit.lowering import lower
 from fxcompress.errors import CaptureError
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.options import check_arguments
 from fxcompress.parts import PartlyCompiled, SubmoduleData
+from fxcompress.report.progress import shown
 from fxcompress.storage.atomic import as_path
 from fxcompress.storage.names import file_names
 from fxcompress.targets import Target, find_target
@@ -32,6 +35,7 @@ from fxcompress.targets import Target, find_target
 Progress = Callable[[str, int, int | None], None]
 
 
+@check_arguments("verify", "dump", "progress")
 def compile(
     model: nn.Module | fx.GraphModule | ExportedProgram,
     passes: Sequence[Pass] | None = None,
@@ -43,7 +47,7 @@ def compile(
     dump: str | os.PathLike[str] | None = None,
     submodules: Sequence[str] | None = None,
     dynamic_shapes: Any = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Compiled | PartlyCompiled:
     """Compress `model` with `passes`, verifying each; by default INT8 after training, for OpenVINO.
 
@@ -60,7 +64,7 @@ def compile(
         submodules: paths of the submodules to compile, where the whole forward cannot be traced. None compiles the whole
             model or else the largest submodules that trace.
         dynamic_shapes: as `torch.export.export` takes it; None for a free batch size.
-        progress: called as ``progress(description, done, total)``.
+        progress: called as ``progress(description, done, total)``; True for a line on the terminal.
 
     Raises:
         InputError: example inputs are missing, or an argument or the data cannot be used.
@@ -70,6 +74,20 @@ def compile(
         VerificationError: a pass broke its promise.
     """
     check_model(model)
+    if progress is True:
+        with shown(Console(stderr=True), "compiling") as show:
+            return compile(
+                model,
+                passes,
+                example_inputs=example_inputs,
+                data=data,
+                target=target,
+                verify=verify,
+                dump=dump,
+                submodules=submodules,
+                dynamic_shapes=dynamic_shapes,
+                progress=show,
+            )
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
     if data is None:
@@ -77,7 +95,8 @@ def compile(
     else:
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
-    settings = _Settings(tuple(chosen), find_target(target), verify, as_path(dump) if dump is not None else None, progress)
+    folder = as_path(dump) if dump is not None else None
+    settings = _Settings(tuple(chosen), find_target(target), verify, folder, progress or None)
     whole = None
     if submodules is None:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.data.batch import Leaves
@@ -49,10 +50,10 @@ class Calibrate(Pass):
     """
 
     estimator: str | Estimator = "min_max"
-    samples: int | None = 300
-    gradient_samples: int = 64
+    samples: Annotated[int, Ge(1)] | None = 300
+    gradient_samples: Annotated[int, Ge(1)] = 64
     precision: Precision = "auto"
-    chunk: int = 10
+    chunk: Annotated[int, Ge(1)] = 10
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})

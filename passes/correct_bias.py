@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.data.samples import divided
@@ -36,8 +37,8 @@ class CorrectBias(Pass):
         InputError: there is no data, a batch does not fit the model, or `samples` is not positive.
     """
 
-    samples: int = 32
-    judging: int = 16
+    samples: Annotated[int, Ge(1)] = 32
+    judging: Annotated[int, Ge(1)] = 16
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})

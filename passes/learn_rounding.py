@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, fx
 
 from fxcompress.data.samples import divided
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
 from fxcompress.quantization.acceptance import Change, judged
 from fxcompress.quantization.matrix_layers import MatrixLayer, in_step, matrix_layers
 from fxcompress.quantization.patches import input_patches, weight_rows
@@ -50,26 +49,16 @@ class LearnRounding(Pass):
         InputError: there is no data, a batch does not fit the model, or an option is out of its range.
     """
 
-    samples: int = 64
-    judging: int = 16
-    patches: int = 64
-    damping: float = 3.0
-    iterations: int = 100
-    learning_rate: float = 0.1
-    regularization: float = 3.0
+    samples: Annotated[int, Ge(1)] = 64
+    judging: Annotated[int, Ge(1)] = 16
+    patches: Annotated[int, Ge(1)] = 64
+    damping: Annotated[float, Gt(0)] = 3.0
+    iterations: Annotated[int, Ge(0)] = 100
+    learning_rate: Annotated[float, Gt(0)] = 0.1
+    regularization: Annotated[float, Ge(0)] = 3.0
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
-
-    def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("judging", 1), ("patches", 1), ("iterations", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"LearnRounding needs {name} of {least} or more, got {getattr(self, name)!r}")
-        for name in ("damping", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"LearnRounding needs a {name} above 0, got {getattr(self, name)!r}")
-        if not 0 <= self.regularization < math.inf:
-            raise InputError(f"LearnRounding needs a regularization of 0 or more, got {self.regularization!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.data.samples import joined
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
 from fxcompress.execution.precision import Precision
 from fxcompress.execution.relevance import reads_tokens, relevant_inputs
 from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
@@ -55,29 +54,18 @@ class RoundWeights(Pass):
         InputError: there is no data, a batch does not fit the model, or an option is out of its range.
     """
 
-    samples: int = 16
-    patches: int = 64
-    columns: int | None = 512
-    tokens: int = 4096
-    token_samples: int = 128
-    token_columns: int | None = 2048
-    damping: float = 1.0
-    sweeps: int = 2
+    samples: Annotated[int, Ge(1)] = 16
+    patches: Annotated[int, Ge(1)] = 64
+    columns: Annotated[int, Ge(1)] | None = 512
+    tokens: Annotated[int, Ge(1)] = 4096
+    token_samples: Annotated[int, Ge(1)] = 128
+    token_columns: Annotated[int, Ge(1)] | None = 2048
+    damping: Annotated[float, Ge(0)] = 1.0
+    sweeps: Annotated[int, Ge(1)] = 2
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "patches", "tokens", "token_samples", "sweeps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"RoundWeights needs {name} of 1 or more, got {getattr(self, name)!r}")
-        for name in ("columns", "token_columns"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise InputError(f"RoundWeights needs {name} of 1 or more, or None for no limit, got {limit!r}")
-        if not 0 <= self.damping < math.inf:
-            raise InputError(f"RoundWeights needs a damping of 0 or more, got {self.damping!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.driver.effect import Effect
@@ -50,9 +51,9 @@ class SmoothActivations(Pass):
         CalibrationError: an activation is NaN or infinite.
     """
 
-    samples: int | None = 300
-    tokens: int = 256
-    token_samples: int = 32
+    samples: Annotated[int, Ge(1)] | None = 300
+    tokens: Annotated[int, Ge(1)] = 256
+    token_samples: Annotated[int, Ge(1)] = 32
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING

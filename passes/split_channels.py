@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.channels.removal import propagate
@@ -48,7 +49,7 @@ class SplitChannels(Pass):
 
     channels: int = 16
     gain: float = 1.25
-    samples: int | None = 64
+    samples: Annotated[int, Ge(1)] | None = 64
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING

@@ -144,7 +144,7 @@ def test_a_loss_behind_an_attention_has_traces():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": 3}, "loss is a function of the model and a batch, not 3"),
+        ({"loss": 3}, "loss that is a function, got 3"),
         ({"ratio": 0.5}, "ratio must be 1 or more, not 0.5"),
         ({"bits": (1, 8)}, r"bits are some of 2 to 8, as \(4, 8\), not \(1, 8\)"),
         ({"bits": ()}, "bits are some of 2 to 8"),

@@ -192,9 +192,9 @@ def test_the_file_has_no_teacher(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "kl"}, "'mse' or 'softmax', not 'kl'"),
+        ({"loss": "kl"}, "'mse' or 'softmax', got 'kl'"),
         ({"loss": "softmax", "temperature": 0.0}, "temperature above 0, got 0.0"),
-        ({"scale": float("nan")}, "scale above 0, got nan"),
+        ({"scale": float("nan")}, "scale that is a finite number, got nan"),
         ({"temperature": 4.0}, "are of Distill.loss='softmax'."),
         ({"axis": 2}, "are of Distill.loss='softmax'."),
         ({"loss": "softmax", "axis": 2}, "an output of 2 dimensions; say which axis"),

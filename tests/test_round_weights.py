@@ -154,5 +154,5 @@ def test_rounding_needs_data():
 
 def test_correcting_needs_samples():
     model, images = _network()
-    with pytest.raises(InputError, match="CorrectBias needs at least one sample"):
+    with pytest.raises(InputError, match="CorrectBias needs samples of 1 or more, got 0"):
         _compiled(model, images, passes.Calibrate(), passes.CorrectBias(samples=0))

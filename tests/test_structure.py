@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"fxcompress": "fxcompress", "fxcompress.passes": "passes", "fxcompress.patterns": "patterns"}
 
 ROOMS = [  # each imports only those before it; "fxcompress" is what a user imports first
-    *("errors", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
+    *("errors", "options", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
     *("masks", "quantizers", "binarization", "targets", "execution", "quantization", "channels", "sparsity", "training"),
     *("driver", "emit", "conformance", "measure", "patterns", "passes"),
     *("defaults", "compiled", "parts", "compiler", "inplace", "fxcompress", "demo", "commands", "cli"),

@@ -17,7 +17,6 @@ from torch.export import ExportedProgram
 import fxcompress
 from fxcompress import Compiled, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
-from fxcompress.commands.progress import shown
 from fxcompress.compiled import Verify
 from fxcompress.conformance.counting import integer_kernels
 from fxcompress.data.images import ArrayFile, ImageFolder, find_images
@@ -27,6 +26,7 @@ from fxcompress.emit.inspect import inspect_onnx
 from fxcompress.errors import FileWarning, InputError
 from fxcompress.measure.sensitivity import check_report_path, sensitivity
 from fxcompress.passes import Calibrate, Quantize
+from fxcompress.report.progress import shown
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import check_writable
 

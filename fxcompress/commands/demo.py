@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 import fxcompress
-from fxcompress.commands.progress import Show, shown
 from fxcompress.demo import digits as demo
 from fxcompress.errors import InputError
+from fxcompress.report.progress import Show, shown
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import check_writable
 from fxcompress.views.drawing import draw

@@ -10,8 +10,8 @@ from rich.console import Console
 import fxcompress
 from fxcompress.commands.compile import post_training
 from fxcompress.commands.models import example_for, load_model, model_name
-from fxcompress.commands.progress import shown
 from fxcompress.errors import InputError
+from fxcompress.report.progress import shown
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import Effect
+from fxcompress.options import Declared
 from fxcompress.report.ranges import RangeChoice
 from fxcompress.report.short_repr import short_repr
 from fxcompress.rewrite.rule import Replacement, Rule, apply
@@ -61,7 +62,7 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class Pass(Declared):
     """One rewrite of the whole graph. Subclasses are frozen dataclasses: their fields are the pass's options.
 
     `run` edits the graph module in place and returns what it rewrote. Nodes that it creates carry

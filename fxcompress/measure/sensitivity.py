@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from rich.box import MARKDOWN, SIMPLE_HEAD, Box
 from rich.table import Table
 from torch import fx
@@ -16,6 +17,7 @@ from torch import fx
 from fxcompress.data.inputs import example_inputs, peek
 from fxcompress.data.samples import in_small_batches, read_samples
 from fxcompress.errors import InputError, source_line
+from fxcompress.options import check_arguments
 from fxcompress.pattern.scopes import operation
 from fxcompress.quantization.noise import Place, layers_and_activations, measure_noise
 from fxcompress.quantization.quantized import quantizer_calls
@@ -118,12 +120,13 @@ def check_report_path(path: str | os.PathLike[str]) -> Path:
     return check_writable(_with_suffix(path, (".md", ".svg")))
 
 
+@check_arguments("samples", "chunk", "progress")
 def sensitivity(
     model: fx.GraphModule,
     data: Iterable[Any],
     *,
-    samples: int = 32,
-    chunk: int = CHUNK,
+    samples: Annotated[int, Ge(1)] = 32,
+    chunk: Annotated[int, Ge(1)] = CHUNK,
     target: str | Target | None = None,
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None,
 ) -> SensitivityReport:
@@ -146,7 +149,7 @@ def sensitivity(
         InputError: the model, the data or a number cannot be used.
         PlanError: a quantizer has no range yet.
     """
-    _check(model, samples, chunk)
+    _check(model)
     compilation = getattr(model, "compilation", None)
     first, data = peek(data)
     example = compilation.example if compilation else example_inputs(model, data=[first])
@@ -159,16 +162,13 @@ def sensitivity(
     return SensitivityReport(tuple(rows), noise.together.decibels, noise.samples)
 
 
-def _check(model: Any, samples: int, chunk: int) -> None:
+def _check(model: Any) -> None:
     if not isinstance(model, fx.GraphModule):
         parts = getattr(model, "parts", None)
         remedy = (
             "it was compiled in parts: measure one of its `parts`, on what that part is given" if parts else "compile it first"
         )
         raise InputError(f"sensitivity is measured on a compiled model, not on a {type(model).__name__}; {remedy}")
-    for name, number in (("samples", samples), ("chunk", chunk)):
-        if number < 1:
-            raise InputError(f"{name} must be 1 or more, got {number}")
     if not quantizer_calls(model):
         raise InputError("the model holds no quantizer; list Quantize() and Calibrate() among its passes")
 

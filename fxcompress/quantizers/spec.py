@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from fxcompress.errors import InputError
+from fxcompress.options import Declared
 from fxcompress.report.short_repr import short_repr
 
 
 @dataclass(frozen=True)
-class QuantizationSpec:
+class QuantizationSpec(Declared):
     """The integer grid of a quantizer.
 
     Attributes:
@@ -27,20 +30,16 @@ class QuantizationSpec:
             the last group of a row may be smaller. None for no groups. ONNX calls it `block_size`.
     """
 
-    bits: int = 8
+    bits: Annotated[int, Ge(2), Le(8)] = 8
     symmetric: bool = True
     signed: bool | None = None
     narrow: bool = False
     channel_axis: int | None = None
-    group_size: int | None = None
+    group_size: Annotated[int, Ge(1)] | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise InputError(f"bits must be 2 to 8, got {self.bits}")
         if self.narrow and not self.symmetric:
             raise InputError("narrow=True needs symmetric=True: an asymmetric grid has no mirror image to keep")
-        if self.group_size is not None and self.group_size < 1:
-            raise InputError(f"group_size must be 1 or more, or None for no groups, got {self.group_size}")
 
     def __repr__(self) -> str:
         return short_repr(self)

@@ -10,13 +10,17 @@ import bisect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
 
 from fxcompress.errors import InputError
+from fxcompress.options import Declared
 from fxcompress.report.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Schedule(ABC):
+class Schedule(Declared, ABC):
     """A level for every epoch. Epochs count from 0, and 2.5 is the middle of epoch 2.
 
     Attributes:
@@ -27,14 +31,8 @@ class Schedule(ABC):
         InputError: an option is out of its range.
     """
 
-    initial: float = 0.0
-    steps_per_epoch: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.initial < 1:
-            raise InputError(f"{type(self).__name__} needs an initial level from 0 to below 1, got {self.initial!r}")
-        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            raise InputError(f"{type(self).__name__} needs steps_per_epoch of 1 or more, got {self.steps_per_epoch!r}")
+    initial: Annotated[float, Ge(0), Lt(1)] = 0.0
+    steps_per_epoch: Annotated[int, Ge(1)] | None = None
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -48,16 +46,8 @@ class Schedule(ABC):
 class _Ramp(Schedule):
     """From `initial` to the target within `epochs`, after `warmup` epochs at `initial`."""
 
-    epochs: int
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs < 1 or self.warmup < 0:
-            raise InputError(
-                f"{type(self).__name__} needs epochs of 1 or more and a warmup of 0 or more, "
-                f"got {self.epochs!r} and {self.warmup!r}"
-            )
+    epochs: Annotated[int, Ge(1)]
+    warmup: Annotated[int, Ge(0)] = 0
 
     def progress(self, epoch: float) -> float:
         """The share of the way in time, 0 to 1."""
@@ -73,13 +63,8 @@ class Polynomial(_Ramp):
     With power 3, the schedule of Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878, equation 1.
     """
 
-    power: float = 0.9
+    power: Annotated[float, Gt(0)] = 0.9
     concave: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.power < math.inf:
-            raise InputError(f"Polynomial needs a power above 0, got {self.power!r}")
 
     def level(self, epoch: float, target: float) -> float:
         t = self.progress(epoch)
@@ -137,7 +122,7 @@ class MultiStep(Schedule):
     ``MultiStep(levels=(0.1, 0.3), epochs=(10, 20))`` is 0.1 in epochs 0 to 9, 0.3 in epochs 10 to 19, then the target.
     """
 
-    levels: tuple[float, ...]
+    levels: tuple[Annotated[float, Ge(0), Lt(1)], ...]
     epochs: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -146,8 +131,6 @@ class MultiStep(Schedule):
             raise InputError(f"MultiStep needs an epoch for each level, got {self.levels!r} and {self.epochs!r}")
         if list(self.epochs) != sorted(set(self.epochs)):
             raise InputError(f"the epochs of MultiStep rise, but are {self.epochs!r}")
-        if not all(0 <= level < 1 for level in self.levels):
-            raise InputError(f"the levels of MultiStep are from 0 to below 1, but are {self.levels!r}")
 
     def level(self, epoch: float, target: float) -> float:
         return (*self.levels, target)[bisect.bisect_right(self.epochs, epoch)]

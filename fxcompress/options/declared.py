@@ -1,0 +1,88 @@
+"""Whatever declares options: a dataclass whose fields have types and ranges, or a function whose parameters have."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar, cast, get_type_hints
+
+from fxcompress.errors import InputError
+from fxcompress.options.kinds import allowed, fits
+
+_LONGEST = 100
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Declared:
+    """A dataclass whose fields are options: each is checked against its declared type and range when an object is made.
+
+    ``samples: Annotated[int, Ge(1)] = 32`` is all that is to be written. `__post_init__` is for what concerns several options,
+    and runs afterwards.
+
+    Raises:
+        InputError: an option is of another type or out of its range.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("__post_init__")
+
+        def __post_init__(self: Any) -> None:
+            check_fields(self)
+            if own:
+                own(self)
+
+        cls.__post_init__ = __post_init__  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(declared: Any) -> None:
+    """Raise InputError for a field of the dataclass `declared` that is not as it is declared."""
+    hints: dict[str, Any] = _hints(type(declared))  # type: ignore[arg-type]
+    for field in dataclasses.fields(declared):
+        if field.init and field.name in hints:
+            _check(type(declared).__name__, field.name, getattr(declared, field.name), hints[field.name])
+
+
+def check_arguments(*names: str) -> Callable[[Function], Function]:
+    """A decorator: a call with an argument, of those `names`, that is not as its parameter is declared raises InputError."""
+
+    def decorate(function: Function) -> Function:
+        parameters = inspect.signature(function)
+
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            hints = _hints(function)
+            for name, value in parameters.bind(*args, **kwargs).arguments.items():
+                if name in names and name in hints:
+                    _check(function.__name__, name, value, hints[name])
+            return function(*args, **kwargs)
+
+        return cast(Function, checked)
+
+    return decorate
+
+
+def _check(owner: str, name: str, value: Any, declared: Any) -> None:
+    if not fits(value, declared):
+        hint = f"; write [{value!r}]" if fits([value], declared) else ""
+        raise InputError(f"{owner} needs {name} {allowed(declared)}, got {_shown(value)}{hint}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"a {type(value).__name__}"
+
+
+@cache
+def _hints(owner: Any) -> dict[str, Any]:
+    """The declarations of `owner`; none where one of them cannot be found, which is its author's to say."""
+    try:
+        return get_type_hints(owner, include_extras=True)
+    except (NameError, TypeError):
+        return {}

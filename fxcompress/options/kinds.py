@@ -1,0 +1,124 @@
+"""Whether a value is of a declared type and within its range, and how to say what is."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+
+_PLAIN = {
+    int: "that is a whole number",
+    float: "that is a finite number",
+    bool: "that is True or False",
+    str: "that is a text",
+}
+
+
+def fits(value: Any, declared: Any) -> bool:
+    """Whether `value` is as `declared`. What cannot be checked (an iterator's items, a protocol) is taken to be."""
+    origin, parts = get_origin(declared), get_args(declared)
+    if origin is Annotated:
+        return fits(value, parts[0]) and all(_within(value, limit) for limit in parts[1:])
+    if origin in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if declared in (int, float, bool):
+        return _is_number(value, declared)
+    if declared is None or declared is type(None):
+        return value is None
+    if origin is Callable or declared is Callable:
+        return callable(value)
+    if origin is tuple:
+        return _items_fit(value, parts) if isinstance(value, (tuple, list)) else False
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return _is_listed(value, origin) and (not isinstance(value, Collection) or all(fits(v, parts[0]) for v in value))
+    kind = origin or declared
+    return isinstance(value, kind) if _is_plain(kind) else True
+
+
+def allowed(declared: Any) -> str:
+    """What `declared` takes, to stand behind an option's name: ``of 1 or more``, ``that is True or False``."""
+    origin, parts = get_origin(declared), get_args(declared)
+    if origin is Annotated:
+        return _range(parts[1:]) or allowed(parts[0])
+    if origin in (Union, types.UnionType):
+        return ", or ".join(dict.fromkeys(map(allowed, parts)))
+    if origin is Literal:
+        return f"that is {' or '.join(map(repr, parts))}"
+    if declared is None or declared is type(None):
+        return "None"
+    plain = {
+        int: "that is a whole number",
+        float: "that is a finite number",
+        bool: "that is True or False",
+        str: "that is a text",
+    }
+    if declared in plain:
+        return plain[declared]
+    if origin is Callable:
+        return "that is a function"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"that is a dict from {' to '.join(allowed(part).removeprefix('that is ') for part in parts)}"
+    if origin is not None and parts:
+        inner = allowed(parts[0]).removeprefix("that is ").removeprefix("of ")
+        return f"that is a list, each {inner}"
+    return f"that is a {getattr(declared, '__name__', declared)}"
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, numbers.Integral)
+    return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _within(value: Any, limit: Any) -> bool:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return True
+    tests = {
+        Ge: lambda: value >= limit.ge,
+        Gt: lambda: value > limit.gt,
+        Le: lambda: value <= limit.le,
+        Lt: lambda: value < limit.lt,
+    }
+    return tests.get(type(limit), lambda: True)()
+
+
+def _range(limits: Iterable[Any]) -> str:
+    low = high = None
+    for limit in limits:
+        if isinstance(limit, (Ge, Gt)):
+            low = limit
+        elif isinstance(limit, (Le, Lt)):
+            high = limit
+    if low is not None and high is not None:
+        start = f"from {low.ge:g}" if isinstance(low, Ge) else f"above {low.gt:g}"
+        return f"{start} to {high.le:g}" if isinstance(high, Le) else f"{start} to below {high.lt:g}"
+    if low is not None:
+        return f"of {low.ge:g} or more" if isinstance(low, Ge) else f"above {low.gt:g}"
+    if high is not None:
+        return f"of {high.le:g} or less" if isinstance(high, Le) else f"below {high.lt:g}"
+    return ""
+
+
+def _items_fit(value: Collection[Any], parts: tuple[Any, ...]) -> bool:
+    if len(parts) == 2 and parts[1] is ...:
+        return all(fits(item, parts[0]) for item in value)
+    return len(value) == len(parts) and all(map(fits, value, parts))
+
+
+def _is_listed(value: Any, origin: type) -> bool:
+    """Whether `value` can be read as `origin` is; a text is no list of texts."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and isinstance(value, origin)
+
+
+def _is_plain(declared: Any) -> bool:
+    return isinstance(declared, type) and not getattr(declared, "_is_protocol", False)

@@ -1,0 +1,143 @@
+"""Options: every pass, schedule, specification and function checks them in one way."""
+
+import dataclasses
+import math
+from typing import Annotated, Literal
+
+import pytest
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import fxcompress
+from fxcompress import Pass, passes, training
+from fxcompress.errors import InputError
+from fxcompress.options import Declared, check_arguments
+from fxcompress.quantizers.spec import QuantizationSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted(Declared):
+    count: Annotated[int, Ge(1)] = 1
+    share: Annotated[float, Gt(0), Lt(1)] | None = None
+    mode: Literal["fast", "slow"] = "fast"
+    steps: tuple[Annotated[int, Ge(0), Le(9)], ...] = ()
+    exact: bool = False
+
+    def __post_init__(self):
+        if self.exact and self.mode == "fast":
+            raise InputError("exact needs mode='slow'")
+
+
+@given(st.integers(1), st.none() | st.floats(0.01, 0.99), st.sampled_from(["fast", "slow"]), st.lists(st.integers(0, 9)))
+def test_what_is_declared_is_taken(count, share, mode, steps):
+    wanted = Wanted(count=count, share=share, mode=mode, steps=tuple(steps))
+    assert (wanted.count, wanted.share, wanted.mode, wanted.steps) == (count, share, mode, tuple(steps))
+
+
+REFUSED = [
+    ({"count": 0}, "Wanted needs count of 1 or more, got 0"),
+    ({"count": "3"}, "Wanted needs count of 1 or more, got '3'"),
+    ({"count": True}, "Wanted needs count of 1 or more, got True"),
+    ({"count": 1.5}, "count of 1 or more, got 1.5"),
+    ({"count": None}, "count of 1 or more, got None"),
+    ({"share": 0.0}, "share from above|share above 0 to below 1, or None, got 0.0"),
+    ({"share": math.nan}, "share above 0 to below 1, or None, got nan"),
+    ({"share": math.inf}, "got inf"),
+    ({"mode": "quick"}, "mode that is 'fast' or 'slow', got 'quick'"),
+    ({"mode": None}, "got None"),
+    ({"steps": (1, 10)}, r"steps that is a list, each from 0 to 9, got \(1, 10\)"),
+    ({"steps": 3}, r"got 3; write \[3\]"),
+    ({"steps": "12"}, "got '12'"),
+    ({"exact": 1}, "exact that is True or False, got 1"),
+    ({"exact": True}, "exact needs mode='slow'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_what_is_not_is_refused_with_what_is_allowed(options, message):
+    with pytest.raises(InputError, match=message):
+        Wanted(**options)
+
+
+def every(root):
+    return [one for child in root.__subclasses__() for one in (child, *every(child))]
+
+
+OPTIONS = sorted(
+    {
+        (owner, field.name)
+        for owner in [*every(Pass), *every(training.levels.Schedule), QuantizationSpec]
+        if owner.__module__.startswith("fxcompress") and dataclasses.is_dataclass(owner)
+        for field in dataclasses.fields(owner)
+        if field.init
+    },
+    key=lambda one: (one[0].__name__, one[1]),
+)
+NEEDED = {
+    "PruneFilters": {"amount": 0.3},
+    "Sparsify": {"level": 0.5},
+    "ChooseBits": {"loss": len},
+    "RestorePrecision": {"max_layers": 1},
+}
+RAMP = {name: {"epochs": 2} for name in ("Polynomial", "Exponential", "ExponentialWithBias", "_Ramp")}
+NEEDED |= RAMP | {"MultiStep": {"levels": (0.1,), "epochs": (1,)}}
+
+
+class Nonsense:
+    pass
+
+
+@pytest.mark.parametrize("value", [math.nan, Nonsense(), [Nonsense()], object], ids=["nan", "object", "list", "class"])
+@pytest.mark.parametrize(("owner", "name"), OPTIONS, ids=[f"{owner.__name__}.{name}" for owner, name in OPTIONS])
+def test_no_option_takes_nonsense(owner, name, value):
+    if getattr(owner, "__abstractmethods__", None):
+        return
+    options = {**NEEDED.get(owner.__name__, {}), name: value}
+    if callable(value) and name in ("metric", "loss"):
+        return  # a class can be called
+    with pytest.raises(InputError):
+        owner(**options)
+
+
+@check_arguments("count")
+def repeat(text: str, count: Annotated[int, Ge(1)] = 1) -> str:
+    return text * count
+
+
+def test_functions_check_theirs():
+    assert repeat("a", 2) == "aa"
+    with pytest.raises(InputError, match="repeat needs count of 1 or more, got 0"):
+        repeat("a", 0)
+
+
+@pytest.mark.parametrize("options", [{"verify": "no"}, {"progress": 3}, {"dump": 3}, {"verify": None}, {"progress": "yes"}])
+def test_compile_checks_its_own(options):
+    with pytest.raises(InputError, match=f"compile needs {next(iter(options))} that is"):
+        fxcompress.compile(nn.Linear(4, 3), [], data=[torch.randn(2, 4)], **options)
+
+
+def test_progress_on_the_terminal():
+    assert fxcompress.compile(nn.Linear(4, 3), [passes.FoldBatchNorm()], data=[torch.randn(2, 4)], progress=True)
+
+
+def test_missing_data_is_known_before_the_model_is_traced():
+    class Untraceable(nn.Module):
+        def forward(self, x):
+            raise AssertionError("it was run")
+
+    with pytest.raises(InputError, match="needs data"):
+        fxcompress.compile(Untraceable(), example_inputs=torch.randn(2, 4))
+
+
+def test_a_pass_that_returns_nothing_is_named():
+    class Forgetful(Pass):
+        effect = fxcompress.Effect.EXACT
+
+        def run(self, graph_module, context):
+            pass
+
+    with pytest.raises(fxcompress.errors.PassError, match=r"Forgetful\.run returned None, not a list"):
+        fxcompress.compile(nn.Linear(4, 3), [Forgetful()], data=[torch.randn(2, 4)])
