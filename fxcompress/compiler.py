@@ -23,7 +23,7 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
 from fxcompress.emit.lowering import lower
-from fxcompress.errors import CaptureError
+from fxcompress.errors import CaptureError, InputError
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.options import check_arguments
 from fxcompress.parts import PartlyCompiled, SubmoduleData
@@ -91,6 +91,7 @@ def compile(
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
     if data is None:
+        _check_without_data(chosen)
         example = find_example_inputs(model, example_inputs)
     else:
         first, data = peek(data)
@@ -112,6 +113,13 @@ def compile(
         given = None if data is None else SubmoduleData(model, path, data, example)
         compiled[path] = settings.compile(part, given, names[path])
     return PartlyCompiled(model, compiled, found.left_alone)
+
+
+def _check_without_data(passes: Sequence[Pass]) -> None:
+    """Raise InputError for a pass that reads data, before any work."""
+    for one in passes:
+        if one.reads_data:
+            raise InputError(f"{one.name} needs data: compile(model, data=loader), any iterable of batches")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class PlanError(FxCompressError, ValueError):
     """The passes cannot run in the order they are listed."""
 
 
+class PassError(FxCompressError, TypeError):
+    """A pass does not keep to the contract of passes."""
+
+
 class VerificationError(FxCompressError):
     """A pass broke its declared promise, or a file does not compute what the model does."""
 

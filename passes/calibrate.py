@@ -56,6 +56,7 @@ class Calibrate(Pass):
     chunk: Annotated[int, Ge(1)] = 10
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
     gives: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 

@@ -56,6 +56,7 @@ class ChooseBits(Pass):
     draws: int = 10
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
 
     def __post_init__(self) -> None:

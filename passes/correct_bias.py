@@ -41,6 +41,7 @@ class CorrectBias(Pass):
     judging: Annotated[int, Ge(1)] = 16
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
 
     @torch.no_grad()

@@ -58,6 +58,7 @@ class LearnRounding(Pass):
     regularization: Annotated[float, Ge(0)] = 3.0
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
 
     @torch.no_grad()

@@ -71,6 +71,7 @@ class RestorePrecision(Pass):
     latency: bool = False
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def __post_init__(self) -> None:

@@ -65,6 +65,7 @@ class RoundWeights(Pass):
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
 
     @torch.no_grad()

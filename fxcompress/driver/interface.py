@@ -66,13 +66,18 @@ class Pass(Declared):
     """One rewrite of the whole graph. Subclasses are frozen dataclasses: their fields are the pass's options.
 
     `run` edits the graph module in place and returns what it rewrote. Nodes that it creates carry
-    ``meta["created_by"] = self.name``, which `Context.apply` sees to.
+    ``meta["created_by"] = self.name``, which `Context.apply` sees to. Fields declare types and ranges, as
+    ``samples: Annotated[int, Ge(1)] = 32``, and are checked against them; `__post_init__` is for what concerns several.
+
+    Attributes:
+        reads_data: whether it cannot run without calibration data, which is then asked for before any work.
     """
 
     effect: ClassVar[Effect]
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
+    reads_data: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

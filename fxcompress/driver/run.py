@@ -11,7 +11,7 @@ from torch import fx
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.driver.verify import Verifier
-from fxcompress.errors import FxCompressError, VerificationError
+from fxcompress.errors import FxCompressError, PassError, VerificationError
 from fxcompress.ir import dialect
 from fxcompress.report.rows import Report, Row
 from fxcompress.rewrite.rule import Replacement
@@ -72,6 +72,11 @@ def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: i
     """Run `one`, with at most `limit` applications of rules, and tidy up behind it."""
     context.pass_name, context.notes, context.ranges, context.limit = one.name, [], [], limit
     rewritten = one.run(graph_module, context)
+    if not isinstance(rewritten, list) or not all(isinstance(done, Replacement) for done in rewritten):
+        raise PassError(
+            f"{one.name}.run returned {rewritten!r:.60}, not a list of what it rewrote; end it with "
+            "`return context.apply(rules, graph_module)`, or return a list of Replacement.at(node)"
+        )
     tidy(graph_module, one)
     return rewritten
 
