@@ -14,7 +14,7 @@ from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import chunks, divided, in_small_batches
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import CalibrationError, InputError, describe
+from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution.agreement import decibels
 from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
@@ -59,10 +59,6 @@ class Calibrate(Pass):
     reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
     gives: ClassVar[frozenset[str]] = frozenset({"calibrated"})
-
-    def __post_init__(self) -> None:
-        if self.gradient_samples < 1:
-            raise InputError(f"Calibrate needs gradient_samples of 1 or more, got {self.gradient_samples!r}")
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         estimator = find_estimator(self.estimator)
