@@ -22,6 +22,7 @@ from fxcompress.conformance.check import FileCheck
 from fxcompress.conformance.client import CHILD
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
+from fxcompress.driver.state import Earlier
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import float32_inputs, with_float32_interface
@@ -54,8 +55,8 @@ class Compilation:
         passes: what was run.
         example: the inputs that it was traced and verified with.
         target: the runtime that it is meant for.
-        steps: the graph after capture and after every pass, by name. Passes replace tensors and never remove them, so
-            each can still be run on the compiled model's.
+        steps: the graph after capture and after every pass, by name.
+        earlier: what they read that the compiled model has no more.
     """
 
     report: Report
@@ -63,10 +64,11 @@ class Compilation:
     example: ExampleInputs
     target: Target
     steps: list[tuple[str, fx.Graph]] = field(default_factory=list)
+    earlier: Earlier = field(default_factory=Earlier)
 
     def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
         """The `compiled` model as it was before a pass inserted quantizers; None where it held some from the start."""
-        stages = (fx.GraphModule(compiled, graph) for _, graph in self.steps)
+        stages = (self.earlier.step(compiled, graph) for _, graph in self.steps)
         float_stages = list(itertools.takewhile(lambda stage: not quantizer_calls(stage), stages))
         return float_stages[-1] if float_stages else None
 
@@ -159,7 +161,7 @@ class Compiled(fx.GraphModule):
         """
         written = []
         for position, (name, graph) in enumerate(self.compilation.steps):
-            written += dump_step(fx.GraphModule(self, graph), as_path(folder), position, name)
+            written += dump_step(self.compilation.earlier.step(self, graph), as_path(folder), position, name)
         return written
 
     def lower(self, *, binary_convolutions: bool = False) -> fx.GraphModule:

@@ -22,6 +22,7 @@ from fxcompress.driver.capture import Captured, capture_parts, capture_verified
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
+from fxcompress.driver.state import settle
 from fxcompress.emit.lowering import lower
 from fxcompress.errors import CaptureError, InputError
 from fxcompress.ir.dialect import copy_graph
@@ -146,6 +147,9 @@ class _Settings:
             if self.folder:
                 dump_step(graph_module, self.folder / part, position, steps[-1][0])
 
-        report = run(captured.graph_module, self.passes, context, check=self.verify, watch=watch)
+        graph_module = captured.graph_module
+        held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
+        report = run(graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, captured.row)
-        return Compiled.wrap(captured.graph_module, Compilation(report, self.passes, example, self.target, steps))
+        earlier = settle(graph_module, [graph for _, graph in steps], held)
+        return Compiled.wrap(graph_module, Compilation(report, self.passes, example, self.target, steps, earlier))

@@ -90,7 +90,7 @@ class EqualizeLayers(Pass):
 
     def _constant(self, graph_module: fx.GraphModule, old: fx.Node, value: Tensor, layer: fx.Node) -> fx.Node:
         name = f"{old.target}_equalized"
-        return insert_constant(graph_module, name, torch.nn.Parameter(value), before=layer, created_by=self.name)
+        return insert_constant(graph_module, name, value, before=layer, created_by=self.name, replaces=old)
 
 
 def _tensor(graph_module: fx.GraphModule, constant: fx.Node) -> Tensor:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.ir.edit import attribute, insert_constant
+from fxcompress.ir.edit import insert_constant
 from fxcompress.masks.mask import mask_of, masked, masks
 from fxcompress.rewrite.rule import Replacement
 
@@ -25,11 +24,9 @@ class FoldMasks(Pass):
         made = []
         for call, constant in list(masks(graph_module)):
             value = masked(graph_module, call)
-            held = attribute(graph_module, constant.target)
-            if isinstance(held, torch.nn.Parameter):
-                value = torch.nn.Parameter(value, held.requires_grad)
             name = f"{constant.target}_masked"
-            made.append(insert_constant(graph_module, name, value, before=call.next, created_by=self.name))
+            after = call.next
+            made.append(insert_constant(graph_module, name, value, before=after, created_by=self.name, replaces=constant))
             made[-1].meta |= {key: constant.meta[key] for key in ("val", "scope", "stack_trace") if key in constant.meta}
             for reader in [user for user in call.users if mask_of(graph_module, user) is None]:
                 reader.replace_input_with(call, made[-1])

@@ -96,9 +96,9 @@ class SplitChannels(Pass):
             self._replace(graph_module, layer, held, spread(_tensor(graph_module, held), copies))
 
     def _replace(self, graph_module: fx.GraphModule, layer: fx.Node, held: fx.Node, tensor: Tensor) -> None:
-        parameter = torch.nn.Parameter(tensor)
         name = f"{held.target}_split"
-        layer.replace_input_with(held, insert_constant(graph_module, name, parameter, before=layer, created_by=self.name))
+        made = insert_constant(graph_module, name, tensor, before=layer, created_by=self.name, replaces=held)
+        layer.replace_input_with(held, made)
 
 
 def _tensor(graph_module: fx.GraphModule, constant: fx.Node) -> Tensor:

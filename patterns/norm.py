@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
+from fxcompress.ir.edit import name_of
 from fxcompress.pattern import Pattern, op, var
 from fxcompress.quantization.folding import scaled
 from fxcompress.quantization.quantized import quantizer_of
@@ -76,7 +77,7 @@ def folded_weight(new: Builder, w: fx.Node, scale: torch.Tensor, transposed_grou
     else:
         per_channel = scale.reshape(transposed_groups, 1, -1, *[1] * (weight.dim() - 2))
         product = (weight.unflatten(0, (transposed_groups, -1)) * per_channel).flatten(0, 1)
-    return new.parameter(product.to(weight.dtype), name=f"{w.target}_folded")
+    return new.replacement(product.to(weight.dtype), w, name=f"{w.target}_folded")
 
 
 def _folded_quantized_weight(new: Builder, w: fx.Node, scale: torch.Tensor, transposed_groups: int | None) -> fx.Node | None:
@@ -91,14 +92,15 @@ def _folded_quantized_weight(new: Builder, w: fx.Node, scale: torch.Tensor, tran
     if folded is None:
         return None
     weight, scales = folded
-    return new.module(scales, new.parameter(weight, name=f"{constant.target}_folded"), name=f"{w.target}_folded")
+    return new.module(scales, new.replacement(weight, constant, name=f"{constant.target}_folded"), name=f"{w.target}_folded")
 
 
 def folded_bias(new: Builder, w: fx.Node, b: fx.Node | None, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:
     """The bias after folding, as a new parameter named after the old one, or after the weight where there was none."""
     bias = shift if b is None else new.tensor(b).double() * scale + shift
     path = str(w.target).removesuffix("weight") + "bias" if b is None else str(b.target)
-    return new.parameter(bias.to(new.tensor(w).dtype), name=f"{path}_folded")
+    meant = name_of(w).removesuffix("weight") + "bias" if b is None else name_of(b)
+    return new.replacement(bias.to(new.tensor(w).dtype), w if b is None else b, name=f"{path}_folded", stands_for=meant)
 
 
 def _mean(value: Pattern) -> Pattern:

@@ -12,7 +12,7 @@ from fxcompress.channels.elements import Ids
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.channels.written_sizes import adjust_written_sizes
 from fxcompress.errors import VerificationError, describe
-from fxcompress.ir.edit import add_attribute, attribute, insert_constant
+from fxcompress.ir.edit import add_attribute, attribute, insert_constant, name_of
 from fxcompress.ir.fake import fake_value
 from fxcompress.masks.mask import FilterMask, select_indices
 
@@ -73,6 +73,7 @@ class Removal:
             if isinstance(narrowed, FilterMask) and bool(narrowed.mask.all()):
                 node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             elif narrowed is not module:
+                node.meta["stands_for"] = name_of(node)
                 node.target = add_attribute(self.graph_module, str(node.target), narrowed)
             else:
                 continue
@@ -85,12 +86,9 @@ class Removal:
         return {axis: torch.tensor(self.kept(ids)) for axis, ids in axes.items()}
 
     def _smaller(self, constant: fx.Node, gone: dict[int, Tensor], created_by: str) -> fx.Node:
-        held = attribute(self.graph_module, str(constant.target))
-        value = select_indices(held.detach(), gone)
-        if isinstance(held, torch.nn.Parameter):
-            value = torch.nn.Parameter(value, requires_grad=held.requires_grad)
-        name = f"{constant.target}_pruned"
-        made = insert_constant(self.graph_module, name, value, before=constant.next, created_by=created_by)
+        value = select_indices(attribute(self.graph_module, str(constant.target)).detach(), gone)
+        name, after = f"{constant.target}_pruned", constant.next
+        made = insert_constant(self.graph_module, name, value, before=after, created_by=created_by, replaces=constant)
         made.meta |= {key: constant.meta[key] for key in ("scope", "stack_trace") if key in constant.meta}
         self.channels.axes[made] = self.channels.of(constant)
         return made

@@ -17,10 +17,14 @@ def origin_of(node: fx.Node) -> dict[str, Any]:
     return {key: node.meta[key] for key in ("scope", "stack_trace", "region") if key in node.meta}
 
 
-def attribute(graph_module: fx.GraphModule, target: str) -> Any:
+def attribute(graph_module: torch.nn.Module, target: str) -> Any:
     """What the `get_attr` `target` (a dotted path) names in `graph_module`."""
-    owner_path, _, leaf = target.rpartition(".")
-    return getattr(graph_module.get_submodule(owner_path), leaf)
+    return getattr(owner_of(graph_module, target), target.rpartition(".")[2])
+
+
+def owner_of(graph_module: torch.nn.Module, target: str) -> torch.nn.Module:
+    """The module that holds what `target` names."""
+    return graph_module.get_submodule(target.rpartition(".")[0])
 
 
 def called(graph_module: fx.GraphModule, node: fx.Node, kind: type[Module]) -> Module | None:
@@ -48,14 +52,43 @@ def insert_call(value: fx.Node, readers: Iterable[fx.Node], target: str | OpOver
 
 
 def insert_constant(
-    graph_module: fx.GraphModule, name: str, value: torch.Tensor, *, before: fx.Node, created_by: str
+    graph_module: fx.GraphModule,
+    name: str,
+    value: torch.Tensor,
+    *,
+    before: fx.Node,
+    created_by: str,
+    replaces: fx.Node | None = None,
 ) -> fx.Node:
-    """A `get_attr` of `value`, kept as `name` (see `add_attribute`), before the node that it is for."""
+    """A `get_attr` of `value`, kept as `name` (see `add_attribute`), before the node that it is for.
+
+    Args:
+        replaces: the constant in whose place it is put: it is a parameter if that is one, frozen if that is, and has its
+            name once the passes have run.
+    """
+    if replaces is not None:
+        value = held_like(attribute(graph_module, str(replaces.target)), value)
     target = add_attribute(graph_module, name, value)
     with before.graph.inserting_before(before):
         node = before.graph.create_node("get_attr", target, name=target.replace(".", "_"))
     node.meta = origin_of(before) | {"val": value, "created_by": created_by}
+    if replaces is not None:
+        node.meta["stands_for"] = name_of(replaces)
     return node
+
+
+def name_of(constant: fx.Node) -> str:
+    """The name in the user's model of `constant`, or of what passes have put it in the place of."""
+    return str(constant.meta.get("stands_for", constant.target))
+
+
+def held_like(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`value` as a parameter if `old` is one, frozen if that is; else as it is."""
+    return (
+        torch.nn.Parameter(value.detach(), requires_grad=old.requires_grad)
+        if isinstance(old, torch.nn.Parameter)
+        else value.detach()
+    )
 
 
 def insert_function(
@@ -83,10 +116,17 @@ def add_attribute(graph_module: fx.GraphModule, name: str, value: torch.Tensor |
     while hasattr(owner, unique):
         count += 1
         unique = f"{leaf}_{count}"
+    target = f"{owner_path}.{unique}" if owner_path else unique
+    keep(graph_module, target, value)
+    return target
+
+
+def keep(graph_module: torch.nn.Module, target: str, value: torch.Tensor | torch.nn.Module) -> None:
+    """Keep `value` under a name that is not taken: a parameter as a parameter, any other tensor as a buffer."""
+    owner, leaf = owner_of(graph_module, target), target.rpartition(".")[2]
     if isinstance(value, torch.nn.Module):
-        owner.add_module(unique, value)
+        owner.add_module(leaf, value)
     elif isinstance(value, torch.nn.Parameter):
-        owner.register_parameter(unique, value)
+        owner.register_parameter(leaf, value)
     else:
-        owner.register_buffer(unique, value)
-    return f"{owner_path}.{unique}" if owner_path else unique
+        owner.register_buffer(leaf, value)

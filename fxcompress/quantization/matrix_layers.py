@@ -83,26 +83,27 @@ class MatrixLayer:
         scale, zero_point = self.grid
         weight = ((integers - zero_point) * scale).reshape(self.weight.shape)
         name = source_constant(self.twin.args[1]).target
-        replace_constant(quantize, self._constant(f"{name}_rounded", weight, known.next))
+        replace_constant(quantize, self._constant(f"{name}_rounded", weight, known.next, known))
 
     def set_bias(self, bias: Tensor) -> None:
         """Let the operation add `bias`, shape ``[channels]``, in place of the bias it has."""
         known = argument(self.node, "bias")
-        name = f"{source_constant(known).target}_corrected" if known is not None else f"{self.node.name}_bias"
-        if known is not None and known.op == "call_module" and _is_its_own(known):
-            replace_constant(known, self._constant(name, bias, source_constant(known).next))
+        constant = None if known is None else source_constant(known)
+        name = f"{self.node.name}_bias" if constant is None else f"{constant.target}_corrected"
+        if constant is not None and known.op == "call_module" and _is_its_own(known):
+            replace_constant(known, self._constant(name, bias, constant.next, constant))
         else:
-            self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node), *self.node.args[3:])
+            self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node, constant), *self.node.args[3:])
 
     @property
     def _present(self) -> Tensor:
         """What the quantizer reads."""
         return masked(self.graph_module, self.node.args[1].args[0])
 
-    def _constant(self, name: str, value: Tensor, before: fx.Node) -> fx.Node:
-        """A parameter that training can go on from."""
-        parameter = torch.nn.Parameter(value.detach().clone())
-        return insert_constant(self.graph_module, name, parameter, before=before, created_by=self.created_by)
+    def _constant(self, name: str, value: Tensor, before: fx.Node, old: fx.Node | None) -> fx.Node:
+        """In the place of `old`; a parameter that training can go on from, unless that is none."""
+        kept = torch.nn.Parameter(value.detach().clone())
+        return insert_constant(self.graph_module, name, kept, before=before, created_by=self.created_by, replaces=old)
 
 
 def matrix_layers(quantized: fx.GraphModule, reference: fx.GraphModule, target: Target, created_by: str) -> list[MatrixLayer]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxcompress.ir.edit import add_attribute, attribute, insert_call
+from fxcompress.ir.edit import add_attribute, attribute, insert_call, name_of
 from fxcompress.masks.mask import masked, replace_constant, source_constant
 from fxcompress.quantization.placement import place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
@@ -119,7 +119,7 @@ def _exchange(graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, ten
         return
     with graph_module.graph.inserting_after(constant):
         made = graph_module.graph.get_attr(add_attribute(graph_module, name, tensor))
-    made.meta = dict(constant.meta)
+    made.meta = dict(constant.meta) | {"stands_for": name_of(constant)}
     if present is constant:
         node.replace_input_with(constant, made)
     else:

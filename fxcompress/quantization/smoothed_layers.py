@@ -69,7 +69,7 @@ def smooth(
     if alone:
         held = value.args[1]
         divided = attribute(graph_module, held.target).detach() / factor
-        value.replace_input_with(held, _constant(graph_module, held.target, divided, value, created_by))
+        value.replace_input_with(held, _constant(graph_module, held.target, divided, value, created_by, held))
     else:
         value = _insert(graph_module, MULTIPLY, value, linears, ("smoothed", 1 / factor), created_by)
     if shift is not None:
@@ -81,10 +81,12 @@ def _make_up(graph_module: fx.GraphModule, layer: ConstantLinear, chosen: Smooth
     factor = chosen.factor
     smoothed = layer.tensor * (factor[:, None] if layer.transposed else factor)
     name = f"{layer.constant.target}_smoothed"
-    layer.reader.replace_input_with(layer.constant, _parameter(graph_module, name, smoothed, layer.reader, created_by))
+    made = _constant(graph_module, name, smoothed, layer.reader, created_by, layer.constant)
+    layer.reader.replace_input_with(layer.constant, made)
     if chosen.shift is not None:
         bias = layer.rows @ chosen.shift + (0.0 if layer.bias is None else layer.bias)
-        held = _parameter(graph_module, f"{layer.constant.target}_centred_bias", bias, layer.node, created_by)
+        name, old = f"{layer.constant.target}_centred_bias", argument(layer.node, "bias")
+        held = _constant(graph_module, name, torch.nn.Parameter(bias), layer.node, created_by, old)
         layer.node.args = (*layer.node.args[:2], held)
 
 
@@ -95,7 +97,10 @@ def _smooth_layer_norm(graph_module: fx.GraphModule, norm: fx.Node, chosen: Smoo
         if (constant := argument(norm, name)) is not None:
             held[name] = attribute(graph_module, constant.target).detach()
     smoothed = {"weight": held["weight"] / chosen.factor, "bias": chosen(held["bias"])}
-    made = [_parameter(graph_module, f"{norm.name}_{name}_smoothed", x, norm, created_by) for name, x in smoothed.items()]
+    made = [
+        _constant(graph_module, f"{norm.name}_{name}_smoothed", torch.nn.Parameter(x), norm, created_by, argument(norm, name))
+        for name, x in smoothed.items()
+    ]
     norm.args = (*norm.args[:2], *made, *norm.args[4:])
 
 
@@ -114,9 +119,7 @@ def _insert(
     return node
 
 
-def _constant(graph_module: fx.GraphModule, name: str, value: Tensor, before: fx.Node, created_by: str) -> fx.Node:
-    return insert_constant(graph_module, name, value, before=before, created_by=created_by)
-
-
-def _parameter(graph_module: fx.GraphModule, name: str, value: Tensor, before: fx.Node, created_by: str) -> fx.Node:
-    return _constant(graph_module, name, torch.nn.Parameter(value), before, created_by)
+def _constant(
+    graph_module: fx.GraphModule, name: str, value: Tensor, before: fx.Node, created_by: str, replaces: fx.Node | None = None
+) -> fx.Node:
+    return insert_constant(graph_module, name, value, before=before, created_by=created_by, replaces=replaces)

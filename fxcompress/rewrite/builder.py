@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 
 from fxcompress.errors import DialectError, RuleError, describe, did_you_mean
 from fxcompress.ir.dialect import resolve
-from fxcompress.ir.edit import add_attribute, attribute, origin_of
+from fxcompress.ir.edit import add_attribute, attribute, held_like, name_of, origin_of
 from fxcompress.ir.signature import arguments, signature
 from fxcompress.pattern.matcher import Match
 from fxcompress.pattern.opnames import target_name
@@ -83,6 +83,16 @@ class Builder:
     def parameter(self, tensor: torch.Tensor, *, name: str) -> fx.Node:
         """As `constant`, but kept as a parameter that training can change."""
         return self._attribute(name, tensor.detach(), parameter=True)
+
+    def replacement(self, tensor: torch.Tensor, old: fx.Node, *, name: str, stands_for: str | None = None) -> fx.Node:
+        """As `constant`, for a tensor in the place of the constant `old`: a parameter if that is one, frozen if that is.
+
+        Once the passes have run it has the name of `old`, or the name `stands_for`.
+        """
+        held = held_like(attribute(self.graph_module, str(old.target)), tensor.detach())
+        made = self._attribute(name, held, parameter=False)
+        made.meta["stands_for"] = stands_for or name_of(old)
+        return made
 
     def module(self, module: torch.nn.Module, value: fx.Node, *, name: str) -> fx.Node:
         """A call on `value` of `module`, which keeps the shape, kept as a submodule `name` (see `constant`)."""

@@ -1,0 +1,106 @@
+"""What a compiled model holds in the end: what its graph reads, under the names of the user's model.
+
+Passes put new tensors in the place of others, under other names, and leave the old ones: the graphs of earlier steps read
+them. When all passes have run, what the last graph does not read is taken out and kept aside, and what stands for a tensor
+of the user's model takes its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxcompress.ir.edit import attribute, keep, owner_of
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the graphs of earlier steps read.
+
+    Attributes:
+        gone: what the compiled model has no more, by its name in these graphs.
+        renamed: the name in the compiled model of what has another one there.
+    """
+
+    gone: dict[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def step(self, compiled: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+        """The graph of an earlier step, on what `compiled` holds now where it still holds it."""
+        device = next((one.device for one in compiled.parameters()), None)
+        return fx.GraphModule({target: self._held(compiled, target, device) for target in targets(graph)}, graph)
+
+    def _held(self, compiled: nn.Module, target: str, device: torch.device | None) -> Any:
+        if target in self.gone:
+            return self.gone[target].to(device)
+        return attribute(compiled, self.renamed.get(target, target))
+
+
+def targets(graph: fx.Graph) -> dict[str, None]:
+    """The names of the tensors and modules that `graph` reads, in its order."""
+    return {str(node.target): None for node in graph.nodes if node.op in ("get_attr", "call_module")}
+
+
+def settle(graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: Iterable[str]) -> Earlier:
+    """Leave in `graph_module` what its graph reads, and what no step reads: what the user's model holds beside.
+
+    Args:
+        steps: the graphs of the earlier steps.
+        captured: the names of the tensors at capture.
+    """
+    present, ever = targets(graph_module.graph), {target for graph in steps for target in targets(graph)}
+    gone = {target: attribute(graph_module, target) for target in ever if target not in present}
+    for name in {*gone, *_left_by_passes(graph_module, {*ever, *present, *captured})}:
+        _remove(graph_module, name)
+    renamed = _rename(graph_module)
+    for name in gone:
+        _remove_what_is_read_no_more(graph_module, name.rpartition(".")[0])
+    graph_module.recompile()
+    return Earlier(gone, renamed)
+
+
+def _left_by_passes(graph_module: fx.GraphModule, known: set[str]) -> list[str]:
+    """The tensors that a pass made and put another in the place of."""
+    held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
+    return [name for name in held if name not in known and _is_plain(graph_module, owner_of(graph_module, name))]
+
+
+def _is_plain(graph_module: fx.GraphModule, owner: nn.Module) -> bool:
+    """Whether a module only holds what the graph reads: those that passes insert have state of their own."""
+    return owner is graph_module or type(owner) is nn.Module
+
+
+def _remove(graph_module: fx.GraphModule, name: str) -> None:
+    delattr(owner_of(graph_module, name), name.rpartition(".")[2])
+
+
+def _rename(graph_module: fx.GraphModule) -> dict[str, str]:
+    """Give what stands for something that is gone its name; returns the new names by the old ones."""
+    present, renamed = targets(graph_module.graph), dict[str, str]()
+    for node in graph_module.graph.nodes:
+        name, target = node.meta.get("stands_for"), str(node.target)
+        if node.op in ("get_attr", "call_module") and name not in (None, target) and name not in present:
+            renamed.setdefault(target, name)
+            present[name] = None
+    for target, name in renamed.items():
+        value = attribute(graph_module, target)
+        _remove(graph_module, target)
+        keep(graph_module, name, value)
+    for node in graph_module.graph.nodes:
+        if node.op in ("get_attr", "call_module"):
+            node.target = renamed.get(str(node.target), node.target)
+    return renamed
+
+
+def _remove_what_is_read_no_more(graph_module: fx.GraphModule, path: str) -> None:
+    """Take out the module `path`, and those it is in, where the graph reads nothing of it any more."""
+    while path and not any(target.startswith(f"{path}.") for target in targets(graph_module.graph)):
+        owner, leaf = owner_of(graph_module, path), path.rpartition(".")[2]
+        if leaf not in owner._modules or any(type(one) is not nn.Module for one in owner._modules[leaf].modules()):  # type: ignore[union-attr]
+            return
+        del owner._modules[leaf]
+        path = path.rpartition(".")[0]
