@@ -55,12 +55,14 @@ def test_every_value_tells_its_new_size():
 def test_the_function_stays_and_what_stands_out_is_repeated(activation, readers):
     torch.manual_seed(0)
     data = torch.randn(16, 5, 8)
-    split = compiled(FeedForward(activation, readers), data, passes.SplitChannels(channels=3))
+    model = FeedForward(activation, readers)
+    split = compiled(model, data, passes.SplitChannels(channels=3))
     assert split.report.rows[-1].decibels > 80
-    shapes = {name: list(tensor.shape) for name, tensor in split.named_parameters() if name.endswith("_split")}
-    down = {f"down.{index}.weight_split": [4, 27] for index in range(readers)}
-    assert shapes == {"up.weight_split": [27, 8], "up.bias_split": [27], **down}
-    rows = dict(split.named_parameters())["up.weight_split"]
+    before = dict(model.named_parameters())
+    shapes = {n: list(tensor.shape) for n, tensor in split.named_parameters() if tensor.shape != before[n].shape}
+    down = {f"down.{index}.weight": [4, 27] for index in range(readers)}
+    assert shapes == {"up.weight": [27, 8], "up.bias": [27], **down}
+    rows = dict(split.named_parameters())["up.weight"]
     assert int((rows == rows[5]).all(1).sum()) == 4
 
 
