@@ -17,8 +17,10 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError, did_you_mean
 from fxcompress.masks.mask import FilterMask
 from fxcompress.pattern.scopes import Scope, select
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.sparsity.insertion import mask_weights, masks_of
+from fxcompress.sparsity.layers import computed_weights
 from fxcompress.targets import Target
 from fxcompress.training.filters import FilterController
 from fxcompress.training.levels import Schedule, check_schedule
@@ -81,7 +83,7 @@ class PruneFilters(Pass):
         channels = analyze(graph_module, lambda found: _keep(found, ignored))
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
-        context.notes += [self._summary(channels, groups, chosen), *_pinned(channels)]
+        context.notes += [self._summary(channels, groups, chosen), *_pinned(channels), *_computed(graph_module.graph)]
         context.notes += _better_multiple(groups, chosen, self.multiple, context.target)
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)
@@ -138,8 +140,9 @@ def _pinned(channels: Channels) -> list[str]:
         if held:
             part = "" if len(held) == len(layer.filters) else f" ({len(held)} of {len(layer.filters)})"
             reasons.setdefault(held[0], []).append(f"{layer.node.name}{part}")
-    return [f"the filters of {_listed(names)} stay: {reason}" for reason, names in reasons.items()]
+    return [f"the filters of {listed(names)} stay: {reason}" for reason, names in reasons.items()]
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more layers"
+def _computed(graph: fx.Graph) -> list[str]:
+    names = [node.name for node in computed_weights(graph)]
+    return [f"the filters of {listed(names)} stay: their weights are computed from parameters"] if names else []

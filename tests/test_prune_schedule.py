@@ -176,3 +176,35 @@ def test_unusable_options(options, message):
 def test_what_cannot_be_removed_is_said():
     with pytest.raises(InputError, match="at most .* of the multiply-adds can be removed, not 99.0%; ask for less"):
         pruned(flops=0.99, multiple=8)
+
+
+def test_an_average_of_models_has_masks_of_zeros_and_ones(tmp_path):
+    """As training recipes average them: what is of floating point, and the rest as it is."""
+    compiled = pruned(amount=0.25)
+    average = copy.deepcopy(compiled)
+    compiled.controller["PruneFilters"].set_level(0.5)
+    with torch.no_grad():
+        for mean, present in zip(average.state_dict().values(), compiled.state_dict().values()):
+            mean.lerp_(present, 0.1) if mean.is_floating_point() else mean.copy_(present)
+    assert kept(average, 0).sum() == 8 and kept(average, 3).sum() == 16
+    average.to_onnx(tmp_path / "model.onnx")
+
+
+class Normalized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
+        self.second = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        self.last = nn.Linear(8, 4)
+        self.up, self.down = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2, 8))
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu()
+        return nn.functional.linear(x, self.last.weight + self.up @ self.down, self.last.bias)
+
+
+@pytest.mark.parametrize("one", [passes.PruneFilters(amount=0.5, multiple=1), passes.Sparsify(level=0.5)])
+def test_layers_whose_weights_are_computed_are_named(one):
+    compiled = fxcompress.compile(Normalized().eval(), [one], example_inputs=torch.randn(2, 4))
+    (note,) = [note for note in compiled.report.notes if "computed" in note]
+    assert all(name in note for name in ("first", "second", "linear"))

@@ -22,7 +22,8 @@ class Mask(nn.Module):
         mask: zeros and ones, of a shape that broadcasts over the weight.
 
     Attributes:
-        mask: a buffer; a training pass may write other zeros and ones to it.
+        mask: a buffer of truth values, which no average over models makes fractions of; a training pass may write others
+            to it.
     """
 
     mask: Tensor
@@ -31,7 +32,7 @@ class Mask(nn.Module):
         super().__init__()
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError("a mask holds zeros and ones only")
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", mask.bool())
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def readable_bytes(count: float) -> str:
@@ -18,3 +19,8 @@ def readable_decibels(value: float | None) -> str:
     if value is None:
         return "-"
     return "same bits" if math.isinf(value) and value > 0 else f"{value:.1f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names of layers, the first three where there are many."""
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more layers"

@@ -13,7 +13,8 @@ from fxcompress.masks.mask import Mask, insert_mask, mask_of, masked, source_con
 from fxcompress.pattern.scopes import Scope, select
 from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.quantization.weights import fit
-from fxcompress.sparsity.layers import WeightedLayer, weighted_layers
+from fxcompress.report.units import listed
+from fxcompress.sparsity.layers import WeightedLayer, computed_weights, weighted_layers
 
 
 class Owner(Protocol):
@@ -37,6 +38,9 @@ def maskable_layers(graph_module: fx.GraphModule, ignored: Iterable[Scope], note
     stay = [layer.node.name for layer in layers if layer.constant.target in binarized]
     if stay:
         notes.append(f"{', '.join(stay)} stay: they are binarized, and no bit is zero")
+    computed = [node.name for node in computed_weights(graph_module.graph) if node not in left_alone]
+    if computed:
+        notes.append(f"{listed(computed)} stay: their weights are computed, so that no mask holds their zeros")
     return [layer for layer in layers if layer.constant.target not in binarized]
 
 
