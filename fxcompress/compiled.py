@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +18,7 @@ from torch import fx, nn
 from fxcompress import defaults
 from fxcompress.conformance.check import FileCheck
 from fxcompress.conformance.client import CHILD
-from fxcompress.data.inputs import ExampleInputs
-from fxcompress.driver.interface import Pass
-from fxcompress.driver.state import Earlier
+from fxcompress.driver.compilation import Compilation
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import float32_inputs, with_float32_interface
@@ -33,44 +29,15 @@ from fxcompress.errors import FileWarning, InputError
 from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
-from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import as_path, check_writable
 from fxcompress.storage.names import file_names
-from fxcompress.targets import Target
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
 from fxcompress.views.dump import dump
 from fxcompress.views.text import to_text
 
 Verify = bool | Literal["strict"]
-
-
-@dataclass
-class Compilation:
-    """How a compiled model came about.
-
-    Attributes:
-        report: one row a pass.
-        passes: what was run.
-        example: the inputs that it was traced and verified with.
-        target: the runtime that it is meant for.
-        steps: the graph after capture and after every pass, by name.
-        earlier: what they read that the compiled model has no more.
-    """
-
-    report: Report
-    passes: tuple[Pass, ...]
-    example: ExampleInputs
-    target: Target
-    steps: list[tuple[str, fx.Graph]] = field(default_factory=list)
-    earlier: Earlier = field(default_factory=Earlier)
-
-    def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
-        """The `compiled` model as it was before a pass inserted quantizers; None where it held some from the start."""
-        stages = (self.earlier.step(compiled, graph) for _, graph in self.steps)
-        float_stages = list(itertools.takewhile(lambda stage: not quantizer_calls(stage), stages))
-        return float_stages[-1] if float_stages else None
 
 
 @keeps_its_names

@@ -15,10 +15,11 @@ from torch.export import ExportedProgram
 
 from fxcompress import defaults
 from fxcompress.capture import check_model
-from fxcompress.compiled import Compilation, Compiled, dump_step
+from fxcompress.compiled import Compiled, dump_step
 from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.data.inputs import peek
 from fxcompress.driver.capture import Captured, capture_parts, capture_verified
+from fxcompress.driver.compilation import Compilation
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run

@@ -1,0 +1,42 @@
+"""The record of a compilation: what ran, on what, and the graph after every pass."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.driver.interface import Pass
+from fxcompress.driver.state import Earlier
+from fxcompress.quantization.quantized import quantizer_calls
+from fxcompress.report.rows import Report
+from fxcompress.targets import Target
+
+
+@dataclass
+class Compilation:
+    """How a compiled model came about.
+
+    Attributes:
+        report: one row a pass.
+        passes: what was run.
+        example: the inputs that it was traced and verified with.
+        target: the runtime that it is meant for.
+        steps: the graph after capture and after every pass, by name.
+        earlier: what they read that the compiled model has no more.
+    """
+
+    report: Report
+    passes: tuple[Pass, ...]
+    example: ExampleInputs
+    target: Target
+    steps: list[tuple[str, fx.Graph]] = field(default_factory=list)
+    earlier: Earlier = field(default_factory=Earlier)
+
+    def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
+        """The `compiled` model as it was before a pass inserted quantizers; None where it held some from the start."""
+        stages = (self.earlier.step(compiled, graph) for _, graph in self.steps)
+        float_stages = list(itertools.takewhile(lambda stage: not quantizer_calls(stage), stages))
+        return float_stages[-1] if float_stages else None
