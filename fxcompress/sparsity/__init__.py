@@ -2,5 +2,5 @@
 
 In: a graph and scores. Out: masks in the graph.
 
-Imports: ir, pattern, masks, binarization, quantization.
+Imports: report, ir, pattern, masks, binarization, quantization.
 """
