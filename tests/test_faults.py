@@ -259,6 +259,13 @@ def test_a_bias_that_is_too_large_for_32_bits(layer, target):
     assert torch.allclose(found[0, 0], compiled(x)[0, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("convolution", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_a_convolution_of_one_place_with_strides_over_padding(convolution):
+    layer = convolution(3, 5, 1, stride=2, padding=1)
+    x = torch.randn(4, 3, *[6, 7, 5][: layer.weight.dim() - 2])
+    agree(compile_here(layer, x), x)
+
+
 def test_a_file_in_float_is_written_as_it_is():
     model = Between(MAXIMA["amax"], nn.Conv2d(3, 12, 3), nn.Linear(12, 5))
     compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 3, 9, 7))

@@ -20,5 +20,6 @@ class Fault(enum.Enum):
         "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
     )
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
+    STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
