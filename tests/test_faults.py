@@ -79,6 +79,8 @@ MAXIMA = {
     "one by one": lambda x: x.max(3)[0].min(2)[0],
     "relu": lambda x: x.amax((2, 3)).relu(),
     "sigmoid": lambda x: (3 * x.amin((2, 3))).sigmoid(),
+    "scaled": lambda x: x.amax((2, 3)) * torch.linspace(-1, 2, 12),
+    "shifted and scaled": lambda x: (x.amin((2, 3)) + 1) / torch.linspace(-1, 2, 12),
     "both": lambda x: torch.cat([x.amax((2, 3)), x.amin((2, 3))], 1)[:, 3:15],
 }
 

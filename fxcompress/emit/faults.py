@@ -138,17 +138,29 @@ def _joins_rows(quantize: ir.Node) -> bool:
 
 
 def _scale_apart(graph: ir.Graph) -> int:
-    """Give a multiplication by numbers, behind a product of two activations, a dimension more, so that it runs by itself."""
-    products = [node for node in graph if node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))]
-    found = {id(scaling): scaling for product in products for scaling in _scalings(product)}.values()
+    """Give a multiplication by numbers, behind a product of two activations, a dimension more, so that it runs by itself.
+
+    Likewise behind a maximum, where a quantizer that takes in factors of both signs comes to stand in front of it again.
+    """
+    sources = [node for node in graph if _is_product(node) or _is_maximum(node.inputs[0] if node.inputs else None)]
+    found = {id(scaling): scaling for source in sources for scaling in _scalings(source)}.values()
     for node in found:
         lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
     return len(found)
 
 
+def _is_product(node: ir.Node) -> bool:
+    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
+
+
+def _is_maximum(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type in _MAXIMA
+
+
 def _scalings(node: ir.Node) -> Iterator[ir.Node]:
-    """The multiplications and divisions by constants of several numbers that run in the kernel of the product `node`."""
+    """The multiplications and divisions by constants of several numbers that run in the kernel of `node`."""
     for reader, _ in node.outputs[0].uses():
         if reader.op_type in _POINTWISE:
             if reader.op_type in ("Mul", "Div") and any(map(_are_numbers, reader.inputs)):
