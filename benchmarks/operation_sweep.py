@@ -36,7 +36,7 @@ LAYER: dict[int, tuple[str, dict[str, Any]]] = {
 """The integer layer for values of so many dimensions."""
 
 _EXPLAINED = (
-    "Decibels are those of the file against the simulation where it agrees least, behind, before and between integer layers, "
+    "Decibels are those of the file against the simulation where it agrees least, {places} integer layers, "
     "with 1, 2 and 5 samples. A file went wrong if it differs by more than rounding explains, or does not run: the cell then "
     "says for how many dimensions and where. `python -m benchmarks.operation_sweep`"
 )
@@ -142,9 +142,10 @@ def table(rows: dict[str, dict[str, str]], machine: dict[str, Any]) -> str:
             cells.append("; ".join(wrong).replace("|", "/") if wrong else sound)
         lines.append(f"| `{name}` | {', '.join(ranks)} | {' | '.join(cells)} |")
     files = len(rows) * len(RUNTIMES)
+    places = " and ".join(place for place in PLACES if any(key.endswith(place) for key in rows))
     head = (
         f"# Every operation beside integer layers\n\n{len(names)} operations, {len(rows)} networks in two runtimes: "
-        f"{faults} of {files} files went wrong.\n\n{_EXPLAINED}\n"
+        f"{faults} of {files} files went wrong.\n\n{_EXPLAINED.format(places=places)}\n"
     )
     return "\n".join([head, *lines, "", one_line(machine), ""])
 
