@@ -86,6 +86,7 @@ def subsample_with_extremes(x: Tensor, other: Tensor, signed: bool) -> Sampled:
     Args:
         signed: whether there are values below zero; if not, the lowest are not looked for.
     """
+    x, other = torch.atleast_1d(x, other)  # one number for all samples
     samples, pair = len(x), [_in_memory_order_of(x, tensor).reshape(len(x), -1) for tensor in (x, other)]
     length = pair[0].shape[1] // PER_TENSOR
     if length <= 1:
