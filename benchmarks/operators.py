@@ -162,7 +162,7 @@ def _in_openvino(serialized: bytes, inputs: dict[str, np.ndarray]) -> list[np.nd
     core = need("openvino").Core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(serialized), "CPU", options)
-    read = {value.any_name for value in compiled.inputs}
+    read = {name for value in compiled.inputs for name in value.names}
     return list(compiled({name: array for name, array in inputs.items() if name in read}).values())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
 from fxcompress.driver.state import settle
 from fxcompress.emit.lowering import lower
-from fxcompress.errors import CaptureError, InputError
+from fxcompress.emit.onnx import unwritable
+from fxcompress.errors import CaptureError, FileWarning, InputError
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.options import check_arguments
 from fxcompress.parts import PartlyCompiled, SubmoduleData
@@ -136,7 +138,11 @@ class _Settings:
 
     def compile(self, captured: Captured, data: Iterable[Any] | None, part: str = "") -> Compiled:
         """Run the passes over a captured graph."""
-        example = captured.example
+        example, row = captured.example, captured.row
+        problem = unwritable(captured.graph_module)
+        if problem is not None:
+            warnings.warn(f"unless a pass replaces them, {problem}", FileWarning, stacklevel=3)
+            row = replace(row, notes=(*row.notes, problem.partition("\nRegister")[0]))
         to_file = partial(lower, passes=defaults.lowering(), example=example, target=self.target)
         context = Context(example, self.target, data, lower=to_file)
         if self.progress:
@@ -151,6 +157,6 @@ class _Settings:
         graph_module = captured.graph_module
         held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
         report = run(graph_module, self.passes, context, check=self.verify, watch=watch)
-        report.rows.insert(0, captured.row)
+        report.rows.insert(0, row)
         earlier = settle(graph_module, [graph for _, graph in steps], held)
         return Compiled.wrap(graph_module, Compilation(report, self.passes, example, self.target, steps, earlier))

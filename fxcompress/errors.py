@@ -50,7 +50,7 @@ class VerificationError(FxCompressError):
 
 
 class FileWarning(UserWarning):
-    """A written file computes something else in its runtime than the model does."""
+    """The file of a model cannot be written, or computes something else in its runtime than the model does."""
 
 
 class CalibrationError(FxCompressError):

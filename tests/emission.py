@@ -80,7 +80,7 @@ def in_openvino(serialized: bytes, inputs: Sequence[Tensor]) -> list[np.ndarray]
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(serialized), "CPU", options)
     named = {f"{value.name}": tensor for value, tensor in zip(onnx.load_from_string(serialized).graph.input, inputs)}
-    read = {value.any_name for value in compiled.inputs}  # OpenVINO drops inputs that nothing reads
+    read = {name for value in compiled.inputs for name in value.names}  # OpenVINO drops inputs that nothing reads
     return list(compiled({name: tensor.numpy() for name, tensor in named.items() if name in read}).values())
 
 

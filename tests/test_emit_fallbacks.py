@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from emission import Call, assert_same, captured, in_onnxruntime, in_openvino
+from emission import Call, assert_same, captured, checked, in_onnxruntime, in_openvino
 from torch import Tensor, nn
 
+import fxcompress
 from fxcompress.emit import decomposition
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.translation import UntranslatableError
+from fxcompress.errors import FileWarning
 
 ROWS = torch.randn(2, 5, 8)
 RUNTIMES = (in_onnxruntime, in_openvino)
@@ -64,3 +66,76 @@ def test_a_decomposition_for_one_batch_size_is_refused() -> None:
     with pytest.raises(UntranslatableError, match="sizes of the example only"), decomposition.free_sizes(x.fake_mode):
         assert int(x.shape[0]) == 2
     assert not isinstance(x.shape[0].node.maybe_as_int(), int)
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
+    "bag_sum": (nn.EmbeddingBag(10, 4, mode="sum"), (torch.randint(0, 10, (2, 5)),)),
+    "bag_mean": (nn.EmbeddingBag(10, 4), (torch.randint(0, 10, (2, 5)),)),
+    "bag_max": (nn.EmbeddingBag(10, 4, mode="max"), (torch.randint(0, 10, (2, 5)),)),
+    "bag_padded": (nn.EmbeddingBag(10, 4, padding_idx=2), (torch.randint(0, 10, (2, 5)),)),
+    "bag_padded_max": (nn.EmbeddingBag(10, 4, padding_idx=2, mode="max"), (torch.tensor([[2, 2, 3], [2, 2, 2]]),)),
+    "group_norm_of_rows": (nn.GroupNorm(4, 8), (torch.randn(2, 8),)),
+    "unpool": (Call(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), (torch.randn(2, 3, 8, 6),)),
+    "unpool_1d": (Call(lambda x: F.max_unpool1d(*F.max_pool1d(x, 2, return_indices=True), 2)), (torch.randn(2, 3, 8),)),
+    "pool_indices": (Call(lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)), (torch.randn(2, 3, 8, 6),)),
+    "distances": (Call(lambda x: torch.cdist(x, x.flip(1) * 2)), (ROWS,)),
+    "distances_in_blocks": (Call(lambda x: torch.cdist(x, x.flip(1) * 2, p=1.0)), (ROWS,)),
+    "a_mask_picks": (Call(lambda x: x[x > 0]), (ROWS,)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str) -> None:
+    layer, inputs = LAYERS[name]
+    assert_same(layer, *inputs, runtimes=RUNTIMES)
+
+
+def test_bags_between_offsets() -> None:
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag = nn.EmbeddingBag(10, 4)
+
+        def forward(self, indices: Tensor, offsets: Tensor) -> Tensor:
+            return self.bag(indices, offsets)
+
+    inputs = torch.randint(0, 10, (7,)), torch.tensor([0, 2, 2, 5])
+    model = Bags().eval()
+    serialized = checked(to_onnx_model(captured(model, *inputs)))
+    for runtime in RUNTIMES:
+        torch.testing.assert_close(torch.from_numpy(runtime(serialized, inputs)[0]), model(*inputs))
+
+
+def test_numbers_from_the_models_own_tensors_are_constants() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("strides", torch.tensor([8.0, 16.0]))
+            self.register_buffer("count", torch.tensor(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows, columns = (torch.arange(size).type_as(x) + 0.5 for size in x.shape[2:])
+            grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
+            stride = torch.full((len(grid), 1), self.strides[1]) * torch.arange(self.count.item()).sum()
+            return x.flatten(2).transpose(1, 2) * (grid * stride)
+
+    graph = captured(Head(), torch.randn(2, 2, 4, 5))
+    assert sum("is a constant of the graph" in note for note in graph.meta["capture_notes"]) == 2
+    counts = assert_same(Head(), torch.randn(2, 2, 4, 5), runtimes=RUNTIMES)
+    assert set(counts) == {"Reshape", "Transpose", "Mul"}, counts
+
+
+def test_missing_operators_are_known_at_capture_all_at_once() -> None:
+    taken = []
+
+    def batches() -> Iterator[Tensor]:
+        for _ in range(2):
+            taken.append(0)
+            yield torch.rand(2, 3) + 0.1
+
+    def function(x: Tensor) -> Tensor:
+        return torch.digamma(x) + torch.special.i0(x)
+
+    with pytest.warns(FileWarning, match=r"(?s)2 node.*digamma.*i0"):
+        compiled = fxcompress.compile(nn.Sequential(nn.Linear(3, 3), Call(function)), [], data=batches())
+    assert "digamma" in compiled.report.rows[0].notes[-1] and len(taken) < 2

@@ -16,12 +16,11 @@ aten = torch.ops.aten
 
 PREFIX = "constant_"
 
-# Read shape, dtype or device of their first argument, not its values.
-_LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default} | {
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.empty_like.default,
+# Read shape, dtype or device of one of their arguments, by its position, not its values.
+_LIKE = {
+    **dict.fromkeys((aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default), 0),
+    **dict.fromkeys((aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default), 0),
+    **dict.fromkeys((aten.type_as.default, aten.to.other, aten.expand_as.default, aten.view_as.default), 1),
 }
 
 
@@ -85,7 +84,8 @@ def _is_constant(node: fx.Node, found: dict[fx.Node, None], state: set[str]) -> 
     if any(not isinstance(size, int) for v in _tensors(value) for size in static_sizes(v.shape)) or not _tensors(value):
         return False
     if node.target in _LIKE:
-        return all(source in found for source in node.all_input_nodes[1:])
+        like = node.args[_LIKE[node.target]]
+        return all(source in found for source in node.all_input_nodes if source is not like)
     if not isinstance(node.target, OpOverload) and not node.all_input_nodes:
         return False
     return all(source in found for source in node.all_input_nodes)
@@ -102,7 +102,7 @@ def _run(node: fx.Node, values: dict[fx.Node, Any], module: fx.GraphModule) -> A
     def value_of(source: fx.Node) -> Any:
         if source in values:
             return values[source]
-        like = source.meta["val"]  # of an operation in _LIKE
+        like = source.meta["val"]  # read by an operation in _LIKE
         return torch.empty([s if isinstance(s, int) else 1 for s in like.shape], dtype=like.dtype, device=like.device)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)  # type: ignore[misc]

@@ -24,6 +24,7 @@ from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.model import check_weights
 from fxcompress.capture.naming import rename
+from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace, trace_free
 from fxcompress.data.batch import Batch
@@ -145,6 +146,7 @@ def _functional(program: ExportedProgram, notes: list[str]) -> fx.GraphModule:
 
 def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
     inline_regions(module, notes)
+    freeze_numbers(module, notes)
     fold_constants(module)
     return functionalize(module.graph, notes)
 

@@ -156,3 +156,46 @@ def _flash_attention(call: Call) -> fx.Node | None:
 def _efficient_attention(call: Call) -> fx.Node | None:
     inputs = (call["query"], call["key"], call["value"], call["attn_bias"], call["dropout_p"], call["is_causal"])
     return call.first(aten.scaled_dot_product_attention.default, *inputs, scale=call["scale"])
+
+
+# ------------------------------------------------------------------------------------------------------- distances
+
+
+@spelling(aten.cdist.default, aten._cdist_forward.default)
+def _distances(call: Call) -> fx.Node:
+    """The distance of every row of one matrix from every row of another: the norm of their differences."""
+    left, right = (call.new(aten.unsqueeze.default, call[name], dim) for name, dim in (("x1", -2), ("x2", -3)))
+    difference = call.new(aten.sub.Tensor, left, right)
+    return call.same(aten.linalg_vector_norm.default, difference, call["p"], [-1])
+
+
+# ------------------------------------------------------------------------------------------------- bags of embeddings
+
+
+@spelling(aten.embedding_bag.padding_idx, aten.embedding_bag.default)
+def _embedding_bag(call: Call) -> fx.Node | None:
+    """Bags of one size, of a matrix of indices, are embeddings that are summed, averaged or maximised."""
+    length, padding = _bag_size(call["offsets"]), call.node.target is aten.embedding_bag.padding_idx and call["padding_idx"]
+    others = any(reader.args[1] != 0 for reader in call.node.users)
+    if (
+        length is None
+        or others
+        or call["include_last_offset"]
+        or (padding is not False and padding is not None and padding >= 0)
+    ):
+        return None
+    rows = call.new(aten.reshape.default, call["indices"], [-1, length])
+    found = call.new(aten.embedding.default, call["weight"], rows)
+    if call["per_sample_weights"] is not None:
+        weights = call.new(aten.reshape.default, call["per_sample_weights"], [-1, length, 1])
+        found = call.new(aten.mul.Tensor, found, weights)
+    targets = (aten.sum.dim_IntList, aten.mean.dim, aten.amax.default)
+    return call.first(targets[call["mode"]], found, [1])
+
+
+def _bag_size(offsets: Any) -> int | None:
+    """The step of `offsets` where they are counted up from 0."""
+    if offsets.target is not aten.arange.start_step or offsets.args[0] != 0:
+        return None
+    step = offsets.args[2] if len(offsets.args) > 2 else 1
+    return step if isinstance(step, int) else None

@@ -11,7 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxcompress.emit import decomposition, torchlib
-from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError
+from fxcompress.emit.complex_parts import PARTWISE, write_parts
+from fxcompress.emit.translation import TAKE_COMPLEX, TRANSLATIONS, Emitter, UntranslatableError
 from fxcompress.emit.types import onnx_type
 
 _INTEGERS_IN_BYTES = {ir.DataType.INT4, ir.DataType.UINT4}
@@ -52,13 +53,17 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
     complex_inputs = any(fake.is_complex() for fake in fakes)
     complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
     ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]
-    if ours is not None and not complex_inputs and not complex_results:
+    if ours is not None and (target in TAKE_COMPLEX or not (complex_inputs or complex_results)):
         yield "ours", partial(ours, emit, *args, **kwargs)
     theirs = torchlib.find(target, complex_inputs=complex_inputs)
     if theirs is not None:
-        yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs)
+        yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs, True)
+    if complex_inputs and complex_results and target in PARTWISE:
+        yield "ours", partial(write_parts, emit, args, kwargs)
     for inner in decomposition.find(target):
         yield "decomposed", _guarded(emit, "torch's decomposition", decomposition.write, emit, inner, args, kwargs, write_call)
+    if theirs is not None:
+        yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs, False)
 
 
 def _guarded(emit: Emitter, what: str, write: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -22,11 +22,12 @@ from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
+from fxcompress.emit.shapes import known_number
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
 from fxcompress.targets.faults import Fault
 
-__all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "write_onnx"]
+__all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "unwritable", "write_onnx"]
 
 OPSET = 20  # at first; onnxruntime 1.32 spoils signed activations in files that say 21: see microsoft/onnxruntime#28144
 LATEST_OPSET = 23  # both runtimes read it
@@ -86,6 +87,15 @@ def _chosen_opset(wanted: int | None, needed: int) -> int:
         why = "4-bit integers, scales for groups and group norms came with it"
         raise InputError(f"the model needs opset {needed}, and cannot be written in {wanted}: {why}")
     return wanted
+
+
+def unwritable(graph_module: fx.GraphModule) -> str | None:
+    """What keeps `graph_module` from being written, all of it, as the error would say; None where nothing does."""
+    try:
+        to_onnx_model(graph_module)
+    except EmitError as error:
+        return str(error)
+    return None
 
 
 class _Walk:
@@ -181,7 +191,8 @@ class _Walk:
             raise EmitError(f"the translation of {node.target} failed with {error!r}: {describe(node)}") from error
 
     def _argument(self, argument: Any) -> Any:
-        return self.values[argument] if isinstance(argument, fx.Node) else argument
+        found = self.values[argument] if isinstance(argument, fx.Node) else argument
+        return known_number(found) if isinstance(found, _SIZE) else found
 
     def _stand_in(self, node: fx.Node) -> Any:
         """What lets the walk go on past a node without a translation, to find the others."""

@@ -29,6 +29,15 @@ def expression(size: Size) -> sympy.Expr | int:
     return int(found) if found.is_Integer else found
 
 
+def known_number(size: torch.SymInt | torch.SymFloat | torch.SymBool) -> Any:
+    """The number behind `size` where it is known to be a constant, else itself."""
+    found = size.node.expr
+    if not found.is_number and found not in (sympy.true, sympy.false):
+        return size
+    kinds = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
+    return kinds[type(size)](found)
+
+
 def same(a: Size, b: Size) -> bool:
     """Whether two sizes are provably equal."""
     return bool(expression(a) == expression(b))

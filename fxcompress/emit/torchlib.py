@@ -16,7 +16,8 @@ import torch
 from onnx_ir.passes import common
 from torch.utils import _pytree as pytree
 
-from fxcompress.emit.translation import Emitter
+from fxcompress.emit.complex_parts import as_pairs
+from fxcompress.emit.translation import Emitter, UntranslatableError
 from fxcompress.emit.types import number, onnx_type
 
 _OPSET = 18  # that torchlib is written for
@@ -45,15 +46,24 @@ def _promotion_rules() -> Any:
     return TypePromotionTable()
 
 
-def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, kwargs: Any, portable: bool) -> Any:
     """Append what `function`, torchlib's translation of `target`, writes for a call with these arguments.
+
+    Args:
+        portable: refuse sequences of tensors and loops, of which OpenVINO reads few.
 
     Returns:
         An `onnx_ir.Value`, or a list of them where the call has several results.
+
+    Raises:
+        UntranslatableError: it is not `portable`.
     """
     recording = _Recording(emit)
     recording.record(function, *_promoted(emit, target, args, kwargs))
     recording.simplify(emit.graph.opset_imports[""])
+    found = {node.op_type for node in recording.model.graph if "Sequence" in node.op_type or node.op_type in ("Loop", "Scan")}
+    if portable and found:
+        raise UntranslatableError(f"torchlib writes {target} with {', '.join(sorted(found))}")
     return recording.move()
 
 
@@ -72,21 +82,12 @@ def _promoted(emit: Emitter, target: Any, args: Any, kwargs: Any) -> tuple[Any, 
             return [promote(one, dtype) for one in argument]
         if not isinstance(argument, ir.Value):
             return complex(argument) if dtype.is_complex else number(argument, dtype)
-        return _as_pairs(emit, argument) if dtype.is_complex else emit.cast(argument, dtype)
+        return as_pairs(emit, argument) if dtype.is_complex else emit.cast(argument, dtype)
 
     return (
         tuple(promote(argument, types.args_dtypes.get(i)) for i, argument in enumerate(args)),
         {name: promote(argument, types.kwargs_dtypes.get(name)) for name, argument in kwargs.items()},
     )
-
-
-def _as_pairs(emit: Emitter, value: ir.Value) -> ir.Value:
-    """`value` as complex numbers."""
-    fake = emit.fake(value)
-    if fake.is_complex():
-        return value
-    real = emit.Unsqueeze(emit.cast(value, fake.dtype if fake.is_floating_point() else torch.get_default_dtype()), [-1])
-    return emit.Concat(real, emit.Mul(real, 0.0), axis=-1)
 
 
 class _Recording:

@@ -16,6 +16,8 @@ from fxcompress.emit.types import number, onnx_type, output_type
 
 Translation = Callable[..., Any]
 TRANSLATIONS: dict[Callable, Translation] = {}
+TAKE_COMPLEX: set[Callable] = set()
+"""Those whose translation takes complex numbers, as pairs of real ones along one more axis at the end."""
 
 _SUB_BYTE = {ir.DataType.INT4, ir.DataType.UINT4}
 _LARGEST_NAMED_CONSTANT = 6  # elements; a constant up to this size is named after its values
@@ -34,7 +36,7 @@ class UntranslatableError(Exception):
         self.final = final
 
 
-def translation(*targets: Callable) -> Callable[[Translation], Translation]:
+def translation(*targets: Callable, takes_complex: bool = False) -> Callable[[Translation], Translation]:
     """Register the decorated function as the way to write calls of `targets` (ATen or custom overloads) in ONNX.
 
     The function gets an `Emitter` and the call's own arguments, positional and by keyword as in the operator's schema:
@@ -45,12 +47,15 @@ def translation(*targets: Callable) -> Callable[[Translation], Translation]:
         def square(emit, x):
             return emit.Mul(x, x)
 
-    ``emit.Mul(...)`` appends an ONNX node. A later registration replaces an earlier one.
+    ``emit.Mul(...)`` appends an ONNX node. A later registration replaces an earlier one. One that `takes_complex` is called
+    for complex tensors as well: pairs of real numbers along one more axis at the end.
     """
 
     def register(function: Translation) -> Translation:
         for target in targets:
             TRANSLATIONS[target] = function
+            if takes_complex:
+                TAKE_COMPLEX.add(target)
         return function
 
     return register

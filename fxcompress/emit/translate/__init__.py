@@ -5,6 +5,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     arithmetic,
     attention,
     binarization,
+    complex_numbers,
     convolution,
     creation,
     elementwise,
@@ -20,4 +21,5 @@ from fxcompress.emit.translate import (  # noqa: F401
     reduction,
     resize,
     shape,
+    unpooling,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.complex_parts import as_pairs, real
 from fxcompress.emit.translation import Emitter, translation
 
 aten = torch.ops.aten
@@ -109,9 +110,14 @@ def isinf(emit: Emitter, x: ir.Value) -> ir.Value:
     return emit.IsInf(x)
 
 
-@translation(aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten._to_copy.default, aten.type_as.default)
+@translation(aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.type_as.default)
 @translation(aten.to.other, aten.to.prim_Device, aten.to.prim_dtype)
+@translation(aten._to_copy.default, takes_complex=True)
 def to(emit: Emitter, x: ir.Value, *_: Any, **__: Any) -> ir.Value:
+    if emit.result.is_complex():
+        return as_pairs(emit, x)
+    if emit.fake(x).is_complex():
+        x = real(emit, x)
     return emit.cast(x, emit.result.dtype)
 
 

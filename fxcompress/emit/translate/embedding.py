@@ -87,3 +87,44 @@ def _of_rows(emit: Emitter, table: Dequantized, values: Tensor, name: str, indic
         return held
     found = emit.Gather(held, indices, axis=0)
     return emit.Unsqueeze(found, [-1]) if table.block_size else found
+
+
+@translation(aten.embedding_bag.padding_idx, aten.embedding_bag.default)
+@translation(aten._embedding_bag.default, aten._embedding_bag_forward_only.default)
+def embedding_bag(
+    emit: Emitter,
+    weight: ir.Value,
+    indices: ir.Value,
+    offsets: ir.Value,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: ir.Value | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[ir.Value | None, ...]:
+    """Sums, means or maxima (modes 0, 1, 2) of rows, by a matrix that says which row is in which bag."""
+    if any(user.args[1] != 0 and user.users for user in emit.node.users):
+        emit.unsupported("results of an embedding bag other than the bags are used")
+    rows = embedding(emit, weight, indices)
+    if per_sample_weights is not None:
+        rows = emit.Mul(rows, emit.Unsqueeze(per_sample_weights, [1]))
+    dtype = emit.dtype(weight)
+    count, offsets = emit.shape(indices)[0], emit.cast(offsets, torch.int64)
+    places = emit.Range(emit.size_scalar(0), emit.size_scalar(count), emit.size_scalar(1))
+    starts = emit.Slice(offsets, [0], [-1], [0]) if include_last_offset else offsets
+    ends = emit.Slice(offsets, [1], [2**63 - 1], [0])
+    ends = ends if include_last_offset else emit.Concat(ends, emit.sizes([count]), axis=0)
+    begun = emit.GreaterOrEqual(places, emit.Unsqueeze(starts, [1]))
+    inside = emit.And(begun, emit.Less(places, emit.Unsqueeze(ends, [1])))
+    if padding_idx is not None and padding_idx >= 0:
+        inside = emit.And(inside, emit.Not(emit.Equal(indices, padding_idx)))
+    members = emit.cast(inside, dtype)
+    counts = emit.ReduceSum(members, [1], keepdims=1)
+    if mode == 2:
+        lowest = emit.constant(torch.tensor(torch.finfo(dtype).min, dtype=dtype))
+        shown = emit.Where(emit.Unsqueeze(inside, [2]), emit.Unsqueeze(rows, [0]), lowest)
+        none = emit.constant(torch.zeros((), dtype=dtype))
+        return emit.Where(emit.Greater(counts, 0.0), emit.ReduceMax(shown, [1], keepdims=0), none), None, None, None
+    bags = emit.MatMul(members, rows)
+    return bags if mode == 0 else emit.Div(bags, emit.Max(counts, 1.0)), None, None, None

@@ -128,7 +128,10 @@ def group_norm(
     weight = _ones(emit, channels, x) if weight is None else weight
     bias = _zeros(emit, channels, x) if bias is None else bias
     emit.require_opset(21)  # before that, a weight was for a group
-    return emit.GroupNormalization(x, weight, bias, num_groups=num_groups, epsilon=float(eps))
+    flat = emit.rank(x) == 2  # OpenVINO wants an axis behind the channels
+    wide = emit.Unsqueeze(x, [2]) if flat else x
+    normalized = emit.GroupNormalization(wide, weight, bias, num_groups=num_groups, epsilon=float(eps))
+    return emit.Squeeze(normalized, [2]) if flat else normalized
 
 
 @translation(aten.instance_norm.default)
@@ -169,6 +172,8 @@ def vector_norm(
         return emit.ReduceL2(x, axes, keepdims=keep)
     if order == 1:
         return emit.ReduceL1(x, axes, keepdims=keep)
+    if order == 0:
+        return emit.ReduceSum(emit.Abs(emit.Sign(x)), axes, keepdims=keep)
     if math.isinf(order):
         return emit.op("ReduceMax" if order > 0 else "ReduceMin", emit.Abs(x), axes, keepdims=keep)
     total = emit.ReduceSum(emit.Pow(emit.Abs(x), float(order)), axes, keepdims=keep)

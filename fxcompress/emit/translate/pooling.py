@@ -61,7 +61,8 @@ def _spatial(emit: Emitter, x: ir.Value) -> int:
 
 
 def _reads_indices(emit: Emitter) -> bool:
-    return any(user.args[1] == 1 and user.users for user in emit.node.users)
+    """Whether the second result is read; of a call inside torch's decomposition it is not known."""
+    return not emit.node.users or any(user.args[1] == 1 and user.users for user in emit.node.users)
 
 
 @translation(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)

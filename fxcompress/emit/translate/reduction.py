@@ -18,7 +18,9 @@ Dims = int | Sequence[int] | None
 
 
 def _axes(emit: Emitter, x: ir.Value, dim: Dims) -> list[int]:
-    """The reduced axes; none named means all."""
+    """The reduced axes; none named means all, and a number has none."""
+    if emit.rank(x) == 0:
+        return []
     named = [dim] if isinstance(dim, int) else list(dim or ())
     return named or list(range(emit.rank(x)))
 
@@ -68,6 +70,8 @@ def _truth_reduced(emit: Emitter, op_type: str, x: ir.Value, dim: Dims, keepdim:
 @translation(aten.max.dim, aten.min.dim)
 def extreme_along(emit: Emitter, x: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
     kind = "Max" if emit.node.target is aten.max.dim else "Min"
+    if emit.rank(x) == 0:
+        return x, emit.constant(torch.tensor(0))
     values = emit.op(f"Reduce{kind}", x, [dim], keepdims=int(keepdim))
     return values, emit.op(f"Arg{kind}", x, axis=dim, keepdims=int(keepdim))
 
@@ -75,6 +79,8 @@ def extreme_along(emit: Emitter, x: ir.Value, dim: int, keepdim: bool = False) -
 @translation(aten.argmax.default, aten.argmin.default)
 def argument(emit: Emitter, x: ir.Value, dim: int | None = None, keepdim: bool = False) -> ir.Value:
     op_type = "ArgMax" if emit.node.target is aten.argmax.default else "ArgMin"
+    if emit.rank(x) == 0:
+        return emit.constant(torch.tensor(0))
     if dim is None:
         flat = emit.op(op_type, emit.Reshape(x, [-1]), axis=0, keepdims=0)
         return emit.Reshape(flat, [1] * emit.rank(x)) if keepdim else flat

@@ -1,0 +1,73 @@
+"""Numbers that a model reads out of its own tensors, such as a stride kept in a buffer, are constants of the graph."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from fxcompress.capture.functionalize import is_in_place
+from fxcompress.errors import source_line
+
+aten = torch.ops.aten
+
+_READS = {aten.item.default, aten._local_scalar_dense.default}
+
+
+def freeze_numbers(module: fx.GraphModule, notes: list[str]) -> None:
+    """Replace each number read from parameters, buffers and constants alone by itself; `notes` says so of the first two."""
+    known: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or node.target not in _READS:
+            continue
+        tensor = _evaluated(node.args[0], module, known)
+        if not isinstance(tensor, Tensor):
+            continue
+        number, name = tensor.item(), _state(node.args[0], module)
+        if name is not None:
+            note = f"the number {number} that the model reads from {name!r} is a constant of the graph"
+            notes.append(f"{note}: {source_line(node)}")
+        _replace(node, number)
+
+
+def _replace(node: fx.Node, number: Any) -> None:
+    symbol = node.meta.get("val")
+    if isinstance(symbol, torch.SymInt | torch.SymFloat) and isinstance(symbol.node.expr, sympy.Symbol):
+        value = sympy.Integer(number) if isinstance(number, int) else sympy.Float(number)
+        symbol.node.shape_env._set_replacement(symbol.node.expr, value, "read from the model's own tensors")
+    for user in list(node.users):
+        user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda n: number if n is node else n)  # type: ignore[misc, assignment]
+    node.graph.erase_node(node)
+
+
+def _evaluated(node: Any, module: fx.GraphModule, known: dict[fx.Node, Any]) -> Any:
+    """The value of `node`; None where it depends on an input, on chance, or on what is written in place."""
+    if not isinstance(node, fx.Node):
+        return node
+    if node not in known:
+        known[node] = None
+        if node.op == "get_attr":
+            found = operator.attrgetter(str(node.target))(module)
+            known[node] = found.detach() if isinstance(found, Tensor) else None
+        elif node.op == "call_function" and isinstance(node.target, OpOverload) and not is_in_place(node):
+            inputs = {source: _evaluated(source, module, known) for source in node.all_input_nodes}
+            random = torch.Tag.nondeterministic_seeded in node.target.tags
+            if inputs and not random and all(value is not None for value in inputs.values()):
+                args, kwargs = fx.map_arg((node.args, node.kwargs), inputs.__getitem__)  # type: ignore[misc]
+                with torch.no_grad():
+                    known[node] = node.target(*args, **kwargs)
+    if any(is_in_place(user) and user.args[0] is node for user in node.users):
+        return None
+    return known[node]
+
+
+def _state(node: Any, module: fx.GraphModule) -> str | None:
+    """The first parameter or buffer that `node` depends on."""
+    if node.op == "get_attr":
+        state = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+        return str(node.target) if node.target in state else None
+    return next((name for source in node.all_input_nodes if (name := _state(source, module)) is not None), None)
