@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import fxcompress
 from fxcompress.capture import capture
@@ -12,6 +12,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.execution.agreement import sqnr
 from fxcompress.pattern.scopes import select
 from fxcompress.quantization.placement import Placement, place
+from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantizers.options import QuantizationOptions, by_operation
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets import ONNXRUNTIME_CPU, OPENVINO_CPU
@@ -302,3 +303,29 @@ def test_tables_of_few_rows_stay_in_float():
     )
     assert [site.weight.name for site in found.weights] == ["words_weight", "fc_weight"]
     assert {node.name: why for node, why in found.left_in_float.items()} == {"kinds": "its table has no more than 4 rows"}
+
+
+class BoxDecoder(nn.Module):
+    """Distances as the means of a distribution over fixed values, by a convolution or by a product with a buffer."""
+
+    def __init__(self, by_convolution: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 3)
+        self.mean = nn.Conv2d(8, 1, 1, bias=False).requires_grad_(False) if by_convolution else None
+        self.register_buffer("values", torch.arange(8.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.conv(x).flatten(2).unflatten(1, (4, 8)).transpose(1, 2)
+        if self.mean is not None:
+            return self.mean(parts.softmax(1))
+        return F.linear(parts.softmax(1).movedim(1, -1), self.values[None])
+
+
+@pytest.mark.parametrize("by_convolution", [True, False])
+def test_expectations_over_fixed_values_stay_in_float(by_convolution: bool) -> None:
+    model = BoxDecoder(by_convolution)
+    compiled = fxcompress.compile(model, data=[torch.randn(2, 3, 8, 8)])
+    assert [str(name) for name in quantizer_calls(compiled) if "softmax" in str(name) or "mean" in str(name)] == []
+    if by_convolution:
+        assert any("mean of fixed values" in note for row in compiled.report.rows for note in row.notes)
+    assert any("conv" in str(name) for name in quantizer_calls(compiled))

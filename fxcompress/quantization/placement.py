@@ -17,12 +17,13 @@ import torch
 from torch import fx
 
 from fxcompress.ir.dialect import resolve
+from fxcompress.ir.edit import attribute
 from fxcompress.masks.mask import constant_behind
 from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.table import Target, Weighted
 
-ADD, TRANSPOSE = resolve("add"), resolve("transpose")
+ADD, SOFTMAX, TRANSPOSE = resolve("add"), resolve("softmax"), resolve("transpose")
 
 FEW_ROWS = 4
 """A table of so many rows, such as the two of token types in BERT, takes no bytes worth saving, and since all tokens read the
@@ -148,6 +149,8 @@ class _Placer:
             reader, weight, axis = weight, weight.args[0], 1 - axis
         if not isinstance(weight, fx.Node) or constant_behind(self.graph.owning_module, weight) is None:
             self.left[node] = "its weight is computed by the graph, not a constant"
+        elif self._is_expectation(data, weight):
+            self.left[node] = "it takes the mean of fixed values by a softmax, which eight bits would blur"
         elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"
         elif data in self.constants:
@@ -180,6 +183,17 @@ class _Placer:
         if self.target.signed_weights and spec.bits == 8 and not (spec.symmetric and spec.signed):
             return "integer kernels read signed weights without a zero point only; take symmetric weights, or 7 bits"
         return None
+
+    def _is_expectation(self, data: object, weight: fx.Node) -> bool:
+        """Whether `weight`, which nothing trains, weighs probabilities: as box decoders do (arXiv 2006.04388, equation 4)."""
+        module = self.graph.owning_module
+        constant = constant_behind(module, weight)
+        if constant is None or not isinstance(data, fx.Node) or attribute(module, str(constant.target)).requires_grad:
+            return False
+        source = data
+        while source.target in self.target.transparent:
+            source = source.args[0]  # type: ignore[assignment]
+        return source.target is SOFTMAX
 
     def _rows(self, node: fx.Node) -> int:
         """Of the table that `node` looks up."""
