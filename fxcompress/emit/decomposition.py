@@ -56,6 +56,8 @@ def write(emit: Emitter, decomposition: Callable[..., Any], args: Any, kwargs: A
     args, kwargs = pytree.tree_map_only(ir.Value, lambda value: calls.fake(value, mode), (args, kwargs))
     with torch.no_grad(), free_sizes(mode), enable_python_dispatcher(), mode, calls:
         results = _functional(decomposition, args, kwargs)
+    if results is NotImplemented:
+        raise UntranslatableError("torch's decomposition of it does not take these arguments")
     return pytree.tree_map_only(Tensor, calls.value, results)
 
 

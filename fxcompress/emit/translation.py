@@ -242,6 +242,19 @@ class Emitter:
             x, order = source, [inner[axis] for axis in order]
         return x if list(order) == sorted(order) else self.Transpose(x, perm=list(order))
 
+    def with_batch(self, x: ir.Value, rank: int, write: Callable[[ir.Value], Any]) -> Any:
+        """What `write` gives for `x`, which has a batch axis where it has `rank` axes; a lone sample gets one, and loses it."""
+        if self.rank(x) == rank:
+            return write(x)
+        if self.rank(x) != rank - 1:
+            self.unsupported(f"an input of {self.rank(x)} dimensions")
+        batch = self.Unsqueeze(x, [0])
+        batch.meta["val"] = self.fake(x).unsqueeze(0)
+        written = write(batch)
+        if isinstance(written, ir.Value):
+            return self.Squeeze(written, [0])
+        return tuple(None if value is None else self.Squeeze(value, [0]) for value in written)
+
     # Types -------------------------------------------------------------------------------------------------------
 
     def dtype(self, value: ir.Value) -> torch.dtype:

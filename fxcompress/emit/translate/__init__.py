@@ -20,6 +20,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     recurrent,
     reduction,
     resize,
+    selection,
     shape,
     unpooling,
 )

@@ -33,8 +33,6 @@ def convolution(
     groups: int = 1,
 ) -> ir.Value:
     spatial = emit.rank(weight) - 2
-    if emit.rank(x) != spatial + 2:
-        emit.unsupported("the input has no batch dimension")
     kernel = emit.static(weight, *range(2, spatial + 2))
     dilations = spread(dilation, spatial)
     if padding == "same":
@@ -42,16 +40,8 @@ def convolution(
         pads = [t // 2 for t in totals] + [t - t // 2 for t in totals]
     else:
         pads = 2 * spread(0 if isinstance(padding, str) else padding, spatial)
-    return emit.Conv(
-        x,
-        weight,
-        bias,
-        kernel_shape=kernel,
-        strides=spread(stride, spatial),
-        pads=pads,
-        dilations=dilations,
-        group=groups,
-    )
+    window = {"kernel_shape": kernel, "strides": spread(stride, spatial), "pads": pads, "dilations": dilations}
+    return emit.with_batch(x, spatial + 2, lambda x: emit.Conv(x, weight, bias, **window, group=groups))
 
 
 @translation(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
@@ -67,19 +57,14 @@ def convolution_transpose(
     dilation: Ints = 1,
 ) -> ir.Value:
     spatial = emit.rank(weight) - 2
-    if emit.rank(x) != spatial + 2:
-        emit.unsupported("the input has no batch dimension")
-    return emit.ConvTranspose(
-        x,
-        weight,
-        bias,
-        kernel_shape=emit.static(weight, *range(2, spatial + 2)),
-        strides=spread(stride, spatial),
-        pads=2 * spread(padding, spatial),
-        output_padding=spread(output_padding, spatial),
-        dilations=spread(dilation, spatial),
-        group=groups,
-    )
+    window = {
+        "kernel_shape": emit.static(weight, *range(2, spatial + 2)),
+        "strides": spread(stride, spatial),
+        "pads": 2 * spread(padding, spatial),
+        "output_padding": spread(output_padding, spatial),
+        "dilations": spread(dilation, spatial),
+    }
+    return emit.with_batch(x, spatial + 2, lambda x: emit.ConvTranspose(x, weight, bias, **window, group=groups))
 
 
 @translation(aten.convolution.default)

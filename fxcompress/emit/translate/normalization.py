@@ -155,7 +155,7 @@ def instance_norm(
     return emit.InstanceNormalization(x, weight, bias, epsilon=float(eps))
 
 
-@translation(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)
+@translation(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, aten.norm.Scalar)
 def vector_norm(
     emit: Emitter,
     x: ir.Value,
@@ -168,6 +168,8 @@ def vector_norm(
     axes = list(range(emit.rank(x))) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     x = emit.cast(x, emit.result.dtype)
     keep = int(keepdim)
+    if emit.rank(x) == 0:
+        return emit.Abs(x)
     if order == 2:
         return emit.ReduceL2(x, axes, keepdims=keep)
     if order == 1:

@@ -44,20 +44,18 @@ def max_pool(
     dilation: Ints = 1,
     ceil_mode: bool = False,
 ) -> ir.Value:
-    spatial = _spatial(emit, x)
+    spatial = _spatial(emit)
     kernel, pad, dilations = spread(kernel_size, spatial), spread(padding, spatial), spread(dilation, spatial)
     strides = spread(stride, spatial) or kernel
     over = _overhangs(emit, x, kernel, strides, pad, dilations) if ceil_mode else [0] * spatial
     pads = pad + [p + o for p, o in zip(pad, over)]
-    return emit.MaxPool(x, kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations)
+    window = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
+    return emit.with_batch(x, spatial + 2, lambda x: emit.MaxPool(x, **window))
 
 
-def _spatial(emit: Emitter, x: ir.Value) -> int:
+def _spatial(emit: Emitter) -> int:
     """The number of spatial dimensions, which the operator's own name tells."""
-    spatial = int(str(emit.node.target).split("d.")[0].split("d_")[0][-1])
-    if emit.rank(x) != spatial + 2:
-        emit.unsupported("the input has no batch dimension")
-    return spatial
+    return int(str(emit.node.target).split("d.")[0].split("d_")[0][-1])
 
 
 def _reads_indices(emit: Emitter) -> bool:
@@ -83,20 +81,26 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> ir.Value:
-    spatial = _spatial(emit, x)
+    spatial = _spatial(emit)
     kernel, pad = spread(kernel_size, spatial), spread(padding, spatial)
     strides = spread(stride, spatial) or kernel
     over = _overhangs(emit, x, kernel, strides, pad, [1] * spatial) if ceil_mode else [0] * spatial
     window = {"kernel_shape": kernel, "strides": strides}
-    if divisor_override:
-        padded = _zero_pad(emit, x, pad, [p + o for p, o in zip(pad, over)])
-        return emit.Mul(emit.AveragePool(padded, **window), math.prod(kernel) / divisor_override)
-    if not any(over):
-        include = int(count_include_pad and any(pad))
-        return emit.AveragePool(x, **window, pads=2 * pad, count_include_pad=include)
-    if count_include_pad and any(pad):  # the padding counts, the overhang does not
-        x, pad = _zero_pad(emit, x, pad, pad), [0] * spatial
-    return emit.AveragePool(x, **window, pads=pad + [p + o for p, o in zip(pad, over)], count_include_pad=0)
+
+    def write(x: ir.Value) -> ir.Value:
+        if divisor_override:
+            padded = _zero_pad(emit, x, pad, [p + o for p, o in zip(pad, over)])
+            return emit.Mul(emit.AveragePool(padded, **window), math.prod(kernel) / divisor_override)
+        if not any(over):
+            include = int(count_include_pad and any(pad))
+            return emit.AveragePool(x, **window, pads=2 * pad, count_include_pad=include)
+        within = pad
+        if count_include_pad and any(pad):  # the padding counts, the overhang does not
+            x, within = _zero_pad(emit, x, pad, pad), [0] * spatial
+        pads = within + [p + o for p, o in zip(within, over)]
+        return emit.AveragePool(x, **window, pads=pads, count_include_pad=0)
+
+    return emit.with_batch(x, spatial + 2, write)
 
 
 def _zero_pad(emit: Emitter, x: ir.Value, before: list[int], after: list[int]) -> ir.Value:
@@ -117,9 +121,12 @@ def adaptive_max_pool(emit: Emitter, x: ir.Value, output_size: Sequence[Any]) ->
 
 
 def _adaptive(emit: Emitter, x: ir.Value, output_size: Sequence[Any], pool: str, reduce: str) -> ir.Value:
+    rank = len(output_size) + 2
+    return emit.with_batch(x, rank, lambda x: _adaptive_batch(emit, x, output_size, pool, reduce))
+
+
+def _adaptive_batch(emit: Emitter, x: ir.Value, output_size: Sequence[Any], pool: str, reduce: str) -> ir.Value:
     spatial = len(output_size)
-    if emit.rank(x) != spatial + 2:
-        emit.unsupported("the input has no batch dimension")
     if all(size == 1 for size in output_size):
         return emit.op(f"Global{pool}", x)
     sizes = emit.static(x, *range(-spatial, 0))
