@@ -57,3 +57,7 @@ def test_images_without_a_batch(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_selection(name: str) -> None:
     assert_same(FUNCTIONS[name], ROWS, tolerance=1e-4, runtimes=RUNTIMES)
+
+
+def test_channels_of_rows_are_shuffled() -> None:
+    assert_same(lambda x: F.channel_shuffle(x, 2), torch.randn(2, 6, 5), runtimes=RUNTIMES)

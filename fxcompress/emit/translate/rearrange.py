@@ -75,10 +75,11 @@ def pixel_unshuffle(emit: Emitter, x: ir.Value, downscale_factor: int) -> ir.Val
 
 @translation(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
 def channel_shuffle(emit: Emitter, x: ir.Value, groups: int) -> ir.Value:
-    batch, channels, height, width = emit.shape(x)
-    apart = [batch, groups, channels // groups, height, width]
-    swapped = emit.Transpose(emit.reshape(x, emit.shape(x), apart), perm=[0, 2, 1, 3, 4])
-    return emit.reshape(swapped, [batch, channels // groups, groups, height, width], emit.result.shape)
+    batch, channels, *places = emit.shape(x)
+    apart = [batch, groups, channels // groups, *places]
+    order = [0, 2, 1, *range(3, 3 + len(places))]
+    swapped = emit.Transpose(emit.reshape(x, emit.shape(x), apart), perm=order)
+    return emit.reshape(swapped, [batch, channels // groups, groups, *places], emit.result.shape)
 
 
 @translation(aten.tril.default)
