@@ -133,6 +133,7 @@ SIZES = {
     "expand": lambda x: x[:, :1].expand(x.shape[0], 5, -1, -1),
     "repeat": lambda x: x.repeat(1, 2, 1, 1),
     "number": lambda x: x * x.shape[0],
+    "number and a constant of 0": lambda x: torch.ones(x.shape[0], *x.shape[1:]).cumsum(0) + x,
     "rows": lambda x: x.reshape(x.shape[0] * 4, -1).reshape(x.shape[0], 4, -1),
     "full": lambda x: x * torch.full((x.shape[0], 1, 1, 1), 0.5),
 }

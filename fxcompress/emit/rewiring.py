@@ -36,11 +36,14 @@ def is_quantized_activation(value: ir.Value | None) -> bool:
 
 
 def constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None = None) -> ir.Value:
-    """An initializer of the graph, that of before where it has the same name."""
+    """An initializer of the graph: of `name`, or one like it where that is taken by another tensor."""
     array = np.asarray(numbers) if isinstance(numbers, np.ndarray) else np.asarray(numbers, np.int64)
     name = name or "_".join(["constant/int64", *map(str, array.tolist())])
-    if name in graph.initializers:
-        return graph.initializers[name]
+    while name in graph.initializers:  # a number and a list of it alone have one name
+        known = numbers_of(graph.initializers[name])
+        if known is not None and known.dtype == array.dtype and np.array_equal(known, array):
+            return graph.initializers[name]
+        name += "_"
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
