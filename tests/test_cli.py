@@ -223,7 +223,7 @@ WRONG_OPTIONS = {
     "--data photos --mean 0.5,0.5": "mean has 2 values, but the model takes 3 channels",
     "--data photos --mean 127.5": "mean 127.5 is for pixels from 0 to 255; divide it by 255",
     "--data photos --std 0": "std must be positive",
-    "--data data.npy --dump data.npy": "cannot write data.npy",
+    "--data data.npy --dump data.npy": "cannot make the folder data.npy",
 }
 
 

@@ -198,7 +198,7 @@ def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, InputError, "example_inputs"),
+        ({"passes": []}, InputError, "example_inputs"),
         ({"data": []}, InputError, "empty"),
         ({"data": [images()[:, :2]], "example_inputs": images()}, InputError, "expected the shape"),
         ({"data": [images().double()], "example_inputs": images()}, InputError, "expected torch.float32"),
@@ -207,7 +207,7 @@ def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
         ({"data": [images().double()]}, CaptureError, r"does not run on the example inputs ExampleInputs\(float64"),
         ({"data": [images().numpy()]}, InputError, "a batch of data is a ndarray, .* convert it with torch.as_tensor"),
         ({"data": [{"image": images()}]}, InputError, r"takes \(x\), not ExampleInputs\(image=float32"),
-        ({"example_inputs": (images(), images())}, InputError, "too many positional arguments"),
+        ({"example_inputs": (images(), images()), "passes": []}, InputError, "too many positional arguments"),
         ({"data": [images() * torch.inf], "example_inputs": images()}, CalibrationError, "x"),
         ({"example_inputs": images()}, InputError, "needs data"),
         ({"data": [images()], "target": "openvin"}, InputError, "did you mean 'openvino'"),
@@ -235,7 +235,7 @@ def test_a_model_that_cannot_be_traced_at_all_is_explained():
             return x if x.sum() > 0 else -x
 
     with pytest.raises(CaptureError, match="x if x.sum"):
-        fxcompress.compile(Hopeless(), example_inputs=images())
+        fxcompress.compile(Hopeless(), [], example_inputs=images())
 
 
 def test_nan_in_a_weight_is_explained():

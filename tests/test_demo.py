@@ -47,7 +47,7 @@ def test_the_command_compares_what_it_wrote(tmp_path, capsys):
     assert cli.main(["demo", "--epochs", "2", "--out", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert "trained on 1,257 images" in shown and "540 other images, held out" in shown
-    assert "float layers in float32 (f32 hint) in both" in shown
+    assert "float layers in float32 (f32 hint) in both" in " ".join(shown.split())
     names = {path.name for path in folder.iterdir()}
     assert names == {"digits-fp32.onnx", "digits-int8.onnx", "quantized.svg", "graphs"}
     files = [(folder / f"digits-{kind}.onnx").stat().st_size for kind in ("fp32", "int8")]

@@ -147,6 +147,6 @@ def test_dump_writes_every_view(tmp_path):
 
 def test_dump_into_what_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"cannot write .*name a folder that you may write to"):
+    with pytest.raises(InputError, match=r"cannot make the folder .*name one that you may write to"):
         dump(build([]), tmp_path / "file", "graph")
     assert (tmp_path / "file").read_text() == "mine"

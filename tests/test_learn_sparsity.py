@@ -142,7 +142,7 @@ def test_masks_behind_a_quantizer_are_learned_too():
     [
         ({"level": 1.0}, "level from 0 to below 1"),
         ({"freeze_epoch": -1}, "freeze_epoch of 0 or more, or None"),
-        ({"schedule": "exponential"}, "one of fxcompress.training.levels"),
+        ({"schedule": "exponential"}, "schedule that is a Schedule"),
         ({"level": 0.2, "schedule": Exponential(epochs=3, initial=0.3)}, "starts at 0.3"),
     ],
 )

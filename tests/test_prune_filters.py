@@ -349,7 +349,7 @@ def test_pruned_again_from_where_it_was():
         ({"amount": 1.0}, "amount from 0 to below 1, got 1.0"),
         ({"amount": -0.1}, "amount from 0"),
         ({"criterion": "l3"}, "did you mean 'l"),
-        ({"ranking": "local"}, "'uniform' or 'global', not 'local'"),
+        ({"ranking": "local"}, "'uniform' or 'global', or that is a LearnedRanking, got 'local'"),
         ({"multiple": 0}, "multiple of 1 or more, got 0"),
     ],
 )

@@ -166,7 +166,7 @@ def test_the_integers_of_the_file_are_those_that_were_trained(weights):
     assert not lowered.graph.find_nodes(op="call_function", target=BATCH_NORM)
     found = 0
     for node in lowered.graph.find_nodes(op="call_function", target=torch.ops.fxcompress.dequantize.default):
-        q, scale, zero_point, axis, _, block = node.args
+        q, scale, zero_point, axis, _, block, *_ = node.args
         if q.op == "get_attr":
             stem = q.name.partition("_weight")[0] + "_weight"
             integers = getattr(lowered, q.target).float()

@@ -92,7 +92,7 @@ def _give(module: nn.Module, target: str, value: Any) -> str:
         owner = owner.get_submodule(name)
     if isinstance(value, torch.Tensor):
         own = owner._parameters.get(leaf, owner._buffers.get(leaf))
-        if own is not None and own.shape == value.shape:
+        if own is not None and own.shape == value.shape and torch.equal(own, value):
             return target
     name = _free(owner, leaf)
     if isinstance(value, nn.Parameter):
