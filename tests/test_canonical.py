@@ -377,7 +377,8 @@ def test_every_spelling_computes_the_same(graph_module):
         few = [torch.cat([x, x, x])[:batch] for x in inputs]
         with torch.no_grad():
             for case, got, expected in zip(CASES, graph_module(*few), model(*few)):
-                torch.testing.assert_close(got, expected, msg=lambda m, case=case: f"{case}: {m}")
+                near = {"rtol": 2**-9, "atol": 1e-5} if case[0] == "convert" else {}  # float16 is computed in float32
+                torch.testing.assert_close(got, expected, msg=lambda m, case=case: f"{case}: {m}", **near)
 
 
 NEAR_MISSES: dict[str, tuple[str, Callable[..., Any], Any]] = {

@@ -169,7 +169,7 @@ def test_the_price_of_restored_layers_is_noted(data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margin": -0.1}, "margin that is a finite number of a layer's time, 0 or more, not -0.1"),
+        ({"margin": -0.1}, "margin is a share of a layer's time, 0 or more, not -0.1"),
         ({"margin": float("nan")}, "margin that is a finite number"),
         ({"gain": 1}, "gain is a share of the file's time, from 0 to below 1, not 1"),
         ({"max_layers": 0}, "max_layers must be 1 or more, or None for any number, got 0"),

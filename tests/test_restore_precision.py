@@ -329,7 +329,7 @@ def test_a_size_that_is_exceeded_already_is_refused(data):
         ({"metric": 0.5}, "metric that is a function, or None, got 0.5"),
         ({"min_decibels": 20, "max_layers": 0}, "max_layers must be 1 or more, or None for any number, got 0"),
         ({"min_decibels": 20, "bits": 9}, "bits must be 3 to 8, or None for float, got 9"),
-        ({"min_decibels": 20, "samples": 0}, "samples of 1 or more, got 0"),
+        ({"min_decibels": 20, "samples": 0}, "samples must be 1 or more, got 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -202,7 +202,7 @@ def test_the_chart_is_written(compiled, data, tmp_path):
 def test_what_is_refused(compiled, data, tmp_path):
     with pytest.raises(InputError, match="samples of 1 or more, got 0"):
         sensitivity(compiled, data, samples=0)
-    with pytest.raises(InputError, match="chunk must be 1 or more, got -1"):
+    with pytest.raises(InputError, match="needs chunk of 1 or more, got -1"):
         sensitivity(compiled, data, chunk=-1)
     with pytest.raises(InputError, match="not on a Net; compile it first"):
         sensitivity(Net(), data)
