@@ -94,7 +94,7 @@ def test_a_weight_that_two_convolutions_share_is_binarized_once():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"weights": "xnr"}, InputError, "weights that is 'xnor' or 'dorefa', got 'xnr'"),
+        ({"weights": "xnr"}, InputError, "did you mean 'xnor'"),
         ({"weights_start_epoch": -1}, InputError, "weights_start_epoch is an epoch, 0 or later, not -1"),
         ({"activations_start_epoch": 0.5}, InputError, "activations_start_epoch that is a whole number"),
         ({"scopes": ["depthwise"]}, InputError, r"depthwise.*test_binarize.py.*it has groups"),

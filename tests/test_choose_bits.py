@@ -178,7 +178,7 @@ def test_a_loss_that_cannot_be_differentiated_is_refused(loss, message):
         fxcompress.compile(Gained(), [passes.Quantize(), passes.ChooseBits(loss=loss)], data=DATA)
 
 
-@pytest.mark.xfail(reason="distances are decomposed now, and can be differentiated twice: another operation is wanted")
+@pytest.mark.xfail(strict=True, reason="distances are decomposed now, and can be differentiated twice")
 def test_a_loss_without_a_second_derivative_is_told():
     class Distances(nn.Module):
         def __init__(self):

@@ -208,6 +208,10 @@ def test_weights_that_something_else_reads_stay():
     assert linked(model, torch.randn(IMAGES)) == []
 
 
+def test_weights_of_16_bits_are_equalized_in_float32():
+    assert linked(nn.Sequential(CONV(), CONV()).bfloat16(), torch.randn(IMAGES).bfloat16()) == ["_0 -> _1"]
+
+
 def test_channels_without_weights_stay():
     model = nn.Sequential(CONV(), nn.ReLU(), CONV())
     with torch.no_grad():

@@ -244,3 +244,11 @@ def test_a_model_of_another_precision_is_told_and_left_alone():
     with pytest.raises(InputError, match=r"conv.weight is torch.bfloat16.*model.float\(\)"):
         fxcompress.compress(model, data=[{"images": images().bfloat16()}])
     assert type(model) is kind and model.conv.weight.dtype == torch.bfloat16
+
+
+def test_where_one_part_cannot_be_changed_none_is():
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), Holder("text")).eval()
+    kinds, keys = [type(part) for part in model], list(model.state_dict())
+    with pytest.raises(InputError, match="'text'.*rename it"):
+        fxcompress.compress(model, [], example_inputs=torch.randn(2, 4), submodules=["0", "1"])
+    assert [type(part) for part in model] == kinds and list(model.state_dict()) == keys

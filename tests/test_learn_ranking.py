@@ -95,5 +95,5 @@ def test_unusable_rankings():
         learn_ranking(pruned(ranking="uniform"), lambda trial: 0.0)
     with pytest.raises(InputError, match=r"cluster '_1' that there is not \(did you mean '_"):
         pruned(ranking=LearnedRanking({"_1": (1.0, 0.0)}))
-    with pytest.raises(InputError, match="LearnedRanking"):
+    with pytest.raises(InputError, match="or that is a LearnedRanking"):
         pruned(ranking={"_0": (1.0, 0.0)})

@@ -128,7 +128,8 @@ def test_layers_with_too_many_inputs_are_left_out():
 
 
 @pytest.mark.xfail(
-    reason="since changes are judged at the outputs the mean difference that is left is 6e-5, not 1e-6: to be found out"
+    strict=True,
+    reason="since changes are judged at the outputs the mean difference left is 6e-5, not 1e-6",
 )
 def test_biases_take_up_the_mean_difference():
     model, images = _network()

@@ -236,7 +236,7 @@ def test_the_file_has_the_zeros_and_is_the_model(options, quantized, tmp_path):
         {"symmetric": False, "group_size": 4},
         pytest.param(
             {"bits": 4, "group_size": 4},
-            marks=pytest.mark.xfail(reason="inspect counts other zeros in 4-bit groups since activations stay in float there"),
+            marks=pytest.mark.xfail(strict=True, reason="inspect counts other zeros in 4-bit groups"),
         ),
     ],
 )

@@ -15,7 +15,7 @@ from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
 from fxcompress.driver.interface import Pass
 from fxcompress.errors import InputError
-from fxcompress.inplace.graft import check_graftable, graft
+from fxcompress.inplace.graft import check_graftable, check_state, graft
 from fxcompress.parts import PartlyCompiled
 from fxcompress.report.rows import Report
 from fxcompress.training.controller import CompositeController
@@ -98,7 +98,8 @@ def compress(
     compiled = compile(model, chosen, example_inputs=example_inputs, data=data, submodules=submodules, **options)
     if isinstance(compiled, Compiled):
         return Compression(model, graft(model, compiled))
-    for path in compiled.parts:
+    for path, part in compiled.parts.items():  # all of them, before the first is changed
         check_graftable(model.get_submodule(path))
+        check_state(model.get_submodule(path), part)
     twins = {path: graft(model.get_submodule(path), part) for path, part in compiled.parts.items()}
     return Compression(model, PartlyCompiled.around(model, twins, compiled.left_alone))

@@ -30,7 +30,7 @@ def graft(module: nn.Module, compiled: Compiled) -> Compiled:
             stand in code, or it is not in single precision.
     """
     check_graftable(module)
-    _check_state(module, compiled)
+    check_state(module, compiled)
     graph = copy_graph(compiled.graph)
     _move_in(module, compiled, graph)
     twin = Compiled.sharing(module, graph, compiled)
@@ -49,7 +49,7 @@ def check_graftable(module: nn.Module) -> None:
         )
 
 
-def _check_state(module: nn.Module, compiled: Compiled) -> None:
+def check_state(module: nn.Module, compiled: Compiled) -> None:
     """Raise InputError where `compiled` holds state of `module` under other names, or in another precision."""
     renamed = sorted(compiled.meta.get("own_names", {}).values())
     if renamed:

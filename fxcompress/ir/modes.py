@@ -40,7 +40,7 @@ def inference_twin(graph_module: fx.GraphModule) -> fx.GraphModule:
     twin = fx.GraphModule(_in_inference(graph_module), copy_graph(graph_module.graph))
     twin.meta = dict(graph_module.meta)
     set_training(twin, False)
-    return twin.eval()
+    return twin
 
 
 def _in_inference(module: nn.Module) -> nn.Module:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar, cast, get_type_hints
 
-from fxcompress.errors import InputError
-from fxcompress.options.kinds import allowed, fits
+from fxcompress.errors import InputError, did_you_mean
+from fxcompress.options.kinds import allowed, choices, fits
 
 _LONGEST = 100
 
@@ -71,6 +71,8 @@ def check_arguments(*names: str) -> Callable[[Function], Function]:
 def _check(owner: str, name: str, value: Any, declared: Any) -> None:
     if not fits(value, declared):
         hint = f"; write [{value!r}]" if fits([value], declared) else ""
+        if isinstance(value, str):
+            hint = hint or did_you_mean(value, [choice for choice in choices(declared) if isinstance(choice, str)])
         raise InputError(f"{owner} needs {name} {allowed(declared)}, got {_shown(value)}{hint}")
 
 

@@ -54,14 +54,8 @@ def allowed(declared: Any) -> str:
         return f"that is {' or '.join(map(repr, parts))}"
     if declared is None or declared is type(None):
         return "None"
-    plain = {
-        int: "that is a whole number",
-        float: "that is a finite number",
-        bool: "that is True or False",
-        str: "that is a text",
-    }
-    if declared in plain:
-        return plain[declared]
+    if declared in _PLAIN:
+        return _PLAIN[declared]
     if origin is Callable:
         return "that is a function"
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -70,6 +64,13 @@ def allowed(declared: Any) -> str:
         inner = allowed(parts[0]).removeprefix("that is ").removeprefix("of ")
         return f"that is a list, each {inner}"
     return f"that is a {getattr(declared, '__name__', declared)}"
+
+
+def choices(declared: Any) -> list[Any]:
+    """The values that `declared` names one by one."""
+    if get_origin(declared) is Literal:
+        return list(get_args(declared))
+    return [choice for part in get_args(declared) for choice in choices(part)]
 
 
 def _is_number(value: Any, kind: type) -> bool:
