@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_the_old_file_is_withdrawn_first_where_it_would_be_read_with_the_new_one
 WRITER = """
 import os, signal, sys, time
 from fxcompress.storage.atomic import replacing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may have it ignored
 with replacing(sys.argv[1]) as (part,):
     part.write_text("half")
     print("writing", flush=True)
@@ -160,6 +162,15 @@ def test_what_a_signal_ends_leaves_nothing_that_the_next_write_does_not_sweep(tm
     assert sorted(os.listdir(tmp_path)) == ["file", "other"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python handles it, also where whoever runs the tests has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_signals_wait_for_the_renames_to_be_done() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), deferred():
