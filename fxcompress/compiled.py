@@ -6,26 +6,25 @@ import copy
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import fx, nn
 
 from fxcompress import defaults
-from fxcompress.conformance.check import FileCheck
-from fxcompress.conformance.client import CHILD
+from fxcompress.conformance.writing import CheckedFile, Verify
 from fxcompress.driver.compilation import Compilation
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import write_onnx
-from fxcompress.emit.interface import float32_inputs, with_float32_interface
+from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
-from fxcompress.errors import FileWarning, InputError
+from fxcompress.errors import FileWarning, ScheduleWarning
 from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
@@ -37,7 +36,10 @@ from fxcompress.training.controller import CompositeController, compose
 from fxcompress.views.dump import dump
 from fxcompress.views.text import to_text
 
-Verify = bool | Literal["strict"]
+_STEP = (
+    "in the training loop call compiled.controller.scheduler.epoch_step() at the start of every epoch, and step() at that of "
+    "every optimizer step"
+)
 
 
 @keeps_its_names
@@ -174,11 +176,15 @@ class Compiled(fx.GraphModule):
             VerificationError: the file does not load in the target's runtime, or see `verify`; nothing is written.
         """
         check_writable(path)
-        names = {"input_names": input_names, "output_names": output_names}
-        emitted = partial(self._emitted, opset=opset)
-        runtime = self.compilation.target.runtime
-        lowered = partial(self._lowered, batch_size=batch_size)
-        return self._write(path, write_onnx, runtime, verify, lowered, emitted, names)
+        file = CheckedFile(
+            lower=partial(self._lowered, batch_size=batch_size),
+            emit=partial(self._emitted, opset=opset),
+            names={"input_names": input_names, "output_names": output_names},
+            write=write_onnx,
+            runtime=self.compilation.target.runtime,
+            example=self.compilation.example,
+        )
+        return self._write(path, file, verify)
 
     def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True) -> Path:
         """Write the model as OpenVINO IR: the ``.xml`` file `path`, and its weights beside it, as ``.bin``.
@@ -198,32 +204,25 @@ class Compiled(fx.GraphModule):
             VerificationError: as of `to_onnx`.
         """
         check_openvino_path(path)
-        write = partial(write_openvino, batch_size=batch_size)
-        lowered = partial(self._lowered, binary_convolutions=True)
-        return self._write(path, write, "openvino", verify, lowered, self._emitted, {})
+        file = CheckedFile(
+            lower=partial(self._lowered, binary_convolutions=True),
+            emit=self._emitted,
+            write=partial(write_openvino, batch_size=batch_size),
+            runtime="openvino",
+            example=self.compilation.example,
+        )
+        return self._write(path, file, verify)
 
-    def _write(
-        self,
-        path: str | os.PathLike[str],
-        write: Callable[..., Path],
-        runtime: str,
-        verify: Verify,
-        lower: Callable[[], fx.GraphModule],
-        emit: Callable[..., ir.Model],
-        names: dict[str, Sequence[str] | None],
-    ) -> Path:
-        """Lower, translate and `write` the model, and run the file in `runtime` before it gets its name."""
-        if verify not in (True, False, "strict"):
-            raise InputError(f"verify is True, False or 'strict', not {verify!r}")
-        if verify:
-            CHILD.start()  # and is ready when the file is written
-        lowered, example = lower(), float32_inputs(self.compilation.example)
-        check = FileCheck(lowered, example, runtime, emit, write, verify == "strict", Path(path)) if verify else None
-        written = write(emit(lowered, **names), path, check=check)
-        if check and check.row:
-            self.report.replace(check.row)
-            if check.mismatch:
-                warnings.warn(check.mismatch, FileWarning, stacklevel=3)
+    def _write(self, path: str | os.PathLike[str], file: CheckedFile, verify: Verify) -> Path:
+        """Write `file` and tell of it; a schedule that was never stepped is warned of, since the file has little of it."""
+        forgotten = self.controller.not_begun()
+        written = file.write_to(path, verify)
+        if file.row:
+            self.report.replace(file.row)
+        if file.mismatch:
+            warnings.warn(file.mismatch, FileWarning, stacklevel=3)
+        if forgotten:
+            warnings.warn(f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning, stacklevel=3)
         return written
 
     def _lowered(self, batch_size: int | None = None, **how: bool) -> fx.GraphModule:

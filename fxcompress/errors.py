@@ -53,6 +53,10 @@ class FileWarning(UserWarning):
     """The file of a model cannot be written, or computes something else in its runtime than the model does."""
 
 
+class ScheduleWarning(UserWarning):
+    """A file is written with less compression than was asked for, since its schedule was never stepped."""
+
+
 class CalibrationError(FxCompressError):
     """The calibration data gives no usable ranges."""
 

@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from fxcompress.capture import private_copy
 from fxcompress.capture.recording import recording
-from fxcompress.compiled import Compiled, Verify
+from fxcompress.compiled import Compiled
+from fxcompress.conformance.writing import Verify
 from fxcompress.data.fitting import aligned
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError

@@ -62,6 +62,10 @@ class Controller:
         """How far the schedule has come."""
         return CompressionStage.FULLY_COMPRESSED
 
+    def not_begun(self) -> str | None:
+        """What the model still lacks since `Scheduler.epoch_step` was never called; None where nothing was forgotten."""
+        return None
+
 
 class CompositeController(Controller):
     """All controllers of a compiled model; `controller["Sparsify"]` is one of them."""
@@ -88,6 +92,11 @@ class CompositeController(Controller):
         """The children's common stage, or partially compressed where they differ; fully where nothing is left to come."""
         stages = {child.compression_stage() for child in self.children.values()} or {CompressionStage.FULLY_COMPRESSED}
         return stages.pop() if len(stages) == 1 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def not_begun(self) -> str | None:
+        """The children's, each with its name."""
+        lacks = {name: child.not_begun() for name, child in self.children.items()}
+        return "; ".join(f"{name}: {lack}" for name, lack in lacks.items() if lack) or None
 
 
 def compose(controllers: Sequence[tuple[str, Controller]]) -> CompositeController:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from fxcompress.errors import InputError
 from fxcompress.training.controller import CompressionStage, Controller
@@ -49,6 +49,11 @@ class LevelScheduler(Scheduler):
     @property
     def is_frozen(self) -> bool:
         return self.freeze_epoch is not None and self.current_epoch >= self.freeze_epoch
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether an epoch has begun, or a level was set by hand."""
+        return self.current_epoch >= 0 or self.level != self._scheduled
 
     def set_level(self, level: float) -> None:
         """Apply `level` now.
@@ -113,6 +118,8 @@ class LevelController(Controller):
     """
 
     scheduler: LevelScheduler
+    margin: ClassVar[float] = 1e-6
+    """How far beyond its level a model can be that was never stepped."""
 
     def __init__(self, schedule: Schedule | None, target: float, freeze_epoch: int | None = None):
         if isinstance(schedule, Adaptive):
@@ -149,3 +156,12 @@ class LevelController(Controller):
         if self.scheduler.level >= self.scheduler.target:
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.PARTIALLY_COMPRESSED if self.scheduler.level > 0 else CompressionStage.UNCOMPRESSED
+
+    def not_begun(self) -> str | None:
+        """The level that it has and the one that it was to have, where the schedule gave the one and never moved."""
+        scheduler = self.scheduler
+        if scheduler.has_moved or scheduler.level >= scheduler.target:
+            return None
+        if scheduler.current_step < 0 and self.reached() > scheduler.level + self.margin:
+            return None  # a copy of a model in training, whose schedule starts anew
+        return f"the level is still {scheduler.level:.1%}, not {scheduler.target:.1%}"

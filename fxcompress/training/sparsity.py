@@ -148,6 +148,7 @@ class LearnedSparsityController(_MaskedLayers):
     """
 
     masks: dict[str, LearnedMask]  # type: ignore[assignment]
+    margin = SHARPNESS
 
     def apply(self, level: float) -> None:
         """The loss asks for it; nothing else changes."""

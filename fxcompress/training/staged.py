@@ -56,6 +56,13 @@ class StagedController(Controller):
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED if True in on else CompressionStage.UNCOMPRESSED
 
+    def not_begun(self) -> str | None:
+        """What is off and waits for an epoch, where none has begun."""
+        kinds = {"weights": self.weights, "activations": self.activations}
+        off = [kind for kind, modules in kinds.items() if modules and not any(one.enabled for one in modules.values())]
+        waiting = [f"{kind} start at epoch {self.scheduler.starts[kind]}" for kind in off if self.scheduler.starts[kind] > 0]
+        return " and ".join(waiting) if waiting and self.scheduler.current_epoch < 0 else None
+
 
 class StagedScheduler(Scheduler):
     """Turns the modules for weights and for activations on when their epochs come, and off when it goes back before them."""
