@@ -222,7 +222,9 @@ class Compiled(fx.GraphModule):
         if file.mismatch:
             warnings.warn(file.mismatch, FileWarning, stacklevel=3)
         if forgotten:
-            warnings.warn(f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning, stacklevel=3)
+            warnings.warn(
+                f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning, stacklevel=3
+            )
         return written
 
     def _lowered(self, batch_size: int | None = None, **how: bool) -> fx.GraphModule:
