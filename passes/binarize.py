@@ -59,6 +59,7 @@ class Binarize(Pass):
     samples: int | None = 100
 
     effect: ClassVar[Effect] = Effect.LOSSY
+    reads_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHT_BINARIZERS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import fx
 
@@ -34,8 +34,8 @@ class Quantize(Pass):
     once; activations pass through unchanged until `Calibrate` sets their ranges.
 
     Args:
-        weights: the weights' grid; None for the target's. Its channel axis is set operation by operation.
-        activations: the activations' grid; None for the target's.
+        weights: the weights' grid. Its channel axis is set operation by operation.
+        activations: the activations' grid; None quantizes weights alone, so that files are small and compute in float.
         weight_estimator: chooses the weights' ranges: a name in `fxcompress.quantization.ranges.ESTIMATORS`, or an
             `Estimator`.
         activation_estimator: likewise, the activations'; None for the one that `Calibrate` is given.
@@ -55,8 +55,8 @@ class Quantize(Pass):
         CalibrationError: a weight holds NaN or infinity.
     """
 
-    weights: QuantizationSpec | None = None
-    activations: QuantizationSpec | None = None
+    weights: QuantizationSpec | Literal["target"] = "target"
+    activations: QuantizationSpec | Literal["target"] | None = "target"
     weight_estimator: str | Estimator = "min_max"
     activation_estimator: str | Estimator | None = None
     per_channel: bool = True
@@ -80,7 +80,9 @@ class Quantize(Pass):
 
     @property
     def _options(self) -> QuantizationOptions:
-        return QuantizationOptions(**{f.name: getattr(self, f.name) for f in fields(QuantizationOptions)})
+        given = {f.name: getattr(self, f.name) for f in fields(QuantizationOptions) if f.name != "weights_only"}
+        own = {name: None if value == "target" else value for name, value in given.items()}
+        return QuantizationOptions(**own, weights_only=self.activations is None)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         graph = graph_module.graph
@@ -98,6 +100,8 @@ class Quantize(Pass):
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]
         mark_regions(graph, target)
         context.notes += [f"{node.name} stays in float: {why}" for node, why in placement.left_in_float.items()]
+        if self.activations is None:
+            context.notes.append("weights alone are quantized: the operations compute in float")
         context.notes += [f"{node.name} reads real values: {why}" for node, why in placement.float_activations.items()]
         for scope, nodes, _ in overrides:
             if nodes.isdisjoint(placement.operations):

@@ -57,6 +57,7 @@ class SmoothActivations(Pass):
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
+    reads_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("tokens", "token_samples"):

@@ -53,6 +53,7 @@ class SplitChannels(Pass):
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
+    reads_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.channels < 1:

@@ -1,6 +1,7 @@
 """Options: every pass, schedule, specification and function checks them in one way."""
 
 import dataclasses
+import inspect
 import math
 from typing import Annotated, Literal
 
@@ -130,6 +131,34 @@ def test_missing_data_is_known_before_the_model_is_traced():
 
     with pytest.raises(InputError, match="needs data"):
         fxcompress.compile(Untraceable(), example_inputs=torch.randn(2, 4))
+
+
+class WatchedData(list):
+    """Batches that note which passes read them."""
+
+    def __iter__(self):
+        self.readers = getattr(self, "readers", set())
+        self.readers |= {one.name for frame in inspect.stack() if isinstance(one := frame.frame.f_locals.get("self"), Pass)}
+        return super().__iter__()
+
+
+READERS = [
+    [passes.SplitChannels(channels=2), passes.SmoothActivations(), passes.Quantize(), passes.RoundWeights()],
+    [passes.EqualizeLayers(), passes.Quantize(), passes.Calibrate(), passes.LearnRounding(iterations=1), passes.CorrectBias()],
+    [passes.Binarize(), passes.Quantize(), passes.Calibrate(), passes.RestorePrecision(min_decibels=1.0), passes.Distill()],
+    [passes.PruneFilters(), passes.Sparsify(), passes.LearnSparsity(), passes.RemoveFilters(), passes.FoldMasks()],
+    [passes.Quantize(), passes.ChooseBits(loss=lambda model, batch: model(batch).square().sum()), passes.Calibrate()],
+]
+
+
+@pytest.mark.parametrize("chosen", READERS, ids=lambda chosen: type(chosen[0]).__name__)
+def test_every_pass_that_reads_data_says_so_before_any_work(chosen):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LayerNorm(128), nn.Linear(128, 16), nn.ReLU()
+    network = nn.Sequential(*layers, nn.Linear(16, 4))
+    data = WatchedData([torch.randn(8, 3, 8, 8)])
+    fxcompress.compile(network, chosen, data=data)
+    assert data.readers <= {one.name for one in chosen if one.reads_data}
 
 
 def test_a_pass_that_returns_nothing_is_named():

@@ -375,7 +375,7 @@ def test_embeddings_are_quantized_unless_asked_not_to():
 
 @pytest.mark.parametrize(
     "spec",
-    [None, FOUR_BITS, QuantizationSpec(bits=4), QuantizationSpec(bits=3, symmetric=False, group_size=4)],
+    ["target", FOUR_BITS, QuantizationSpec(bits=4), QuantizationSpec(bits=3, symmetric=False, group_size=4)],
     ids=["8 bits", "groups", "channels", "asymmetric"],
 )
 def test_embeddings_of_few_bits_are_looked_up_in_the_file(spec, tmp_path):
@@ -447,7 +447,7 @@ def test_every_grid_is_the_same_in_the_file(tmp_path_factory, weights, activatio
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"weights": 4}, InputError, "weights that is a QuantizationSpec, or None, got 4"),
+        ({"weights": 4}, InputError, "weights that is a QuantizationSpec, or that is .target., got 4"),
         ({"activations": "int8"}, InputError, "activations that is a QuantizationSpec"),
         ({"activations": QuantizationSpec(group_size=4)}, InputError, "activations have one scale"),
         ({"activations": QuantizationSpec(channel_axis=1)}, InputError, "activations have one scale"),
@@ -479,3 +479,36 @@ def test_what_no_model_could_use_is_refused_before_there_is_one():
         passes.Quantize(weight_estimator="minmax")
     with pytest.raises(InputError, match="per_channel=True"):
         passes.Quantize(per_channel=False, overrides={"head": QuantizationOptions(weights=FOUR_BITS)})
+
+
+def activation_quantizers(compiled) -> list[str]:
+    return [n.name for n in compiled.graph.nodes if n.name.endswith("_quantizer") and "weight" not in n.name]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_without_activations_weights_alone_are_quantized_and_the_file_computes_the_same(target, bits, tmp_path):
+    x, chosen = images(), [*fxcompress.defaults.post_training()]
+    place = [type(one) for one in chosen].index(passes.Quantize)
+    chosen[place] = passes.Quantize(weights=QuantizationSpec(bits=bits), activations=None)
+    compiled = fxcompress.compile(net(), chosen, data=[x], target=target)
+    assert activation_quantizers(compiled) == []
+    assert any("weights alone" in note for row in compiled.report.rows for note in row.notes)
+    path = compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
+    for run in (in_openvino, in_onnxruntime):
+        assert sqnr(compiled(x), torch.from_numpy(run(path.read_bytes(), [x])[0])) > 80
+    ranks = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
+    integers = {8: onnx.TensorProto.INT8, 4: onnx.TensorProto.INT4}[bits]
+    assert list(ranks.values()).count(integers) >= 4
+
+
+def test_an_override_leaves_the_activations_of_a_scope_in_float():
+    overrides = {"head": QuantizationOptions(weights_only=True), "op:add": QuantizationOptions(weights_only=True)}
+    whole, part = quantized(net(), images()), quantized(net(), images(), overrides=overrides)
+    assert "mean_quantizer" in activation_quantizers(whole) and "mean_quantizer" not in activation_quantizers(part)
+    assert part.get_submodule("head_weight_quantizer").enabled
+
+
+def test_weights_in_float_are_refused_with_what_to_do_instead():
+    with pytest.raises(InputError, match="weights"):
+        passes.Quantize(weights=None)

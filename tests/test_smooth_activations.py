@@ -111,7 +111,7 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_networks_without_tokens_need_no_data():
-    compiled = fxcompress.compile(nn.Linear(3, 2), [passes.SmoothActivations()], example_inputs=(torch.randn(2, 3),))
+    compiled = fxcompress.compile(nn.Linear(3, 2), [passes.SmoothActivations()], data=[torch.randn(2, 3)])
     assert compiled.report.rows[-1].rewrites == 0
 
 

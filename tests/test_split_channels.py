@@ -138,5 +138,5 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_networks_without_such_layers_need_no_data():
-    plain = fxcompress.compile(nn.Linear(3, 2), [passes.SplitChannels()], example_inputs=(torch.randn(2, 3),))
+    plain = fxcompress.compile(nn.Linear(3, 2), [passes.SplitChannels()], data=[torch.randn(2, 3)])
     assert plain.report.rows[-1].rewrites == 0

@@ -121,7 +121,7 @@ def test_quantizers_stand_where_they_would_have_stood_with_batch_norm_folded(rec
 @given(recipes(max_steps=5), st.booleans(), st.booleans())
 def test_the_file_is_the_trained_model(recipe, per_channel, asymmetric):
     data = recipe.inputs(8)
-    weights = QuantizationSpec(symmetric=False) if asymmetric else None
+    weights = QuantizationSpec(symmetric=False) if asymmetric else "target"
     model = trained(compiled(recipe.build(), data, quantize=passes.Quantize(per_channel=per_channel, weights=weights)), data)
     with torch.no_grad(), activations_in_float(model):
         torch.testing.assert_close(model(data), model.lower()(data), rtol=1e-3, atol=1e-4)
@@ -152,7 +152,7 @@ DATA = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
-    "weights", [None, QuantizationSpec(bits=4, signed=True), QuantizationSpec(bits=4, group_size=4, signed=True)]
+    "weights", ["target", QuantizationSpec(bits=4, signed=True), QuantizationSpec(bits=4, group_size=4, signed=True)]
 )
 def test_the_integers_of_the_file_are_those_that_were_trained(weights):
     torch.manual_seed(0)

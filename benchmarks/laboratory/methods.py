@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class Method:
 def quantized(weight_bits: int = 8, symmetric: bool | None = None, per_channel: bool = True) -> list[Pass]:
     """Trained quantizers; `symmetric` of weights and activations, None for symmetric weights and asymmetric activations."""
     weights = QuantizationSpec(bits=weight_bits, symmetric=symmetric is not False, signed=True)
-    activations = None if symmetric is None else QuantizationSpec(symmetric=symmetric)
+    activations: QuantizationSpec | Literal["target"] = "target" if symmetric is None else QuantizationSpec(symmetric=symmetric)
     grids = passes.Quantize(weights=weights, activations=activations, per_channel=per_channel, exact_sums=True)
     return [grids, passes.Calibrate(), passes.TrainQuantizers()]
 

@@ -131,6 +131,8 @@ class _Placer:
             self.left[node] = f"its table has no more than {FEW_ROWS} rows"
         elif node.target in target.weighted:
             self._visit_weighted(node, target.weighted[node.target])
+        elif node.target in target.kernels and self.options[node].weights_only:
+            return
         elif node.target in target.products:
             product, options = target.products[node.target], self.options[node].activation
             symmetric = replace(options, spec=replace(options.spec, symmetric=True))
@@ -158,6 +160,8 @@ class _Placer:
         else:
             options = self._settled(self.options[node].weight)
             refusal = self._refusal(options.quantizer(_shape(weight), axis).spec)
+            if self.options[node].weights_only:
+                data = None
             if data is not None and refusal is None:
                 self._demand(data, node, self.options[node].activation)
             elif refusal is not None and data is not None:

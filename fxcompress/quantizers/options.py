@@ -53,6 +53,7 @@ class QuantizationOptions:
         per_channel: one scale for each output channel of a weight, rather than one for all.
         reduce_range: 8-bit weights take 7 bits (see `QuantizationSpec.reduced`).
         embeddings: quantize the tables of embeddings.
+        weights_only: leave the activations in float.
 
     Raises:
         InputError: an option is of the wrong type, names no estimator, or contradicts another.
@@ -65,13 +66,14 @@ class QuantizationOptions:
     per_channel: bool | None = None
     reduce_range: bool | None = None
     embeddings: bool | None = None
+    weights_only: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "activations"):
             spec = getattr(self, name)
             if not isinstance(spec, QuantizationSpec | None):
                 raise InputError(f"{name} must be a QuantizationSpec, such as QuantizationSpec(bits=4), not {spec!r}")
-        for name in ("per_channel", "reduce_range", "embeddings"):
+        for name in ("per_channel", "reduce_range", "embeddings", "weights_only"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for estimator in (self.weight_estimator, self.activation_estimator):
