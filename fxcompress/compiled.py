@@ -31,7 +31,7 @@ from fxcompress.ir.naming import keep_state_keys, keeps_its_names
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import as_path, check_writable
 from fxcompress.storage.names import file_names
-from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
+from fxcompress.training.checkpoint import fingerprint, load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
 from fxcompress.views.dump import dump
 from fxcompress.views.text import to_text
@@ -90,15 +90,19 @@ class Compiled(fx.GraphModule):
         Tensors are copies. It is plain data: ``torch.save`` it, and ``torch.load(path, weights_only=True)``. The optimizer's
         state, and the random generators', are yours to keep.
         """
-        return take_checkpoint(self, self.controller.scheduler, self.compilation.passes)
+        return take_checkpoint(self, self.controller.scheduler, self.compilation.passes, self.computes())
 
     def load_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Go on from a `checkpoint` of the same compilation of the same model; whole, or not at all.
 
         Raises:
-            CheckpointError: it is of another model or other passes; says what differs.
+            CheckpointError: it is of another model or other passes, was damaged, or has values that cannot be; says which.
         """
-        load_checkpoint(self, self.controller.scheduler, self.compilation.passes, state)
+        load_checkpoint(self, self.controller.scheduler, self.compilation.passes, self.computes(), state)
+
+    def computes(self) -> dict[str, str]:
+        """What tells this model from another with the same names for its tensors: its graph and its target."""
+        return {"graph": fingerprint(self.graph), "target": self.compilation.target.name}
 
     def recompile(self) -> Any:
         """As of any graph module, whose graph is in inference mode, and once more as the graph is in training.

@@ -110,11 +110,14 @@ class PartlyCompiled(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """As `Compiled.checkpoint`, of the whole model."""
-        return take_checkpoint(self, self.controller.scheduler, self._passes())
+        return take_checkpoint(self, self.controller.scheduler, self._passes(), self._computes())
 
     def load_checkpoint(self, state: Mapping[str, Any]) -> None:
         """As `Compiled.load_checkpoint`."""
-        load_checkpoint(self, self.controller.scheduler, self._passes(), state)
+        load_checkpoint(self, self.controller.scheduler, self._passes(), self._computes(), state)
+
+    def _computes(self) -> dict[str, str]:
+        return {f"{what} of {path}": value for path, part in self.parts.items() for what, value in part.computes().items()}
 
     def _passes(self) -> list[str]:
         return [f"{path}: {one}" for path, part in self.parts.items() for one in part.compilation.passes]

@@ -3,6 +3,8 @@
 import copy
 import functools
 import io
+import math
+import random
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from fxcompress import Effect, Pass, passes
 from fxcompress.errors import CheckpointError
 from fxcompress.masks.mask import Mask
 from fxcompress.training import Controller, Scheduler
-from fxcompress.training.checkpoint import texts
+from fxcompress.training.checkpoint import sealed, texts
 
 STACK = [passes.PruneFilters(amount=0.5, multiple=1), passes.Quantize(), passes.Calibrate(), passes.Distill()]
 
@@ -115,7 +117,7 @@ def test_a_checkpoint_stays_as_it_was_taken():
 
 def test_a_checkpoint_is_plain_data():
     taken = compiled().checkpoint()
-    assert taken["format"] == 1 and taken["passes"] == list(map(str, STACK))
+    assert taken["format"] == 2 and taken["passes"] == list(map(str, STACK))
     assert type(taken) is type(taken["model"]) is type(taken["scheduler"]) is dict
 
 
@@ -188,14 +190,34 @@ class Schedule(Pass):
 
 
 def damaged(**changes):
-    return {**compiled([*STACK, Schedule()], seed=1).checkpoint(), **changes}
+    """A checkpoint with `changes`, sealed anew: what is refused is not only refused for its digest."""
+    state = {**compiled([*STACK, Schedule()], seed=1).checkpoint(), **changes}
+    return sealed(state) if isinstance(state["model"], dict) else state
 
 
 def with_schedule(epoch):
     state = damaged()
     for scheduler in (state["scheduler"], *state["scheduler"]["children"].values()):
         scheduler["current_epoch"] = epoch
-    return state
+    return sealed(state)
+
+
+def with_scheduler(name, value, child=None):
+    state = damaged()
+    scheduler = state["scheduler"]["children"][child] if child else state["scheduler"]
+    scheduler[name] = value
+    return sealed(state)
+
+
+def with_tensor(name, change):
+    state = damaged()
+    name = next(one for one in state["model"] if name in one)
+    change(state["model"][name].view(-1))
+    return sealed(state)
+
+
+def fill(place, value):
+    return lambda tensor: tensor[place].fill_(value)
 
 
 @pytest.mark.parametrize(
@@ -203,11 +225,27 @@ def with_schedule(epoch):
     [
         (lambda: [1, 2], "no checkpoint: it lacks 'format', 'passes', 'model', 'scheduler'"),
         (lambda: compiled().state_dict(), r"no checkpoint.*goes into compiled.load_state_dict"),
-        (lambda: damaged(format=7), "format 7, this version of fxcompress reads format 1"),
+        (lambda: damaged(format=7), "format 7, this version of fxcompress reads format 2"),
         (lambda: damaged(passes=["Quantize()"]), r"\+ Distill\(\)"),
         (lambda: damaged(model=[1], passes="Quantize()"), "no checkpoint: it lacks 'passes', 'model';"),
         (lambda: damaged(model={}), "it lacks 0.0.bias, .* more"),
-        (lambda: damaged(scheduler={}), "cannot be loaded: KeyError.*was it changed"),
+        (lambda: damaged(scheduler={}), "cannot be loaded: its schedules cannot be taken up.*was it changed"),
+        (lambda: with_scheduler("current_epoch", "3"), "current_epoch is a whole number from -1 on, not '3'"),
+        (lambda: with_scheduler("current_step", True), "current_step is a whole number from -1 on, not True"),
+        (lambda: with_scheduler("children", {}), r"the scheduler state is of \[\], this model has"),
+        (lambda: with_scheduler("level", math.nan, "PruneFilters"), "level is from 0 to below 1, not nan"),
+        (lambda: with_scheduler("scheduled", "0.5", "PruneFilters"), "scheduled is from 0 to below 1, not '0.5'"),
+        (lambda: with_scheduler("step_of_epoch", -2, "PruneFilters"), "step_of_epoch is a whole number from -1 on"),
+        (lambda: with_tensor("0.0.weight", fill(0, math.nan)), "0.0.weight holds NaN or infinite"),
+        (lambda: with_tensor("running_var", fill(1, math.inf)), "running_var holds NaN or infinite"),
+        (lambda: with_tensor("mask.mask", fill(0, 7)), r"mask: mask has values that are not whole numbers from 0 to 1"),
+        (lambda: with_tensor("mask.mask", fill(0, 0.5)), r"mask: mask has values that are not whole numbers from 0 to 1"),
+        (lambda: with_tensor("quantizer.scale", fill(0, 0)), "scale has values that are not from 1e-45 to inf"),
+        (lambda: with_tensor("quantizer.scale", fill(0, -1)), "scale has values that are not from 1e-45 to inf"),
+        (lambda: with_tensor("quantizer.zero_point", fill(0, 999)), "zero_point has values that are not whole numbers from"),
+        (lambda: with_tensor("quantizer._extra_state", fill(3, 77)), "to round to 77 bits"),
+        (lambda: with_tensor("quantizer._extra_state", fill(0, 5)), "its flags are 5"),
+        (lambda: damaged(computes={}), "of another model, whose graph is another"),
         (lambda: with_schedule(epoch=1), "not today"),
     ],
 )
@@ -239,3 +277,29 @@ def test_the_same_checkpoint_with_a_schedule_that_can_be_taken_up_is_loaded():
     model = compiled([*STACK, Schedule()])
     model.load_checkpoint(with_schedule(epoch=0))
     assert model.controller["Schedule"].scheduler.current_epoch == 0
+
+
+def test_another_computation_and_another_target_are_refused():
+    def one(kind, target="openvino"):
+        torch.manual_seed(0)
+        return fxcompress.compile(nn.Sequential(nn.Linear(4, 4), kind()), data=[torch.randn(4, 4)], target=target)
+
+    with pytest.raises(CheckpointError, match="of another model, whose graph is another"):
+        one(nn.Tanh).load_checkpoint(one(nn.ReLU).checkpoint())
+    with pytest.raises(CheckpointError, match="other passes|of another model"):
+        one(nn.ReLU, "onnxruntime").load_checkpoint(one(nn.ReLU).checkpoint())
+    one(nn.ReLU).train().load_checkpoint(one(nn.ReLU).checkpoint())
+
+
+def test_no_flipped_bit_is_loaded():
+    model, state = compiled(), compiled(seed=1).checkpoint()
+    before = copy.deepcopy(model.state_dict())
+    draw = random.Random(0)
+    for _ in range(60):
+        flipped = copy.deepcopy(state)
+        name = draw.choice([name for name, value in state["model"].items() if value.numel()])
+        octets = flipped["model"][name].view(-1).view(torch.uint8)
+        octets[draw.randrange(len(octets))] ^= 1 << draw.randrange(8)
+        with pytest.raises(CheckpointError, match="was changed after it was taken"):
+            model.load_checkpoint(flipped)
+    assert same(model.state_dict(), before)

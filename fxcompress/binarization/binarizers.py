@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fxcompress.errors import CalibrationError
 from fxcompress.ir.bypass import bypass
+from fxcompress.ir.state import outside
 from fxcompress.masks.mask import select_indices
 
 
@@ -74,6 +75,10 @@ class Binarizer(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         (self.enabled,) = state.tolist()
+
+    def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with `state`, its own by name; None where it can be loaded."""
+        return outside(state, "_extra_state", 0, 1, whole=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.binarized(x) if self.enabled else bypass(self, x)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxcompress.errors import InputError
 from fxcompress.ir.edit import add_attribute, attribute, called, insert_call
+from fxcompress.ir.state import outside
 
 
 class Mask(nn.Module):
@@ -33,6 +34,10 @@ class Mask(nn.Module):
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError("a mask holds zeros and ones only")
         self.register_buffer("mask", mask.bool())
+
+    def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with `state`, its own by name; None where it can be loaded."""
+        return outside(state, "mask", 0, 1, whole=True)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from fxcompress.errors import CalibrationError
 from fxcompress.ir.bypass import bypass
+from fxcompress.ir.state import outside
 from fxcompress.masks.mask import select_indices
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.ranges import Estimator
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.quantizers.straight_through import FakeQuantize
+
+_LEAST_SCALE = 1e-45  # the least float above zero
 
 
 class Quantizer(nn.Module):
@@ -56,6 +59,17 @@ class Quantizer(nn.Module):
         *flags, bits = state.tolist()
         self.signed, self.ready, self.enabled = map(bool, flags)
         self.spec = replace(self.spec, bits=bits)
+
+    def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with `state`, its own by name; None where it can be loaded."""
+        flags = state.get("_extra_state")
+        if flags is None:
+            return None
+        signed, ready, enabled, bits = flags.tolist()
+        if not {signed, ready, enabled} <= {0, 1} or not 2 <= bits <= 8:
+            return f"it says to round to {bits} bits, and its flags are {signed}, {ready}, {enabled}"
+        lowest, highest = replace(self.spec, bits=bits).levels(bool(signed))
+        return outside(state, "scale", _LEAST_SCALE, math.inf) or outside(state, "zero_point", lowest, highest, whole=True)
 
     @property
     def bytes_per_weight(self) -> float:

@@ -4,46 +4,95 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from fxcompress.data.inputs import describe_value
-from fxcompress.errors import CheckpointError
+from fxcompress.errors import CheckpointError, InputError
+from fxcompress.ir.state import ChecksState
 from fxcompress.training.scheduler import Scheduler
 
-FORMAT = 1
+FORMAT = 2
 """The version of what `take_checkpoint` returns; a change of its keys or their meaning is a new one."""
 
 _SHOWN = 5
 
 
-def take_checkpoint(model: nn.Module, scheduler: Scheduler, passes: Iterable[object]) -> dict[str, Any]:
+def take_checkpoint(
+    model: nn.Module, scheduler: Scheduler, passes: Iterable[object], computes: Mapping[str, str]
+) -> dict[str, Any]:
     """A checkpoint of `model`, which was compiled with `passes`: dicts, lists, strings, numbers and tensors.
 
-    Keys: ``format``, `FORMAT`; ``passes``; ``model``, a copy of its state; ``scheduler``, its state.
+    Keys: ``format``, `FORMAT`; ``passes``; ``computes``, what tells this model from another whose tensors are called alike;
+    ``model``, a copy of its state; ``scheduler``, its state; ``digest``, of all that.
     """
     state = copy.deepcopy(dict(model.state_dict()))
-    return {"format": FORMAT, "passes": texts(passes), "model": state, "scheduler": scheduler.state_dict()}
+    return sealed(
+        {
+            "format": FORMAT,
+            "passes": texts(passes),
+            "computes": dict(computes),
+            "model": state,
+            "scheduler": scheduler.state_dict(),
+        }
+    )
 
 
-def load_checkpoint(model: nn.Module, scheduler: Scheduler, passes: Iterable[object], checkpoint: Mapping[str, Any]) -> None:
+def load_checkpoint(
+    model: nn.Module,
+    scheduler: Scheduler,
+    passes: Iterable[object],
+    computes: Mapping[str, str],
+    checkpoint: Mapping[str, Any],
+) -> None:
     """Put `checkpoint` into `model` and `scheduler`, or raise and leave both as they are.
 
     Raises:
-        CheckpointError: it is no checkpoint, of another format, other passes or another model; says what differs.
+        CheckpointError: it is no checkpoint, of another format, other passes or another model, it was damaged, or a value in
+            it is none that the module or schedule it belongs to can have; says what differs.
     """
     _check_form(checkpoint)
     _check_passes(checkpoint["passes"], texts(passes))
     _check_state(checkpoint["model"], model.state_dict())
-    before = take_checkpoint(model, scheduler, passes)
+    _check_computation(checkpoint["computes"], computes)
+    if checkpoint["digest"] != digest(checkpoint):
+        raise CheckpointError("the checkpoint was changed after it was taken: its digest is another; take an older copy of it")
+    _check_values(model, scheduler, checkpoint)
+    before = take_checkpoint(model, scheduler, passes, computes)
     try:
         _put(model, scheduler, checkpoint)
     except Exception as problem:
         _put(model, scheduler, before)
         raise CheckpointError(f"the checkpoint cannot be loaded: {problem!r}; was it changed after it was taken?") from problem
+
+
+def sealed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """`checkpoint` with the digest of what it holds."""
+    return {**checkpoint, "digest": digest(checkpoint)}
+
+
+def digest(checkpoint: Mapping[str, Any]) -> str:
+    """A digest of all that `checkpoint` holds, tensors bit by bit."""
+    found = hashlib.sha256()
+    plain = {key: value for key, value in checkpoint.items() if key not in ("model", "digest")}
+    found.update(json.dumps(plain, sort_keys=True, default=repr).encode())
+    for name, value in sorted(checkpoint["model"].items()):
+        found.update(f"{name} {describe_value(value)} ".encode())
+        if isinstance(value, Tensor):
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def fingerprint(graph: fx.Graph) -> str:
+    """A digest of what `graph`, in inference mode, computes: operations, literals and how they hang together; no tensors."""
+    lines = [f"{node.op} {node.name} {node.target} {node.args} {sorted(node.kwargs.items())}" for node in graph.nodes]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _put(model: nn.Module, scheduler: Scheduler, checkpoint: Mapping[str, Any]) -> None:
@@ -59,6 +108,8 @@ def texts(passes: Iterable[object]) -> list[str]:
 def _check_form(checkpoint: Any) -> None:
     given = checkpoint if isinstance(checkpoint, Mapping) else {}
     kinds = {"format": int, "passes": list, "model": Mapping, "scheduler": Mapping}
+    if given.get("format") == FORMAT:
+        kinds |= {"computes": Mapping, "digest": str}
     missing = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
     if missing:
         raise CheckpointError(
@@ -81,6 +132,37 @@ def _check_passes(saved: Sequence[str], passes: Sequence[str]) -> None:
         )
 
 
+def _check_computation(saved: Mapping[str, str], computes: Mapping[str, str]) -> None:
+    """Check that two models whose tensors are called alike are the same model, for the same runtime."""
+    for what in sorted({*saved, *computes}):
+        if saved.get(what) != computes.get(what):
+            plain = f": it was {saved.get(what)!r}, here it is {computes.get(what)!r}" if what == "target" else ""
+            raise CheckpointError(
+                f"the checkpoint is of another model, whose {what} is another{plain}. "
+                "Compile the model that it was saved from, for the same target"
+            )
+
+
+def _check_values(model: nn.Module, scheduler: Scheduler, checkpoint: Mapping[str, Any]) -> None:
+    """Ask every module that knows what its state can be, and the schedules; the other tensors are finite where they were."""
+    saved = checkpoint["model"]
+    problems = []
+    for name, present in model.state_dict().items():
+        if not _finite(saved[name]) and _finite(present):
+            problems.append(f"{name} holds NaN or infinite values")
+    for path, module in model.named_modules():
+        if isinstance(module, ChecksState):
+            dot = f"{path}." if path else ""
+            problem = module.problem_with({key[len(dot) :]: saved[key] for key in saved if key.startswith(dot)})
+            problems += [f"{path}: {problem}"] if problem else []
+    try:
+        scheduler.check_state(checkpoint["scheduler"])
+    except (InputError, KeyError, TypeError, AttributeError) as problem:
+        problems.append(f"its schedules cannot be taken up ({problem!r})")
+    if problems:
+        raise CheckpointError(f"the checkpoint cannot be loaded: {_listed(problems)}; was it changed after it was taken?")
+
+
 def _check_state(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Check that the names of the tensors, and each one's shape and dtype, are those of `state`."""
     differences = []
@@ -96,6 +178,10 @@ def _check_state(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
             f"the checkpoint is of another model: {'; '.join(differences)}. "
             "Compile the model that it was saved from, for the same target"
         )
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _form(value: Any) -> Any:

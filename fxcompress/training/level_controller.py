@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from fxcompress.errors import InputError
 from fxcompress.training.controller import CompressionStage, Controller
 from fxcompress.training.levels import Adaptive, Schedule
-from fxcompress.training.scheduler import Scheduler
+from fxcompress.training.scheduler import Scheduler, check_count
 
 
 class LevelScheduler(Scheduler):
@@ -78,6 +78,13 @@ class LevelScheduler(Scheduler):
         own = {"level": self.level, "scheduled": self._scheduled, "step_of_epoch": self._step_of_epoch}
         return {**super().state_dict(), **own}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        super().check_state(state)
+        check_count(state, "step_of_epoch", -1)
+        for name in ("level", "scheduled"):
+            if not isinstance(state[name], (int, float)) or not 0 <= state[name] < 1:
+                raise InputError(f"{name} is from 0 to below 1, not {state[name]!r}")
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As `Scheduler.load_state_dict`; nothing is applied, since masks are part of the model's own state."""
         super().load_state_dict(state)
@@ -103,6 +110,10 @@ class AdaptiveScheduler(LevelScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "reached": self._reached}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        super().check_state(state)
+        check_count(state, "reached", 0)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

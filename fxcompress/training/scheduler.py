@@ -40,6 +40,13 @@ class Scheduler:
         """What a resumed run needs: numbers, strings, and dicts and lists of them."""
         return {"current_epoch": self.current_epoch, "current_step": self.current_step}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `InputError` where `state` cannot be loaded; nothing changes. Subclasses check what they add to the state."""
+        if state.keys() != self.state_dict().keys():
+            raise InputError(f"the state of a schedule has {sorted(state)}, where {sorted(self.state_dict())} are needed")
+        for name in ("current_epoch", "current_step"):
+            check_count(state, name, -1)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state_dict` was taken. The model's own state is loaded apart."""
         self.current_epoch, self.current_step = state["current_epoch"], state["current_step"]
@@ -66,17 +73,33 @@ class CompositeScheduler(Scheduler):
         children = {name: child.state_dict() for name, child in self.children.items()}
         return {**super().state_dict(), "children": children}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        super().check_state(state)
+        self._check_children(state)
+        for name, child in self.children.items():
+            child.check_state(state["children"][name])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As `Scheduler.load_state_dict`, for every child.
 
         Raises:
             InputError: the state is of other schedulers.
         """
+        self._check_children(state)
+        super().load_state_dict(state)
+        for name, child in self.children.items():
+            child.load_state_dict(state["children"][name])
+
+    def _check_children(self, state: Mapping[str, Any]) -> None:
         if state["children"].keys() != self.children.keys():
             raise InputError(
                 f"the scheduler state is of {sorted(state['children'])}, this model has {sorted(self.children)}; "
                 "compile the model with the passes that it was saved with"
             )
-        super().load_state_dict(state)
-        for name, child in self.children.items():
-            child.load_state_dict(state["children"][name])
+
+
+def check_count(state: Mapping[str, Any], name: str, least: int) -> None:
+    """Raise `InputError` where ``state[name]`` is no whole number from `least` on."""
+    value = state[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is a whole number from {least} on, not {value!r}")

@@ -1,0 +1,28 @@
+"""What modules say about state that is about to be loaded into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class ChecksState(Protocol):
+    """A module that knows which values its state can have."""
+
+    def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with `state`, its own by name; None where it can be loaded."""
+
+
+def outside(state: Mapping[str, Tensor], name: str, low: float, high: float, *, whole: bool = False) -> str | None:
+    """What is wrong with the tensor `name`, whose values are from `low` to `high`; None where nothing is."""
+    value = state.get(name)
+    if value is None:
+        return None
+    within = bool(((value >= low) & (value <= high)).all()) and bool(torch.isfinite(value).all())
+    if within and (not whole or bool((value == value.round()).all())):
+        return None
+    return f"{name} has values that are not {'whole numbers ' if whole else ''}from {low:g} to {high:g}"
