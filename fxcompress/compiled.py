@@ -27,6 +27,7 @@ from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.errors import FileWarning, ScheduleWarning
 from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import as_path, check_writable
@@ -137,6 +138,7 @@ class Compiled(fx.GraphModule):
             written += dump_step(self.compilation.earlier.step(self, graph), as_path(folder), position, name)
         return written
 
+    @one_thread_at_a_time
     def lower(self, *, binary_convolutions: bool = False) -> fx.GraphModule:
         """The graph that is written to a file: quantize and dequantize operations, integer weights.
 

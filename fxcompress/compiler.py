@@ -29,6 +29,7 @@ from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import unwritable
 from fxcompress.errors import CaptureError, FileWarning, InputError
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.options import check_arguments
 from fxcompress.parts import PartlyCompiled, SubmoduleData
 from fxcompress.report.progress import shown
@@ -39,6 +40,7 @@ from fxcompress.targets import Target, find_target
 Progress = Callable[[str, int, int | None], None]
 
 
+@one_thread_at_a_time
 @check_arguments("verify", "dump", "progress")
 def compile(
     model: nn.Module | fx.GraphModule | ExportedProgram,
@@ -54,6 +56,8 @@ def compile(
     progress: Progress | bool | None = None,
 ) -> Compiled | PartlyCompiled:
     """Compress `model` with `passes`, verifying each; by default INT8 after training, for OpenVINO.
+
+    Threads that compile wait for one another, since torch cannot trace in two at once.
 
     Args:
         model: never modified. A `torch.fx.GraphModule` or an `ExportedProgram` will do as well.

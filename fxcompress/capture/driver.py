@@ -30,12 +30,14 @@ from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
+from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import set_training
 from fxcompress.ir.signature import argument
 
 aten = torch.ops.aten
 
 
+@one_thread_at_a_time
 def capture(
     model: nn.Module | fx.GraphModule | ExportedProgram,
     example_inputs: ExampleInputs,

@@ -23,6 +23,6 @@ def outside(state: Mapping[str, Tensor], name: str, low: float, high: float, *, 
     if value is None:
         return None
     within = bool(((value >= low) & (value <= high)).all()) and bool(torch.isfinite(value).all())
-    if within and (not whole or bool((value == value.round()).all())):
+    if within and (not whole or not value.is_floating_point() or bool((value == value.round()).all())):
         return None
     return f"{name} has values that are not {'whole numbers ' if whole else ''}from {low:g} to {high:g}"

@@ -6,14 +6,15 @@ It reads and writes each tensor once, where torch's operations go over it a doze
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from fxcompress.errors import InputError
+from fxcompress.quantizers.compilation import CompilationError, load_library
 
 SOURCE = Path(__file__).with_name("fake_quantize.c")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
@@ -82,33 +83,32 @@ loaded: Kernel | None = None
 
 @cache
 def load() -> Kernel | None:
-    """Compile the kernel, once a process, for `FakeQuantize` to use from then on; None where that cannot be done."""
+    """Take the kernel, once a process, for `FakeQuantize` to use from then on; None where that cannot be done.
+
+    Warns:
+        RuntimeWarning: there is a compiler and it fails, or what it makes does not load. All then runs in torch.
+    """
     global loaded
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        compiled, library = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-        # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
-        threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
-        compile_it = [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)]
-        link_it = [compiler, "-shared", str(compiled), "-o", str(library), threads, "-lm"]
-        try:
-            for command in (compile_it, link_it):
-                subprocess.run(command, check=True, capture_output=True, timeout=60)
-            loaded = Kernel(ctypes.CDLL(str(library)))
-        except (OSError, subprocess.SubprocessError):
-            return None
+    # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
+    threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
+    try:
+        library = load_library(SOURCE, FLAGS, [threads, "-lm"])
+        loaded = None if library is None else Kernel(library)
+    except (CompilationError, InputError, AttributeError) as error:
+        warnings.warn(f"quantizers train without their C kernel, more slowly: {error}", RuntimeWarning, stacklevel=2)
     return loaded
 
 
 def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Kernel | None:
     """The kernel, if it is there, and `x` can be seen as rows, each with its scale and zero point."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or not x.numel():
+    if loaded is None or torch.compiler.is_compiling() or not x.numel():
         return None
-    if not x.dtype == scale.dtype == torch.float32 or (zero_point is not None and zero_point.shape != scale.shape):
+    grid = [scale] if zero_point is None else [scale, zero_point]
+    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (x, *grid)):
         return None
-    rows = x.is_contiguous() and scale.is_contiguous() and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
+    if any(tensor.shape != scale.shape or not tensor.is_contiguous() for tensor in grid):
+        return None
+    rows = x.is_contiguous() and x.dim() > 0 and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
     return loaded if rows else None
 
 

@@ -1,0 +1,133 @@
+"""The C kernel: compiled once a user, loaded if it is what was compiled, and never needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxcompress.quantizers import compilation, native
+from fxcompress.quantizers.straight_through import FakeQuantize
+
+needs_compiler = pytest.mark.skipif(compilation.find_compiler() is None, reason="there is no C compiler")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "loaded", None)
+    return tmp_path / "cache" / "fxcompress"
+
+
+def compiler(folder: Path, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    path = folder / "cc"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def failing(message: str) -> None:
+    with pytest.warns(RuntimeWarning, match=f"without their C kernel, more slowly: .*{message}") as told:
+        assert native.load.__wrapped__() is None
+    assert len(told) == 1
+
+
+@needs_compiler
+def test_the_library_is_compiled_once_and_compared_before_it_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.load.__wrapped__() is not None
+    (folder,) = cache.iterdir()
+    (library,) = folder.iterdir()
+    assert folder.stat().st_mode & 0o777 == cache.stat().st_mode & 0o777 == 0o700
+    whole, inode = library.read_bytes(), library.stat().st_ino
+    assert native.load.__wrapped__() is not None and library.stat().st_ino == inode
+    library.unlink()
+    library.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert native.load.__wrapped__() is not None
+    assert [path.read_bytes() for path in folder.iterdir()] == [whole] or len(list(folder.iterdir())) == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", ["open to all", "a link", "a file"])
+def test_a_folder_that_others_can_write_to_is_not_used(what: str, cache: Path, tmp_path: Path) -> None:
+    cache.parent.mkdir()
+    if what == "a file":
+        cache.write_text("")
+    elif what == "a link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        cache.symlink_to(tmp_path / "theirs")
+    else:
+        cache.mkdir()
+        cache.chmod(0o777)
+    assert native.load.__wrapped__() is not None
+    assert what == "a file" or not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_children_and_tried_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler(tmp_path / "bin", f"sleep 1000 & echo $! > {tmp_path}/child; echo again >> {tmp_path}/runs; wait")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(compilation, "SECONDS", 1)
+    for _ in range(2):
+        failing("did not end in 1 s")
+    assert (tmp_path / "runs").read_text() == "again\n"
+    child = Path("/proc", (tmp_path / "child").read_text().strip())
+    for _ in range(100):
+        if not child.exists() or "(zombie)" in (child / "status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the child lives on")
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", ["int other(void) { return 0; }", "no C at all"])
+def test_a_library_without_the_functions_and_a_source_that_does_not_compile_are_done_without(
+    source: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kernel.c").write_text(source)
+    monkeypatch.setattr(native, "SOURCE", tmp_path / "kernel.c")
+    failing("undefined symbol: forward" if "other" in source else "ended with 1")
+    x = torch.randn(5)
+    grid = torch.tensor(0.1), None, None, None, (-8, 7), 1.0
+    assert torch.equal(FakeQuantize.apply(x, *grid), (x / 0.1).round().clamp(-8, 7) * 0.1)
+
+
+def test_nothing_in_the_current_folder_is_run(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler(tmp_path / "here", f"touch {tmp_path}/ran; exit 1")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PATH", os.pathsep.join(["", ".", "../here"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert native.load.__wrapped__() is None
+    assert not (tmp_path / "ran").exists()
+
+
+@needs_compiler
+def test_two_processes_make_one_library(cache: Path) -> None:
+    command = [sys.executable, "-c", "from fxcompress.quantizers import native; assert native.load()"]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(list(cache.glob("*/*"))) == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_grids_of_other_types_and_strides_give_the_same_numbers(per: str) -> None:
+    kernel, x = native.load(), torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    shape = (6, 1) if per == "channel" else ()
+    scale, point = torch.rand(shape) * 0.1 + 0.05, torch.randint(0, 9, shape).float()
+    wide = torch.stack([scale, scale + 5], -1)[..., 0], torch.stack([point, point + 5], -1)[..., 0]
+    plain = (torch.clamp((x / scale).round() + point, -20, 20) - point) * scale
+    assert native.kernel_for(x, scale, point) is kernel
+    for scales, points in (wide, (scale, wide[1]), (scale, point.int()), (scale, point.double()), (scale, point.half())):
+        torch.testing.assert_close(FakeQuantize.apply(x, scales, points, None, None, (-20, 20), 1.0), plain)
+    assert native.kernel_for(x, scale, point.int()) is None and native.kernel_for(x, scale.double(), None) is None
+    assert native.kernel_for(x, scale, point[:1] if per == "channel" else point.view(1)) is None
+    assert native.kernel_for(x.double(), scale, point) is None
