@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ from fxcompress import __version__
 from fxcompress.errors import FxCompressError
 from fxcompress.targets import TARGETS
 
+_MOST_ELEMENTS = 2**31
+
 EXAMPLES = """\
 examples:
   fxcompress demo
   fxcompress compile my_package.models:resnet --data photos/ --output resnet.onnx
-  fxcompress compile model.pt2 --data calibration.npy --samples 100
+  fxcompress compile model.pt2 --trust --data calibration.npy
   fxcompress graph my_package.models:resnet --input-shape 1,3,224,224
   fxcompress inspect resnet.onnx
 """
@@ -32,7 +35,7 @@ examples:
       normalised as ImageNet is.
   fxcompress compile my_package.models:grey --data photos/ \\
       --input-shape 1,1,64,64 --mean 0.5 --std 0.5
-  fxcompress compile model.pt2 --data calibration.npy
+  fxcompress compile model.pt2 --trust --data calibration.npy
       model.pt2 is what torch.export.save wrote; the array has one row a
       sample, prepared as the model takes it.
   fxcompress compile my_package.models:resnet --data photos/ \\
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own, of its own use
     arguments = parser().parse_args(argv)
     try:
-        importlib.import_module(f"fxcompress.commands.{arguments.command}").run(arguments, Console())
+        importlib.import_module(f"fxcompress.commands.{arguments.command}").run(arguments, Console(markup=False))
     except FxCompressError as error:
         _complain(f"error: {error}")
         return 2
@@ -146,6 +149,7 @@ def _add_graph(commands) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="package.module:function, or a .pt2 file of torch.export.save")
+    command.add_argument("--trust", action="store_true", help="read a .pt2 file, which can run code, from a source you trust")
     command.add_argument(
         "--input-shape",
         type=_shape,
@@ -191,13 +195,20 @@ def _shape(text: str) -> tuple[list[int], torch.dtype]:
     if not isinstance(dtype, torch.dtype):
         raise argparse.ArgumentTypeError(f"{name!r} is not a type; write float32, int64 and the like")
     try:
-        return [_positive(size.strip()) for size in sizes.split(",")], dtype
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; write it as 1,3,224,224") from None
+        shape = [_positive(size.strip()) for size in sizes.split(",")]
+    except (argparse.ArgumentTypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a shape; write it as 1,3,224,224") from None
+    return _bounded(shape, text), dtype
+
+
+def _bounded(shape: list[int], text: str) -> list[int]:
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} has more elements than fit into memory, more than {_MOST_ELEMENTS:,}")
+    return shape
 
 
 def _size(text: str) -> tuple[int, int]:
-    sizes = [_positive(size.strip()) for size in text.split(",")]
+    sizes = _bounded([_positive(size.strip()) for size in text.split(",")], text)
     if len(sizes) > 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 224, or height,width")
     return sizes[0], sizes[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +118,7 @@ def test_sensitivity_is_written(here, capsys):
 
 
 def test_an_exported_program_and_images(photos, capsys):
-    assert cli.main(["compile", export("model.pt2", 1, 3, 8, 8), "--data", photos, "--output", "out.onnx"]) == 0
+    assert cli.main(["compile", export("model.pt2", 1, 3, 8, 8), "--trust", "--data", photos, "--output", "out.onnx"]) == 0
     shown = capsys.readouterr().out
     assert "3 images in photos, RGB 8x8, mean 0.485, 0.456, 0.406" in shown and "wrote out.onnx" in shown
 
@@ -187,6 +189,8 @@ WRONG_MODELS = {
     "{module}": "does not name a model; write package.module:function",
     "{module}:": "does not name a model",
     "folder/{module}.py:tiny": "name it as a module: folder.{module}:function",
+    ".{module}:tiny": "is no module; write package.module:function",
+    "a..b:tiny": "is no module",
     "{module}:nothing": "returned a NoneType, not a torch.nn.Module",
     "{module}:table": "is a dict, not a function",
     "weights.pth": "weights.pth holds weights, not a model",
@@ -244,6 +248,9 @@ def test_a_wrong_option_is_explained(options, here, photos, capsys, tmp_path):
 
 
 REFUSED = {
+    "compile m:f --input-shape 1,3,999999,999999": "has more elements than fit into memory",
+    "compile m:f --input-shape 99999999999999999999999": "has more elements than fit into memory",
+    "compile m:f --size 9999999,9999999": "has more elements than fit into memory",
     "compile m:f --input-shape 1,x,3": "'1,x,3' is not a shape; write it as 1,3,224,224",
     "compile m:f --input-shape 1,3:int99": "'int99' is not a type",
     "compile m:f --samples 0": "'0' is not a whole number above 0",
@@ -262,8 +269,8 @@ def test_a_misspelled_line_is_refused(line, capsys):
 
 def test_an_exported_program_keeps_its_shape(photos, capsys):
     program = export("model.pt2", 1, 3, 8, 8)
-    assert "leave out --size" in complaint(capsys, "compile", program, "--data", photos, "--size", "16")
-    assert "leave out --input-shape" in complaint(capsys, "graph", program, "--input-shape", "1,3,16,16")
+    assert "leave out --size" in complaint(capsys, "compile", program, "--trust", "--data", photos, "--size", "16")
+    assert "leave out --input-shape" in complaint(capsys, "graph", program, "--trust", "--input-shape", "1,3,16,16")
 
 
 def test_a_model_of_two_inputs_is_sent_to_python(here, capsys):
@@ -290,7 +297,7 @@ def test_the_users_own_failures_keep_their_traceback(here, tmp_path):
 
 
 def test_an_interrupt_leaves_no_traceback_and_no_file(here, capsys, monkeypatch, tmp_path):
-    def interrupt(target):
+    def interrupt(target, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fxcompress.commands.compile.load_model", interrupt)
@@ -359,3 +366,22 @@ def test_a_file_that_differs_is_a_note_and_strictly_an_error(here, capsys, monke
     assert not Path("out.onnx").exists()
     assert cli.main([*options, "--verify", "no"]) == 0
     assert "computes something else" not in capsys.readouterr().out
+
+
+def test_an_exported_program_is_read_only_on_trust(here, capsys):
+    said = complaint(capsys, "compile", export("model.pt2", 1, 3, 8, 8), "--data", "data.npy")
+    assert "can run any code" in said and "add --trust" in said
+
+
+def test_names_are_no_markup(here, capsys):
+    options = ["--data", "data.npy", "--dump", "[/d]", "--output", "[bold].onnx", "--ignore", "0"]
+    assert cli.main(["compile", f"{here}:tiny", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "is in [/d]" in shown and "wrote [bold].onnx" in shown and Path("[bold].onnx").is_file()
+    assert cli.main(["graph", f"{here}:tiny", "--input-shape", "1,3,8,8", "--out", "[/d]"]) == 0
+    assert "[/d]/00-Capture.svg" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module():
+    told = subprocess.run([sys.executable, "-m", "fxcompress", "--help"], capture_output=True, text=True, check=True)
+    assert "fxcompress inspect resnet.onnx" in told.stdout

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if Path(arguments.data).is_dir():
         find_images(arguments.data)  # an empty folder is known before the model is built
     with shown(Console(stderr=True), "loading the model") as show:
-        model = load_model(arguments.model)
+        model = load_model(arguments.model, trust=arguments.trust)
         data = calibration_data(arguments, model)
         example = data.example if isinstance(data, RandomData) else first_batch(data)
         show("compiling", 0, None)
@@ -114,7 +114,7 @@ def describe(file: Path) -> str:
     summary, counted = inspect_onnx(file), integer_kernels(file)
     counted = f" ({counted})" if counted else ""
     return (
-        f"wrote [bold]{file}[/], {readable_bytes(summary.file_bytes)}; "
+        f"wrote {file}, {readable_bytes(summary.file_bytes)}; "
         f"{summary.integer_layer_share:.0%} of its convolutions and matrix products read integers{counted}"
     )
 

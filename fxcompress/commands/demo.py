@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import fxcompress
 from fxcompress.demo import digits as demo
@@ -27,7 +29,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     demo.require_extras()
     folder = _folder(arguments.out)
     float_file, integer_file = (check_writable(folder / name) for name in ("digits-fp32.onnx", "digits-int8.onnx"))
-    console.print("[bold]Handwritten digits[/]: a residual network, from training to INT8\n", highlight=False)
+    console.print("[bold]Handwritten digits[/]: a residual network, from training to INT8\n", highlight=False, markup=True)
 
     digits = demo.load_digits()
     with demo.one_thread():
@@ -48,9 +50,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print(compiled.report.table())
     console.print()
     console.print(_comparison(measured[0], measured[1], digits.test_labels.numpy()))
-    console.print(f"[dim]OpenVINO on {demo.processor()}, float layers in float32 (f32 hint) in both;", highlight=False)
-    console.print("[dim]medians of 100 runs each, taken in turn", highlight=False)
-    console.print(_next_steps(folder, integer_file, picture), soft_wrap=True, highlight=False)
+    console.print(
+        f"[dim]OpenVINO on {demo.processor()}, float layers in float32 (f32 hint) in both;",
+        highlight=False,
+        markup=True,
+        soft_wrap=True,
+    )
+    console.print("[dim]medians of 100 runs each, taken in turn", highlight=False, markup=True)
+    console.print(_next_steps(folder, integer_file, picture), soft_wrap=True, highlight=False, markup=True)
 
 
 def _folder(name: str) -> Path:
@@ -69,7 +76,7 @@ def _step(console: Console, doing: str, done: str) -> Iterator[Show]:
     with shown(console, doing) as show:
         yield show
     seconds = time.perf_counter() - started
-    console.print(f"[green]✓[/] {done} [dim]{seconds:.1f} s[/]", highlight=False)
+    console.print(f"[green]✓[/] {done} [dim]{seconds:.1f} s[/]", highlight=False, markup=True)
 
 
 def _comparison(before: demo.Measurement, after: demo.Measurement, labels: np.ndarray) -> Table:
@@ -82,9 +89,11 @@ def _comparison(before: demo.Measurement, after: demo.Measurement, labels: np.nd
     for batch in before.seconds:
         name = "latency, 1 image" if batch == 1 else f"latency, {batch} images"
         slow, fast = before.seconds[batch], after.seconds[batch]
-        table.add_row(name, f"{slow * 1e3:.3f} ms", f"{fast * 1e3:.3f} ms", _times(slow / fast, "faster", "slower"))
+        table.add_row(
+            name, f"{slow * 1e3:.3f} ms", f"{fast * 1e3:.3f} ms", Text.from_markup(_times(slow / fast, "faster", "slower"))
+        )
     sizes = before.bytes, after.bytes
-    table.add_row("file", *map(readable_bytes, sizes), _times(sizes[0] / sizes[1], "smaller", "larger"))
+    table.add_row("file", *map(readable_bytes, sizes), Text.from_markup(_times(sizes[0] / sizes[1], "smaller", "larger")))
     same = (before.answers == after.answers).mean()
     table.add_row("same answer as FP32", "", f"{same:.2%}", "")
     return table
@@ -99,12 +108,12 @@ def _next_steps(folder: Path, integer_file: Path, picture: Path) -> str:
         [
             "",
             "[bold]What was made[/]",
-            f"  {integer_file}  runs in OpenVINO and onnxruntime",
-            f"  {picture}  the network with its quantizers; open it in a browser",
-            f"  {folder / 'graphs'}  the graph after every pass, as text, DOT, GraphML and SVG",
+            f"  {escape(str(integer_file))}  runs in OpenVINO and onnxruntime",
+            f"  {escape(str(picture))}  the network with its quantizers; open it in a browser",
+            f"  {escape(str(folder / 'graphs'))}  the graph after every pass, as text, DOT, GraphML and SVG",
             "",
             "[bold]What next[/]",
-            f"  fxcompress inspect {integer_file}",
+            f"  fxcompress inspect {escape(str(integer_file))}",
             "  fxcompress compile package.module:function --data folder/of/images",
             "  fxcompress --help",
         ]

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write into {folder}: it is a file; choose a folder with --out")
     with shown(Console(stderr=True), "loading the model") as show:
-        model = load_model(arguments.model)
+        model = load_model(arguments.model, trust=arguments.trust)
         example = example_for(model, arguments.input_shape)
         if example is None:
             raise InputError("the model does not say what it takes; add --input-shape, such as 1,3,224,224")

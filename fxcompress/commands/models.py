@@ -20,18 +20,18 @@ from fxcompress.errors import InputError
 HOW = "write package.module:function, or the path of a .pt2 file that torch.export.save wrote"
 
 
-def load_model(target: str) -> nn.Module | ExportedProgram:
+def load_model(target: str, *, trust: bool = False) -> nn.Module | ExportedProgram:
     """The model that `target` names: ``"package.module:function"`` or ``"model.pt2"``.
 
     The function is called without arguments and returns the model; a module-level model will do as well. Modules are
-    looked for in the current folder first.
+    looked for in the current folder first. A file is read with `torch.export.load`, which unpickles, and so only with `trust`.
 
     Raises:
         InputError: there is no such module, function or file, or it gives something else than a model. What the user's
             own code raises passes through.
     """
     if target.endswith(".pt2"):
-        return _load_program(Path(target))
+        return _load_program(Path(target), trust)
     if Path(target).suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
         raise InputError(f"{target} holds weights, not a model; {HOW}, where the function builds the model and loads them")
     module_name, colon, name = target.partition(":")
@@ -75,11 +75,16 @@ def example_for(model: nn.Module | ExportedProgram, shapes: list[tuple[list[int]
         return None
 
 
-def _load_program(path: Path) -> ExportedProgram:
+def _load_program(path: Path, trust: bool) -> ExportedProgram:
     if not path.is_file():
         raise InputError(f"there is no file {path}; {HOW}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an exported program; write it with torch.export.save(program, {path.name!r})")
+    if not trust:
+        raise InputError(
+            f"reading {path} can run any code that whoever wrote it put there: torch unpickles it; "
+            "where you trust its origin, add --trust"
+        )
     try:
         return torch.export.load(path)
     except (RuntimeError, KeyError, ValueError, AssertionError) as error:
@@ -94,6 +99,8 @@ def _import(name: str) -> Any:
         sys.path.insert(0, here)
     if name.endswith(".py"):
         raise InputError(f"{name} is a file; name it as a module: {name.removesuffix('.py').replace('/', '.')}:function")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(f"{name!r} is no module; {HOW}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -34,7 +34,7 @@ def shown(console: Console, first: str) -> Iterator[Show]:
 
     Nothing is written where `console` is not a terminal.
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), _Amount(), _Count(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), _Amount(), _Count(), TimeElapsedColumn())
     options = {"transient": True, "refresh_per_second": 5, "disable": not console.is_terminal}
     with Progress(*columns, console=console, **options) as bar:  # type: ignore[arg-type]
         current: dict[str, TaskID] = {first: bar.add_task(first, total=None)}
