@@ -50,13 +50,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print(compiled.report.table())
     console.print()
     console.print(_comparison(measured[0], measured[1], digits.test_labels.numpy()))
-    console.print(
-        f"[dim]OpenVINO on {demo.processor()}, float layers in float32 (f32 hint) in both;",
-        highlight=False,
-        markup=True,
-        soft_wrap=True,
-    )
-    console.print("[dim]medians of 100 runs each, taken in turn", highlight=False, markup=True)
+    how = f"OpenVINO on {demo.processor()}, float layers in float32 (f32 hint) in both;"
+    for line in (how, "medians of 100 runs each, taken in turn"):
+        console.print(Text(line, style="dim"), soft_wrap=True)
     console.print(_next_steps(folder, integer_file, picture), soft_wrap=True, highlight=False, markup=True)
 
 
