@@ -2,5 +2,5 @@
 
 In: tensors and a `QuantizationSpec`. Out: the rounded tensors and the integers behind them.
 
-Imports: options, report, ir, masks.
+Imports: options, report, storage, ir, masks.
 """
