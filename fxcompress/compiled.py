@@ -219,6 +219,7 @@ class Compiled(fx.GraphModule):
         )
         return self._write(path, file, verify)
 
+    @one_thread_at_a_time  # the process that runs files is one for all
     def _write(self, path: str | os.PathLike[str], file: CheckedFile, verify: Verify) -> Path:
         """Write `file` and tell of it; a schedule that was never stepped is warned of, since the file has little of it."""
         forgotten = self.controller.not_begun()

@@ -15,6 +15,7 @@ import pytest
 
 from fxcompress.errors import InputError
 from fxcompress.storage import atomic as files
+from fxcompress.storage import locks
 from fxcompress.storage.atomic import check_writable, make_folder, replacing, write_text
 from fxcompress.storage.interruption import deferred
 
@@ -194,3 +195,13 @@ def test_two_writers_never_mix(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "SECONDS", 0.05)
+    with locks.locked(tmp_path):
+        assert locks.try_lock(tmp_path) is None
+        write_text(tmp_path / "file", "new")
+    lock = locks.try_lock(tmp_path)
+    assert lock is not None
+    locks.unlock(lock)

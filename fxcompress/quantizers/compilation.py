@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fxcompress.storage.atomic import write_text
 from fxcompress.storage.locks import locked
 
 SECONDS = 20
@@ -118,7 +117,7 @@ def _compiled(source: Path, compiler: str, flags: Sequence[str], links: Sequence
         try:
             made = _compile(source, compiler, flags, links, Path(passing))
         except CompilationError as error:
-            write_text(folder / _FAILED, f"{error}\n")
+            (folder / _FAILED).write_text(f"{error}\n")
             raise
         library = folder / f"{_digest(made)}.so"
         os.replace(made, library)

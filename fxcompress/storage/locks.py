@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,24 @@ except ImportError:  # Windows has none: there, what was killed is not swept
     fcntl = None  # type: ignore[assignment]
 
 
+SECONDS = 30
+"""What a holder of a lock may take; nothing here takes one."""
+
+
 def try_lock(folder: Path) -> int | None:
     """A lock on `folder`, for `unlock`; None where another holds it, or folders cannot be locked."""
-    return _lock(folder, wait=False)
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def unlock(lock: int | None) -> None:
@@ -26,24 +42,16 @@ def unlock(lock: int | None) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The block, while no other process or thread is in one for `folder`, where folders can be locked."""
-    lock = _lock(folder, wait=True)
+    """The block, while no other process or thread is in one for `folder`, where folders can be locked.
+
+    One that holds the lock for longer than `SECONDS`, whoever it is, is not waited for: nobody's file hangs on another's.
+    """
+    end = time.monotonic() + (SECONDS if fcntl is not None else 0)
+    lock = try_lock(folder)
+    while lock is None and time.monotonic() < end:
+        time.sleep(0.01)
+        lock = try_lock(folder)
     try:
         yield
     finally:
         unlock(lock)
-
-
-def _lock(folder: Path, wait: bool) -> int | None:
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
