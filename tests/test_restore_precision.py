@@ -114,6 +114,25 @@ def test_other_layers_read_what_they_read_before(recipe, data):
         assert grids(module, layer) == before[layer.node.name]
 
 
+@pytest.mark.parametrize("exact_sums", [False, True])
+def test_a_sum_reads_the_operands_that_it_read_before(exact_sums):
+    """Whether a kernel adds its shortcut unrounded was an option of the pass that placed the quantizers."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.c(self.b(x) + x)
+
+    module = quantized(Residual(), [torch.randn(2, 3, 4, 4)], exact_sums=exact_sums)
+    leave_in_float(module, [node for node in module.graph.nodes if node.name == "a"], OPENVINO_CPU)
+    assert ("b", "add") not in wires(module) if exact_sums else ("b", "add") in wires(module)
+    assert ("a", "add") in wires(module)
+
+
 def grids(module, layer):
     return {str(call.target) for call in (*layer.weights, *layer.activations)}
 

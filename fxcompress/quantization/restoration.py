@@ -17,7 +17,7 @@ from torch import fx
 
 from fxcompress.ir.edit import add_attribute, attribute, insert_call, name_of
 from fxcompress.masks.mask import masked, replace_constant, source_constant
-from fxcompress.quantization.placement import place
+from fxcompress.quantization.placement import ADD, place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
 from fxcompress.quantization.weights import fit
 from fxcompress.quantizers.options import QuantizationOptions
@@ -39,6 +39,7 @@ def leave_in_float(
     Returns:
         Every operation that was in integers before and is not any more, in the order of the graph.
     """
+    target = _as_placed(graph_module, target)
     before = [layer.node for layer in quantized_layers(graph_module, target)]
     ignored = _left_out(graph_module, target) | set(layers)
     wiring = _detach(graph_module)
@@ -124,6 +125,13 @@ def _exchange(graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, ten
         node.replace_input_with(constant, made)
     else:
         replace_constant(present, made)
+
+
+def _as_placed(graph_module: fx.GraphModule, target: Target) -> Target:
+    """`target` as placement had it: kernels add a shortcut unrounded only if some addition in integers has one such operand."""
+    sums = [layer for layer in quantized_layers(graph_module, target) if layer.node.target is ADD]
+    accumulates = any(operand not in layer.cone for layer in sums for operand in layer.node.all_input_nodes)
+    return replace(target, accumulates=target.accumulates and accumulates)
 
 
 def _left_out(graph_module: fx.GraphModule, target: Target) -> set[fx.Node]:
