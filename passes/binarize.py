@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import fx
 
 from fxcompress.binarization.binarizers import WEIGHT_BINARIZERS, ActivationBinarizer, Binarizer, nearest_scale
 from fxcompress.binarization.layers import CONVOLUTION, binarized_layers
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import CalibrationError, InputError, describe, did_you_mean
+from fxcompress.errors import CalibrationError, InputError, describe
 from fxcompress.execution.observe import observe
 from fxcompress.ir.cost import multiply_adds
 from fxcompress.ir.edit import add_attribute, insert_call
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import FilterMask, constant_behind, masks_up_to
+from fxcompress.options import OneOf
 from fxcompress.pattern.scopes import Scope, select
 from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.training.binarization import BinarizationController
-from fxcompress.training.staged import check_start_epochs
+from fxcompress.training.levels import Epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +53,15 @@ class Binarize(Pass):
         CalibrationError: what a convolution reads is never positive, or not finite.
     """
 
-    weights: Literal["xnor", "dorefa"] = "xnor"
+    weights: Annotated[str, OneOf(WEIGHT_BINARIZERS)] = "xnor"
     scopes: Iterable[Scope] | None = None
     ignored: Iterable[Scope] = ()
-    activations_start_epoch: int = 0
-    weights_start_epoch: int = 0
-    samples: int | None = 100
+    activations_start_epoch: Epoch = 0
+    weights_start_epoch: Epoch = 0
+    samples: Annotated[int, Ge(1)] | None = 100
 
     effect: ClassVar[Effect] = Effect.LOSSY
     reads_data: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.weights not in WEIGHT_BINARIZERS:
-            known = ", ".join(map(repr, WEIGHT_BINARIZERS))
-            hint = did_you_mean(str(self.weights), WEIGHT_BINARIZERS)
-            raise InputError(f"there are no binary weights {self.weights!r}{hint}; there are {known}")
-        check_start_epochs(activations_start_epoch=self.activations_start_epoch, weights_start_epoch=self.weights_start_epoch)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         layers = self._layers(graph_module, context)

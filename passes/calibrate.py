@@ -24,7 +24,7 @@ from fxcompress.quantization.quantized import activations_in_float, in_float, se
 from fxcompress.quantizers.estimator import Estimator, Statistic
 from fxcompress.quantizers.output_error import WeighedStatistic
 from fxcompress.quantizers.quantizer import Quantizer
-from fxcompress.quantizers.ranges import ESTIMATORS, find_estimator
+from fxcompress.quantizers.ranges import ESTIMATORS, EstimatorName, find_estimator
 from fxcompress.report.ranges import RangeChoice
 from fxcompress.rewrite.rule import Replacement
 
@@ -49,7 +49,7 @@ class Calibrate(Pass):
         CalibrationError: a value is NaN or infinite; names the first such place in the graph.
     """
 
-    estimator: str | Estimator = "min_max"
+    estimator: EstimatorName | Estimator = "min_max"
     samples: Annotated[int, Ge(1)] | None = 300
     gradient_samples: Annotated[int, Ge(1)] = 64
     precision: Precision = "auto"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
@@ -50,25 +50,14 @@ class ChooseBits(Pass):
     """
 
     loss: Callable[[nn.Module, Any], Tensor]
-    ratio: float = 1.5
-    bits: Sequence[int] = (4, 8)
-    samples: int = 100
-    draws: int = 10
+    ratio: Annotated[float, Ge(1)] = 1.5
+    bits: Annotated[Sequence[Annotated[int, Ge(2), Le(8)]], MinLen(1)] = (4, 8)
+    samples: Annotated[int, Ge(1)] = 100
+    draws: Annotated[int, Ge(1)] = 10
 
     effect: ClassVar[Effect] = Effect.LOSSY
     reads_data: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
-
-    def __post_init__(self) -> None:
-        if not callable(self.loss):
-            raise InputError(f"loss is a function of the model and a batch, not {self.loss!r}")
-        if not (math.isfinite(self.ratio) and self.ratio >= 1):
-            raise InputError(f"ratio must be 1 or more, not {self.ratio!r}")
-        if not self.bits or not all(isinstance(bits, int) and 2 <= bits <= 8 for bits in self.bits):
-            raise InputError(f"bits are some of 2 to 8, as (4, 8), not {self.bits!r}")
-        for name in ("samples", "draws"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be 1 or more, not {getattr(self, name)!r}")
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         calls = {call: found for call, found in quantizer_calls(graph_module).items() if serves_weight(call)}

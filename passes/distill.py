@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Gt
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -44,18 +44,13 @@ class Distill(Pass):
     """
 
     loss: Literal["mse", "softmax"] = "mse"
-    temperature: float = 1.0
-    scale: float = 1.0
+    temperature: Annotated[float, Gt(0)] = 1.0
+    scale: Annotated[float, Gt(0)] = 1.0
     axis: int = 1
 
     effect: ClassVar[Effect] = Effect.EXACT
 
     def __post_init__(self) -> None:
-        if self.loss not in ("mse", "softmax"):
-            raise InputError(f"the loss of Distill is 'mse' or 'softmax', not {self.loss!r}")
-        for name in ("temperature", "scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"Distill needs a {name} above 0, got {getattr(self, name)!r}")
         if self.loss == "mse" and (self.temperature, self.axis) != (1.0, 1):
             raise InputError("temperature and axis are of Distill(loss='softmax'); leave them out with loss='mse'")
 

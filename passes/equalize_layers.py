@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError, source_line
+from fxcompress.errors import source_line
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute, insert_constant
 from fxcompress.ir.signature import argument
@@ -46,19 +47,11 @@ class EqualizeLayers(Pass):
         InputError: `iterations` is less than 1, `tolerance` not a positive number, or `bias_share` a negative one.
     """
 
-    iterations: int = 100
-    tolerance: float = 1e-3
-    bias_share: float = 0.1
+    iterations: Annotated[int, Ge(1)] = 100
+    tolerance: Annotated[float, Gt(0)] = 1e-3
+    bias_share: Annotated[float, Ge(0)] = 0.1
 
     effect: ClassVar[Effect] = Effect.ROUNDING
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise InputError(f"EqualizeLayers needs iterations of 1 or more, got {self.iterations!r}")
-        if not 0 < self.tolerance < float("inf"):
-            raise InputError(f"EqualizeLayers needs a tolerance above 0, such as 1e-3, got {self.tolerance!r}")
-        if not 0 <= self.bias_share < float("inf"):
-            raise InputError(f"EqualizeLayers needs a bias_share of 0 or more, got {self.bias_share!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

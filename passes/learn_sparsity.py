@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge, Lt
 from torch import fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
 from fxcompress.masks.learned import LearnedMask
 from fxcompress.pattern.scopes import Scope
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.sparsity.insertion import mask_weights, maskable_layers, masks_of
-from fxcompress.training.levels import Exponential, Schedule, check_schedule
+from fxcompress.training.levels import Epoch, Exponential, Schedule, check_schedule
 from fxcompress.training.sparsity import LearnedSparsityController
 
 SCHEDULE = Exponential(epochs=90)
@@ -40,18 +40,14 @@ class LearnSparsity(Pass):
         InputError: an option cannot be used.
     """
 
-    level: float = 0.5
+    level: Annotated[float, Ge(0), Lt(1)] = 0.5
     schedule: Schedule | None = SCHEDULE
-    freeze_epoch: int | None = None
+    freeze_epoch: Epoch | None = None
     ignored: Iterable[Scope] = ()
 
     effect: ClassVar[Effect] = Effect.LOSSY
 
     def __post_init__(self) -> None:
-        if not 0 <= self.level < 1:
-            raise InputError(f"LearnSparsity needs a level from 0 to below 1, got {self.level!r}")
-        if self.freeze_epoch is not None and self.freeze_epoch < 0:
-            raise InputError(f"LearnSparsity needs a freeze_epoch of 0 or more, or None for never, got {self.freeze_epoch!r}")
         check_schedule(self.schedule, self.level)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge, Lt
 from torch import fx
 
 from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters
 from fxcompress.channels.masking import element_masks
-from fxcompress.channels.selection import LearnedRanking, Ranking, Selection
+from fxcompress.channels.selection import Ranking, Selection
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError
 from fxcompress.masks.mask import FilterMask
+from fxcompress.options import OneOf
 from fxcompress.pattern.scopes import Scope, select
 from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
@@ -53,11 +55,11 @@ class PruneFilters(Pass):
         InputError: an option cannot be used, or so large a share of the multiply-adds cannot be removed.
     """
 
-    amount: float | None = None
-    flops: float | None = None
-    criterion: str = "l2"
+    amount: Annotated[float, Ge(0), Lt(1)] | None = None
+    flops: Annotated[float, Ge(0), Lt(1)] | None = None
+    criterion: Annotated[str, OneOf(CRITERIA)] = "l2"
     ranking: Ranking = "uniform"
-    multiple: int = 8
+    multiple: Annotated[int, Ge(1)] = 8
     ignored: Iterable[Scope] = ()
     schedule: Schedule | None = None
 
@@ -66,16 +68,6 @@ class PruneFilters(Pass):
     def __post_init__(self) -> None:
         if self.amount is not None and self.flops is not None:
             raise InputError("PruneFilters is given an amount of filters or of flops, not both")
-        for name in ("amount", "flops"):
-            if (share := getattr(self, name)) is not None and not 0 <= share < 1:
-                raise InputError(f"PruneFilters needs {name} from 0 to below 1, got {share!r}")
-        if self.criterion not in CRITERIA:
-            hint = did_you_mean(str(self.criterion), CRITERIA)
-            raise InputError(f"there is no criterion {self.criterion!r}{hint}; there are {', '.join(map(repr, CRITERIA))}")
-        if not isinstance(self.ranking, LearnedRanking) and self.ranking not in ("uniform", "global"):
-            raise InputError(f"ranking is 'uniform' or 'global', not {self.ranking!r}; or a LearnedRanking")
-        if self.multiple < 1 or self.multiple != int(self.multiple):
-            raise InputError(f"PruneFilters needs a multiple of 1 or more, got {self.multiple!r}")
         check_schedule(self.schedule, self._target)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

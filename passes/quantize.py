@@ -11,7 +11,7 @@ from torch import fx
 from fxcompress.binarization.layers import binarized_layers
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import CalibrationError, InputError, describe, source_line
+from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.ir.dialect import copy_graph, resolve
 from fxcompress.ir.edit import add_attribute, insert_call
 from fxcompress.masks.mask import masked, source_constant
@@ -19,7 +19,7 @@ from fxcompress.pattern.scopes import Scope, select
 from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
 from fxcompress.quantization.weights import fit
 from fxcompress.quantizers.options import QuantizationOptions, by_operation
-from fxcompress.quantizers.ranges import Estimator
+from fxcompress.quantizers.ranges import Estimator, EstimatorName
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.rewrite.rule import Replacement
 
@@ -57,8 +57,8 @@ class Quantize(Pass):
 
     weights: QuantizationSpec | Literal["target"] = "target"
     activations: QuantizationSpec | Literal["target"] | None = "target"
-    weight_estimator: str | Estimator = "min_max"
-    activation_estimator: str | Estimator | None = None
+    weight_estimator: EstimatorName | Estimator = "min_max"
+    activation_estimator: EstimatorName | Estimator | None = None
     per_channel: bool = True
     reduce_range: bool = False
     embeddings: bool = True
@@ -71,12 +71,8 @@ class Quantize(Pass):
     breaks: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
     def __post_init__(self) -> None:
-        overrides = {} if self.overrides is None else self.overrides
-        if not isinstance(overrides, Mapping) or not all(isinstance(o, QuantizationOptions) for o in overrides.values()):
-            raise InputError(f"overrides is a dict from scopes to QuantizationOptions, not {overrides!r}")
-        default = self._options
-        for options in overrides.values():
-            options.over(default)
+        for options in (self.overrides or {}).values():
+            options.over(self._options)
 
     @property
     def _options(self) -> QuantizationOptions:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, fx, nn
 
 from fxcompress.data.samples import in_small_batches, samples_of
@@ -63,11 +64,11 @@ class RestorePrecision(Pass):
 
     min_decibels: float | None = None
     metric: Callable[[nn.Module], float] | None = None
-    tolerance: float = 0.0
-    max_layers: int | None = None
-    max_size: float | None = None
-    bits: int | None = None
-    samples: int = 32
+    tolerance: Annotated[float, Ge(0)] = 0.0
+    max_layers: Annotated[int, Ge(1)] | None = None
+    max_size: Annotated[float, Gt(0)] | None = None
+    bits: Annotated[int, Ge(3), Le(8)] | None = None
+    samples: Annotated[int, Ge(1)] = 32
     latency: bool = False
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -79,22 +80,8 @@ class RestorePrecision(Pass):
             raise InputError(
                 "RestorePrecision needs to know what is tolerable: give min_decibels, or metric and tolerance, or max_size"
             )
-        if self.metric is not None and not callable(self.metric):
-            raise InputError(f"metric is a function of the model that returns a number, not {self.metric!r}")
-        if self.min_decibels is not None and not math.isfinite(self.min_decibels):
-            raise InputError(f"min_decibels must be a finite number, got {self.min_decibels}")
-        if not 0 <= self.tolerance < math.inf:
-            raise InputError(f"tolerance must be 0 or more, in the unit of the metric, got {self.tolerance}")
         if self.tolerance and self.metric is None:
             raise InputError("tolerance is how much the metric may lose: give metric, or say min_decibels instead")
-        if self.max_layers is not None and self.max_layers < 1:
-            raise InputError(f"max_layers must be 1 or more, or None for any number, got {self.max_layers}")
-        if self.max_size is not None and not 0 < self.max_size < math.inf:
-            raise InputError(f"max_size is a share of the original model's size, such as 0.16, not {self.max_size}")
-        if self.bits is not None and not 3 <= self.bits <= 8:
-            raise InputError(f"bits must be 3 to 8, or None for float, got {self.bits}")
-        if self.samples < 1:
-            raise InputError(f"samples must be 1 or more, got {self.samples}")
         if self.latency:
             latency.require_openvino()
 

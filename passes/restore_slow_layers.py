@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Lt
 from torch import fx
 
 from fxcompress.driver.effect import Effect
@@ -53,20 +54,12 @@ class RestoreSlowLayers(Pass):
         InputError: OpenVINO is not installed or not the target, or an option is out of its range.
     """
 
-    margin: float = 0.1
-    gain: float = 0.01
-    max_layers: int | None = None
+    margin: Annotated[float, Ge(0)] = 0.1
+    gain: Annotated[float, Ge(0), Lt(1)] = 0.01
+    max_layers: Annotated[int, Ge(1)] | None = None
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin < float("inf"):
-            raise InputError(f"margin is a share of a layer's time, 0 or more, not {self.margin}")
-        if not 0 <= self.gain < 1:
-            raise InputError(f"gain is a share of the file's time, from 0 to below 1, not {self.gain}")
-        if self.max_layers is not None and self.max_layers < 1:
-            raise InputError(f"max_layers must be 1 or more, or None for any number, got {self.max_layers}")
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         if context.target.name != "openvino":

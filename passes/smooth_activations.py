@@ -13,7 +13,6 @@ from torch import Tensor, fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.execution.relevance import relevant_inputs
@@ -58,11 +57,6 @@ class SmoothActivations(Pass):
 
     effect: ClassVar[Effect] = Effect.ROUNDING
     reads_data: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "token_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"SmoothActivations needs {name} of 1 or more, got {getattr(self, name)!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

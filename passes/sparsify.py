@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge, Lt
 from torch import Tensor, fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError
 from fxcompress.ir.edit import attribute
 from fxcompress.masks.mask import Mask
+from fxcompress.options import OneOf
 from fxcompress.pattern.scopes import Scope
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.sparsity.importance import CRITERIA, Pattern
@@ -45,8 +47,8 @@ class Sparsify(Pass):
         InputError: an option cannot be used, or contradicts another.
     """
 
-    level: float | None = None
-    criterion: str = "normalized"
+    level: Annotated[float, Ge(0), Lt(1)] | None = None
+    criterion: Annotated[str, OneOf(CRITERIA)] = "normalized"
     ranking: Ranking = "global"
     pattern: str | None = None
     ignored: Iterable[Scope] = ()
@@ -55,13 +57,6 @@ class Sparsify(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     def __post_init__(self) -> None:
-        if self.level is not None and not (isinstance(self.level, (int, float)) and 0 <= self.level < 1):
-            raise InputError(f"Sparsify needs a level from 0 to below 1, got {self.level!r}")
-        if self.criterion not in CRITERIA:
-            hint = did_you_mean(str(self.criterion), CRITERIA)
-            raise InputError(f"there is no criterion {self.criterion!r}{hint}; there are {', '.join(map(repr, CRITERIA))}")
-        if self.ranking not in ("global", "local"):
-            raise InputError(f"ranking is 'global' or 'local', not {self.ranking!r}")
         if self.pattern is not None:
             Pattern.parse(self.pattern)
             if self.level is not None or self.schedule is not None:

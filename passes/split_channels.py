@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from fxcompress.channels.removal import propagate
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.edit import attribute, insert_constant
@@ -47,19 +46,13 @@ class SplitChannels(Pass):
         CalibrationError: an activation is NaN or infinite.
     """
 
-    channels: int = 16
-    gain: float = 1.25
+    channels: Annotated[int, Ge(1)] = 16
+    gain: Annotated[float, Ge(1)] = 1.25
     samples: Annotated[int, Ge(1)] | None = 64
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
     reads_data: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise InputError(f"SplitChannels needs channels of 1 or more, got {self.channels!r}")
-        if not self.gain >= 1:
-            raise InputError(f"SplitChannels needs a gain of 1 or more, got {self.gain!r}")
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
 from torch import fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantizers import native
 from fxcompress.quantizers.trainable import TrainableQuantizer
 from fxcompress.rewrite.rule import Replacement
+from fxcompress.training.levels import Epoch
 from fxcompress.training.quantization import QuantizationController
-from fxcompress.training.staged import check_start_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +38,13 @@ class TrainQuantizers(Pass):
         InputError: an option cannot be used.
     """
 
-    weights_start_epoch: int = 0
-    activations_start_epoch: int = 0
-    learning_rate_multiplier: float = 1.0
+    weights_start_epoch: Epoch = 0
+    activations_start_epoch: Epoch = 0
+    learning_rate_multiplier: Annotated[float, Ge(0)] = 1.0
     inputs: bool = False
 
     effect: ClassVar[Effect] = Effect.LOSSY
     needs: ClassVar[frozenset[str]] = frozenset({"calibrated"})
-
-    def __post_init__(self) -> None:
-        check_start_epochs(weights_start_epoch=self.weights_start_epoch, activations_start_epoch=self.activations_start_epoch)
-        if not (math.isfinite(self.learning_rate_multiplier) and self.learning_rate_multiplier >= 0):
-            raise InputError(f"learning_rate_multiplier must be 0 or more, not {self.learning_rate_multiplier!r}")
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         if native.load() is None:

@@ -95,14 +95,14 @@ def test_a_weight_that_two_convolutions_share_is_binarized_once():
     ("options", "error", "message"),
     [
         ({"weights": "xnr"}, InputError, "did you mean 'xnor'"),
-        ({"weights_start_epoch": -1}, InputError, "weights_start_epoch is an epoch, 0 or later, not -1"),
-        ({"activations_start_epoch": 0.5}, InputError, "activations_start_epoch that is a whole number"),
+        ({"weights_start_epoch": -1}, InputError, "weights_start_epoch of 0 or more, got -1"),
+        ({"activations_start_epoch": 0.5}, InputError, "activations_start_epoch of 0 or more, got 0.5"),
         ({"scopes": ["depthwise"]}, InputError, r"depthwise.*test_binarize.py.*it has groups"),
         ({"scopes": ["body", "head"]}, InputError, "no convolution of two dimensions in 'head'"),
         ({"scopes": "body"}, InputError, r"write \['body'\]"),
         ({"scopes": ["boddy"]}, ScopeError, "did you mean 'body'"),
         ({"ignored": ["boddy"]}, ScopeError, "did you mean 'body'"),
-        ({"samples": 0}, InputError, "at least one sample"),
+        ({"samples": 0}, InputError, "samples of 1 or more, or None, got 0"),
     ],
 )
 def test_bad_options(options, error, message):

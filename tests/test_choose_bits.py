@@ -145,11 +145,11 @@ def test_a_loss_behind_an_attention_has_traces():
     ("options", "message"),
     [
         ({"loss": 3}, "loss that is a function, got 3"),
-        ({"ratio": 0.5}, "ratio must be 1 or more, not 0.5"),
-        ({"bits": (1, 8)}, r"bits are some of 2 to 8, as \(4, 8\), not \(1, 8\)"),
-        ({"bits": ()}, "bits are some of 2 to 8"),
-        ({"samples": 0}, "samples must be 1 or more, not 0"),
-        ({"draws": 0}, "draws must be 1 or more, not 0"),
+        ({"ratio": 0.5}, "ratio of 1 or more, got 0.5"),
+        ({"bits": (1, 8)}, r"bits that is a list, each from 2 to 8, and not empty, got \(1, 8\)"),
+        ({"bits": ()}, "and not empty, got \(\)"),
+        ({"samples": 0}, "samples of 1 or more, got 0"),
+        ({"draws": 0}, "draws of 1 or more, got 0"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -194,7 +194,7 @@ def test_the_file_has_no_teacher(tmp_path):
     [
         ({"loss": "kl"}, "'mse' or 'softmax', got 'kl'"),
         ({"loss": "softmax", "temperature": 0.0}, "temperature above 0, got 0.0"),
-        ({"scale": float("nan")}, "scale that is a finite number, got nan"),
+        ({"scale": float("nan")}, "scale above 0, got nan"),
         ({"temperature": 4.0}, "are of Distill.loss='softmax'."),
         ({"axis": 2}, "are of Distill.loss='softmax'."),
         ({"loss": "softmax", "axis": 2}, "an output of 2 dimensions; say which axis"),

@@ -284,9 +284,9 @@ def test_uneven_channels_that_share_a_scale_keep_their_precision():
     ("options", "message"),
     [
         ({"iterations": 0}, "iterations of 1 or more, got 0"),
-        ({"tolerance": 0.0}, "a tolerance above 0, such as 1e-3, got 0.0"),
-        ({"tolerance": math.nan}, "tolerance that is a finite number, got nan"),
-        ({"bias_share": -0.5}, "a bias_share of 0 or more, got -0.5"),
+        ({"tolerance": 0.0}, "tolerance above 0, got 0.0"),
+        ({"tolerance": math.nan}, "tolerance above 0, got nan"),
+        ({"bias_share": -0.5}, "bias_share of 0 or more, got -0.5"),
     ],
 )
 def test_bad_options_are_explained(options, message):

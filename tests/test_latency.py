@@ -169,10 +169,10 @@ def test_the_price_of_restored_layers_is_noted(data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margin": -0.1}, "margin is a share of a layer's time, 0 or more, not -0.1"),
-        ({"margin": float("nan")}, "margin that is a finite number"),
-        ({"gain": 1}, "gain is a share of the file's time, from 0 to below 1, not 1"),
-        ({"max_layers": 0}, "max_layers must be 1 or more, or None for any number, got 0"),
+        ({"margin": -0.1}, "margin of 0 or more, got -0.1"),
+        ({"margin": float("nan")}, "margin of 0 or more, got nan"),
+        ({"gain": 1}, "gain from 0 to below 1, got 1"),
+        ({"max_layers": 0}, "max_layers of 1 or more, or None, got 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxcompress.errors import InputError
+from fxcompress.passes import Sparsify
 from fxcompress.training import (
     Adaptive,
     Baseline,
@@ -203,11 +204,11 @@ def test_schedules_print_what_was_said():
         (lambda: MultiStep(levels=(0.1, 0.2), epochs=(2, 2)), "rise"),
         (lambda: MultiStep(levels=(1.1,), epochs=(2,)), r"MultiStep needs levels .*from 0 to below 1, got \(1\.1,\)"),
         (lambda: Baseline(warmup=-1), "warmup of 0 or more"),
-        (lambda: Adaptive(step=0.0), "step between 0 and 1"),
+        (lambda: Adaptive(step=0.0), "step above 0 to below 1"),
         (lambda: Adaptive(patience=0), "patience of 1"),
         (lambda: Adaptive(steps_per_epoch=5), "once an epoch"),
         (lambda: check_schedule(Exponential(epochs=3, initial=0.6), 0.5), "starts at 0.6, above the 0.5"),
-        (lambda: check_schedule("polynomial", 0.5), "Polynomial.*not 'polynomial'"),
+        (lambda: Sparsify(schedule="polynomial"), "a Schedule, of Adaptive, .*Polynomial, or None, got 'polynomial'"),
         (lambda: check_schedule(ExponentialWithBias(epochs=3, initial=0.4), 0.5), "below 5/7 of the target"),
     ],
 )

@@ -346,7 +346,7 @@ def test_pruned_again_from_where_it_was():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"amount": 1.0}, "amount from 0 to below 1, got 1.0"),
+        ({"amount": 1.0}, "amount from 0 to below 1, or None, got 1.0"),
         ({"amount": -0.1}, "amount from 0"),
         ({"criterion": "l3"}, "did you mean 'l"),
         ({"ranking": "local"}, "'uniform' or 'global', or that is a LearnedRanking, got 'local'"),

@@ -163,7 +163,7 @@ def test_where_nothing_can_be_pruned_there_is_no_controller():
     ("options", "message"),
     [
         ({"amount": 0.3, "flops": 0.3}, "not both"),
-        ({"flops": 1.0}, r"flops from 0 to below 1, got 1\.0"),
+        ({"flops": 1.0}, r"flops from 0 to below 1, or None, got 1\.0"),
         ({"schedule": 0.5}, "schedule that is a Schedule"),
         ({"amount": 0.2, "schedule": Exponential(epochs=3, initial=0.3)}, "starts at 0.3, above the 0.2"),
     ],

@@ -340,15 +340,15 @@ def test_a_size_that_is_exceeded_already_is_refused(data):
     ("options", "message"),
     [
         ({}, "give min_decibels, or metric and tolerance, or max_size"),
-        ({"max_size": 0}, "max_size is a share of the original model's size, such as 0.16, not 0"),
-        ({"max_size": math.nan}, "max_size that is a finite number, or None, got nan"),
+        ({"max_size": 0}, "max_size above 0, or None, got 0"),
+        ({"max_size": math.nan}, "max_size above 0, or None, got nan"),
         ({"min_decibels": math.nan}, "min_decibels that is a finite number, or None, got nan"),
         ({"min_decibels": 20, "tolerance": 0.1}, "give metric, or say min_decibels instead"),
-        ({"metric": len, "tolerance": -1}, "tolerance must be 0 or more, in the unit of the metric, got -1"),
+        ({"metric": len, "tolerance": -1}, "tolerance of 0 or more, got -1"),
         ({"metric": 0.5}, "metric that is a function, or None, got 0.5"),
-        ({"min_decibels": 20, "max_layers": 0}, "max_layers must be 1 or more, or None for any number, got 0"),
-        ({"min_decibels": 20, "bits": 9}, "bits must be 3 to 8, or None for float, got 9"),
-        ({"min_decibels": 20, "samples": 0}, "samples must be 1 or more, got 0"),
+        ({"min_decibels": 20, "max_layers": 0}, "max_layers of 1 or more, or None, got 0"),
+        ({"min_decibels": 20, "bits": 9}, "bits from 3 to 8, or None, got 9"),
+        ({"min_decibels": 20, "samples": 0}, "samples of 1 or more, got 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -270,11 +270,11 @@ def test_any_network_is_sparse_to_the_level_and_its_file_is_the_model(recipe, le
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": 1.0}, r"level from 0 to below 1, got 1\.0"),
+        ({"level": 1.0}, r"level from 0 to below 1, or None, got 1\.0"),
         ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
         ({"ranking": "uniform"}, "'global' or 'local', got 'uniform'"),
         ({"pattern": "4:2"}, "like \"2:4\".*not '4:2'"),
-        ({"level": "0.5"}, "level that is a finite number, or None, got '0.5'"),
+        ({"level": "0.5"}, "level from 0 to below 1, or None, got '0.5'"),
         ({"pattern": "two of four"}, 'like "2:4"'),
         ({"pattern": "2:4", "level": 0.5}, "leave out level and schedule"),
         ({"pattern": "2:4", "schedule": Polynomial(epochs=2)}, "leave out level and schedule"),

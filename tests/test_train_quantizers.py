@@ -189,10 +189,10 @@ def test_ranges_must_be_calibrated_first():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights_start_epoch": -1}, "weights_start_epoch is an epoch, 0 or later, not -1"),
-        ({"activations_start_epoch": 1.5}, "activations_start_epoch that is a whole number, got 1.5"),
-        ({"learning_rate_multiplier": -1.0}, "learning_rate_multiplier must be 0 or more, not -1.0"),
-        ({"learning_rate_multiplier": float("nan")}, "learning_rate_multiplier that is a finite number, got nan"),
+        ({"weights_start_epoch": -1}, "weights_start_epoch of 0 or more, got -1"),
+        ({"activations_start_epoch": 1.5}, "activations_start_epoch of 0 or more, got 1.5"),
+        ({"learning_rate_multiplier": -1.0}, "learning_rate_multiplier of 0 or more, got -1.0"),
+        ({"learning_rate_multiplier": float("nan")}, "learning_rate_multiplier of 0 or more, got nan"),
     ],
 )
 def test_options_are_checked(options, message):

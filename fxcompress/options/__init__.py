@@ -6,5 +6,6 @@ Imports: errors.
 """
 
 from fxcompress.options.declared import Declared, check_arguments
+from fxcompress.options.kinds import OneOf
 
-__all__ = ["Declared", "check_arguments"]
+__all__ = ["Declared", "OneOf", "check_arguments"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 _PLAIN = {
     int: "that is a whole number",
@@ -16,6 +18,16 @@ _PLAIN = {
     bool: "that is True or False",
     str: "that is a text",
 }
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A declaration that names what it takes: ``Annotated[str, OneOf(TABLE)]`` takes the keys of TABLE."""
+
+    names: Collection[str]
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.names))
 
 
 def fits(value: Any, declared: Any) -> bool:
@@ -47,6 +59,11 @@ def allowed(declared: Any) -> str:
     """What `declared` takes, to stand behind an option's name: ``of 1 or more``, ``that is True or False``."""
     origin, parts = get_origin(declared), get_args(declared)
     if origin is Annotated:
+        named = [name for limit in parts[1:] if isinstance(limit, OneOf) for name in limit.names]
+        if named:
+            return f"that is {' or '.join(map(repr, named))}"
+        if any(isinstance(limit, MinLen) for limit in parts[1:]):
+            return f"{allowed(parts[0])}, and not empty"
         return _range(parts[1:]) or allowed(parts[0])
     if origin in (Union, types.UnionType):
         return ", or ".join(dict.fromkeys(map(allowed, parts)))
@@ -63,13 +80,30 @@ def allowed(declared: Any) -> str:
     if origin is not None and parts:
         inner = allowed(parts[0]).removeprefix("that is ").removeprefix("of ")
         return f"that is a list, each {inner}"
-    return f"that is a {getattr(declared, '__name__', declared)}"
+    name = getattr(declared, "__name__", declared)
+    if inspect.isabstract(declared):
+        return f"that is a {name}, of {', '.join(one.__name__ for one in members(declared))}"
+    return f"that is a {name}"
+
+
+def members(base: type) -> list[type]:
+    """The classes of which a value declared as `base` can be, by name: itself and its public subclasses, none abstract."""
+    found = {base, *_subclasses(base)}
+    public = [one for one in found if not inspect.isabstract(one) and not one.__name__.startswith("_")]
+    return sorted(public, key=lambda one: (one.__name__, one.__module__))
+
+
+def _subclasses(base: type) -> list[type]:
+    children: list[type] = base.__subclasses__()
+    return [one for child in children for one in (child, *_subclasses(child))]
 
 
 def choices(declared: Any) -> list[Any]:
     """The values that `declared` names one by one."""
     if get_origin(declared) is Literal:
         return list(get_args(declared))
+    if isinstance(declared, OneOf):
+        return list(declared.names)
     return [choice for part in get_args(declared) for choice in choices(part)]
 
 
@@ -82,6 +116,10 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def _within(value: Any, limit: Any) -> bool:
+    if isinstance(limit, OneOf):
+        return isinstance(value, str) and value in limit.names
+    if isinstance(limit, MinLen):
+        return len(value) >= limit.min_length
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return True
     tests = {

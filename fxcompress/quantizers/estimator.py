@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fxcompress.options import Declared
 from fxcompress.quantizers.distribution import Distribution, Histogram, Values
 from fxcompress.quantizers.sampling import extremes, subsample
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -26,7 +27,7 @@ class Statistic(Protocol):
         """The range: shape ``[]``, or ``[channels]``. Where a value was NaN or infinite, so is a bound."""
 
 
-class Estimator(ABC):
+class Estimator(Declared, ABC):
     """Chooses ranges. Subclasses are frozen dataclasses of their options."""
 
     @abstractmethod

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields, replace
 from torch import fx
 
 from fxcompress.errors import InputError
+from fxcompress.options import Declared
 from fxcompress.quantizers.quantizer import Quantizer
-from fxcompress.quantizers.ranges import Estimator, find_estimator
+from fxcompress.quantizers.ranges import Estimator, EstimatorName, find_estimator
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.report.short_repr import short_repr
 
@@ -41,7 +42,7 @@ class QuantizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizationOptions:
+class QuantizationOptions(Declared):
     """How operations are quantized; None inherits from what this is an override of.
 
     Attributes:
@@ -61,23 +62,14 @@ class QuantizationOptions:
 
     weights: QuantizationSpec | None = None
     activations: QuantizationSpec | None = None
-    weight_estimator: str | Estimator | None = None
-    activation_estimator: str | Estimator | None = None
+    weight_estimator: EstimatorName | Estimator | None = None
+    activation_estimator: EstimatorName | Estimator | None = None
     per_channel: bool | None = None
     reduce_range: bool | None = None
     embeddings: bool | None = None
     weights_only: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("weights", "activations"):
-            spec = getattr(self, name)
-            if not isinstance(spec, QuantizationSpec | None):
-                raise InputError(f"{name} must be a QuantizationSpec, such as QuantizationSpec(bits=4), not {spec!r}")
-        for name in ("per_channel", "reduce_range", "embeddings", "weights_only"):
-            if not isinstance(getattr(self, name), bool | None):
-                raise InputError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for estimator in (self.weight_estimator, self.activation_estimator):
-            _found(estimator)
         if self.activations and (self.activations.channel_axis is not None or self.activations.group_size is not None):
             raise InputError("activations have one scale for all: leave out channel_axis and group_size of their grid")
         if self.weights and self.weights.group_size is not None and self.per_channel is False:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from fxcompress.errors import InputError
+from fxcompress.options import OneOf
 from fxcompress.quantizers import divergence, least_squares
 from fxcompress.quantizers.distribution import Distribution
 from fxcompress.quantizers.estimator import Estimator, Extremes, Range, Statistic
@@ -81,12 +84,12 @@ class Percentile(Estimator):
         InputError: not ``0 <= low < high <= 100``.
     """
 
-    low: float = 0.01
-    high: float = 99.99
+    low: Annotated[float, Ge(0), Le(100)] = 0.01
+    high: Annotated[float, Ge(0), Le(100)] = 99.99
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 100:
-            raise InputError(f"percentiles must be 0 <= low < high <= 100, got low={self.low}, high={self.high}")
+        if not self.low < self.high:
+            raise InputError(f"the low percentile must be below the high one, got low={self.low}, high={self.high}")
 
     def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
         return seen.quantile(self.low / 100), seen.quantile(self.high / 100)
@@ -136,6 +139,8 @@ ESTIMATORS: dict[str, Estimator] = {
     "entropy": Entropy(),
 }
 """The estimators with a name, which stands for their usual options."""
+
+EstimatorName = Annotated[str, OneOf(ESTIMATORS)]
 
 
 def find_estimator(estimator: str | Estimator) -> Estimator:

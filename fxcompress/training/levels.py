@@ -18,6 +18,9 @@ from fxcompress.errors import InputError
 from fxcompress.options import Declared
 from fxcompress.report.short_repr import short_repr
 
+Epoch = Annotated[int, Ge(0)]
+"""Epochs are counted from 0."""
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Schedule(Declared, ABC):
@@ -47,7 +50,7 @@ class _Ramp(Schedule):
     """From `initial` to the target within `epochs`, after `warmup` epochs at `initial`."""
 
     epochs: Annotated[int, Ge(1)]
-    warmup: Annotated[int, Ge(0)] = 0
+    warmup: Epoch = 0
 
     def progress(self, epoch: float) -> float:
         """The share of the way in time, 0 to 1."""
@@ -123,10 +126,9 @@ class MultiStep(Schedule):
     """
 
     levels: tuple[Annotated[float, Ge(0), Lt(1)], ...]
-    epochs: tuple[int, ...]
+    epochs: tuple[Epoch, ...]
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if len(self.levels) != len(self.epochs) or not self.levels:
             raise InputError(f"MultiStep needs an epoch for each level, got {self.levels!r} and {self.epochs!r}")
         if list(self.epochs) != sorted(set(self.epochs)):
@@ -140,12 +142,7 @@ class MultiStep(Schedule):
 class Baseline(Schedule):
     """`initial` for `warmup` epochs, then the target at once."""
 
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warmup < 0:
-            raise InputError(f"Baseline needs a warmup of 0 or more, got {self.warmup!r}")
+    warmup: Epoch = 0
 
     def level(self, epoch: float, target: float) -> float:
         return target if epoch >= self.warmup else self.initial
@@ -158,17 +155,11 @@ class Adaptive(Schedule):
     For methods that learn their zeros and get there in their own time.
     """
 
-    step: float = 0.05
-    patience: int = 1
-    tolerance: float = 0.03
+    step: Annotated[float, Gt(0), Lt(1)] = 0.05
+    patience: Annotated[int, Ge(1)] = 1
+    tolerance: Annotated[float, Ge(0)] = 0.03
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.step < 1 or self.patience < 1 or self.tolerance < 0:
-            raise InputError(
-                "Adaptive needs a step between 0 and 1, a patience of 1 or more and a tolerance of 0 or more, "
-                f"got {self.step!r}, {self.patience!r} and {self.tolerance!r}"
-            )
         if self.steps_per_epoch is not None:
             raise InputError("Adaptive looks at the model once an epoch: leave steps_per_epoch out")
 
@@ -181,8 +172,6 @@ def check_schedule(schedule: Schedule | None, target: float) -> None:
     """Raise InputError where `schedule` is none, or cannot lead to `target`."""
     if schedule is None:
         return
-    if not isinstance(schedule, Schedule):
-        raise InputError(f"schedule is one of fxcompress.training.levels, such as Polynomial(epochs=10), not {schedule!r}")
     if schedule.initial > target:
         raise InputError(f"the schedule starts at {schedule.initial!r}, above the {target!r} that it leads to")
     schedule.level(0, target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from fxcompress.errors import InputError
 from fxcompress.training.controller import CompressionStage, Controller
 from fxcompress.training.scheduler import Scheduler
 
@@ -77,10 +76,3 @@ class StagedScheduler(Scheduler):
         for kind, start in self.starts.items():
             if start > 0 and (before >= start) != (self.current_epoch >= start):
                 self.controller.switch(**{kind: self.current_epoch >= start})
-
-
-def check_start_epochs(**epochs: int) -> None:
-    """Raise InputError where one of `epochs`, options by name, is none."""
-    for name, epoch in epochs.items():
-        if not isinstance(epoch, int) or epoch < 0:
-            raise InputError(f"{name} is an epoch, 0 or later, not {epoch!r}")
