@@ -147,7 +147,7 @@ def test_a_loss_behind_an_attention_has_traces():
         ({"loss": 3}, "loss that is a function, got 3"),
         ({"ratio": 0.5}, "ratio of 1 or more, got 0.5"),
         ({"bits": (1, 8)}, r"bits that is a list, each from 2 to 8, and not empty, got \(1, 8\)"),
-        ({"bits": ()}, "and not empty, got \(\)"),
+        ({"bits": ()}, r"and not empty, got \(\)"),
         ({"samples": 0}, "samples of 1 or more, got 0"),
         ({"draws": 0}, "draws of 1 or more, got 0"),
     ],
