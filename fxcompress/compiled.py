@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
-from fxcompress.errors import FileWarning, ScheduleWarning
+from fxcompress.errors import FileWarning, ScheduleWarning, warn_user
 from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
@@ -227,11 +226,9 @@ class Compiled(fx.GraphModule):
         if file.row:
             self.report.replace(file.row)
         if file.mismatch:
-            warnings.warn(file.mismatch, FileWarning, stacklevel=3)
+            warn_user(file.mismatch, FileWarning)
         if forgotten:
-            warnings.warn(
-                f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning, stacklevel=3
-            )
+            warn_user(f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning)
         return written
 
     def _lowered(self, batch_size: int | None = None, **how: bool) -> fx.GraphModule:

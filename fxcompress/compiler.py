@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from fxcompress.driver.run import run
 from fxcompress.driver.state import settle
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import unwritable
-from fxcompress.errors import CaptureError, FileWarning, InputError
+from fxcompress.errors import CaptureError, FileWarning, InputError, warn_user
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.options import check_arguments
@@ -145,7 +144,7 @@ class _Settings:
         example, row = captured.example, captured.row
         problem = unwritable(captured.graph_module)
         if problem is not None:
-            warnings.warn(f"unless a pass replaces them, {problem}", FileWarning, stacklevel=3)
+            warn_user(f"unless a pass replaces them, {problem}", FileWarning)
             row = replace(row, notes=(*row.notes, problem.partition("\nRegister")[0]))
         to_file = partial(lower, passes=defaults.lowering(), example=example, target=self.target)
         context = Context(example, self.target, data, lower=to_file)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import sys
+import warnings
 from collections.abc import Iterable
 
 import torch.fx
@@ -79,6 +81,14 @@ class CheckpointError(FxCompressError, ValueError):
 
 class EmitError(FxCompressError):
     """The graph cannot be written in the target format."""
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn of the line outside this package that called into it, however many of the package's calls lie between."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def source_line(node: torch.fx.Node) -> str:

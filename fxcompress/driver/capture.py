@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import ROUNDING_DECIBELS
 from fxcompress.driver.sizes import weight_bytes
-from fxcompress.errors import CaptureError, PartialCaptureWarning
+from fxcompress.errors import CaptureError, PartialCaptureWarning, warn_user
 from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.report.rows import Row
 
@@ -95,7 +94,7 @@ def capture_parts(
         assert whole is not None
         raise whole
     if whole:
-        warnings.warn(_told(model, whole, found), PartialCaptureWarning, stacklevel=3)
+        warn_user(_told(model, whole, found), PartialCaptureWarning)
     return {path: parts[graph_module] for path, graph_module in found.graphs.items()}, found
 
 

@@ -6,14 +6,13 @@ It reads and writes each tensor once, where torch's operations go over it a doze
 from __future__ import annotations
 
 import ctypes
-import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, warn_user
 from fxcompress.quantizers.compilation import CompilationError, load_library
 
 SOURCE = Path(__file__).with_name("fake_quantize.c")
@@ -95,7 +94,7 @@ def load() -> Kernel | None:
         library = load_library(SOURCE, FLAGS, [threads, "-lm"])
         loaded = None if library is None else Kernel(library)
     except (CompilationError, InputError, AttributeError) as error:
-        warnings.warn(f"quantizers train without their C kernel, more slowly: {error}", RuntimeWarning, stacklevel=2)
+        warn_user(f"quantizers train without their C kernel, more slowly: {error}", RuntimeWarning)
     return loaded
 
 
