@@ -69,6 +69,15 @@ def test_pooling_windows_in_openvino(include: bool) -> None:
     assert_same(pools, IMAGE, runtimes=(in_openvino,))
 
 
+@pytest.mark.parametrize("sizes", [(8, 7), (7, 8), (8, 8), (9, 7)])
+@pytest.mark.parametrize("padding", [0, 1, (1, 0)])
+@pytest.mark.parametrize("include", [True, False])
+def test_the_mean_of_a_window_that_hangs_over_counts_padding_and_no_overhang(sizes, padding, include) -> None:
+    """Of 8 or more the last window of three, in steps of two, reaches past the padding."""
+    x = torch.rand(2, 3, *sizes) + 1.0
+    assert_same(lambda x: F.avg_pool2d(x, 3, 2, padding, True, include), x, runtimes=BOTH)
+
+
 POOLS: dict[str, Callable[..., Any]] = {
     "max_dilated": lambda x: F.max_pool2d(x, 3, 2, 1, dilation=2),
     "max_3d": lambda x: F.max_pool3d(x.unsqueeze(2), (1, 2, 3)),

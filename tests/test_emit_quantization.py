@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import fxcompress
+from fxcompress import passes
 from fxcompress.emit.onnx import to_onnx_model
-from fxcompress.errors import EmitError
+from fxcompress.errors import EmitError, VerificationError
 from fxcompress.quantizers.ops import INTEGER_RANGES
+from fxcompress.quantizers.quantizer import Quantizer
 
 quantize, dequantize = torch.ops.fxcompress.quantize.default, torch.ops.fxcompress.dequantize.default
 
@@ -168,3 +171,20 @@ def test_quantizing_to_int32_is_refused() -> None:
     model: Any = Grid(torch.tensor(0.1), torch.tensor(0, dtype=torch.int32), None, "int32")
     with pytest.raises(EmitError, match="no int32 result"):
         emitted(model, torch.randn(2, 3))
+
+
+def test_integers_that_are_off_by_one_step_are_not_lowered(monkeypatch):
+    """A single one of 8,192, of 8 bits: above 80 dB, so that nothing but equality sees it."""
+    torch.manual_seed(0)
+    x, exact = torch.randn(4, 256), Quantizer.integers
+    compiled = fxcompress.compile(nn.Linear(256, 32), [passes.Quantize(), passes.Calibrate()], data=[x])
+    compiled.lower()
+
+    def off_by_one(self: Quantizer, values: Tensor) -> Tensor:
+        integers = exact(self, values)
+        integers.view(-1)[17] -= 1
+        return integers
+
+    monkeypatch.setattr(Quantizer, "integers", off_by_one)
+    with pytest.raises(VerificationError, match="LowerQuantizers promised the same bits, but the outputs agree to"):
+        compiled.lower()

@@ -1,5 +1,7 @@
 """Planning, and what the verifier says of a pass that does not keep its promise."""
 
+import contextlib
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -276,3 +278,34 @@ def test_a_pass_that_changes_nothing_is_not_run_through_again(monkeypatch):
     monkeypatch.setattr(verify, "outputs", lambda model, example: runs.append(model) or outputs(model, example))
     compile_with(passes.RemoveDropout(), passes.RemoveDropout())
     assert len(runs) == 1  # the graph before the passes
+
+
+@pytest.mark.parametrize(
+    ("effect", "decibels", "kept"),
+    [
+        (Effect.EXACT, math.inf, True),
+        (Effect.EXACT, 300.0, False),
+        (Effect.EXACT, 80.0, False),
+        (Effect.ROUNDING, 80.0, True),
+        (Effect.ROUNDING, 79.99, False),
+        (Effect.ROUNDING, math.inf, True),
+        (Effect.LOSSY, -math.inf, True),
+    ],
+)
+def test_what_an_effect_allows(effect, decibels, kept):
+    assert effect.kept(decibels) is kept
+
+
+@pytest.mark.parametrize(
+    ("factor", "effect", "fine"),
+    [(1 + 2**-20, Effect.EXACT, False), (1 + 2**-20, Effect.ROUNDING, True), (1 + 2**-10, Effect.ROUNDING, False)],
+)
+def test_a_promise_is_held_to_its_decibels_and_not_to_those_of_another(factor, effect, fine):
+    """A millionth is 120 dB, a thousandth 60."""
+
+    @rewrite(op.tanh(x))
+    def spell_tanh(new, x):
+        return new.mul(new.add(new.mul(new.sigmoid(new.mul(x, 2.0)), 2.0), -1.0), factor)
+
+    with contextlib.nullcontext() if fine else pytest.raises(VerificationError, match="Spell promised"):
+        compile_with(rules_pass("Spell", effect, spell_tanh))

@@ -106,3 +106,36 @@ def test_the_result_lies_in_memory_as_that_of_the_lowered_operations(order, shap
     grid = quantizer.scale, quantizer.zero_point.to(torch.uint8), None, "uint8"
     lowered = torch.ops.fxcompress.dequantize(torch.ops.fxcompress.quantize(x, *grid), *grid)
     assert quantizer(x).stride() == lowered.stride()
+
+
+@pytest.mark.parametrize(
+    ("spec", "signed", "levels"),
+    [
+        (QuantizationSpec(), True, (-128, 127)),
+        (QuantizationSpec(), False, (0, 255)),
+        (QuantizationSpec(narrow=True), True, (-127, 127)),
+        (QuantizationSpec(narrow=True), False, (0, 254)),
+        (QuantizationSpec(bits=4), True, (-8, 7)),
+        (QuantizationSpec(bits=4, narrow=True), True, (-7, 7)),
+        (QuantizationSpec(bits=2), False, (0, 3)),
+    ],
+)
+def test_the_levels_of_a_grid(spec, signed, levels):
+    assert spec.levels(signed) == levels
+
+
+TINY = float(torch.finfo(torch.float32).tiny)
+
+
+@pytest.mark.parametrize(
+    ("high", "scale"), [(127 * 1e-30, 1e-30), (127 * 4 * TINY, 4 * TINY), (127 * TINY, 1.0), (TINY, 1.0), (0.0, 1.0)]
+)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_scale_is_one_where_it_could_not_be_divided_by_and_else_as_small_as_the_values(high, scale, symmetric):
+    bound = torch.tensor([high, 254.0 if symmetric else 510.0])
+    spec = QuantizationSpec(symmetric=symmetric, channel_axis=0)
+    low = torch.zeros(2) if symmetric else -bound
+    found, _ = spec.fit(low, bound, True) if symmetric else spec.fit(low, bound, False)
+    width = 127 if symmetric else 127.5
+    wanted = scale if scale == 1 else high / width
+    torch.testing.assert_close(found, torch.tensor([wanted, 2.0 if symmetric else 4.0]), rtol=1e-5, atol=0.0)

@@ -4,12 +4,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import fxcompress
+from fxcompress import passes
 from fxcompress.errors import InputError
+from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantization.weights import weight_range
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import ESTIMATORS, Percentile, find_estimator
-from fxcompress.quantizers.sampling import sample_extremes, subsample
+from fxcompress.quantizers.sampling import PER_CHANNEL, PER_TENSOR, sample_extremes, subsample
 from fxcompress.quantizers.spec import QuantizationSpec
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -117,3 +121,47 @@ def test_an_unknown_estimator_suggests_the_nearest():
 def test_impossible_percentiles_are_refused(low, high):
     with pytest.raises(InputError, match="percentile|Percentile"):
         Percentile(low, high)
+
+
+class Halves(nn.Module):
+    """A convolution reads two values of different ranges, joined."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second, self.head = first, second, nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        low, high = self.first
+        left = x.clamp(low, high)
+        low, high = self.second
+        return self.head(torch.cat([left, x.clamp(low, high)], 1))
+
+
+@pytest.mark.parametrize("ranges", [((-1, 0.5), (-9, 2)), ((-9, 2), (-1, 0.5)), ((-9, 0.5), (-1, 7)), ((-1, 7), (-9, 0.5))])
+def test_values_that_share_a_quantizer_get_the_union_of_their_ranges(ranges):
+    x = torch.linspace(-20, 20, 3 * 64).view(1, 3, 8, 8)
+    quantize = passes.Quantize(activations=QuantizationSpec(symmetric=False))
+    compiled = fxcompress.compile(Halves(*ranges), [quantize, passes.Calibrate()], data=[x])
+    (quantizer,) = {q for call, q in quantizer_calls(compiled).items() if not serves_weight(call)}
+    low, high = ((level - quantizer.zero_point) * quantizer.scale for level in quantizer.levels)
+    (a, b), (c, d) = ranges
+    torch.testing.assert_close(
+        torch.stack([low, high]), torch.tensor([min(a, c), max(b, d)], dtype=torch.float32), rtol=0.02, atol=0.02
+    )
+
+
+@pytest.mark.parametrize("axis", [None, 1, 3])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 3, 2), (3, 2, 1, 0)])
+def test_what_is_taken_of_a_large_sample_is_the_same_however_it_lies_and_is_spread_over_it(axis, order):
+    shape = (2, 6, 120, 130)
+    x = torch.arange(2 * 6 * 120 * 130, dtype=torch.float32).view(shape)
+    back = [order.index(d) for d in range(4)]
+    laid = x.permute(order).contiguous().permute(back)
+    taken, wanted = (subsample(one, axis).sort().values for one in (laid, x))
+    assert torch.equal(taken, wanted)
+    for channel, row in enumerate(taken):
+        values = (x if axis is None else x.select(axis, channel)).flatten().sort().values
+        count = min(len(values), 2 * (PER_TENSOR if axis is None else PER_CHANNEL))
+        assert len(row) == len(row.unique()) == count and torch.isin(row, values).all()
+        share = torch.histc(torch.searchsorted(values, row).float(), 8, 0, len(values)) / count
+        assert (share - 1 / 8).abs().max() < 0.02

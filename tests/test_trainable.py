@@ -234,3 +234,17 @@ def test_torch_compiles_a_quantizer_as_one_graph_however_its_input_lies_in_memor
         one(x).square().sum().backward()
     for expected, found in zip(model.parameters(), twin.parameters()):
         torch.testing.assert_close(found.grad, expected.grad)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("way", ["whole", "blocks", "kernel"])
+def test_a_value_within_the_bound_of_an_end_is_inside_and_one_beyond_it_is_not(symmetric, way):
+    start = Quantizer(QuantizationSpec(symmetric=symmetric, signed=True if symmetric else None))
+    start.set_range(torch.tensor(-128.0 if symmetric else -100.0), torch.tensor(127.0 if symmetric else 155.0))
+    assert float(start.scale) == 1.0
+    low, high = (-128.0, 127.0) if symmetric else (-100.0, 155.0)
+    bound, steps = straight_through.BOUND, [-2.0, -0.5, 0.5, 2.0]
+    x = torch.tensor([end + step * bound for end in (low, high) for step in steps], requires_grad=True)
+    with computed_by(way):
+        TrainableQuantizer(start)(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
