@@ -70,7 +70,8 @@ def compile(
         dump: a folder for the graph after every pass (as `Compiled.dump`, but written while compiling).
         submodules: paths of the submodules to compile, where the whole forward cannot be traced. None compiles the whole
             model or else the largest submodules that trace.
-        dynamic_shapes: as `torch.export.export` takes it; None for a free batch size.
+        dynamic_shapes: None for a free batch size; ``"auto"`` for every size that the model leaves free, such as the length
+            of a sequence, or the height and width of an image; or as `torch.export.export` takes it.
         progress: called as ``progress(description, done, total)``; True for a line on the terminal.
 
     Raises:
@@ -95,6 +96,9 @@ def compile(
                 dynamic_shapes=dynamic_shapes,
                 progress=show,
             )
+    every_size = isinstance(dynamic_shapes, str)
+    if every_size and dynamic_shapes != "auto":
+        raise InputError(f"dynamic_shapes is None, 'auto', or what torch.export takes, not {dynamic_shapes!r}")
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
     if data is None:
@@ -111,10 +115,10 @@ def compile(
             captured = capture_verified(model, example, dynamic_shapes=dynamic_shapes, check=verify)
             return settings.compile(captured, data)
         except CaptureError as problem:
-            if not isinstance(model, nn.Module) or dynamic_shapes is not None:
+            if not isinstance(model, nn.Module) or not (dynamic_shapes is None or every_size):
                 raise
             whole = problem
-    parts, found = capture_parts(model, example, submodules, whole, verify)
+    parts, found = capture_parts(model, example, submodules, whole, every_size=every_size, check=verify)
     compiled, names = {}, file_names(parts)
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)

@@ -177,7 +177,7 @@ def test_data_of_several_sizes_with_dynamic_shapes(name):
 
 
 def test_other_sizes_without_dynamic_shapes_are_explained():
-    with pytest.raises(InputError, match=r"expected the shape \[batch, 5\], got \[2, 9\]; dynamic_shapes"):
+    with pytest.raises(InputError, match=r"expected the shape \[batch, 5\], got \[2, 9\]; dynamic_shapes='auto'"):
         fxcompress.compile(Tokens().eval(), QUANTIZE, data=[torch.randint(50, (2, n)) for n in (5, 9)])
 
 

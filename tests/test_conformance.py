@@ -16,9 +16,9 @@ from fxcompress import QuantizationSpec, passes
 from fxcompress.conformance import check as checking
 from fxcompress.conformance import client
 from fxcompress.conformance.client import Child, FileProblem
-from fxcompress.conformance.inputs import sized_inputs
 from fxcompress.conformance.simulation import Simulation
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.sized import sized_inputs
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.translation import TRANSLATIONS
 from fxcompress.errors import FileWarning, InputError, VerificationError

@@ -16,7 +16,8 @@ ROOMS = [  # each imports only those before it; "fxcompress" is what a user impo
     *("errors", "options", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
     *("masks", "quantizers", "binarization", "targets", "execution", "quantization", "channels", "sparsity", "training"),
     *("driver", "emit", "conformance", "measure", "patterns", "passes"),
-    *("defaults", "compiled", "parts", "compiler", "inplace", "fxcompress", "demo", "commands", "cli", "__main__"),
+    *("defaults", "compiled", "parts", "compiler", "integrations", "inplace", "fxcompress", "demo", "commands", "cli"),
+    "__main__",
 ]
 TOP = {"__init__", "compiler", "compiled", "parts", "defaults", "errors", "cli", "moved", "__main__"}
 LINES = 300

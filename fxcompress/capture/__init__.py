@@ -8,11 +8,12 @@ Imports: ir, data.
 from fxcompress.capture.driver import capture
 from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.model import check_model
-from fxcompress.capture.partial import PartialCapture, capture_submodules, does_not_run, reason_of
+from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
 from fxcompress.capture.tracing import plain_kernels, private_copy
 
 __all__ = [
     "PartialCapture",
+    "called_submodules",
     "capture",
     "capture_submodules",
     "check_model",

@@ -60,15 +60,16 @@ def _samples_are_apart(graph_module: fx.GraphModule, batch: Batch, leaves: Leave
     alone = batch.cut(leaves, 0, 1)
     try:
         other = _another(batch, alone)
-        single = _outputs(graph_module, alone)
-        among = _outputs(graph_module, batch.join([other, alone, other]))
+        single = graph_outputs(graph_module, alone)
+        among = graph_outputs(graph_module, batch.join([other, alone, other]))
     except (RuntimeError, IndexError):  # it does not take such a number: a size that must be even, or one of a sequence
         return False
     compared = [_same_sample(one, three) for one, three in zip(single, among) if one.shape != three.shape]
-    return all(compared) if compared else all(map(_close, single, among))
+    return all(compared) if compared else all(map(close, single, among))
 
 
-def _outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
+def graph_outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
+    """The tensors that the captured `graph_module` returns for the flattened inputs `leaves`."""
     given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     outputs = fx.Interpreter(graph_module).run(*given, enable_io_processing=False)
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
@@ -95,10 +96,11 @@ def _same_sample(single: Tensor, among: Tensor) -> bool:
         if among.shape[dimension] not in (size, 3 * size):
             return False
         among = among if among.shape[dimension] == size else among.narrow(dimension, size, size)
-    return _close(single, among)
+    return close(single, among)
 
 
-def _close(left: Tensor, right: Tensor) -> bool:
+def close(left: Tensor, right: Tensor) -> bool:
+    """Whether two outputs are the same but for the order in which kernels round."""
     if left.shape != right.shape:
         return False
     if not left.is_floating_point():

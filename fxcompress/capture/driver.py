@@ -19,7 +19,7 @@ from fxcompress.capture.batch import find_batch
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.float32 import compute_in_float32
-from fxcompress.capture.free_sizes import Dimensions, both, leading
+from fxcompress.capture.free_sizes import Dimensions, both, leading, several, without
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.model import check_weights
@@ -27,6 +27,7 @@ from fxcompress.capture.naming import rename
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace, trace_free
+from fxcompress.capture.true_sizes import untrue
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
@@ -54,7 +55,8 @@ def capture(
     what the graph does not keep of the model, and why.
 
     Args:
-        dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch.
+        dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch; ``"auto"`` for every size that the model
+            leaves free: those that its code fixes stay, and those at which the graph is not the model.
         given: `example_inputs` in the precision that the graph is to take, where that is not the model's.
 
     Raises:
@@ -65,6 +67,8 @@ def capture(
     if one.traced is None:
         assert isinstance(model, ExportedProgram)
         return one.graph(model)
+    if isinstance(dynamic_shapes, str):
+        return one.with_every_free_size() or one.with_free_batch()
     if dynamic_shapes is not None:
         return one.graph(trace(one.traced, example_inputs, dynamic_shapes))
     return one.with_free_batch()
@@ -86,6 +90,26 @@ class _Capture:
         check_parameters(self.example.kwargs)
         prepare(traced, self.example)
         return traced
+
+    def with_every_free_size(self) -> fx.GraphModule | None:
+        """The model with all sizes free that can be, the batch among them; None where the batch cannot, or not with others."""
+        assert self.traced is not None
+        free = both(leading(self.example), several(self.example))
+        while any(free):
+            try:
+                program, _ = trace_free(self.traced, self.example, free)
+            except CaptureError:
+                return None
+            found = None if program is None else self.graph(program)
+            if found is None or not (batch := Batch.of(found.graph)).is_free:
+                return None
+            wrong = untrue(found, self.traced, batch.first(self.example, 2))
+            if not any(wrong):
+                return found
+            free, before = without(free, wrong), free
+            if free == before:
+                return None
+        return None
 
     def with_free_batch(self) -> fx.GraphModule:
         """The model with a free batch where it lies, with other free sizes where it is not found, or else a fixed one."""

@@ -28,8 +28,21 @@ def second(example: ExampleInputs) -> Dimensions:
     return _of_size(example, 1, lambda d: True)
 
 
+def several(example: ExampleInputs) -> Dimensions:
+    """Every dimension that has more than one of what it counts: a size of 1 is taken for one that is meant to be 1."""
+    leaves = (leaf for _, leaf in example.leaves())
+    return [
+        frozenset(d for d, held in enumerate(leaf.shape) if held > 1) if isinstance(leaf, Tensor) else frozenset()
+        for leaf in leaves
+    ]
+
+
 def both(one: Dimensions, other: Dimensions) -> Dimensions:
     return [a | b for a, b in zip(one, other, strict=True)]
+
+
+def without(one: Dimensions, other: Dimensions) -> Dimensions:
+    return [a - b for a, b in zip(one, other, strict=True)]
 
 
 def widened(example: ExampleInputs, dimensions: Dimensions) -> ExampleInputs:

@@ -40,12 +40,14 @@ def capture_submodules(
     *,
     capture: Capture = capture,
     why: str = "",
+    several_sizes: bool = False,
 ) -> PartialCapture:
     """Capture the submodules `names` of `model`; without names, the largest ones that trace.
 
     Each is traced with the inputs that it gets while `model` runs on `example_inputs`. Without names the search starts at the
     root, or below it where it is known `why` that does not trace, and goes down into the modules that do not trace, those with
-    most parameters first.
+    most parameters first. With `several_sizes` a module may be called with other sizes in the same run, which `capture` leaves
+    free; else only with another number of samples.
 
     Raises:
         ScopeError: `model` has no submodule of that name; suggests the nearest ones.
@@ -54,7 +56,7 @@ def capture_submodules(
     if names is not None:
         check_names(model, names)
     twin = private_copy(model)
-    calls = _record_calls(twin, example_inputs)
+    calls = _Calls(_record_calls(twin, example_inputs), several_sizes)
     found = PartialCapture()
     if names is None:
         if why:
@@ -64,9 +66,18 @@ def capture_submodules(
             _search(twin, "", calls, capture, found)
         return found
     for name in names:
-        found.inputs[name] = _inputs(name, calls)
+        found.inputs[name] = calls.inputs(name)
         found.graphs[name] = capture(twin.get_submodule(name), found.inputs[name])
     return found
+
+
+def called_submodules(model: nn.Module, example: ExampleInputs) -> set[str]:
+    """The paths of the modules of `model` whose forward runs while it runs on `example`.
+
+    Raises:
+        CaptureError: it does not run.
+    """
+    return set(_record_calls(private_copy(model), example))
 
 
 def check_names(model: nn.Module, names: Sequence[str]) -> None:
@@ -89,14 +100,14 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
                 )
 
 
-def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], capture: Capture, found: PartialCapture) -> None:
+def _search(root: nn.Module, path: str, calls: _Calls, capture: Capture, found: PartialCapture) -> None:
     """Capture the module at `path`, or else what is below it."""
     module = root.get_submodule(path)
     if not any(True for _ in module.parameters()):
         return
-    if path in calls:
+    if path in calls.recorded:
         try:
-            inputs = _inputs(path, calls)
+            inputs = calls.inputs(path)
             found.graphs[path] = capture(module, inputs)
             found.inputs[path] = inputs
             return
@@ -105,9 +116,7 @@ def _search(root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], c
     _search_below(root, path, calls, capture, found)
 
 
-def _search_below(
-    root: nn.Module, path: str, calls: dict[str, list[ExampleInputs]], capture: Capture, found: PartialCapture
-) -> None:
+def _search_below(root: nn.Module, path: str, calls: _Calls, capture: Capture, found: PartialCapture) -> None:
     module = root.get_submodule(path)
     children = [(name, child) for name, child in module.named_children()]
     for name, _ in sorted(children, key=lambda item: -sum(p.numel() for p in item[1].parameters())):
@@ -138,23 +147,31 @@ def does_not_run(model: nn.Module, example: ExampleInputs, error: Exception) -> 
     )
 
 
-def _inputs(path: str, calls: dict[str, list[ExampleInputs]]) -> ExampleInputs:
-    """The inputs to trace the module at `path` with, provided that all its calls agree beyond the batch size."""
-    if path not in calls:
-        raise CaptureError(f"{path!r} is not called when the model runs on the example inputs; name a module that is")
-    first, *rest = calls[path]
-    for other in rest:
-        if _form(other) != _form(first):
-            raise CaptureError(
-                f"{path!r} is called with different inputs in one run, {first!r} and {other!r}, "
-                "and a graph has one size; name the module that calls it instead"
-            )
-    return first
+@dataclass(frozen=True)
+class _Calls:
+    """The inputs of every call of every submodule, by path; `several_sizes` is whether those of one may differ in size."""
 
+    recorded: dict[str, list[ExampleInputs]]
+    several_sizes: bool
 
-def _form(inputs: ExampleInputs) -> list[Any]:
-    """What must be the same in every call: sizes beyond the batch, dtypes, other values."""
-    return [
-        (name, leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else (name, describe_value(leaf))
-        for name, leaf in inputs.leaves()
-    ]
+    def inputs(self, path: str) -> ExampleInputs:
+        """The inputs to trace the module at `path` with, provided that all its calls agree in what a graph fixes."""
+        if path not in self.recorded:
+            raise CaptureError(f"{path!r} is not called when the model runs on the example inputs; name a module that is")
+        first, *rest = self.recorded[path]
+        for other in rest:
+            if self._form(other) != self._form(first):
+                raise CaptureError(
+                    f"{path!r} is called with different inputs in one run, {first!r} and {other!r}, "
+                    "and a graph has one size; name the module that calls it instead"
+                )
+        return first
+
+    def _form(self, inputs: ExampleInputs) -> list[Any]:
+        """What must be the same in every call: sizes beyond the batch, dtypes, other values."""
+        return [
+            (name, leaf.dim() if self.several_sizes else leaf.shape[1:], leaf.dtype)
+            if isinstance(leaf, Tensor)
+            else (name, describe_value(leaf))
+            for name, leaf in inputs.leaves()
+        ]

@@ -33,6 +33,7 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
     """
     _check_call(model, example)
     _hand_scopes_on(model)
+    _name_arguments(model, example)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.inplace = False  # an idle dropout in place leaves nothing in the graph that training could switch on
@@ -124,6 +125,24 @@ def _hand_scopes_on(model: nn.Module) -> None:
         return fx.Interpreter(model).run(*bound.args)
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
+    model.forward = forward
+
+
+def _name_arguments(model: nn.Module, example: ExampleInputs) -> None:
+    """Let forward name what it takes by ``**kwargs`` in this call, where torch cannot leave sizes free."""
+    declared = inspect.signature(model.forward)
+    given = declared.bind(*example.args, **example.kwargs).arguments
+    variadic = next((name for name, p in declared.parameters.items() if p.kind is p.VAR_KEYWORD), "")
+    if not given.get(variadic):
+        return
+    own = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return own(*args, **kwargs)
+
+    named = [parameter for name, parameter in declared.parameters.items() if name in given and name != variadic]
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in given[variadic]]
+    forward.__signature__ = inspect.Signature([*named, *extra])  # type: ignore[attr-defined]
     model.forward = forward
 
 

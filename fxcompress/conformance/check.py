@@ -16,10 +16,10 @@ from torch import Tensor, fx
 
 from fxcompress.conformance.bisection import first_that_fails
 from fxcompress.conformance.client import CHILD, FileProblem
-from fxcompress.conformance.inputs import sized_inputs
 from fxcompress.conformance.rounding import Constants
 from fxcompress.conformance.simulation import Agreement, Simulation
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.sized import sized_inputs
 from fxcompress.emit.files import declared_shapes
 from fxcompress.errors import VerificationError, describe
 from fxcompress.report.rows import Row

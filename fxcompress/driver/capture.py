@@ -74,9 +74,17 @@ def capture_verified(model: Any, example: ExampleInputs, *, dynamic_shapes: Any 
 
 
 def capture_parts(
-    model: nn.Module, example: ExampleInputs, names: Sequence[str] | None, whole: CaptureError | None, check: bool
+    model: nn.Module,
+    example: ExampleInputs,
+    names: Sequence[str] | None,
+    whole: CaptureError | None,
+    *,
+    every_size: bool,
+    check: bool,
 ) -> tuple[dict[str, Captured], PartialCapture]:
     """The submodules `names`, or the largest ones that can be captured where the `whole` cannot; that is warned of.
+
+    With `every_size` all sizes are free that can be, not the batch alone.
 
     Raises:
         CaptureError: none can, or the model does not run.
@@ -85,11 +93,12 @@ def capture_parts(
     parts: dict[fx.GraphModule, Captured] = {}
 
     def capture_one(module: nn.Module, inputs: ExampleInputs) -> fx.GraphModule:
-        done = capture_verified(module, inputs, check=check)
+        done = capture_verified(module, inputs, dynamic_shapes="auto" if every_size else None, check=check)
         parts[done.graph_module] = done
         return done.graph_module
 
-    found = capture_submodules(model, example, names, capture=capture_one, why=reason_of(whole) if whole else "")
+    why = reason_of(whole) if whole else ""
+    found = capture_submodules(model, example, names, capture=capture_one, why=why, several_sizes=every_size)
     if not found.graphs:
         assert whole is not None
         raise whole

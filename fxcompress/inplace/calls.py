@@ -6,46 +6,109 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
+from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import InputError
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_MISSING = object()
 
 
 class Calls:
     """Translates calls of `original`, a forward, into calls of `captured`, the code of the graph made of it.
 
     The graph knows the arguments that the example gave. One that it does not know passes where it says nothing: None, the
-    default, or a keyword that `original` only has a ``**kwargs`` for.
+    default, or a keyword that `original` only has a ``**kwargs`` for. One that is no tensor was taken for a constant, and a
+    size that is not free is as it was.
     """
 
-    def __init__(self, original: Callable[..., Any], captured: Callable[..., Any], name: str):
-        self.original, self.captured, self.name = inspect.signature(original), captured, name
+    def __init__(self, original: Callable[..., Any], captured: Callable[..., Any], graph: fx.Graph, example: ExampleInputs):
+        self.original = inspect.signature(original)
         self.known = list(inspect.signature(captured).parameters)[1:]
-        self.by_name = set(self.known) <= {p.name for p in self.original.parameters.values() if p.kind not in _VARIADIC}
+        kinds = {name: parameter.kind for name, parameter in self.original.parameters.items()}
+        self.variadic = next((name for name, kind in kinds.items() if kind is inspect.Parameter.VAR_KEYWORD), None)
+        positional = inspect.Parameter.VAR_POSITIONAL in kinds.values()
+        self.by_name = set(self.known) <= kinds.keys() if positional or self.variadic is None else True
+        self.expected = self._expected(graph, example) if self.by_name else {}
 
-    def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the graph returns for ``forward(*args, **kwargs)``, computed on the tensors of `module`.
+    def run(self, module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What `call`, which takes what `captured` takes, returns for ``forward(*args, **kwargs)`` of `module`.
 
         Raises:
-            InputError: an argument says something that the graph does not know, or one that it knows is missing.
+            InputError: an argument says something that the graph does not know, or one that it knows is missing or of another
+                size or value.
         """
         if not self.by_name:
-            return self.captured(module, *args, **kwargs)
-        given = self.original.bind(module, *args, **kwargs).arguments
-        for name, value in list(given.items())[1:]:
-            parameter = self.original.parameters[name]
-            if name not in self.known and parameter.kind not in _VARIADIC and not _says_nothing(value, parameter.default):
+            return call(*args, **kwargs)
+        name = type(module).__name__
+        given = dict(list(self.original.bind(module, *args, **kwargs).arguments.items())[1:])
+        extra = given.pop(self.variadic, {}) if self.variadic else {}
+        for key, value in given.items():
+            if key not in self.known and not self._says_nothing(key, value):
                 raise InputError(
-                    f"{self.name} was compressed for calls without {name!r}; compress it with example inputs that have it, "
+                    f"{name} was compressed for calls without {key!r}; compress it with example inputs that have it, "
                     "or compress a submodule that is called without: compress(model, submodules=[...])"
                 )
-        missing = [name for name in self.known if name not in given]
+        given |= extra
+        missing = [key for key in self.known if key not in given and not self._by_default(key)]
         if missing:
-            raise InputError(f"{self.name} was compressed for calls with {', '.join(missing)}, which this call leaves out")
-        return self.captured(module, *(given[name] for name in self.known))
+            raise InputError(f"{name} was compressed for calls with {', '.join(missing)}, which this call leaves out")
+        for key, expected in self.expected.items():
+            if key in given:
+                _check(name, key, expected, given[key])
+        return call(*(given.get(key, self.expected.get(key)) for key in self.known))
+
+    def _expected(self, graph: fx.Graph, example: ExampleInputs) -> dict[str, Any]:
+        """What each known argument was in the example, with the value in the graph in the place of each tensor."""
+        leaves, form = pytree.tree_flatten((example.args, example.kwargs))
+        traced = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
+        if len(traced) != len(leaves):
+            return {}
+        held = [value if isinstance(leaf, Tensor) else leaf for leaf, value in zip(leaves, traced)]
+        args, kwargs = pytree.tree_unflatten(held, form)
+        return dict(zip(self.known, (*args, *kwargs.values())))
+
+    def _says_nothing(self, name: str, value: Any) -> bool:
+        default = self.original.parameters[name].default
+        return value is None or value is default or (isinstance(value, (bool, int, float, str)) and value == default)
+
+    def _by_default(self, name: str) -> bool:
+        """Whether a call without the constant `name` means the one that was traced."""
+        parameter, known = self.original.parameters.get(name), self.expected.get(name, _MISSING)
+        return parameter is not None and known is not _MISSING and _same(parameter.default, known)
 
 
-def _says_nothing(value: Any, default: Any) -> bool:
-    return value is None or value is default or (isinstance(value, (bool, int, float, str)) and value == default)
+def _check(module: str, name: str, expected: Any, given: Any) -> None:
+    """Raise InputError where `given` is not what the graph takes for the argument `name`: its form, sizes and constants."""
+    wanted, form = pytree.tree_flatten(expected)
+    got, other = pytree.tree_flatten(given)
+    if form == other and all(map(_fits, wanted, got)):
+        return
+    raise InputError(
+        f"{module} was compressed for calls with {name}={_described(expected)}, not {describe_value(given)}; "
+        "sizes that the data shows in more than one are free where the model allows it, others stay as in the example"
+    )
+
+
+def _fits(expected: Any, given: Any) -> bool:
+    if not isinstance(expected, Tensor):
+        return _same(expected, given)
+    if not isinstance(given, Tensor) or given.dim() != expected.dim():
+        return False
+    return all(not isinstance(size, int) or size == other for size, other in zip(expected.shape, given.shape))
+
+
+def _same(expected: Any, given: Any) -> bool:
+    return expected is given or (type(expected) is type(given) and not isinstance(given, Tensor) and bool(expected == given))
+
+
+def _described(expected: Any) -> str:
+    """As `describe_value`, with ``any`` for the sizes that are free."""
+    if isinstance(expected, Tensor):
+        sizes = ", ".join("any" if isinstance(size, torch.SymInt) else str(size) for size in expected.shape)
+        return f"{str(expected.dtype).removeprefix('torch.')}[{sizes}]"
+    if isinstance(expected, (list, tuple)):
+        return f"{type(expected).__name__}({', '.join(map(_described, expected))})"
+    return describe_value(expected)

@@ -13,9 +13,13 @@ from torch import nn
 from fxcompress import defaults
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
+from fxcompress.data.inputs import example_inputs as find_example_inputs
+from fxcompress.data.inputs import peek
 from fxcompress.driver.interface import Pass
 from fxcompress.errors import InputError
+from fxcompress.inplace.default_parts import default_parts
 from fxcompress.inplace.graft import check_graftable, check_state, graft
+from fxcompress.integrations import make_callback
 from fxcompress.parts import PartlyCompiled
 from fxcompress.report.rows import Report
 from fxcompress.training.controller import CompositeController
@@ -42,6 +46,18 @@ class Compression:
     def report(self) -> Report:
         """One row a pass; see `Compiled.report`."""
         return self.compiled.report
+
+    def callback(self, framework: str, **options: Any) -> Any:
+        """A callback for a trainer: it steps the schedules, keeps them in the trainer's checkpoints, and adds the loss.
+
+        Args:
+            framework: ``"transformers"``, ``"lightning"``, ``"mmengine"`` or ``"accelerate"``.
+            options: ``add_loss=False`` where you add ``controller.loss()`` yourself; ``accelerator`` of Accelerate.
+
+        Raises:
+            InputError: there is no such framework, or it is not installed.
+        """
+        return make_callback(framework, self.controller, self.model, **options)
 
     def checkpoint(self) -> dict[str, Any]:
         """All that `model` and its compression need to go on from here; see `Compiled.checkpoint`."""
@@ -71,6 +87,7 @@ def compress(
     example_inputs: Any = None,
     data: Iterable[Any] | None = None,
     submodules: Sequence[str] | None = None,
+    dynamic_shapes: Any = "auto",
     **options: Any,
 ) -> Compression:
     """Compress `model` itself: afterwards it computes what ``compile(model, passes, ...)`` returns.
@@ -84,7 +101,10 @@ def compress(
         passes: None for `fxcompress.defaults.training()`.
         example_inputs, data: as of `fxcompress.compile`.
         submodules: paths of the submodules to compress; the rest of forward stays Python. None compresses the whole model,
-            or else the largest submodules that can be traced.
+            or else the largest submodules that can be traced; but of models that compute a loss in forward, their parts: the
+            base model and the heads of Hugging Face's, backbone, neck and heads of detectors. The report lists them.
+        dynamic_shapes: as of `fxcompress.compile`, but every size that can be is free, since trainers call models with many;
+            None fixes all but the batch.
         options: others of `fxcompress.compile`.
 
     Raises:
@@ -95,11 +115,27 @@ def compress(
         raise InputError(f"compress takes a torch.nn.Module and changes it; {type(model).__name__} is none")
     check_graftable(model)
     chosen = defaults.training() if passes is None else passes
-    compiled = compile(model, chosen, example_inputs=example_inputs, data=data, submodules=submodules, **options)
+    chosen_here: list[str] = []
+    if submodules is None:
+        example_inputs, data, chosen_here = _with_default_parts(model, example_inputs, data)
+    options |= {"submodules": chosen_here or submodules, "dynamic_shapes": dynamic_shapes}
+    compiled = compile(model, chosen, example_inputs=example_inputs, data=data, **options)
     if isinstance(compiled, Compiled):
         return Compression(model, graft(model, compiled))
     for path, part in compiled.parts.items():  # all of them, before the first is changed
         check_graftable(model.get_submodule(path))
         check_state(model.get_submodule(path), part)
     twins = {path: graft(model.get_submodule(path), part) for path, part in compiled.parts.items()}
-    return Compression(model, PartlyCompiled.around(model, twins, compiled.left_alone))
+    left = compiled.left_alone
+    if chosen_here:
+        left = {"": f"its forward takes what a loss needs as well, and stays Python; compressed are {', '.join(chosen_here)}"}
+    return Compression(model, PartlyCompiled.around(model, twins, left))
+
+
+def _with_default_parts(
+    model: nn.Module, example_inputs: Any, data: Iterable[Any] | None
+) -> tuple[Any, Iterable[Any] | None, list[str]]:
+    """The example to compress `model` with, the data, which stays readable from its start, and the parts to compress."""
+    first, data = peek(data) if data is not None else (None, None)
+    example = find_example_inputs(model, example_inputs, None if data is None else [first])
+    return example, data, default_parts(model, example)

@@ -7,7 +7,9 @@ parameters beside them, and only `forward` changes.
 from __future__ import annotations
 
 import copy
+import functools
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +69,10 @@ def check_state(module: nn.Module, compiled: Compiled) -> None:
 
 
 def _move_in(module: nn.Module, compiled: Compiled, graph: fx.Graph) -> None:
-    """Give `module` what `graph` reads and it has not got, under another name where its own means something else."""
+    """Give `module` what `graph` reads and it has not got, under another name where its own means something else.
+
+    Modules that passes put beside the graph, a teacher for instance, go with it.
+    """
     moved: dict[str, str] = {}
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module"):
@@ -75,6 +80,9 @@ def _move_in(module: nn.Module, compiled: Compiled, graph: fx.Graph) -> None:
             if target not in moved:
                 moved[target] = _give(module, target, _held(compiled, target))
             node.target = moved[target]
+    for name, child in compiled.named_children():
+        if type(child) is not nn.Module and name not in moved:  # a plain module only holds the model's own names
+            _give(module, name, child)
 
 
 def _held(module: nn.Module, target: str) -> Any:
@@ -86,10 +94,13 @@ def _give(module: nn.Module, target: str, value: Any) -> str:
     """Let `module` hold `value` at `target`, unless it holds its own there; returns where it is."""
     path, _, leaf = target.rpartition(".")
     owner = module
+    where: list[str] = []
     for name in filter(None, path.split(".")):
         if name not in owner._modules:
-            owner.add_module(_free(owner, name), nn.Module())
+            name = _free(owner, name)
+            owner.add_module(name, nn.Module())
         owner = owner.get_submodule(name)
+        where.append(name)
     if isinstance(value, torch.Tensor):
         own = owner._parameters.get(leaf, owner._buffers.get(leaf))
         if own is not None and own.shape == value.shape and torch.equal(own, value):
@@ -101,7 +112,7 @@ def _give(module: nn.Module, target: str, value: Any) -> str:
         owner.register_buffer(name, value)
     else:
         owner.add_module(name, value)
-    return f"{path}.{name}" if path else name
+    return ".".join([*where, name])
 
 
 def _free(owner: nn.Module, name: str) -> str:
@@ -114,12 +125,19 @@ def _free(owner: nn.Module, name: str) -> str:
 
 
 def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
-    """Give the instance a class of its own, of the same name, whose forward runs the code of `compiled`."""
-    own = type(module)
-    calls = Calls(own.forward, type(compiled).forward, own.__name__)
+    """Give the instance a class of its own, of the same name, whose forward runs the graph of `compiled`.
+
+    The instance runs `compiled` itself, so that controllers who watch that see every pass; a copy of it runs the code alone.
+    """
+    own, code, run = type(module), type(compiled).forward, functools.partial(nn.Module.__call__, compiled)
+    calls = Calls(own.forward, code, compiled.graph, compiled.compilation.example)
+    instance = weakref.ref(module)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return calls.run(self, args, kwargs)
+        mine = self is instance()
+        if mine:
+            compiled.training = self.training
+        return calls.run(self, run if mine else functools.partial(code, self), args, kwargs)
 
     forward.__wrapped__ = own.forward  # type: ignore[attr-defined]  # for those who look at its signature
     members: dict[str, Any] = {

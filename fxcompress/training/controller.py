@@ -54,6 +54,11 @@ class Controller:
         """The term to add to the training loss, a scalar; zero where the method needs none."""
         return torch.zeros(())
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether `loss` adds something, now or later."""
+        return type(self).loss is not Controller.loss
+
     def statistics(self) -> Statistics:
         """What the model's compression looks like now."""
         return Statistics()
@@ -83,6 +88,10 @@ class CompositeController(Controller):
     def loss(self) -> Tensor:
         """The sum of the children's."""
         return sum((child.loss() for child in self.children.values()), torch.zeros(()))
+
+    @property
+    def has_loss(self) -> bool:
+        return any(child.has_loss for child in self.children.values())
 
     def statistics(self) -> Statistics:
         """The children's, one after the other."""

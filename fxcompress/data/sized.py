@@ -1,4 +1,4 @@
-"""Example inputs in every size that a file leaves free."""
+"""Example inputs in every size that a graph or a file leaves free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fxcompress.data.inputs import ExampleInputs
 
 
 def sized_inputs(declared: Iterable[Sequence[Any]], example: ExampleInputs) -> Iterator[list[list[Any]]]:
-    """Flat inputs of a graph, for a file whose inputs have the `declared` shapes: the example, then other sizes, one by one.
+    """Flat inputs of a graph whose inputs, those that are tensors, have the `declared` shapes: the example, then other sizes,
+    one by one.
 
     Each item is a list of alternatives, of which the first that the model takes will do. A size is told by its name, wherever
     it occurs. Samples, or whatever a dimension counts, are left out or repeated; what is fixed in the file is as it says.

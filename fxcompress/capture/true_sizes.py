@@ -1,0 +1,90 @@
+"""Which of the sizes that a trace left free are free in truth: the graph computes what the model computes at others too.
+
+A trace follows the branches of the example. Where a model does something else with an odd height, say, the graph is of the
+even ones only, and nothing in it tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxcompress.capture.batch import close, graph_outputs
+from fxcompress.capture.free_sizes import Dimensions
+from fxcompress.capture.tracing import plain_kernels
+from fxcompress.data.batch import Batch
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.sized import sized_inputs
+
+
+def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> Dimensions:
+    """The dimensions of each flattened input that are free in `graph_module`, but at another size it is not `model`.
+
+    Sizes at which the model itself fails tell nothing, nor does a size of one, which torch broadcasts. The number of samples
+    has been tried already, where it was found.
+    """
+    inputs, batch = graph_module.graph.find_nodes(op="placeholder"), Batch.of(graph_module.graph)
+    leaves = [leaf for _, leaf in example.leaves()]
+    shapes = list(map(_declared, inputs, leaves, batch.dimensions))
+    (same,), *others = sized_inputs([shape for shape in shapes if shape is not None], example)
+    wrong: set[str] = set()
+    for leaves in (other for alternatives in others for other in alternatives):
+        changed = _changed(shapes, same, leaves)
+        expected = _outputs(model, leaves, example) if 1 not in changed.values() else None
+        if expected is not None and not _agrees(graph_module, leaves, expected):
+            wrong |= changed.keys()
+    return [frozenset(d for d, size in enumerate(shape or ()) if isinstance(size, str) and size in wrong) for shape in shapes]
+
+
+def _declared(node: fx.Node, example: Any, samples: int | None) -> list[int | str] | None:
+    """The shape of an input with names for its free sizes, but for that of the dimension `samples`; None of no tensor."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return None
+    return [
+        example.shape[d] if d == samples else size if isinstance(size, int) else str(size.node.expr)
+        for d, size in enumerate(value.shape)
+    ]
+
+
+def _changed(shapes: list[list[int | str] | None], same: list[Any], leaves: list[Any]) -> dict[str, int]:
+    """The free sizes in which `leaves` differ from those of the example, and what they are there."""
+    return {
+        size: after.shape[d]
+        for shape, before, after in zip(shapes, same, leaves, strict=True)
+        for d, size in enumerate(shape or ())
+        if isinstance(size, str) and before.shape[d] != after.shape[d]
+    }
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, leaves: list[Any], example: ExampleInputs) -> list[Tensor] | None:
+    """What `model` returns; None where it does not take such sizes."""
+    _, form = pytree.tree_flatten((example.args, example.kwargs))
+    copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(copies, form)
+    try:
+        with plain_kernels():
+            outputs = model(*args, **kwargs)
+    except Exception:
+        return None
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+@torch.no_grad()
+def _agrees(graph_module: fx.GraphModule, leaves: list[Any], expected: list[Tensor]) -> bool:
+    try:
+        computed = graph_outputs(graph_module, leaves)
+    except Exception:
+        return False
+    return len(computed) == len(expected) and all(map(_alike, expected, computed))
+
+
+def _alike(expected: Tensor, computed: Tensor) -> bool:
+    """Whether the two are the same, as far as a model in half precision can be compared with a graph in single."""
+    if expected.is_floating_point() and expected.dtype != computed.dtype:
+        return expected.shape == computed.shape
+    return close(expected, computed)

@@ -1,0 +1,49 @@
+"""The parts of a model that are compressed where nobody says which: those of models whose forward computes a loss as well.
+
+Such a forward takes labels in training and none elsewhere, so no one graph is both. What it calls is the same in both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from torch import nn
+
+from fxcompress.capture import called_submodules
+from fxcompress.data.inputs import ExampleInputs
+
+_DETECTOR = (
+    *("backbone", "neck", "head", "bbox_head", "mask_head", "decode_head", "auxiliary_head", "classifier", "aux_classifier"),
+    *("rpn.head", "rpn_head", "roi_heads.box_head", "roi_heads.box_predictor", "roi_heads.mask_head"),
+    *("roi_heads.mask_predictor", "roi_heads.keypoint_head", "roi_heads.keypoint_predictor"),
+    *("roi_head.bbox_head", "roi_head.mask_head"),
+)
+"""What detectors and segmenters of torchvision, MMDetection and MMSegmentation call their parts."""
+
+
+def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
+    """Paths of the parts of `model` to compress, those that it calls for `example`; none to try the whole model.
+
+    * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads.
+    * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well.
+    """
+    candidates = list(_of_hugging_face(model) or _of_detectors(model))
+    if not candidates:
+        return []
+    called = called_submodules(model, example)
+    return [path for path in candidates if path in called]
+
+
+def _of_hugging_face(model: nn.Module) -> Iterator[str]:
+    base = getattr(model, "base_model_prefix", None)
+    if isinstance(base, str) and isinstance(model._modules.get(base), nn.Module):
+        yield base
+        yield from (name for name, child in model.named_children() if name != base and any(True for _ in child.parameters()))
+
+
+def _of_detectors(model: nn.Module) -> Iterator[str]:
+    """Of models that are given what they are to find: as ``targets`` in torchvision, as ``data_samples`` in OpenMMLab."""
+    if {"targets", "data_samples"} & inspect.signature(model.forward).parameters.keys():
+        paths = {path for path, _ in model.named_modules()}
+        yield from (path for path in _DETECTOR if path in paths)
