@@ -6,6 +6,7 @@ from frameworks import framework
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.errors import TrainingError
 from fxcompress.training import Polynomial
 
 transformers = framework("transformers")
@@ -91,3 +92,63 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, stop):
     trainer(model, compression, tmp_path / "resumed").train(resume_from_checkpoint=str(tmp_path / f"whole/checkpoint-{stop}"))
     assert compression.controller.scheduler.state_dict() == levels
     assert same(state(model), expected)
+
+
+def losses(some_trainer):
+    some_trainer.train()
+    return [entry["loss"] for entry in some_trainer.state.log_history if "loss" in entry]
+
+
+def test_the_loss_of_compression_is_added_logged_and_left_out_where_that_is_said(tmp_path):
+    model, compression = compressed([*fxcompress.defaults.training(), passes.Distill(scale=50.0)])
+    torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
+    start = state(model)
+    short = {"max_steps": 1, "learning_rate": 0.0}
+    (without,) = losses(trainer(model, compression, tmp_path, add_loss=False, **short))
+    assert same(state(model), start)
+    whole = trainer(model, compression, tmp_path, **short)
+    (added,) = losses(whole)
+    term = float(compression.controller.loss().detach())
+    assert term > 0 and added == pytest.approx(without + term, rel=1e-3)
+    twice = short | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
+    (plain,) = losses(trainer(model, compression, tmp_path, add_loss=False, **twice))
+    (added,) = losses(trainer(model, compression, tmp_path, **twice))
+    assert added - plain == pytest.approx(term, rel=0.3)  # the mean of two passes, not their sum
+    assert not model._forward_hooks  # nothing is left on the model after training
+    with pytest.raises(TrainingError, match="add_loss=False"):
+        trainer(model, compression, tmp_path, label_smoothing_factor=0.1, **short).train()
+
+
+def test_mixed_precision_accumulation_checkpointing_evaluation_and_the_best_model(tmp_path):
+    model, compression = compressed(fxcompress.defaults.training())
+    own = trainer(
+        model,
+        compression,
+        tmp_path / "run",
+        bf16=True,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=True,
+        label_smoothing_factor=0.1,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    before = state(model)
+    own.train()
+    after = state(model)
+    assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+    moved = [name for name in after if not torch.equal(after[name], before[name])]
+    assert any("quantizer" in name for name in moved) and any(name.endswith("query.weight") for name in moved)
+    metrics = [entry["eval_loss"] for entry in own.state.log_history if "eval_loss" in entry]
+    assert len(metrics) == 3
+    batch = padded(list(Sentences(5)))
+    expected = own.accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()(**batch).logits
+
+    model.save_pretrained(tmp_path / "saved")
+    torch.save(compression.checkpoint(), tmp_path / "saved/compression.pt")
+    other = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "saved")
+    data = torch.utils.data.DataLoader(Sentences(), batch_size=6, collate_fn=padded)
+    resumed = fxcompress.compress(other, fxcompress.defaults.training(), data=data)
+    resumed.load_checkpoint(torch.load(tmp_path / "saved/compression.pt", weights_only=True))
+    assert torch.equal(other.eval()(**batch).logits, expected)
+    assert len(resumed.to_onnx(tmp_path / "files")) == 2

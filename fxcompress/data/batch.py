@@ -22,6 +22,11 @@ Leaves = list[Any]
 _MARK = "batch_dimension"
 
 
+def sample_dimension(node: fx.Node) -> int | None:
+    """The dimension of the input `node` along which its samples lie, as capture marked it."""
+    return node.meta.get(_MARK)
+
+
 @dataclass(frozen=True)
 class Batch:
     """The dimension of each flattened input along which its samples lie; None where all samples share the input.
@@ -34,7 +39,7 @@ class Batch:
     @classmethod
     def of(cls, graph: fx.Graph) -> Batch:
         """As capture marked the inputs of `graph`."""
-        return cls(tuple(node.meta.get(_MARK) for node in graph.find_nodes(op="placeholder")))
+        return cls(tuple(sample_dimension(node) for node in graph.find_nodes(op="placeholder")))
 
     def mark(self, graph: fx.Graph) -> None:
         """Note on the inputs of `graph` that this is where their samples lie."""

@@ -18,6 +18,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 import fxcompress.emit.translate  # noqa: F401 -- fills the table of translations
+from fxcompress.data.batch import sample_dimension
 from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
@@ -155,7 +156,7 @@ class _Walk:
             return fake
         value = ir.Value(name=self.emit.unique(name))
         self.emit.graph.inputs.append(value)
-        self.emit.symbols.bind(value, fake.shape)
+        self.emit.symbols.bind(value, fake.shape, sample_dimension(node))
         declare(self.emit, value, fake)
         return value
 

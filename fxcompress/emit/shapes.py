@@ -17,6 +17,15 @@ from torch.utils._sympy import functions as symbolic
 Size: TypeAlias = int | torch.SymInt
 
 
+AXES = {
+    2: {1: "sequence"},
+    3: {1: "sequence", 2: "length"},
+    4: {2: "height", 3: "width"},
+    5: {2: "depth", 3: "height", 4: "width"},
+}
+"""What the axes of an input are called, by its rank, behind a batch in its first: tokens, their features, images, volumes."""
+
+
 class UnknownSizeError(Exception):
     """A size that cannot be computed from the shapes of the graph's inputs."""
 
@@ -59,18 +68,30 @@ class SymbolicSizes:
         self._sources: dict[sympy.Symbol, tuple[ir.Value, int, sympy.Expr]] = {}
         self._values: dict[sympy.Expr, ir.Value] = {}
 
-    def bind(self, value: ir.Value, sizes: Sequence[Size]) -> None:
-        """Note which symbols the shape of the graph input `value` holds; the first holder of a symbol names it."""
+    def bind(self, value: ir.Value, sizes: Sequence[Size], samples: int | None = None) -> None:
+        """Note which symbols the shape of the graph input `value` holds; the first holder of a symbol names it.
+
+        Its samples lie along the axis `samples`, where that is known.
+        """
         for axis, size in enumerate(sizes):
             found = expression(size)
             if isinstance(found, int):
                 continue
             for symbol in found.free_symbols:
-                first = "batch" if axis == 0 and "batch" not in self._names.values() else f"{value.name}_dim_{axis}"
-                self._names.setdefault(symbol, first)
+                if symbol not in self._names:
+                    self._names[symbol] = self._new_name(value.name or "input", axis, len(sizes), samples)
                 known = self._sources.get(symbol)
                 if known is None or (found.is_Symbol and not known[2].is_Symbol):
                     self._sources[symbol] = (value, axis, found)
+
+    def _new_name(self, owner: str, axis: int, rank: int, samples: int | None) -> str:
+        taken = self._names.values()
+        if axis == samples or (samples is None and axis == 0 and "batch" not in taken):
+            return "batch"
+        word = AXES.get(rank, {}).get(axis)
+        if samples != 0 or word is None:
+            return f"{owner}_dim_{axis}"
+        return word if word not in taken else f"{owner}_{word}"
 
     def declared(self, sizes: Iterable[Size]) -> ir.Shape:
         """The shape as a file declares it: constants, or expressions over named symbols such as ``batch``."""

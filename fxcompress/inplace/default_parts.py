@@ -28,7 +28,7 @@ def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
     * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads.
     * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well.
     """
-    candidates = list(_of_hugging_face(model) or _of_detectors(model))
+    candidates = [*_of_hugging_face(model)] or [*_of_detectors(model)]
     if not candidates:
         return []
     called = called_submodules(model, example)

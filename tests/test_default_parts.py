@@ -1,0 +1,203 @@
+"""Models whose forward computes a loss are compressed in parts, in every size, through whatever calls them."""
+
+import copy
+
+import onnx
+import pytest
+import torch
+from detector import Detector, scenes
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.errors import InputError
+from fxcompress.inplace.default_parts import default_parts
+
+
+def detector():
+    torch.manual_seed(0)
+    model = Detector()
+    model.eval()
+    return model
+
+
+def test_a_detector_is_compressed_in_its_parts_and_trains_in_sizes_that_calibration_has_not_seen(tmp_path):
+    model, data = detector(), scenes((24, 32), (20, 20), (33, 18))
+    own = copy.deepcopy(model)
+    compression = fxcompress.compress(model, [passes.Sparsify(level=0.5), *fxcompress.defaults.training()], data=data)
+    assert list(compression.compiled.parts) == ["backbone", "neck", "head"]
+    assert "compressed are backbone, neck, head" in str(compression.report)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    for images, targets in scenes((40, 27), (24, 32), (19, 21), seed=6):
+        losses = model(images, targets)
+        (sum(losses.values()) + compression.controller.loss()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"backbone.stem.1.running_mean", "neck.top.weight", "head.scores.bias"} <= moved
+    model.eval()
+    (images, _), (bare, _) = scenes((24, 32), (24, 32), seed=7)
+    assert model(images)["scores"][0].shape == own(bare)["scores"][0].shape
+    files = compression.to_onnx(tmp_path)
+    names = [[d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in onnx.load(files[0]).graph.input]
+    assert names == [["batch", 3, "height", "width"]]
+
+
+def test_calibration_sees_the_calls_of_all_sizes():
+    counted = []
+    model = detector()
+    model.neck.register_forward_pre_hook(lambda module, args: None)
+    compression = fxcompress.compress(
+        model,
+        [passes.Quantize(), passes.Calibrate(), Watch(counted)],
+        data=scenes((24, 32), (20, 20), (33, 18)),
+    )
+    assert set(counted) == {(24, 32), (20, 20), (33, 18)} and compression.report
+
+
+class Watch(fxcompress.Pass):
+    """Notes the sizes of the images that a part is given."""
+
+    effect = fxcompress.Effect.EXACT
+    reads_data = True
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def run(self, graph_module, context):
+        for inputs in context.data or ():
+            leaf = next(leaf for _, leaf in inputs.leaves())
+            if leaf.shape[1] == 3:
+                self.sizes.append(tuple(leaf.shape[2:]))
+        return []
+
+
+class Labelled(nn.Module):
+    """What Hugging Face's models look like: a base model by a prefix, a head, a loss in forward, unused keywords."""
+
+    base_model_prefix = "encoder"
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = Encoder()
+        self.classifier = nn.Linear(8, 3)
+        self.unused = nn.Linear(8, 3)
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+        logits = self.classifier(
+            self.encoder(input_ids, attention_mask=attention_mask, weights=None, return_dict=True, **kwargs)
+        )
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"logits": logits} | ({} if loss is None else {"loss": loss})
+
+
+class Encoder(nn.Module):
+    """Takes a keyword by ``**kwargs``, a constant, and None."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix = nn.Embedding(20, 8), nn.Linear(8, 8)
+
+    def forward(self, input_ids, attention_mask=None, weights=None, **kwargs):
+        if not kwargs.get("return_dict"):
+            raise ValueError("it was not handed on")
+        x = self.mix(self.table(input_ids)).relu()
+        if attention_mask is None:
+            return x.mean(1)
+        mask = attention_mask.unsqueeze(-1).float()
+        return (x * mask).sum(1) / mask.sum(1)
+
+
+def tokens(length, count=4):
+    ids = torch.randint(1, 20, (count, length), generator=torch.Generator().manual_seed(length))
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones(count, length, dtype=torch.long),
+        "labels": torch.zeros(count).long(),
+    }
+
+
+def test_a_base_model_and_its_head_are_the_parts_and_labels_stay_outside(tmp_path):
+    torch.manual_seed(0)
+    model = Labelled()
+    compression = fxcompress.compress(model, data=[tokens(7), tokens(5), tokens(9)])
+    assert list(compression.compiled.parts) == ["encoder", "classifier"]  # the unused one is not called
+    for length in (3, 7, 20):
+        loss = model(**tokens(length), num_items_in_batch=torch.tensor(4))["loss"]
+        loss.backward()
+    assert model.encoder.mix.weight.grad.abs().sum() > 0
+    (encoder, _) = compression.to_onnx(tmp_path)
+    shapes = [[d.dim_param for d in one.type.tensor_type.shape.dim] for one in onnx.load(encoder).graph.input]
+    assert shapes == [["batch", "sequence"], ["batch", "sequence"]]
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ({"return_dict": False}, "return_dict=True, not False"),
+        ({"return_dict": True, "weights": torch.ones(3)}, "without 'weights'"),
+        ({"return_dict": True, "input_ids": torch.ones(4, 7, 2, dtype=torch.long)}, r"input_ids=int64\[any, any\]"),
+        ({}, "return_dict, which this call leaves out"),
+    ],
+)
+def test_calls_that_the_graph_is_not_made_for_are_told(call, told):
+    model = Labelled()
+    fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=[tokens(7)])
+    given = {key: value for key, value in tokens(7).items() if key != "labels"} | call
+    with pytest.raises(InputError, match=told):
+        model.encoder(**given)
+
+
+def test_sizes_are_fixed_where_that_is_asked_for_and_others_are_refused():
+    model = Labelled()
+    fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=[tokens(7)], dynamic_shapes=None)
+    assert model(**tokens(7, count=2))["logits"].shape == (2, 3)
+    with pytest.raises(InputError, match=r"input_ids=int64\[any, 7\], not int64\[4, 9\]"):
+        model(**tokens(9))
+
+
+class Parity(nn.Module):
+    """Does something else with an odd width than with an even one, and nothing with the height."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x * 3 if x.shape[3] % 2 else x
+
+
+def test_a_size_that_the_code_looks_at_is_not_called_free():
+    model = Parity()
+    images = torch.randn(2, 1, 8, 10)
+    compression = fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=[images])
+    (node,) = compression.compiled.graph.find_nodes(op="placeholder")
+    assert [isinstance(size, torch.SymInt) for size in node.meta["val"].shape] == [True, False, True, False]
+    with pytest.raises(InputError, match=r"float32\[any, 1, any, 10\]"):
+        model(torch.randn(2, 1, 8, 11))
+    assert model(torch.randn(3, 1, 5, 10)).shape == (3, 2, 5, 10)
+
+
+def test_sizes_that_the_model_does_not_take_do_not_count():
+    """A U-Net takes even sizes only; they are free all the same."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ConvTranspose2d(4, 1, 2, 2))
+    whole = Skip(model)
+    compression = fxcompress.compress(whole, [passes.Quantize(), passes.Calibrate()], data=[torch.randn(2, 1, 8, 12)])
+    assert whole(torch.randn(1, 1, 6, 20)).shape == (1, 1, 6, 20)
+    assert compression.report
+
+
+class Skip(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_models_without_a_loss_are_tried_whole():
+    assert default_parts(Parity(), None) == []
