@@ -5,6 +5,7 @@ from fxcompress.passes.binarize import Binarize
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
 from fxcompress.passes.choose_bits import ChooseBits
+from fxcompress.passes.compress_weights import CompressWeights
 from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
@@ -33,6 +34,7 @@ __all__ = [
     "Calibrate",
     "CanonicalizeActivations",
     "ChooseBits",
+    "CompressWeights",
     "CorrectBias",
     "Distill",
     "EqualizeLayers",

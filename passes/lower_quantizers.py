@@ -62,7 +62,8 @@ class LowerQuantizers(Pass):
         """Integers as a constant, and their dequantize.
 
         Integer kernels read 8 signed bits and no zero point: for them a weight is written relative to its zero point, which of
-        fewer than 8 bits always fits, and 4 bits of it become 8 in the file itself.
+        fewer than 8 bits always fits, and 4 bits of it become 8 in the file itself. Where float kernels read it, a signed one
+        has no zero point.
         """
         stem, kind = node.name.removesuffix("_quantizer"), quantizer.dtype
         integers, points = quantizer.integers(masked(graph_module, node.args[0])), quantizer.zero_point
@@ -74,6 +75,9 @@ class LowerQuantizers(Pass):
             low, high = INTEGER_RANGES["int8"]
             if low <= relative.min() and relative.max() <= high:
                 integers, points, kind = relative, torch.zeros_like(points), "int8"
+        elif not widened and quantizer.signed and points.any():  # OpenVINO unpacks only unsigned ones with a zero point quickly
+            shift = -INTEGER_RANGES[kind][0]
+            integers, points, kind = integers + shift, points + shift, f"u{kind}"
         storage = STORAGE[kind]
         scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
         zero_point = self._constant(graph_module, f"{stem}_zero_point", points.to(storage), node)

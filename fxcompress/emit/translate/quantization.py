@@ -97,13 +97,14 @@ def _widened(emit: Emitter, integers: ir.Value, zero_point: ir.Value, axis: int 
 def _dequantize(
     emit: Emitter, q: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, dtype: str, block_size: int
 ) -> ir.Value:
-    if dtype == "int32":
-        values = emit.data(zero_point)
-        if values is None or bool(values.any()):
+    values = emit.data(zero_point)
+    grid: tuple[ir.Value, ...] = (_scale(emit, scale, axis),)
+    if values is None or values.any():
+        if dtype == "int32":
             emit.unsupported("an int32 value can be dequantized only with a constant zero point of 0")
-        grid = (_scale(emit, scale, axis),)  # type: tuple[ir.Value, ...]
-    else:
-        grid = _scale(emit, scale, axis), _zero_point(emit, zero_point, axis, dtype)
+        grid = (*grid, _zero_point(emit, zero_point, axis, dtype))
+    elif dtype not in ("int32", "int4"):  # OpenVINO multiplies by INT4 quickly only where no zeros are subtracted from it
+        grid = (*grid, _zero_point(emit, zero_point, axis, dtype))
     result = emit.DequantizeLinear(q, *grid, **_attributes(emit, axis, block_size))
     result.dtype = grid[0].dtype
     return result
