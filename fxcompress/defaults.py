@@ -19,6 +19,11 @@ def post_training() -> list[Pass]:
     ]
 
 
+def weights_only() -> list[Pass]:
+    """Weights in 4 bits, in groups, for models that generate; with data, the integers are chosen by what layers put out."""
+    return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.CompressWeights()]
+
+
 def training() -> list[Pass]:
     """INT8 to be trained further: batch norms stay alive, and ranges are parameters."""
     return [

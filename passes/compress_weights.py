@@ -96,7 +96,9 @@ class CompressWeights(Pass):
 
         others = {node.target for node in graph.nodes} & target.weighted.keys() - {LINEAR}
         kinds = {op: self.embeddings if op in target.weights_only else 8 for op in others}
-        named = {f"op:{op.overloadpacket.__name__}": plain(bits) for op, bits in kinds.items()}
+        named: dict[Scope, QuantizationOptions] = {
+            f"op:{op.overloadpacket.__name__}": plain(bits) for op, bits in kinds.items()
+        }
         return named | dict.fromkeys(heads, plain(self.head))
 
 

@@ -12,7 +12,7 @@ def weight_bytes(graph_module: fx.GraphModule) -> int:
     """Bytes of the tensors that the graph reads, each as it will be in a file: integers with their scales and zero points."""
     seen: dict[int, int] = {}
     for node in graph_module.graph.nodes:
-        if node.op == "get_attr":
+        if node.op == "get_attr" and node.users:
             tensor = attribute(graph_module, node.target)
             if isinstance(tensor, torch.Tensor):
                 written = next(_modules_after(graph_module, node), None)

@@ -64,9 +64,19 @@ def settle(graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: It
 
 
 def _left_by_passes(graph_module: fx.GraphModule, known: set[str]) -> list[str]:
-    """The tensors that a pass made and put another in the place of."""
+    """The tensors and modules that a pass made and put another in the place of.
+
+    A module that no graph calls is one where it is of a kind that graphs call: a pass may keep others for training.
+    """
     held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
-    return [name for name in held if name not in known and _is_plain(graph_module, owner_of(graph_module, name))]
+    tensors = [name for name in held if name not in known and _is_plain(graph_module, owner_of(graph_module, name))]
+    kinds = {type(graph_module.get_submodule(name)) for name in known if _is_module(graph_module, name)}
+    modules = [name for name, module in graph_module.named_modules() if name not in known and type(module) in kinds]
+    return tensors + [name for name in modules if _is_plain(graph_module, owner_of(graph_module, name))]
+
+
+def _is_module(graph_module: fx.GraphModule, name: str) -> bool:
+    return isinstance(attribute(graph_module, name), nn.Module)
 
 
 def _is_plain(graph_module: fx.GraphModule, owner: nn.Module) -> bool:

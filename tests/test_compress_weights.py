@@ -1,0 +1,130 @@
+"""Weights alone in few bits: which layers get how many, what the file holds, and that both runtimes compute it."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import QuantizationOptions, QuantizationSpec, passes
+from fxcompress.driver.sizes import weight_bytes
+from fxcompress.errors import InputError, ScopeError
+
+
+class Decoder(nn.Module):
+    """Tokens to logits, by the table that it reads them from if `tied`."""
+
+    def __init__(self, tied=False, width=64, words=50):
+        super().__init__()
+        self.table = nn.Embedding(words, width)
+        self.up, self.down = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, words, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        return torch.tanh(self.head(self.norm(x + self.down(torch.relu(self.up(x))))))
+
+
+TOKENS = torch.randint(0, 50, (16, 9), generator=torch.Generator().manual_seed(0))
+
+
+def compressed(model=None, *, data=None, **options):
+    return fxcompress.compile(model or Decoder(), [passes.CompressWeights(**options)], example_inputs=TOKENS, data=data)
+
+
+def grids(compiled):
+    """Of each quantizer: type and group size."""
+    found = [module for module in compiled.modules() if isinstance(module, fxcompress.quantizers.quantizer.Quantizer)]
+    return sorted((module.dtype, module.spec.group_size) for module in found)
+
+
+def test_linear_layers_get_groups_of_few_bits_and_tables_and_heads_rows_of_eight():
+    assert grids(compressed(group_size=32)) == [("int8", None)] * 2 + [("uint4", 32)] * 2
+
+
+def test_a_tied_table_has_one_grid():
+    assert grids(compressed(Decoder(tied=True), group_size=32)) == [("int8", None)] + [("uint4", 32)] * 2
+
+
+def test_none_leaves_tables_and_heads_in_float():
+    assert grids(compressed(group_size=32, embeddings=None, head=None, symmetric=True)) == [("int4", 32)] * 2
+
+
+def test_scopes_have_options_of_their_own():
+    eight = QuantizationOptions(weights=QuantizationSpec(bits=8, signed=True, narrow=True))
+    compiled = compressed(group_size=32, ignored=["up"], overrides={"down": eight, "head": eight})
+    assert grids(compiled) == [("int8", None)] * 3
+    with pytest.raises(ScopeError, match="'middle' matches nothing"):
+        compressed(ignored=["middle"])
+
+
+def test_convolutions_get_eight_bits():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 40), nn.ReLU(), nn.Linear(40, 5))
+    compiled = fxcompress.compile(model, [passes.CompressWeights()], example_inputs=torch.randn(2, 3, 8, 8))
+    assert grids(compiled) == [("int8", None)] * 2 + [("uint4", 128)]
+
+
+def test_integers_chosen_by_the_outputs_are_nearer_than_the_nearest():
+    torch.manual_seed(1)
+    model, data = Decoder(width=32), list(torch.randint(0, 50, (64, 9)).split(8))
+    with torch.no_grad():
+        model.table.weight.mul_(torch.logspace(0, -2, 32))
+        wanted = model(TOKENS)
+        nearest, chosen = ((compressed(model, data=given)(TOKENS) - wanted).square().mean() for given in (None, data))
+    assert chosen < 0.8 * nearest
+
+
+def test_a_size_is_filled_with_layers_of_eight_bits():
+    model, data = Decoder(), list(TOKENS.split(4))
+    smallest = compressed(model, data=data, group_size=32)
+    before = sum(parameter.nbytes for parameter in model.parameters())
+    share = 1.3 * weight_bytes(smallest) / before
+    filled = compressed(model, data=data, group_size=32, max_size=share)
+    assert weight_bytes(smallest) < weight_bytes(filled) <= share * before
+    assert grids(filled) == [("int8", None)] * 3 + [("uint4", 32)]
+
+
+def test_a_size_needs_data_and_room():
+    with pytest.raises(InputError, match="CompressWeights needs data"):
+        compressed(max_size=0.3)
+    with pytest.raises(InputError, match="more than max_size"):
+        compressed(max_size=0.1, data=[TOKENS])
+
+
+def dequantized_inputs(path):
+    """Of each dequantize of a constant in the file: the type of its integers, and whether it has a zero point."""
+    graph = onnx.load(path).graph
+    types = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in types]
+    return [(types[node.input[0]], len(node.input) == 3) for node in nodes]
+
+
+@pytest.mark.parametrize("group_size", [None, 32])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_the_file_has_what_runtimes_unpack_quickly(bits, symmetric, signed, group_size, tmp_path):
+    """No zeros beside INT4, no signed integers with a zero point: each is an order slower in OpenVINO with many rows."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(96, 40), nn.ReLU(), nn.Linear(40, 8))
+    weights = QuantizationSpec(bits=bits, symmetric=symmetric, signed=signed, group_size=group_size)
+    x = torch.randn(3, 96)
+    compiled = fxcompress.compile(model, [passes.Quantize(weights=weights, activations=None)], example_inputs=x)
+    path = compiled.to_onnx(tmp_path / "m.onnx", verify=False)
+    held = dequantized_inputs(path)
+    assert len(held) == 2 and {zeros for kind, zeros in held if kind == "INT4"} <= {False}
+    assert symmetric or all(kind.startswith("U") and zeros for kind, zeros in held)
+    wanted = compiled(x).detach().numpy()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # else it rounds activations to 8 bits
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(given, wanted, atol=1e-5)
+    core = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0})
+    np.testing.assert_allclose(core(x.numpy())[0], wanted, atol=1e-5)
