@@ -2,6 +2,7 @@
 
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
+from fxcompress.config import Config
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.inplace.compression import Compression, compress
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Compiled",
     "Compression",
+    "Config",
     "Context",
     "Effect",
     "PartlyCompiled",

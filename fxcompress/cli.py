@@ -1,4 +1,4 @@
-"""The command line: ``fxcompress demo | compile | graph | inspect``."""
+"""The command line: ``fxcompress demo | compile | graph | config | inspect``."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_compile(commands)
     _add_graph(commands)
+    _add_config(commands)
     command = commands.add_parser("inspect", help="count what an ONNX file holds", description="Count what an ONNX file holds.")
     command.add_argument("file", help="an ONNX file, of any origin")
     return root
@@ -114,10 +115,12 @@ def _add_compile(commands) -> None:
         metavar="FOLDER|FILE.npy",
         help="calibration data: a folder of images, an array of samples, or the word 'random' to try the speed only",
     )
-    command.add_argument("--samples", type=_positive, default=300, metavar="N", help="calibrate on at most N (%(default)s)")
+    command.add_argument("--samples", type=_positive, metavar="N", help="calibrate on at most N (300)")
     command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")
     command.add_argument("--mean", type=_numbers, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")
     command.add_argument("--std", type=_numbers, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
+    command.add_argument("--config", metavar="FILE", help="passes from a configuration, in place of the default ones")
+    _add_allow_imports(command)
     command.add_argument("--output", metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)")
     command.add_argument("--batch-size", type=_positive, metavar="N", help="of the file's inputs (free)")
     command.add_argument("--input-names", type=_names, metavar="A,B", help="names of the file's inputs (those of forward)")
@@ -147,6 +150,25 @@ def _add_graph(commands) -> None:
     command.add_argument("--passes", action="store_true", help="compile as well, and draw the graph after every pass")
 
 
+def _add_config(commands) -> None:
+    about = "check a configuration, show its passes, or print the JSON Schema of configurations"
+    command = commands.add_parser("config", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    actions = command.add_subparsers(dest="what", required=True, metavar="schema|check|show", parser_class=_Parser)
+    actions.add_parser("schema", help="print the JSON Schema, by which editors complete and check files")
+    for name, told in (
+        ("check", "say whether FILE can be used, and what of it is ignored"),
+        ("show", "print its passes as Python"),
+    ):
+        action = actions.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
+        action.add_argument("file", metavar="FILE", help="YAML, JSON (NNCF's as well) or TOML")
+        _add_allow_imports(action)
+
+
+def _add_allow_imports(command: argparse.ArgumentParser) -> None:
+    told = "also take passes that FILE names as my_package:MyPass, which runs that module's code"
+    command.add_argument("--allow-imports", action="store_true", help=told)
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="package.module:function, or a .pt2 file of torch.export.save")
     command.add_argument("--trust", action="store_true", help="read a .pt2 file, which can run code, from a source you trust")
@@ -173,7 +195,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="compile only these submodules; without it the whole model, or the largest submodules that can be traced",
     )
-    command.add_argument("--target", choices=sorted(TARGETS), default="openvino", help="the runtime (%(default)s)")
+    command.add_argument("--target", choices=sorted(TARGETS), help="the runtime (openvino)")
 
 
 def _positive(text: str) -> int:

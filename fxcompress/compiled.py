@@ -15,6 +15,8 @@ import torch
 from torch import fx, nn
 
 from fxcompress import defaults
+from fxcompress.config import Config
+from fxcompress.config.config import text_or_none
 from fxcompress.conformance.writing import CheckedFile, Verify
 from fxcompress.driver.compilation import Compilation
 from fxcompress.emit.batch import fix_batch_size
@@ -74,6 +76,15 @@ class Compiled(fx.GraphModule):
         return self.compilation.report
 
     @property
+    def config(self) -> Config:
+        """What was run, as a configuration: ``compiled.config.dump("as_run.yaml")`` loads to equal passes."""
+        return Config(passes=self.compilation.passes, target=self.compilation.target.name)
+
+    def config_text(self) -> str | None:
+        """`config` as the text of a file; None where no file can hold it."""
+        return text_or_none(self.compilation.passes, self.compilation.target.name)
+
+    @property
     def controller(self) -> CompositeController:
         """A training loop's hold on compression, with one controller for each pass that has one.
 
@@ -90,7 +101,8 @@ class Compiled(fx.GraphModule):
         Tensors are copies. It is plain data: ``torch.save`` it, and ``torch.load(path, weights_only=True)``. The optimizer's
         state, and the random generators', are yours to keep.
         """
-        return take_checkpoint(self, self.controller.scheduler, self.compilation.passes, self.computes())
+        passes, config = self.compilation.passes, self.config_text()
+        return take_checkpoint(self, self.controller.scheduler, passes, self.computes(), config)
 
     def load_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Go on from a `checkpoint` of the same compilation of the same model; whole, or not at all.

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from fxcompress import defaults
 from fxcompress.capture import check_model
 from fxcompress.compiled import Compiled, dump_step
+from fxcompress.config import Config
 from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.data.inputs import peek
 from fxcompress.driver.capture import Captured, capture_parts, capture_verified
@@ -47,7 +48,8 @@ def compile(
     *,
     example_inputs: Any = None,
     data: Iterable[Any] | None = None,
-    target: str | Target = "openvino",
+    target: str | Target | None = None,
+    config: Config | None = None,
     verify: bool = True,
     dump: str | os.PathLike[str] | None = None,
     submodules: Sequence[str] | None = None,
@@ -65,7 +67,8 @@ def compile(
             `data`, or from the model (Hugging Face `dummy_inputs`, Lightning `example_input_array`, timm `pretrained_cfg`).
         data: calibration data, any iterable of batches: a tensor, a tuple whose first items are the inputs, or a dict of
             keyword inputs. Passes may read it several times; what an iterator yields is kept for that.
-        target: a name in `fxcompress.targets.TARGETS`, or a `Target`.
+        target: a name in `fxcompress.targets.TARGETS`, or a `Target`; None for OpenVINO, or what `config` says.
+        config: of a file, in place of `passes`. Its inputs are the example where there is neither another nor data.
         verify: compare the outputs before and after each pass on the example inputs.
         dump: a folder for the graph after every pass (as `Compiled.dump`, but written while compiling).
         submodules: paths of the submodules to compile, where the whole forward cannot be traced. None compiles the whole
@@ -82,6 +85,7 @@ def compile(
         VerificationError: a pass broke its promise.
     """
     check_model(model)
+    passes, found_target, example_inputs = _settled(passes, target, config, example_inputs, data)
     if progress is True:
         with shown(Console(stderr=True), "compiling") as show:
             return compile(
@@ -89,7 +93,7 @@ def compile(
                 passes,
                 example_inputs=example_inputs,
                 data=data,
-                target=target,
+                target=found_target,
                 verify=verify,
                 dump=dump,
                 submodules=submodules,
@@ -108,7 +112,7 @@ def compile(
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
     folder = as_path(dump) if dump is not None else None
-    settings = _Settings(tuple(chosen), find_target(target), verify, folder, progress or None)
+    settings = _Settings(tuple(chosen), found_target, verify, folder, progress or None)
     whole = None
     if submodules is None:
         try:
@@ -124,6 +128,21 @@ def compile(
         given = None if data is None else SubmoduleData(model, path, data, example)
         compiled[path] = settings.compile(part, given, names[path])
     return PartlyCompiled(model, compiled, found.left_alone)
+
+
+def _settled(
+    passes: Sequence[Pass] | None, target: str | Target | None, config: Config | None, example: Any, data: Any
+) -> tuple[Sequence[Pass] | None, Target, Any]:
+    """The passes, the target and the example inputs, of which `config` gives those that are None."""
+    if config is None:
+        return passes, find_target("openvino" if target is None else target), example
+    if not isinstance(config, Config):
+        raise InputError(f"config is a fxcompress.Config, such as Config.load('model.yaml'), not {config!r:.60}")
+    if passes is not None:
+        raise InputError("the passes come from config or from passes, not from both; passes=[*config.passes, ...] joins them")
+    if example is None and data is None:
+        example = config.example()
+    return config.passes, find_target(config.target if target is None else target), example
 
 
 def _check_without_data(passes: Sequence[Pass]) -> None:

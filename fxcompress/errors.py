@@ -19,6 +19,10 @@ class InputError(FxCompressError, ValueError):
     """An argument, example input or calibration batch cannot be used as given."""
 
 
+class ConfigError(InputError):
+    """A configuration cannot be read or written as it is; names the file, the line and the key."""
+
+
 class CaptureError(FxCompressError):
     """The model cannot be traced into a graph."""
 

@@ -16,6 +16,7 @@ from torch import fx, nn
 from fxcompress.capture import private_copy
 from fxcompress.capture.recording import recording
 from fxcompress.compiled import Compiled
+from fxcompress.config import Config
 from fxcompress.conformance.writing import Verify
 from fxcompress.data.fitting import aligned
 from fxcompress.data.inputs import ExampleInputs
@@ -102,6 +103,11 @@ class PartlyCompiled(nn.Module):
         return {path: part.lower(binary_convolutions=binary_convolutions) for path, part in self.parts.items()}
 
     @property
+    def config(self) -> Config:
+        """As `Compiled.config`; all parts were compiled with the same."""
+        return next(iter(self.parts.values())).config
+
+    @property
     def controller(self) -> CompositeController:
         """The controllers of all parts, each under its part's path; see `Compiled.controller`."""
         if self._controller is None:
@@ -110,7 +116,8 @@ class PartlyCompiled(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """As `Compiled.checkpoint`, of the whole model."""
-        return take_checkpoint(self, self.controller.scheduler, self._passes(), self._computes())
+        scheduler, config = self.controller.scheduler, next(iter(self.parts.values())).config_text()
+        return take_checkpoint(self, scheduler, self._passes(), self._computes(), config)
 
     def load_checkpoint(self, state: Mapping[str, Any]) -> None:
         """As `Compiled.load_checkpoint`."""

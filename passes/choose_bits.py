@@ -39,7 +39,8 @@ class ChooseBits(Pass):
     taken (`fxcompress.quantization.allocation`).
 
     Args:
-        loss: called as ``loss(model, batch)``, with a batch as the data yields it: the training loss, a scalar.
+        loss: called as ``loss(model, batch)``, with a batch as the data yields it: the training loss, a scalar. It is needed;
+            a file cannot hold it, so that `Config.given` gives it to passes from files.
         ratio: how many times smaller the weights are to be in a file than at 8 bits.
         bits: to choose from.
         samples: of the data, at most so many, in whole batches.
@@ -49,7 +50,7 @@ class ChooseBits(Pass):
         InputError: an option cannot be used, there is no data, the loss is not finite, or no choice is small enough.
     """
 
-    loss: Callable[[nn.Module, Any], Tensor]
+    loss: Callable[[nn.Module, Any], Tensor] | None = None
     ratio: Annotated[float, Ge(1)] = 1.5
     bits: Annotated[Sequence[Annotated[int, Ge(2), Le(8)]], MinLen(1)] = (4, 8)
     samples: Annotated[int, Ge(1)] = 100
@@ -92,6 +93,8 @@ class ChooseBits(Pass):
 
     def _traces(self, graph_module: fx.GraphModule, calls: list[fx.Node], context: Context) -> Tensor:
         """The mean trace of each weight, ``[calls]``, of the model without quantizers."""
+        if self.loss is None:
+            raise InputError("ChooseBits needs a loss: ChooseBits(loss=function), or config.given(loss=function)")
         if context.data is None:
             raise InputError("ChooseBits needs data: compile(model, data=loader), any iterable of batches that the loss takes")
         names = [str(constant.target) for call in calls if (constant := constant_behind(graph_module, call.args[0]))]

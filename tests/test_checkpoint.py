@@ -123,7 +123,7 @@ def test_a_checkpoint_is_plain_data():
 
 def test_passes_read_alike_in_every_process():
     options = {"ignored": {"block", "another", "0"}}
-    assert str(passes.Quantize(**options)) == "Quantize(ignored={'0', 'another', 'block'})"
+    assert str(passes.Quantize(**options)) == "Quantize(ignored=['0', 'another', 'block'])"
     assert texts([f"Quantize(ignored=[{object()}])"]) == ["Quantize(ignored=[<object object>])"]
 
 

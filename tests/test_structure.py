@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"fxcompress": "fxcompress", "fxcompress.passes": "passes", "fxcompress.patterns": "patterns"}
 
 ROOMS = [  # each imports only those before it; "fxcompress" is what a user imports first
-    *("errors", "options", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
+    *("errors", "options", "documents", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
     *("masks", "quantizers", "binarization", "targets", "execution", "quantization", "channels", "sparsity", "training"),
     *("driver", "emit", "conformance", "measure", "patterns", "passes"),
-    *("defaults", "compiled", "parts", "compiler", "integrations", "inplace", "fxcompress", "demo", "commands", "cli"),
-    "__main__",
+    *("defaults", "config", "compiled", "parts", "compiler", "integrations", "inplace", "fxcompress", "demo"),
+    *("commands", "cli", "__main__"),
 ]
 TOP = {"__init__", "compiler", "compiled", "parts", "defaults", "errors", "cli", "moved", "__main__"}
 LINES = 300

@@ -15,10 +15,11 @@ from fxcompress.channels.clusters import CRITERIA, Cluster, importance
 from fxcompress.channels.dependencies import Channels
 from fxcompress.errors import InputError, did_you_mean
 from fxcompress.ir.cost import Cost, cost, sizes_of
+from fxcompress.options import Declared
 
 
 @dataclass(frozen=True)
-class LearnedRanking:
+class LearnedRanking(Declared):
     """All filters in one ranking, in which the importance s of those of a cluster counts as ``scale * s + shift``.
 
     Chin et al., "Towards Efficient Model Compression via Learned Global Ranking", arXiv 1904.12368, equation 3. See

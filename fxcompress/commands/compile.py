@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import fxcompress
-from fxcompress import Compiled, PartlyCompiled, defaults
+from fxcompress import Compiled, Config, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
 from fxcompress.compiled import Verify
 from fxcompress.conformance.counting import integer_kernels
@@ -32,6 +32,7 @@ from fxcompress.storage.atomic import check_writable
 
 VERIFY: dict[str, Verify] = {"yes": True, "strict": "strict", "no": False}
 RANDOM = "random"
+SAMPLES = 300
 HOW_DATA = "--data FOLDER (images), --data FILE.npy, or --data random to try the speed only"
 
 
@@ -53,6 +54,8 @@ class RandomData:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     output = check_writable(arguments.output or f"{model_name(arguments.model)}.onnx")
     report = check_report_path(arguments.sensitivity) if arguments.sensitivity else None
+    config = Config.load(arguments.config, allow_imports=arguments.allow_imports) if arguments.config else None
+    samples, target = arguments.samples or SAMPLES, arguments.target or (config.target if config else "openvino")
     if arguments.data is None:
         raise InputError(f"INT8 needs calibration data to set its ranges: {HOW_DATA}")
     if arguments.data != RANDOM and not Path(arguments.data).exists():
@@ -61,15 +64,15 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         find_images(arguments.data)  # an empty folder is known before the model is built
     with shown(Console(stderr=True), "loading the model") as show:
         model = load_model(arguments.model, trust=arguments.trust)
-        data = calibration_data(arguments, model)
+        data = calibration_data(arguments, model, config.example() if config else None, samples)
         example = data.example if isinstance(data, RandomData) else first_batch(data)
         show("compiling", 0, None)
         compiled = fxcompress.compile(
             model,
-            post_training(arguments.ignore, data.samples),
+            _passes(config, arguments, data.samples),
             example_inputs=example,
             data=data,
-            target=arguments.target,
+            target=target,
             dump=arguments.dump,
             submodules=arguments.submodule or None,
             progress=show,
@@ -80,7 +83,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print(compiled.report.table())
     lines = [f"calibrated on {data}", *map(describe, files)]
     before = sum(row.bytes for row in compiled.report.rows if row.name.endswith("Capture"))
-    if arguments.batch_size is None and arguments.target == "openvino":
+    if arguments.batch_size is None and target == "openvino":
         lines.append("its batch size is free; with --batch-size 1 small networks run up to a fifth faster in OpenVINO")
     lines.append(f"the float weights took {readable_bytes(before)}; to look closer: fxcompress inspect {files[0]}")
     if arguments.dump:
@@ -119,34 +122,48 @@ def describe(file: Path) -> str:
     )
 
 
+def _passes(config: Config | None, arguments: argparse.Namespace, samples: int) -> list[Pass]:
+    """Those of `config`, which has samples of its own unless the command line says otherwise, or the default ones."""
+    if config is None:
+        return post_training(arguments.ignore, samples)
+    return with_options(config.passes, arguments.ignore, arguments.samples)
+
+
 def post_training(ignored: Sequence[str] = (), samples: int | None = None) -> list[Pass]:
     """The default passes, with these scopes left in float and so many calibration samples."""
+    return with_options(defaults.post_training(), ignored, samples)
+
+
+def with_options(passes: Sequence[Pass], ignored: Sequence[str] = (), samples: int | None = None) -> list[Pass]:
+    """`passes` with these scopes left in float as well, and so many calibration samples, where they quantize."""
     changed: list[Pass] = []
-    for one in defaults.post_training():
+    for one in passes:
         if isinstance(one, Quantize) and ignored:
-            one = replace(one, ignored=tuple(ignored))
+            one = replace(one, ignored=(*one.ignored, *ignored))
         elif isinstance(one, Calibrate) and samples is not None:
             one = replace(one, samples=samples)
         changed.append(one)
     return changed
 
 
-def calibration_data(arguments: argparse.Namespace, model: nn.Module | ExportedProgram) -> ImageFolder | ArrayFile | RandomData:
+def calibration_data(
+    arguments: argparse.Namespace, model: nn.Module | ExportedProgram, inputs: ExampleInputs | None, samples: int
+) -> ImageFolder | ArrayFile | RandomData:
     """What `--data` names, prepared for `model`.
 
     Raises:
         InputError: it does not fit the model, or the model's input shape is not known.
     """
-    example = example_for(model, arguments.input_shape)
+    example = example_for(model, arguments.input_shape) or inputs
     if arguments.data == RANDOM:
         if example is None:
             raise InputError("noise needs a shape: add --input-shape, such as 1,3,224,224")
-        return RandomData(example, arguments.samples)
+        return RandomData(example, samples)
     value = _only_input(example)
     shape, batch = (value.shape[1:], len(value)) if value is not None else (None, 1)
     if not Path(arguments.data).is_dir():
         dtype = value.dtype if value is not None else torch.float32
-        return ArrayFile(arguments.data, shape, dtype=dtype, samples=arguments.samples, batch_size=batch)
+        return ArrayFile(arguments.data, shape, dtype=dtype, samples=samples, batch_size=batch)
     config = getattr(model, "pretrained_cfg", None) or {}
     if arguments.size and isinstance(model, ExportedProgram):
         raise InputError("an exported program takes images of the size that it was exported with; leave out --size")
@@ -157,7 +174,7 @@ def calibration_data(arguments: argparse.Namespace, model: nn.Module | ExportedP
         shape or (3, 224, 224),
         mean=arguments.mean or config.get("mean"),
         std=arguments.std or config.get("std"),
-        samples=arguments.samples,
+        samples=samples,
         batch_size=batch,
     )
 

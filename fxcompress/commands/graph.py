@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             post_training(arguments.ignore) if arguments.passes else [],
             example_inputs=example,
             data=[example],
-            target=arguments.target,
+            target=arguments.target or "openvino",
             submodules=arguments.submodule or None,
             progress=show,
         )

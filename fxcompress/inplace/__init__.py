@@ -2,5 +2,5 @@
 
 In: a module and the compiled model made of it. Out: the same instance, which computes the compressed graph.
 
-Imports: report, ir, data, capture, training, driver, defaults, compiled, parts, compiler, integrations.
+Imports: report, ir, data, capture, training, driver, defaults, config, compiled, parts, compiler, integrations.
 """

@@ -13,6 +13,7 @@ from torch import nn
 from fxcompress import defaults
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
+from fxcompress.config import Config
 from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.data.inputs import peek
 from fxcompress.driver.interface import Pass
@@ -41,6 +42,11 @@ class Compression:
     def controller(self) -> CompositeController:
         """A training loop's hold on compression; see `Compiled.controller`."""
         return self.compiled.controller
+
+    @property
+    def config(self) -> Config:
+        """What was run; see `Compiled.config`."""
+        return self.compiled.config
 
     @property
     def report(self) -> Report:
@@ -98,7 +104,7 @@ def compress(
 
     Args:
         model: not in training by another process; in either mode.
-        passes: None for `fxcompress.defaults.training()`.
+        passes: None for `fxcompress.defaults.training()`, or those of ``config=``.
         example_inputs, data: as of `fxcompress.compile`.
         submodules: paths of the submodules to compress; the rest of forward stays Python. None compresses the whole model,
             or else the largest submodules that can be traced; but of models that compute a loss in forward, their parts: the
@@ -114,7 +120,10 @@ def compress(
     if not isinstance(model, nn.Module):
         raise InputError(f"compress takes a torch.nn.Module and changes it; {type(model).__name__} is none")
     check_graftable(model)
-    chosen = defaults.training() if passes is None else passes
+    config = options.get("config")
+    chosen = defaults.training() if passes is None and config is None else passes
+    if config is not None and example_inputs is None and data is None:
+        example_inputs = config.example()
     chosen_here: list[str] = []
     if submodules is None:
         example_inputs, data, chosen_here = _with_default_parts(model, example_inputs, data)

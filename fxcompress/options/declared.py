@@ -9,7 +9,7 @@ from functools import cache, wraps
 from typing import Any, TypeVar, cast, get_type_hints
 
 from fxcompress.errors import InputError, did_you_mean
-from fxcompress.options.kinds import allowed, choices, fits
+from fxcompress.options.kinds import allowed, choices, fits, plain
 
 _LONGEST = 100
 
@@ -20,7 +20,8 @@ class Declared:
     """A dataclass whose fields are options: each is checked against its declared type and range when an object is made.
 
     ``samples: Annotated[int, Ge(1)] = 32`` is all that is to be written. `__post_init__` is for what concerns several options,
-    and runs afterwards.
+    and runs afterwards. What is declared as a list of any kind is kept as a tuple, and numbers as Python's own, so that equal
+    options are equal objects.
 
     Raises:
         InputError: an option is of another type or out of its range.
@@ -42,11 +43,20 @@ class Declared:
 
 
 def check_fields(declared: Any) -> None:
-    """Raise InputError for a field of the dataclass `declared` that is not as it is declared."""
-    hints: dict[str, Any] = _hints(type(declared))  # type: ignore[arg-type]
-    for field in dataclasses.fields(declared):
-        if field.init and field.name in hints:
-            _check(type(declared).__name__, field.name, getattr(declared, field.name), hints[field.name])
+    """Raise InputError for a field of the dataclass `declared` that is not as it is declared; keep the others in plain form."""
+    for name, hint in declarations(type(declared)).items():
+        given = getattr(declared, name)
+        value = plain(given, hint)
+        _check(type(declared).__name__, name, value, hint)
+        if value is not given:
+            object.__setattr__(declared, name, value)
+
+
+def declarations(owner: type) -> dict[str, Any]:
+    """The options of the dataclass `owner` as it declares them."""
+    hints: dict[str, Any] = _hints(owner)  # type: ignore[arg-type]
+    fields = dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ()
+    return {field.name: hints[field.name] for field in fields if field.init and field.name in hints}
 
 
 def check_arguments(*names: str) -> Callable[[Function], Function]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import numbers
 import types
@@ -53,6 +54,31 @@ def fits(value: Any, declared: Any) -> bool:
         return _is_listed(value, origin) and (not isinstance(value, Collection) or all(fits(v, parts[0]) for v in value))
     kind = origin or declared
     return isinstance(value, kind) if _is_plain(kind) else True
+
+
+def plain(value: Any, declared: Any) -> Any:
+    """`value` in the one form that all equal ones have: tuples for what is listed, dicts, and Python's own numbers.
+
+    What does not fit the declaration stays as it is.
+    """
+    origin, parts = get_origin(declared), get_args(declared)
+    if origin is Annotated:
+        return plain(value, parts[0])
+    if origin in (Union, types.UnionType):
+        return next((plain(value, part) for part in parts if fits(value, part)), value)
+    if not fits(value, declared):
+        return value
+    if declared is int:
+        return int(value)
+    if declared is float and type(value) not in (int, float):
+        return float(value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {plain(k, parts[0]): plain(v, parts[1]) for k, v in value.items()}
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        inner = parts if origin is tuple and parts[1:] != (...,) else itertools.repeat(parts[0])
+        return tuple(plain(item, one) for item, one in zip(items, inner))
+    return value
 
 
 def allowed(declared: Any) -> str:

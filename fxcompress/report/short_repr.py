@@ -9,7 +9,7 @@ from typing import Any
 def short_repr(options: Any) -> str:
     """The call that makes the dataclass instance `options`: ``QuantizationSpec(bits=4)``, without what is as by default.
 
-    It is the same text in every process, for sets and for functions too.
+    It is the same text in every process, for functions too.
     """
     given = {f.name: getattr(options, f.name) for f in fields(options)}
     shown = [f"{f.name}={_shown(given[f.name])}" for f in fields(options) if given[f.name] != f.default]
@@ -17,6 +17,6 @@ def short_repr(options: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(repr, value)))}}}"
+    if type(value) is tuple:
+        return f"[{', '.join(map(repr, value))}]"
     return getattr(value, "__qualname__", None) or repr(value)

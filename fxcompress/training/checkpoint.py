@@ -25,12 +25,17 @@ _SHOWN = 5
 
 
 def take_checkpoint(
-    model: nn.Module, scheduler: Scheduler, passes: Iterable[object], computes: Mapping[str, str]
+    model: nn.Module,
+    scheduler: Scheduler,
+    passes: Iterable[object],
+    computes: Mapping[str, str],
+    config: str | None = None,
 ) -> dict[str, Any]:
     """A checkpoint of `model`, which was compiled with `passes`: dicts, lists, strings, numbers and tensors.
 
     Keys: ``format``, `FORMAT`; ``passes``; ``computes``, what tells this model from another whose tensors are called alike;
-    ``model``, a copy of its state; ``scheduler``, its state; ``digest``, of all that.
+    ``model``, a copy of its state; ``scheduler``, its state; ``config``, the text of the configuration, None where it cannot
+    be written; ``digest``, of all that.
     """
     state = copy.deepcopy(dict(model.state_dict()))
     return sealed(
@@ -40,6 +45,7 @@ def take_checkpoint(
             "computes": dict(computes),
             "model": state,
             "scheduler": scheduler.state_dict(),
+            "config": config,
         }
     )
 
