@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import onnx_ir as ir
 import torch
@@ -115,6 +115,12 @@ class Compiled(fx.GraphModule):
     def computes(self) -> dict[str, str]:
         """What tells this model from another with the same names for its tensors: its graph and its target."""
         return {"graph": fingerprint(self.graph), "target": self.compilation.target.name}
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; warns of what the model does in training and this one does not (`TrainingWarning`)."""
+        if mode and not self.training:
+            modes.warn_of_training(self)
+        return super().train(mode)
 
     def recompile(self) -> Any:
         """As of any graph module, whose graph is in inference mode, and once more as the graph is in training.

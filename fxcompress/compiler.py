@@ -30,6 +30,7 @@ from fxcompress.emit.onnx import unwritable
 from fxcompress.errors import CaptureError, FileWarning, InputError, warn_user
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
+from fxcompress.ir.modes import warn_of_training
 from fxcompress.options import check_arguments
 from fxcompress.parts import PartlyCompiled, SubmoduleData
 from fxcompress.report.progress import shown
@@ -185,4 +186,7 @@ class _Settings:
         report = run(graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, row)
         earlier = settle(graph_module, [graph for _, graph in steps], held)
-        return Compiled.wrap(graph_module, Compilation(report, self.passes, example, self.target, steps, earlier))
+        compiled = Compiled.wrap(graph_module, Compilation(report, self.passes, example, self.target, steps, earlier))
+        if compiled.compilation.steered:
+            warn_of_training(compiled)  # they are there to be trained
+        return compiled

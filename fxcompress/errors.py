@@ -67,6 +67,10 @@ class CalibrationError(FxCompressError):
     """The calibration data gives no usable ranges."""
 
 
+class TrainingWarning(UserWarning):
+    """A model does something in training that its compiled form does not; says what, and where in the model's source."""
+
+
 class PartialCaptureWarning(UserWarning):
     """A model was compiled in parts, since it cannot be captured as a whole; says why, and what to do."""
 

@@ -11,9 +11,10 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import source_line
 from fxcompress.ir.dialect import resolve
+from fxcompress.ir.signature import argument
 from fxcompress.rewrite.rule import Replacement
 
-DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")))
+DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class RemoveDropout(Pass):
         rewritten = []
         for target in DROPOUTS:
             for node in graph_module.graph.find_nodes(op="call_function", target=target):
-                x, _, training = node.args
-                if not training:
+                if not argument(node, "train"):
+                    x = node.args[0]
                     node.replace_all_uses_with(x)
                     graph_module.graph.erase_node(node)  # random operations are never removed as dead code
                     rewritten.append(Replacement("", node.name, x.name, source_line(node)))

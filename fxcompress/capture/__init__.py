@@ -10,8 +10,10 @@ from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.model import check_model
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
 from fxcompress.capture.tracing import plain_kernels, private_copy
+from fxcompress.capture.training_trace import Modes
 
 __all__ = [
+    "Modes",
     "PartialCapture",
     "called_submodules",
     "capture",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from fxcompress.capture import free_sizes
-from fxcompress.capture.attention_dropout import record_attention_dropout
 from fxcompress.capture.batch import find_batch
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
@@ -27,6 +25,7 @@ from fxcompress.capture.naming import rename
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace, trace_free
+from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import untrue
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
@@ -45,6 +44,7 @@ def capture(
     *,
     dynamic_shapes: Any = None,
     given: ExampleInputs | None = None,
+    modes: Modes | None = None,
 ) -> fx.GraphModule:
     """`model` in inference mode as a graph in the dialect, called as the model is called with `example_inputs`.
 
@@ -52,44 +52,43 @@ def capture(
     the second dimension. Where it lies is found out, and noted on the graph (`fxcompress.data.batch`).
     `model` is left untouched; the graph computes in float32, and has copies of its parameters under the same names, and under
     identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's. ``meta["capture_notes"]`` lists
-    what the graph does not keep of the model, and why.
+    what the graph does not keep of the model, and why; ``meta["lost_in_training"]`` those that only training is without.
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch; ``"auto"`` for every size that the model
             leaves free: those that its code fixes stay, and those at which the graph is not the model.
         given: `example_inputs` in the precision that the graph is to take, where that is not the model's.
+        modes: of each module of `model` in training, by its path; None for the model's own, or what its `train()` gives.
 
     Raises:
         CaptureError: the model cannot be traced; names the source line that stopped it.
         InputError: a weight is empty or not finite.
     """
-    one = _Capture(model, example_inputs, given or example_inputs)
-    if one.traced is None:
-        assert isinstance(model, ExportedProgram)
-        return one.graph(model)
+    if isinstance(model, ExportedProgram):
+        return _Capture(model, example_inputs, given or example_inputs, None, {}).graph(model, None)
+    traced = private_copy(model)
+    check_parameters(example_inputs.kwargs)
+    prepare(traced, example_inputs)
+    one = _Capture(model, example_inputs, given or example_inputs, traced, modes or training_modes(model, traced))
     if isinstance(dynamic_shapes, str):
         return one.with_every_free_size() or one.with_free_batch()
-    if dynamic_shapes is not None:
-        return one.graph(trace(one.traced, example_inputs, dynamic_shapes))
-    return one.with_free_batch()
+    if dynamic_shapes is None:
+        return one.with_free_batch()
+    return one.traced_by(lambda: trace(traced, example_inputs, dynamic_shapes))
+
+
+Trace = Callable[[], ExportedProgram]
 
 
 @dataclass(frozen=True)
 class _Capture:
-    """One model on its way, with a private copy of it (`traced`) where there is more than a program."""
+    """One model on its way, with a private copy of it (`traced`) where there is more than a program, and its `modes`."""
 
     model: nn.Module | ExportedProgram
     example: ExampleInputs
     given: ExampleInputs
-
-    @cached_property
-    def traced(self) -> nn.Module | None:
-        if isinstance(self.model, ExportedProgram):
-            return None
-        traced = private_copy(self.model)
-        check_parameters(self.example.kwargs)
-        prepare(traced, self.example)
-        return traced
+    traced: nn.Module | None
+    modes: Modes
 
     def with_every_free_size(self) -> fx.GraphModule | None:
         """The model with all sizes free that can be, the batch among them; None where the batch cannot, or not with others."""
@@ -100,7 +99,7 @@ class _Capture:
                 program, _ = trace_free(self.traced, self.example, free)
             except CaptureError:
                 return None
-            found = None if program is None else self.graph(program)
+            found = None if program is None else self.graph(program, self._freely(free))
             if found is None or not (batch := Batch.of(found.graph)).is_free:
                 return None
             wrong = untrue(found, self.traced, batch.first(self.example, 2))
@@ -116,14 +115,14 @@ class _Capture:
         assert self.traced is not None
         first, second = leading(self.example), free_sizes.second(self.example)
         program, reason = trace_free(self.traced, self.example, first)
-        found = None if program is None else self.graph(program)
+        found = None if program is None else self.graph(program, self._freely(first))
         if found and Batch.of(found.graph).is_free:
             return found
         elsewhere = self._with_batch_among(both(first, second) if found else second)
         if elsewhere or found:
             return elsewhere or found
         note = f"the batch size is fixed to that of the example inputs: {reason}"
-        return self.graph(trace(self.traced, self.example), note)
+        return self.traced_by(lambda: trace(self.traced, self.example), note)
 
     def _with_batch_among(self, sizes: Dimensions) -> fx.GraphModule | None:
         """The model with `sizes` free, if the batch is one of them."""
@@ -134,27 +133,55 @@ class _Capture:
             program, _ = trace_free(self.traced, self.example, sizes)
         except CaptureError:
             return None
-        found = None if program is None else self.graph(program)
+        found = None if program is None else self.graph(program, self._freely(sizes))
         return found if found and Batch.of(found.graph).is_free else None
 
-    def graph(self, program: ExportedProgram, *notes: str) -> fx.GraphModule:
-        """`program` in the dialect, with a note on its inputs of where the samples lie."""
+    def _freely(self, sizes: Dimensions) -> Trace:
+        def again() -> ExportedProgram:
+            program, reason = trace_free(self.traced, self.example, sizes)
+            if program is None:
+                raise CaptureError(reason)
+            return program
+
+        return again
+
+    def traced_by(self, trace: Trace, *notes: str) -> fx.GraphModule:
+        """What `trace` gives, in the dialect."""
+        return self.graph(trace(), trace, *notes)
+
+    def graph(self, program: ExportedProgram, trace: Trace | None, *notes: str) -> fx.GraphModule:
+        """`program` in the dialect, with a note on its inputs of where the samples lie.
+
+        Args:
+            trace: gives what `program` is of the model in its present mode, for what the model does in training.
+        """
         told = list(notes)
-        program, own_names = with_safe_names(program)
-        module = _functional(program, told)
-        canonicalize(module.graph)
-        record_attention_dropout(module.graph, self.traced, self.example, told)
+        module, own_names = _canonical(program, told)
+        note_attention_dropout(module.graph)
+        lost: list[str] = []
+        if trace is not None and self.traced is not None:
+            lost = keep_training(module, self.traced, self.modes, self.example, lambda new: _canonical(trace(), new)[0])
+            lost = [one for one in lost if one not in told]
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
-        told += _kept_statistics(module.graph)
+        told += [*_kept_statistics(module.graph), *_frozen_norms(module.graph), *lost]
         result = _assemble(module, rename(module.graph), copy_tensors=self.traced is None)
         set_training(result, False)
-        result.meta |= {"capture_notes": told, "own_names": own_names, "precision": module.meta.get("precision", torch.float32)}
+        result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}
+        result.meta["precision"] = module.meta.get("precision", torch.float32)
         check_weights(result)
         find_batch(result, self.given).mark(result.graph)
         return result.eval()
 
 
 # -------------------------------------------------------------------------------------------------------- assembly
+
+
+def _canonical(program: ExportedProgram, notes: list[str]) -> tuple[fx.GraphModule, dict[str, str]]:
+    """`program` as a module in the dialect, and its own names for what has others there."""
+    program, own_names = with_safe_names(program)
+    module = _functional(program, notes)
+    canonicalize(module.graph)
+    return module, own_names
 
 
 def _functional(program: ExportedProgram, notes: list[str]) -> fx.GraphModule:
@@ -182,6 +209,13 @@ def _kept_statistics(graph: fx.Graph) -> list[str]:
     norms = graph.find_nodes(op="call_function", target=aten.batch_norm.default)
     kept = [node for node in norms if argument(node, "momentum") == 0 and argument(node, "running_mean") is not None]
     return [f"a batch norm has momentum=None or 0, and keeps its statistics in training: {source_line(node)}" for node in kept]
+
+
+def _frozen_norms(graph: fx.Graph) -> list[str]:
+    frozen = [n for n in graph.find_nodes(op="call_function", target=aten.batch_norm.default) if n.meta.get("frozen")]
+    if not frozen:
+        return []
+    return [f"{len(frozen)} batch norms stay in inference mode in training, as in the model: {source_line(frozen[0])} ..."]
 
 
 def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:

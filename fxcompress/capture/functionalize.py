@@ -48,7 +48,8 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             if reader is not None:
                 return f"{describe(node)} changes a tensor in place that {describe(reader)} reads by another name"
             note = f"the model writes to {str(roots[node].target)!r} while it runs; the graph leaves it as it is"
-            if roots[node].op in ("get_attr", "placeholder") and note not in notes:
+            counts = str(roots[node].target).endswith("num_batches_tracked")  # which nothing in a graph reads
+            if roots[node].op in ("get_attr", "placeholder") and note not in notes and not counts:
                 notes.append(note)
         result = _replace(node, changed, functional, order)
         roots[result] = roots[node]

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fxcompress.capture.driver import capture
 from fxcompress.capture.recording import recording
 from fxcompress.capture.tracing import private_copy, stopped_by
+from fxcompress.capture.training_trace import Modes, training_modes
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
 
@@ -29,8 +30,15 @@ class PartialCapture:
     left_alone: dict[str, str] = field(default_factory=dict)
 
 
-Capture = Callable[[nn.Module, ExampleInputs], fx.GraphModule]
-"""Captures a module on its inputs and compares the two; raises CaptureError where it cannot, or where they differ."""
+Capture = Callable[[nn.Module, ExampleInputs, Modes], fx.GraphModule]
+"""Captures a module, with its modes in training, on its inputs and compares the two.
+
+Raises CaptureError where it cannot, or where they differ.
+"""
+
+
+def _capture(module: nn.Module, inputs: ExampleInputs, modes: Modes) -> fx.GraphModule:
+    return capture(module, inputs, modes=modes)
 
 
 def capture_submodules(
@@ -38,7 +46,7 @@ def capture_submodules(
     example_inputs: ExampleInputs,
     names: Sequence[str] | None = None,
     *,
-    capture: Capture = capture,
+    capture: Capture = _capture,
     why: str = "",
     several_sizes: bool = False,
 ) -> PartialCapture:
@@ -57,17 +65,24 @@ def capture_submodules(
         check_names(model, names)
     twin = private_copy(model)
     calls = _Calls(_record_calls(twin, example_inputs), several_sizes)
+    modes = training_modes(model, twin)
     found = PartialCapture()
+
+    def capture_at(path: str, module: nn.Module, inputs: ExampleInputs) -> fx.GraphModule:
+        inside = f"{path}." if path else ""
+        below = {name.removeprefix(inside): mode for name, mode in modes.items() if name.startswith(inside)}
+        return capture(module, inputs, {**below, "": modes[path]})
+
     if names is None:
         if why:
             found.left_alone[""] = why
-            _search_below(twin, "", calls, capture, found)
+            _search_below(twin, "", calls, capture_at, found)
         else:
-            _search(twin, "", calls, capture, found)
+            _search(twin, "", calls, capture_at, found)
         return found
     for name in names:
         found.inputs[name] = calls.inputs(name)
-        found.graphs[name] = capture(twin.get_submodule(name), found.inputs[name])
+        found.graphs[name] = capture_at(name, twin.get_submodule(name), found.inputs[name])
     return found
 
 
@@ -100,7 +115,10 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
                 )
 
 
-def _search(root: nn.Module, path: str, calls: _Calls, capture: Capture, found: PartialCapture) -> None:
+_CaptureAt = Callable[[str, nn.Module, ExampleInputs], fx.GraphModule]
+
+
+def _search(root: nn.Module, path: str, calls: _Calls, capture: _CaptureAt, found: PartialCapture) -> None:
     """Capture the module at `path`, or else what is below it."""
     module = root.get_submodule(path)
     if not any(True for _ in module.parameters()):
@@ -108,7 +126,7 @@ def _search(root: nn.Module, path: str, calls: _Calls, capture: Capture, found: 
     if path in calls.recorded:
         try:
             inputs = calls.inputs(path)
-            found.graphs[path] = capture(module, inputs)
+            found.graphs[path] = capture(path, module, inputs)
             found.inputs[path] = inputs
             return
         except CaptureError as error:
@@ -116,7 +134,7 @@ def _search(root: nn.Module, path: str, calls: _Calls, capture: Capture, found: 
     _search_below(root, path, calls, capture, found)
 
 
-def _search_below(root: nn.Module, path: str, calls: _Calls, capture: Capture, found: PartialCapture) -> None:
+def _search_below(root: nn.Module, path: str, calls: _Calls, capture: _CaptureAt, found: PartialCapture) -> None:
     module = root.get_submodule(path)
     children = [(name, child) for name, child in module.named_children()]
     for name, _ in sorted(children, key=lambda item: -sum(p.numel() for p in item[1].parameters())):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxcompress.capture import (
+    Modes,
     PartialCapture,
     capture,
     capture_submodules,
@@ -43,7 +44,9 @@ class Captured:
     row: Row
 
 
-def capture_verified(model: Any, example: ExampleInputs, *, dynamic_shapes: Any = None, check: bool = True) -> Captured:
+def capture_verified(
+    model: Any, example: ExampleInputs, *, dynamic_shapes: Any = None, check: bool = True, modes: Modes | None = None
+) -> Captured:
     """`model` as a graph that takes `example`, compared with the model where `check` is set.
 
     A model in one precision is given inputs of another in its own.
@@ -55,13 +58,13 @@ def capture_verified(model: Any, example: ExampleInputs, *, dynamic_shapes: Any 
     started = time.perf_counter()
     traced_on = example
     try:
-        graph_module = capture(model, example, dynamic_shapes=dynamic_shapes)
+        graph_module = capture(model, example, dynamic_shapes=dynamic_shapes, modes=modes)
     except CaptureError:
         converted = in_precision_of(model, example) if isinstance(model, nn.Module) else None
         if converted is None:
             raise
         traced_on = converted
-        graph_module = capture(model, converted, dynamic_shapes=dynamic_shapes, given=example)
+        graph_module = capture(model, converted, dynamic_shapes=dynamic_shapes, given=example, modes=modes)
     seconds, batch = time.perf_counter() - started, Batch.of(graph_module.graph)
     small, decibels = batch.first(example, VERIFIED_SAMPLES), None
     if check and isinstance(model, nn.Module):
@@ -92,8 +95,8 @@ def capture_parts(
     """
     parts: dict[fx.GraphModule, Captured] = {}
 
-    def capture_one(module: nn.Module, inputs: ExampleInputs) -> fx.GraphModule:
-        done = capture_verified(module, inputs, dynamic_shapes="auto" if every_size else None, check=check)
+    def capture_one(module: nn.Module, inputs: ExampleInputs, modes: Modes) -> fx.GraphModule:
+        done = capture_verified(module, inputs, dynamic_shapes="auto" if every_size else None, check=check, modes=modes)
         parts[done.graph_module] = done
         return done.graph_module
 

@@ -35,6 +35,11 @@ class Compilation:
     steps: list[tuple[str, fx.Graph]] = field(default_factory=list)
     earlier: Earlier = field(default_factory=Earlier)
 
+    @property
+    def steered(self) -> bool:
+        """Whether a training loop has a hold on any of the passes."""
+        return any(type(one).controller is not Pass.controller for one in self.passes)
+
     def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
         """The `compiled` model as it was before a pass inserted quantizers; None where it held some from the start."""
         stages = (self.earlier.step(compiled, graph) for _, graph in self.steps)

@@ -29,7 +29,19 @@ MULTIPLICATIONS = frozenset(
 _MOVES = frozenset(
     resolve(name)
     for name in (
-        *("relu", "hardtanh", "clamp", "maximum", "minimum", "max_pool1d", "max_pool2d", "max_pool3d", "dropout", "add"),
+        *(
+            "relu",
+            "hardtanh",
+            "clamp",
+            "maximum",
+            "minimum",
+            "max_pool1d",
+            "max_pool2d",
+            "max_pool3d",
+            "dropout",
+            "drop_path",
+            "add",
+        ),
         *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "expand", "squeeze", "unsqueeze", "contiguous"),
         *("slice", "select", "split", "cat", "stack", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "clone"),
     )

@@ -21,6 +21,7 @@ from fxcompress.errors import InputError
 from fxcompress.inplace.default_parts import default_parts
 from fxcompress.inplace.graft import check_graftable, check_state, graft
 from fxcompress.integrations import make_callback
+from fxcompress.ir.modes import warn_of_training
 from fxcompress.parts import PartlyCompiled
 from fxcompress.report.rows import Report
 from fxcompress.training.controller import CompositeController
@@ -129,6 +130,9 @@ def compress(
         example_inputs, data, chosen_here = _with_default_parts(model, example_inputs, data)
     options |= {"submodules": chosen_here or submodules, "dynamic_shapes": dynamic_shapes}
     compiled = compile(model, chosen, example_inputs=example_inputs, data=data, **options)
+    for part in [compiled] if isinstance(compiled, Compiled) else compiled.parts.values():
+        if not part.compilation.steered:  # else `compile` has told it
+            warn_of_training(part)
     if isinstance(compiled, Compiled):
         return Compression(model, graft(model, compiled))
     for path, part in compiled.parts.items():  # all of them, before the first is changed

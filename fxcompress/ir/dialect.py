@@ -18,6 +18,7 @@ from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 
 from fxcompress.errors import DialectError, describe
+from fxcompress.ir.training_ops import DROP_PATH
 
 aten = torch.ops.aten
 
@@ -53,6 +54,7 @@ _OVERLOADS: dict[str, OpOverload] = {
     "split": aten.split.Tensor,
     "index": aten.index.Tensor,
     "conv_transpose2d": aten.conv_transpose2d.input,
+    "drop_path": DROP_PATH,
     "conv_transpose3d": aten.conv_transpose3d.input,
     "upsample_nearest2d": aten.upsample_nearest2d.vec,
     "upsample_bilinear2d": aten.upsample_bilinear2d.vec,

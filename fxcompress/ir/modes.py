@@ -9,12 +9,13 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload
 
+from fxcompress.errors import TrainingWarning, warn_user
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.signature import argument, arguments, signature
 
-_NAMES = ("training", "train", "use_input_stats")
+MODE_ARGUMENTS = ("training", "train", "use_input_stats")
 """What operations call the argument that tells training from inference: norms, dropouts, recurrent layers, rrelu."""
-_CLAMP, _BATCH_NORM = torch.ops.aten.clamp.default, torch.ops.aten.batch_norm.default
+_BATCH_NORM = torch.ops.aten.batch_norm.default
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
@@ -22,8 +23,9 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
     """Switch what differs in training and inference, such as batch norms and dropouts, and nothing else.
 
     A norm without running statistics always uses those of the batch and is left alone. The dropout of an attention is
-    switched where capture found its probability (``meta["dropout_p"]``). A clamp that was spelled as an operation with other
-    gradients on the bounds trains as that (``meta["trains_as"]``).
+    switched where capture found its probability (``meta["dropout_p"]``). What training computes by another operation with the
+    same arguments trains as that (``meta["trains_as"]``): a clamp with other gradients on its bounds, a batch norm over all
+    processes. What the model itself leaves in inference mode stays there (``meta["frozen"]``).
     """
     if _switch(graph_module.graph, mode):
         graph_module.recompile()
@@ -60,20 +62,46 @@ def _switch(graph: fx.Graph, mode: bool) -> bool:
         if node.target is _ATTENTION and "dropout_p" in node.meta:
             changed = True
             set_attention_dropout(node, node.meta["dropout_p"] if mode else 0.0)
-        before, after = (_CLAMP, node.meta.get("trains_as")) if mode else (node.meta.get("trains_as"), _CLAMP)
-        if node.target is before and after is not None:
-            node.target, changed = after, True
-        name = next((one for one in _NAMES if one in signature(node.target).names), None)
-        if name and arguments(node).get("running_mean", "kept elsewhere") is not None and argument(node, name) != mode:
+        changed |= _switch_target(node, mode)
+        name = mode_argument(node)
+        if name and argument(node, name) != (mode and not node.meta.get("frozen")):
             changed = True
-            _set_argument(node, name, mode)
+            _set_argument(node, name, not argument(node, name))
     return changed
 
 
+def mode_argument(node: fx.Node) -> str | None:
+    """The argument of the call `node` that tells training from inference; None where nothing does."""
+    declared = arguments(node)
+    name = next((one for one in MODE_ARGUMENTS if one in declared), None)
+    return name if declared.get("running_mean", "kept elsewhere") is not None else None
+
+
+def _switch_target(node: fx.Node, mode: bool) -> bool:
+    training = node.meta.get("trains_as")
+    if training is None or (node.target is training) == mode:
+        return False
+    if mode:
+        node.meta["infers_as"] = node.target
+    node.target = training if mode else node.meta["infers_as"]
+    return True
+
+
+def warn_of_training(graph_module: fx.GraphModule) -> None:
+    """Warn of what the model does in training that the graph captured from it does not, if there is any."""
+    lost = graph_module.meta.get("lost_in_training")
+    if lost:
+        warn_user(
+            f"the compiled model does not train as the model does: {'; '.join(lost)}. To train it so, take that out of the "
+            "model or into the training loop, or compile the parts without it: submodules=[...]",
+            TrainingWarning,
+        )
+
+
 def set_batch_norm_training(graph_module: fx.GraphModule) -> bool:
-    """Let the batch norms with running statistics train, and nothing else; whether there are any."""
+    """Let the batch norms with running statistics train that do in training, and nothing else; whether there are any."""
     found = graph_module.graph.find_nodes(op="call_function", target=_BATCH_NORM)
-    switched = [node for node in found if argument(node, "running_mean") is not None]
+    switched = [node for node in found if argument(node, "running_mean") is not None and not node.meta.get("frozen")]
     for node in switched:
         _set_argument(node, "training", True)
     graph_module.recompile()

@@ -51,7 +51,7 @@ def _readers(value: fx.Node) -> Iterator[bool]:
 JOINING = ops("cat stack")
 TRANSPARENT = JOINING | ops(
     "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
-    " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout"
+    " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout drop_path"
 )
 ROWS = ops("linear matmul scaled_dot_product_attention")
 

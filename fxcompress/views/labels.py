@@ -125,7 +125,7 @@ _WRITERS: dict[str, _Writer] = {
     **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_avg_pool1d", "adaptive_max_pool2d"), _to_size),
     **dict.fromkeys(("add", "sub", "mul", "div", "rsub", "pow", "eq", "ne", "lt", "le", "gt", "ge"), _elementwise),
     **dict.fromkeys(("batch_norm", "layer_norm", "group_norm", "reshape", "view", "flatten", "expand", "slice"), _silent),
-    **dict.fromkeys(("dropout", "scaled_dot_product_attention", "gelu", "quantize", "dequantize"), _silent),
+    **dict.fromkeys(("dropout", "drop_path", "scaled_dot_product_attention", "gelu", "quantize", "dequantize"), _silent),
     **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"), _resize),
     "linear": _linear,
     "embedding": _embedding,

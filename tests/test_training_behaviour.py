@@ -1,0 +1,356 @@
+"""What a model does in training only: kept, or told before anybody trains."""
+
+import os
+import random
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+import torch.nn.functional as F
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.capture import capture
+from fxcompress.data.inputs import example_inputs
+from fxcompress.errors import TrainingWarning
+from fxcompress.ir.training_ops import DROP_PATH
+
+X = torch.randn(4, 6, 5, 5)
+P = 0.25
+
+
+def of_rows(x, training):
+    if not training:
+        return x
+    noise = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1 - P)
+    return x * noise.div_(1 - P)
+
+
+def of_rows_by_rounding(x, training):
+    if not training:
+        return x
+    noise = (1 - P + torch.rand((x.shape[0],) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)).floor_()
+    return x.div(1 - P) * noise
+
+
+def of_rows_by_comparison(x, training):
+    return x * (torch.rand(x.shape[0], 1, 1, 1) > P).to(x.dtype) / (1 - P) if training else x
+
+
+def of_rows_unscaled(x, training):
+    return x * torch.bernoulli(torch.full((x.shape[0], 1, 1, 1), 1 - P)) if training else x
+
+
+def of_rows_by_where(x, training):
+    if not training:
+        return x
+    return torch.where(torch.empty(x.shape[0], 1, 1, 1).uniform_(0, 2) < 2 * P, torch.zeros_like(x), x / (1 - P))
+
+
+def of_batches(x, training):
+    return x * torch.empty(1, 1, 1, 1).bernoulli_(1 - P) / (1 - P) if training else x
+
+
+def of_channels(x, training):
+    return x * x.new_empty(x.shape[0], x.shape[1], 1, 1).bernoulli_(1 - P) / (1 - P) if training else x
+
+
+def of_elements(x, training):
+    return x * torch.bernoulli(torch.ones_like(x) * (1 - P)) / (1 - P) if training else x
+
+
+class Residual(nn.Module):
+    """A branch that is dropped, in a residual block of twice the same form."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.drop, self.gamma = drop, nn.Parameter(torch.ones(6, 1, 1))
+        self.first, self.second = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        x = x + self.drop(self.gamma * self.first(x), self.training)
+        return x + self.drop(self.gamma * self.second(x), self.training)
+
+
+@pytest.fixture
+def silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        yield
+
+
+DROPS = {  # the dimensions that are drawn along, and the factor of what is kept
+    of_rows: ([0], 1 / (1 - P)),
+    of_rows_by_rounding: ([0], 1 / (1 - P)),
+    of_rows_by_comparison: ([0], 1 / (1 - P)),
+    of_rows_unscaled: ([0], 1.0),
+    of_rows_by_where: ([0], 1 / (1 - P)),
+    of_batches: ([], 1 / (1 - P)),
+    of_channels: ([0, 1], 1 / (1 - P)),
+    of_elements: ([0, 1, 2, 3], 1 / (1 - P)),
+}
+
+
+@pytest.mark.parametrize(("drop", "form"), DROPS.items(), ids=[one.__name__ for one in DROPS])
+def test_what_is_dropped_at_random_stays_dropped_however_it_is_written(drop, form, silent):
+    model = Residual(drop)
+    compiled = fxcompress.compile(model, [passes.Sparsify(level=0.2)], example_inputs=X)
+    found = compiled.graph.find_nodes(op="call_function", target=DROP_PATH)
+    dims, scale = form
+    assert [(node.args[1], node.args[2], node.args[3]) for node in found] == [
+        (pytest.approx(P), dims, pytest.approx(scale))
+    ] * 2
+    assert torch.equal(compiled.eval()(X), compiled(X))
+    assert not torch.equal(compiled.train()(X), compiled(X))
+
+
+def test_samples_are_dropped_as_often_as_in_the_model(silent):
+    model = Residual(of_rows)
+    compiled = fxcompress.compile(model, [], example_inputs=X)
+    x, torch_share = X[:1].expand(4000, -1, -1, -1), []
+    for one in (model, compiled):
+        with torch.no_grad():
+            outputs = one.train()(x).flatten(1)
+        values, counts = torch.unique(outputs.round(decimals=3), dim=0, return_counts=True)
+        assert len(values) == 4
+        torch_share.append(sorted((counts / 4000).tolist()))
+    assert torch_share[0] == pytest.approx(torch_share[1], abs=0.05)
+
+
+def test_the_file_has_no_drops_and_the_same_integers(tmp_path, silent):
+    """Quantizers stand where they would without drops."""
+    torch.manual_seed(0)
+    with_drops = Residual(of_rows)
+    without = Residual(lambda x, training: x)
+    without.load_state_dict(with_drops.state_dict())
+    lowered = [fxcompress.compile(m, fxcompress.defaults.training(), data=[X]).lower() for m in (with_drops, without)]
+    assert [str(n.target) for n in lowered[0].graph.nodes] == [str(n.target) for n in lowered[1].graph.nodes]
+    assert torch.equal(lowered[0](X), lowered[1](X))
+
+
+class Attention(nn.Module):
+    def __init__(self, need_weights):
+        super().__init__()
+        self.attention, self.need_weights = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True), need_weights
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=self.need_weights)[0]
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_drops_its_probabilities(need_weights, silent):
+    x = torch.randn(2, 5, 8)
+    compiled = fxcompress.compile(Attention(need_weights), [], example_inputs=x)
+    assert not torch.equal(compiled.train()(x), compiled(x))
+    assert torch.equal(compiled.eval()(x), compiled(x))
+
+
+class Body(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.drop = nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.5)
+        self.head, self.last = nn.Conv2d(6, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.last(self.head(self.drop(self.norm(self.layer(x)))))
+
+
+class Frozen(Body):
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+def by_hand():
+    model = Body().train()
+    model.norm.eval()
+    return model
+
+
+@pytest.mark.parametrize("make", [Frozen, lambda: Frozen().eval(), by_hand], ids=["train", "train, in inference", "eval"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_frozen_norms_stay_frozen(make, in_place, silent):
+    model = make()
+    stack = [passes.Sparsify(level=0.2), *fxcompress.defaults.training()]
+    if in_place:
+        fxcompress.compress(model, stack, data=[X])
+        compiled = model
+        compiled.train()
+        if not isinstance(model, Frozen):
+            model.norm.eval()
+    else:
+        compiled = fxcompress.compile(model, stack, data=[X]).train()
+        assert any("stay in inference mode" in note for row in compiled.report.rows for note in row.notes)
+    before = {name: value.clone() for name, value in compiled.state_dict().items() if "running" in name}
+    compiled(X)
+    moved = {name for name, value in before.items() if not torch.equal(value, compiled.state_dict()[name])}
+    assert moved == {"last.running_mean", "last.running_var"}
+
+
+def test_what_the_model_given_has_in_inference_mode_stays_there_whatever_it_is(silent):
+    model = Body().train()
+    model.drop.eval()
+    compiled = fxcompress.compile(model, [], example_inputs=X).train()
+    assert torch.equal(compiled(X), compiled(X))
+    assert not torch.equal(compiled(X), compiled.eval()(X))
+
+
+def test_the_norms_of_a_frozen_part_stay_frozen_where_the_whole_cannot_be_traced(silent):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = Body()
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.body.norm.eval()
+            return self
+
+        def forward(self, x):
+            return self.body(x) if x.sum() > -1e9 else x
+
+    compiled = fxcompress.compile(Whole(), [], example_inputs=X, submodules=["body"]).train()
+    before = compiled.model.body.state_dict()["norm.running_mean"].clone()
+    compiled(X)
+    assert torch.equal(compiled.model.body.state_dict()["norm.running_mean"], before)
+
+
+# ------------------------------------------------------------------------------------------------- what is told
+
+
+class Lost(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.register_buffer("mean", torch.zeros(6))
+
+
+class Noise(Lost):
+    def forward(self, x):
+        x = self.layer(x)
+        return self.other(x + torch.randn_like(x) if self.training else x)
+
+
+class Gumbel(Lost):
+    def forward(self, x):
+        gates = self.layer(x)
+        chosen = F.gumbel_softmax(gates, hard=True) if self.training else F.one_hot(gates.argmax(-1), 6).float()
+        return self.other(x * chosen)
+
+
+class Auxiliary(Lost):
+    def forward(self, x):
+        x = self.layer(x)
+        return (x.relu(), self.other(x)) if self.training else x.relu()
+
+
+class Moving(Lost):
+    def forward(self, x):
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.mean(0))
+        return self.layer(x - self.mean)
+
+
+class ByChance(Lost):
+    def forward(self, x):
+        return self.other(self.layer(x)) if self.training and torch.rand(()) > 0.5 else self.layer(x)
+
+
+class ByPythonsChance(Lost):
+    def forward(self, x):
+        return self.layer(x * random.choice([1.0])) if self.training else self.layer(x)
+
+
+class Skipping(Lost):
+    def forward(self, x):
+        x = self.layer(x)
+        return x if self.training else x.softmax(-1)
+
+
+class Shifting(Lost):
+    def forward(self, x):
+        return self.layer(x.roll(1, -1) if self.training else x)
+
+
+LOST = {
+    Noise: "randn_like",
+    Gumbel: "gumbel_softmax|one_hot|softmax",
+    Auxiliary: "returns 2 tensors",
+    Moving: "writes to 'mean'",
+    ByChance: "could not be traced",
+    ByPythonsChance: "`random`",
+    Skipping: "does not run softmax",
+    Shifting: "roll",
+}
+
+
+@pytest.mark.parametrize(("kind", "words"), LOST.items(), ids=[kind.__name__ for kind in LOST])
+def test_what_training_would_lose_is_told_before_anybody_trains(kind, words):
+    x = torch.randn(3, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        compiled = fxcompress.compile(kind(), [passes.FoldBatchNorm()], example_inputs=x)
+    assert any("training" in note for note in compiled.report.rows[0].notes)
+    with pytest.warns(TrainingWarning, match=words):
+        compiled.train()
+    with pytest.warns(TrainingWarning, match=words):
+        fxcompress.compile(kind(), [passes.Sparsify(level=0.5)], example_inputs=x)
+    with pytest.warns(TrainingWarning, match=words):
+        fxcompress.compress(kind(), [passes.FoldBatchNorm()], example_inputs=x)
+
+
+def test_what_is_told_names_the_users_line():
+    found = capture(Noise(), example_inputs(Noise(), torch.randn(3, 6)))
+    (told,) = found.meta["lost_in_training"]
+    assert "test_training_behaviour.py" in told and "torch.randn_like(x) if self.training" in told
+
+
+def test_the_model_is_left_as_it_is():
+    model = by_hand()
+    modes, state = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
+    fxcompress.compile(model, [], example_inputs=X)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+# --------------------------------------------------------------------------------------------- several processes
+
+
+def _synchronized():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(6, 4, 1), nn.SyncBatchNorm(4, momentum=0.3), nn.ReLU())
+    return fxcompress.compile(layers, [], example_inputs=X)
+
+
+def _process(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    compiled = _synchronized().train()
+    torch.manual_seed(1)
+    x = torch.randn(6, 6, 5, 5)
+    mine = (x[:2] if rank == 0 else x[2:]).requires_grad_()  # of two sizes
+    outputs = compiled(mine)
+    outputs.square().sum().backward()
+    torch.save([outputs.detach(), mine.grad, compiled.state_dict()], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_synchronized_norms_see_the_samples_of_all_processes(tmp_path, silent):
+    port = 20000 + os.getpid() % 20000
+    processes.spawn(_process, (port, str(tmp_path)), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    alone = _synchronized().train()
+    torch.manual_seed(1)
+    x = torch.randn(6, 6, 5, 5, requires_grad=True)
+    outputs = alone(x)
+    outputs.square().sum().backward()
+    torch.testing.assert_close(torch.cat([part[0] for part in parts]), outputs.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([part[1] for part in parts]), x.grad, rtol=1e-4, atol=1e-5)
+    for part in parts:
+        for name in ("1.running_mean", "1.running_var"):
+            torch.testing.assert_close(part[2][name], alone.state_dict()[name])
