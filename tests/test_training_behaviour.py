@@ -235,6 +235,12 @@ class Noise(Lost):
         return self.other(x + torch.randn_like(x) if self.training else x)
 
 
+class NoiseOfItsShape(Lost):
+    def forward(self, x):
+        x = self.layer(x)
+        return self.other(x + torch.randn(x.shape) if self.training else x)
+
+
 class Gumbel(Lost):
     def forward(self, x):
         gates = self.layer(x)
@@ -278,6 +284,7 @@ class Shifting(Lost):
 
 LOST = {
     Noise: "randn_like",
+    NoiseOfItsShape: "randn",
     Gumbel: "gumbel_softmax|one_hot|softmax",
     Auxiliary: "returns 2 tensors",
     Moving: "writes to 'mean'",

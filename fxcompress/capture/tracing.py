@@ -37,6 +37,8 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.inplace = False  # an idle dropout in place leaves nothing in the graph that training could switch on
+        elif isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
+            module.momentum = 0.0  # which it is in a graph, that has no number of batches
 
 
 def trace(model: nn.Module, example: ExampleInputs, shapes: Any = None) -> ExportedProgram:

@@ -217,15 +217,14 @@ def _outputs(module: fx.GraphModule) -> int:
 
 
 def _first(nodes: list[fx.Node]) -> list[fx.Node]:
-    """Those of `nodes` that read no other of them, where the differences begin."""
-    among = set(nodes)
-    return [node for node in nodes if among.isdisjoint(node.all_input_nodes)]
+    """The tensors among `nodes` that are computed from no other of them, where the differences begin."""
+    among = {node: None for node in nodes if isinstance(node.meta.get("val"), (Tensor, tuple, list))}
+    return [node for node in among if among.keys().isdisjoint(node.all_input_nodes)]
 
 
 def _lines(what: str, nodes: list[fx.Node]) -> list[str]:
     found: dict[str, str] = {}
     for node in nodes:
-        if isinstance(node.meta.get("val"), (Tensor, tuple, list)):
-            found.setdefault(source_line(node), getattr(node.target, "_overloadpacket", node.target).__name__)
+        found.setdefault(source_line(node), getattr(node.target, "_overloadpacket", node.target).__name__)
     told = [f"{what} {name} ({line})" for line, name in found.items()]
     return told if len(told) <= _TOLD else [*told[:_TOLD], f"{what} more, at {len(told) - _TOLD} other lines"]
