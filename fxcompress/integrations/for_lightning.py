@@ -20,11 +20,16 @@ def callback(controller: CompositeController, model: nn.Module, *, add_loss: boo
 
 
 class CompressionCallback(Callback):
-    """Steps the schedules of compression; an epoch that a checkpoint goes on in has begun already, as Lightning says."""
+    """Steps the schedules of compression. An epoch begins with its first batch, as Lightning numbers them: it does not call
+    `on_train_epoch_start` of every one after a checkpoint."""
 
     def __init__(self, controller: CompositeController, add_loss: bool):
         self.controller, self.add_loss, self.loss = controller, add_loss, AddedLoss(controller)
+        self._epoch: int | None = None  # the one that has begun, as Lightning numbers them
         self._before: Any = None  # what the instance had for `training_step`, where it had something
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._epoch = None  # before a checkpoint is loaded
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self.add_loss and self.controller.has_loss and pl_module.automatic_optimization:
@@ -37,10 +42,10 @@ class CompressionCallback(Callback):
 
             pl_module.training_step = training_step
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.controller.scheduler.epoch_step()
-
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch != self._epoch:
+            self._epoch = trainer.current_epoch
+            self.controller.scheduler.epoch_step()
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self.controller.scheduler.step()
 
@@ -52,7 +57,8 @@ class CompressionCallback(Callback):
         self._before = None
 
     def state_dict(self) -> dict[str, Any]:
-        return self.controller.scheduler.state_dict()
+        return {"schedule": self.controller.scheduler.state_dict(), "epoch": self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.controller.scheduler.load_state_dict(state_dict)
+        self.controller.scheduler.load_state_dict(state_dict["schedule"])
+        self._epoch = state_dict["epoch"]
