@@ -1,6 +1,7 @@
 """Models whose forward computes a loss are compressed in parts, in every size, through whatever calls them."""
 
 import copy
+import sys
 
 import onnx
 import pytest
@@ -201,3 +202,21 @@ class Skip(nn.Module):
 
 def test_models_without_a_loss_are_tried_whole():
     assert default_parts(Parity(), None) == []
+
+
+@pytest.mark.parametrize("name", ["transformers", "lightning", "mmengine", "accelerate"])
+def test_a_framework_that_is_missing_is_named(name, monkeypatch):
+    for module in [
+        one for one in sys.modules if one.partition(".")[0] == name or one.startswith("fxcompress.integrations.for_")
+    ]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    controller = fxcompress.compress(Parity(), data=[torch.randn(2, 1, 8, 10)])
+    with pytest.raises(InputError, match=f"pip install {name}"):
+        controller.callback(name)
+
+
+def test_a_framework_that_is_unknown_is_named():
+    compression = fxcompress.compress(Parity(), data=[torch.randn(2, 1, 8, 10)])
+    with pytest.raises(InputError, match="'transformer'.*did you mean 'transformers'"):
+        compression.callback("transformer")
