@@ -3,19 +3,25 @@
     python -m benchmarks.real_networks                  # hours on two busy cores: the table of the repository
     python -m benchmarks.real_networks --quick          # few samples of the small networks
     python -m benchmarks.real_networks --networks mobilenet_v2 xfeat --tools fxcompress onnxruntime
+    python -m benchmarks.real_networks --again fxcompress
 
 Calibrated on photographs and scored on other photographs, textures and drawings; text on other text. Whatever is chosen for the
 default pipeline is to be chosen with a network left out, and reported on that one. A network or a tool that fails has a note.
-Needs what benchmarks.post_training needs, and the packages that carry the weights (`benchmarks.trained`). Writes
-real_networks.md and .json to benchmarks/results/, with --quick to out/benchmarks/, or to --output.
+What a tool measured on a network is kept in out/benchmarks/rows/, so that a run that was cut off goes on where it was, and
+one tool can be measured again (--again) beside the others as they are. Needs what benchmarks.post_training needs, and the
+packages that carry the weights (`benchmarks.trained`). Writes real_networks.md and .json to benchmarks/results/, with --quick
+to out/benchmarks/, or to --output.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,10 +36,16 @@ from benchmarks.openvino_runner import all_outputs
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
 from benchmarks.trained import NETWORKS, Network
+from fxcompress.storage.atomic import write_text
 
 QUICK = {"calibration": 20, "scoring": 40, "networks": ["mobilenet_v2", "xfeat", "mtcnn_rnet", "mtcnn_onet"]}
 
 BATCH = 10
+
+ROWS = Path("out", "benchmarks", "rows")
+"""A file for each tool on each network."""
+
+RUNTIMES = ("OpenVINO", "onnxruntime")
 
 console = Console(stderr=True)
 
@@ -89,57 +101,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few samples of the small networks")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NETWORK")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), metavar="TOOL")
+    parser.add_argument("--again", nargs="+", choices=TOOLS, default=[], metavar="TOOL", help="measure these, kept or not")
     parser.add_argument("--calibration", type=int, help="samples to calibrate on")
     parser.add_argument("--scoring", type=int, help="samples to score on")
     parser.add_argument("--seed", type=int, default=0, help="of the scored crops: choices are made on others than 0")
     parser.add_argument("--output", type=Path, help="folder of the results")
     options = parser.parse_args(arguments)
     defaults: dict[str, Any] = QUICK if options.quick else {"calibration": 300, "scoring": 500, "networks": list(NETWORKS)}
-    counts = {name: getattr(options, name) or defaults[name] for name in ("calibration", "scoring")}
+    calibration, scoring = (getattr(options, name) or defaults[name] for name in ("calibration", "scoring"))
     output = options.output or (Path("out", "benchmarks") if options.quick else Path(__file__).parent / "results")
     machine = describe_machine()
     section = Section(
         "Networks with real weights, INT8 after training",
-        f"{date.today()}. Calibrated on {counts['calibration']} samples, scored on {counts['scoring']} of other pictures "
+        f"{date.today()}. Calibrated on {calibration} samples, scored on {scoring} of other pictures "
         "against FP32. SQNR of the output that agrees least, and the share of answers that are those of FP32, the file run in "
         "OpenVINO and in onnxruntime. Bars: the best of the other tools in the same run.",
     )
     for name in options.networks or defaults["networks"]:
-        section.figures += _judged(_measure(name, options.tools, **counts, seed=options.seed, notes=section.notes))
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Trial(Path(folder), name, calibration, scoring, options.seed)
+            rows = {tool: trial.row(tool, again=tool in options.again) for tool in options.tools}
+        section.notes += [f"{name}, {tool}: {row['note']}" for tool, row in rows.items() if "note" in row]
+        section.figures += _judged([figure for tool, row in rows.items() for figure in _figures(f"{name}, {tool}", row)])
         scoreboard.write([section], machine, output, "real_networks")
     scoreboard.show([section], machine)
     return 0
 
 
-def _measure(name: str, tools: Sequence[str], *, calibration: int, scoring: int, seed: int, notes: list[str]) -> list[Figure]:
-    """The figures of every tool's file of one network."""
-    network, found = NETWORKS[name], []
-    batches, scored = network.batches(calibration), network.scoring(scoring, seed)
-    with tempfile.TemporaryDirectory() as held:
-        folder = Path(held)
-        try:
-            with peers.quiet():
-                reference = _in_onnxruntime(_float(network, batches, folder), scored)
-        except Exception as problem:
-            notes.append(f"{name}: no FP32 file: {_short(problem)}")
-            return []
-        for tool in tools:
-            console.print(f"{name}: {tool}")
+@dataclass(frozen=True)
+class Trial:
+    """What tools are tried on: one network, on so many samples. Files are made in `folder`."""
+
+    folder: Path
+    name: str
+    calibration: int
+    scoring: int
+    seed: int
+
+    def row(self, tool: str, again: bool = False) -> dict[str, Any]:
+        """By runtime, what `tool`'s file answers: SQNR, and agreement; or a note of why there is none."""
+        kept = ROWS / f"{self.name}-{tool.replace(' ', '-')}-{self.calibration}-{self.scoring}-{self.seed}.json"
+        if again or not kept.exists():
+            console.print(f"{self.name}: {tool}")
+            started = time.perf_counter()
             try:
                 with peers.quiet():
-                    path = TOOLS[tool](network, batches, folder)
-                    runs = {"OpenVINO": all_outputs(path, *scored, batch=BATCH)}
-                    if path.suffix == ".onnx":
-                        runs["onnxruntime"] = _in_onnxruntime(path, scored)
+                    measured = self._measure(tool)
             except Exception as problem:
-                notes.append(f"{name}, {tool}: {_short(problem)}")
-                continue
-            for runtime, answers in runs.items():
-                for quantity, value in network.score(answers, reference).items():
-                    unit = "dB" if quantity == "SQNR" else "%"
-                    column = f"{'SQNR' if unit == 'dB' else 'same answer'}, {runtime}"
-                    found.append(Figure(f"{name}, {tool}", column, value, unit))
-    return found
+                return {"note": _short(problem)}
+            seconds = round(time.perf_counter() - started)
+            text = json.dumps({"date": str(date.today()), "seconds": seconds, **measured}, indent=1)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, text + "\n")
+        return json.loads(kept.read_text())
+
+    def _measure(self, tool: str) -> dict[str, dict[str, float]]:
+        network = NETWORKS[self.name]
+        batches, scored = network.batches(self.calibration), network.scoring(self.scoring, self.seed)
+        reference = _in_onnxruntime(_float(network, batches, self.folder), scored)
+        path = TOOLS[tool](network, batches, self.folder)
+        runs = {"OpenVINO": all_outputs(path, *scored, batch=BATCH)}
+        if path.suffix == ".onnx":
+            runs["onnxruntime"] = _in_onnxruntime(path, scored)
+        return {runtime: network.score(answers, reference) for runtime, answers in runs.items()}
+
+
+def _figures(subject: str, row: dict[str, Any]) -> list[Figure]:
+    """Those of a kept row, in the order of the table's columns."""
+    return [
+        Figure(
+            subject, f"{'SQNR' if quantity == 'SQNR' else 'same answer'}, {runtime}", value, "dB" if quantity == "SQNR" else "%"
+        )
+        for runtime in RUNTIMES
+        for quantity, value in row.get(runtime, {}).items()
+    ]
 
 
 def _judged(figures: list[Figure]) -> list[Figure]:
