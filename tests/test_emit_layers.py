@@ -216,6 +216,64 @@ def test_attention_masks() -> None:
     assert_same(Attention(), query, key, value, seen, runtimes=BOTH)
 
 
+def test_a_mask_of_numbers_that_hides_everything() -> None:
+    query, key, value = (torch.randn(2, 4, 5, 8) for _ in range(3))
+    given = torch.randn(2, 1, 5, 5)
+    given[0, 0, 3] = given[1, 0, 1, :4] = -torch.inf
+    assert_same(Attention(), query, key, value, given, runtimes=BOTH)
+    seen = torch.rand(2, 1, 5, 5) > 0.4
+    seen[0, 0, 3] = False
+    hidden = Call(
+        lambda *x: F.scaled_dot_product_attention(*x[:3], torch.zeros(5, 5).masked_fill(x[3].logical_not(), -torch.inf))
+    )
+    assert_same(hidden, query, key, value, seen, runtimes=BOTH)
+
+
+def test_a_mask_that_hides_a_finite_amount_is_only_added() -> None:
+    def attention(x: Tensor, seen: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, (1 - seen.to(x.dtype)) * -1e4)
+
+    x, seen = torch.randn(2, 4, 5, 8), torch.ones(2, 1, 5, 5, dtype=torch.int64)
+    assert not {"Max", "Greater"} & set(assert_same(attention, x, seen))
+
+
+def test_a_sample_that_is_padding_throughout() -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x, padded = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [False] * 3 + [True] * 2])
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it gives NaN there
+    try:
+        assert_same(
+            Call(lambda x, padded: attention(x, x, x, key_padding_mask=padded, need_weights=False)[0]), x, padded, runtimes=BOTH
+        )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def test_a_softmax_that_gives_zeros_where_all_is_hidden() -> None:
+    x = torch.randn(2, 3, 5)
+    x[0, 1] = x[1, :, 2] = -torch.inf
+    assert_same(lambda x: torch.ops.aten._safe_softmax(x, -1) + torch.ops.aten._safe_softmax(x, 1), x, runtimes=BOTH)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_norm_that_takes_the_statistics_of_its_input_in_inference(norm: str, affine: bool) -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.BatchNorm2d(4, affine=affine)
+
+        def forward(self, x: Tensor) -> Tensor:
+            inner, clone = self.inner, torch.Tensor.clone
+            statistics = clone(inner.running_mean), clone(inner.running_var)
+            if norm == "instance":
+                return F.instance_norm(x, *statistics, inner.weight, inner.bias, use_input_stats=True)
+            return F.batch_norm(x, *statistics, inner.weight, inner.bias, training=True)
+
+    assert_same(Norm().eval(), 3 * IMAGE + 1, tolerance=1e-4, runtimes=BOTH)
+
+
 def test_a_mask_that_hides_nothing_is_left_out() -> None:
     def attention(x: Tensor) -> Tensor:
         seen = torch.ones(1, 1, 5, 5, dtype=torch.bool).expand(x.shape[0], 1, 5, 5)

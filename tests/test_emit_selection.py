@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from emission import Call, assert_same, captured, checked, in_onnxruntime, in_openvino
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxcompress.emit.onnx import to_onnx_model
@@ -61,3 +62,23 @@ def test_selection(name: str) -> None:
 
 def test_channels_of_rows_are_shuffled() -> None:
     assert_same(lambda x: F.channel_shuffle(x, 2), torch.randn(2, 6, 5), runtimes=RUNTIMES)
+
+
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("dim", [1, -1])
+def test_means_are_scattered(dim: int, include: bool) -> None:
+    def function(x: Tensor, source: Tensor, index: Tensor) -> Tensor:
+        return x.scatter_reduce(dim, index, source, "mean", include_self=include)
+
+    index = torch.randint(3, (2, 4, 6))  # smaller than both, and most places are met several times
+    assert_same(function, ROWS, torch.randn(2, 6, 7), index, runtimes=RUNTIMES)
+
+
+@pytest.mark.parametrize(("name", "absolute"), [("erfcx", 0), ("erfc", 1e-37), ("ndtr", 1e-37), ("log_ndtr", 2e-7)])
+def test_tails_of_the_normal_distribution(name: str, absolute: float) -> None:
+    x = torch.linspace(-8, 13, 160).reshape(2, 80) * (-1 if "ndtr" in name else 1)
+    function = getattr(torch.special, name)
+    serialized = checked(to_onnx_model(captured(Call(function), x)))
+    for run in RUNTIMES:
+        found = torch.from_numpy(run(serialized, [x])[0]).double()
+        torch.testing.assert_close(found, function(x.double()), rtol=3e-5, atol=absolute, msg=run.__name__)

@@ -22,6 +22,7 @@ from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.model import check_weights
 from fxcompress.capture.naming import rename
+from fxcompress.capture.norms import keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace, trace_free
@@ -32,7 +33,6 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import set_training
-from fxcompress.ir.signature import argument
 
 aten = torch.ops.aten
 
@@ -163,7 +163,8 @@ class _Capture:
             lost = keep_training(module, self.traced, self.modes, self.example, lambda new: _canonical(trace(), new)[0])
             lost = [one for one in lost if one not in told]
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
-        told += [*_kept_statistics(module.graph), *_frozen_norms(module.graph), *lost]
+        in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
+        told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
         result = _assemble(module, rename(module.graph), copy_tensors=self.traced is None)
         set_training(result, False)
         result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}
@@ -202,20 +203,6 @@ def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
     freeze_numbers(module, notes)
     fold_constants(module)
     return functionalize(module.graph, notes)
-
-
-def _kept_statistics(graph: fx.Graph) -> list[str]:
-    """Batch norms whose running statistics do not run: a graph has no number of batches for ``momentum=None``."""
-    norms = graph.find_nodes(op="call_function", target=aten.batch_norm.default)
-    kept = [node for node in norms if argument(node, "momentum") == 0 and argument(node, "running_mean") is not None]
-    return [f"a batch norm has momentum=None or 0, and keeps its statistics in training: {source_line(node)}" for node in kept]
-
-
-def _frozen_norms(graph: fx.Graph) -> list[str]:
-    frozen = [n for n in graph.find_nodes(op="call_function", target=aten.batch_norm.default) if n.meta.get("frozen")]
-    if not frozen:
-        return []
-    return [f"{len(frozen)} batch norms stay in inference mode in training, as in the model: {source_line(frozen[0])} ..."]
 
 
 def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:

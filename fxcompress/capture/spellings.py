@@ -179,11 +179,18 @@ def _threshold(call: Call) -> fx.Node | None:
     return call.same(aten.relu.default, call["self"]) if call["threshold"] == call["value"] == 0 else None
 
 
-@spelling(aten._softmax.default, aten._safe_softmax.default)
+@spelling(aten._softmax.default)
 def _softmax(call: Call) -> fx.Node | None:
-    if call.node.target is aten._softmax.default and call["half_to_float"]:
-        return None
-    return call.same(aten.softmax.int, call["self"], call["dim"])
+    return None if call["half_to_float"] else call.same(aten.softmax.int, call["self"], call["dim"])
+
+
+@spelling(aten._safe_softmax.default)
+def _safe_softmax(call: Call) -> fx.Node:
+    """Where all is minus infinity, as in a row of an attention whose mask hides everything, it gives zeros."""
+    shown = call.new(aten.ne.Scalar, call["self"], -math.inf)
+    some = call.new(aten.any.dim, shown, call["dim"], True)
+    weights = call.new(aten.softmax.int, call["self"], call["dim"])
+    return call.same(aten.where.ScalarOther, some, weights, 0.0)
 
 
 @spelling(aten._log_softmax.default)

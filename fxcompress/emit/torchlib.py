@@ -21,12 +21,14 @@ from fxcompress.emit.translation import Emitter, UntranslatableError
 from fxcompress.emit.types import number, onnx_type
 
 _OPSET = 18  # that torchlib is written for
+_WRONG = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit.default}
+"""Written so that some of the results are something else: the variance for its inverse root."""
 _LARGEST_KNOWN = 4096  # elements; constants up to this size are known while a call is simplified
 
 
 def find(target: Any, *, complex_inputs: bool) -> Callable[..., Any] | None:
-    """torchlib's translation of calls of the overload `target`; None where there is none."""
-    if not isinstance(target, torch._ops.OpOverload):
+    """torchlib's translation of calls of the overload `target`; None where there is none that is right."""
+    if not isinstance(target, torch._ops.OpOverload) or target in _WRONG:
         return None
     found = [one.onnx_function for one in _registry().get_decomps(target) if one.is_complex == complex_inputs]
     return found[0] if found else None

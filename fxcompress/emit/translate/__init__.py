@@ -22,5 +22,6 @@ from fxcompress.emit.translate import (  # noqa: F401
     resize,
     selection,
     shape,
+    special,
     unpooling,
 )

@@ -56,17 +56,20 @@ def _bias(
 ) -> tuple[ir.Value | None, ir.Value | None]:
     """What to add to the scores, and what to multiply the weights with (None: nothing).
 
-    torch gives zeros where a boolean mask hides everything, a softmax of equal scores does not.
+    torch gives zeros where a mask hides everything, a softmax of equal scores does not.
     """
     dtype = emit.dtype(query)
     if is_causal:
         return _causal(emit, query, key, dtype), None
     if mask is None or _hides_nothing(emit, mask):
         return None, None
+    zero, low = (emit.constant(torch.tensor(v, dtype=dtype)) for v in (0.0, torch.finfo(dtype).min))
     if emit.dtype(mask) != torch.bool:
-        return emit.cast(mask, dtype), None
-    lowest = torch.finfo(dtype).min
-    zero, low = (emit.constant(torch.tensor(v, dtype=dtype)) for v in (0.0, lowest))
+        mask = emit.cast(mask, dtype)
+        if not _may_hide_all(emit, mask):
+            return mask, None
+        shown = emit.derived(mask, "shown", lambda: emit.cast(emit.Greater(mask, -math.inf), dtype))
+        return emit.derived(mask, "bias", lambda: emit.Max(mask, low)), shown
     bias = emit.derived(mask, ("bias", dtype), lambda: emit.Where(mask, zero, low))
     return bias, emit.derived(mask, ("shown", dtype), lambda: emit.cast(mask, dtype))
 
@@ -77,6 +80,29 @@ def _hides_nothing(emit: Emitter, mask: ir.Value) -> bool:
     source = producer.inputs[0] if producer is not None and producer.op_type == "Expand" else mask
     data = emit.data(source) if source is not None else None
     return data is not None and data.dtype == torch.bool and bool(data.all())
+
+
+def _may_hide_all(emit: Emitter, mask: ir.Value) -> bool:
+    """Whether a row of the mask may be minus infinity throughout: a constant shows it, and what comes from infinity may."""
+    data = emit.data(mask)
+    if data is not None:
+        return bool((data == -math.inf).all(-1).any())
+    seen: set[ir.Value] = set()
+    sources = [mask]
+    while sources:
+        value = sources.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        producer, data = value.producer(), emit.data(value)
+        if producer is not None:
+            sources += [source for source in producer.inputs if source is not None]
+        elif data is None or not data.is_floating_point():  # an input, or what runtimes compute sizes and indices with
+            if data is None and emit.dtype(value).is_floating_point:
+                return True
+        elif not data.isfinite().all():
+            return True
+    return False
 
 
 def _causal(emit: Emitter, query: ir.Value, key: ir.Value, dtype: torch.dtype) -> ir.Value:

@@ -33,6 +33,26 @@ def scatter(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: Any) -> 
     return emit.ScatterElements(x, index, src, axis=dim, reduction=reduction)
 
 
+@translation(aten.scatter_reduce.two)
+def scatter_reduce(
+    emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: ir.Value, reduce: str, *, include_self: bool = True
+) -> ir.Value:
+    """The mean is the sum over the count of what came to each place; torchlib writes the sum."""
+    if reduce != "mean" or not emit.dtype(x).is_floating_point:
+        emit.unsupported("only the mean of floats is written so")
+    axis, shape = dim % emit.rank(x), list(emit.shape(index))
+    if list(emit.shape(src)) != shape:  # only the beginning of it is read
+        src = emit.Slice(src, [0] * len(shape), shape, list(range(len(shape))))
+    zeros, ones = (emit.Expand(emit.constant(torch.tensor(n, dtype=emit.dtype(x))), shape) for n in (0.0, 1.0))
+    own = emit.Expand(emit.constant(torch.tensor(1.0, dtype=emit.dtype(x))), list(emit.shape(x)))
+    start = x
+    if not include_self:
+        start, own = (emit.ScatterElements(value, index, zeros, axis=axis) for value in (x, own))
+    total = emit.ScatterElements(start, index, src, axis=axis, reduction="add")
+    count = emit.ScatterElements(own, index, ones, axis=axis, reduction="add")
+    return emit.Div(total, count)
+
+
 @translation(aten.select_scatter.default)
 def select_scatter(emit: Emitter, x: ir.Value, src: ir.Value, dim: int, index: int) -> ir.Value:
     axis = dim % emit.rank(x)

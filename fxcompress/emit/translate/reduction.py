@@ -135,7 +135,7 @@ def _moments(
     return variance, emit.ReduceMean(x, axes, keepdims=int(keepdim))
 
 
-@translation(aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
+@translation(aten.softmax.int, aten._softmax.default)
 def softmax(emit: Emitter, x: ir.Value, dim: int, dtype: Any = None) -> ir.Value:
     return emit.Softmax(emit.cast(x, emit.result.dtype), axis=dim)
 
