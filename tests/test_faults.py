@@ -274,3 +274,62 @@ def test_a_file_in_float_is_written_as_it_is():
     compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 3, 9, 7))
     written = to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults)
     assert [node.op_type for node in written.graph] == ["Conv", "ReduceMax", "Gemm"]
+
+
+SIX = torch.linspace(-1, 2, 6)
+REDUCTIONS = {
+    "scaled": lambda x: x.mean(-1) * SIX,
+    "shifted": lambda x: x.sum(-1, keepdim=True) + SIX[:, None],
+    "rectified": lambda x: F.prelu(x.mean(-1, keepdim=True), SIX),
+    "behind a number": lambda x: (x.mean(-1).exp() - 1) * SIX,
+    "global": lambda x: F.adaptive_avg_pool1d(x, 1) * SIX[:, None],
+    "largest": lambda x: x.amax(-1) * SIX,
+}
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS.values(), ids=REDUCTIONS)
+def test_numbers_for_channels_behind_a_reduction_of_rows_in_float(reduction):
+    x = torch.randn(4, 6, 7)
+    agree(fxcompress.compile(Call(reduction).eval(), [], data=[(x,)]), x)
+
+
+@pytest.mark.parametrize("reduction", [lambda x: x.mean(-1), lambda x: x.relu().sum(-1), lambda x: F.adaptive_avg_pool1d(x, 1)])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_convolution_without_a_bias_before_a_reduction_of_rows(reduction, groups):
+    layer, x = nn.Conv1d(6, 6, 3, padding=1, groups=groups, bias=False), torch.randn(4, 6, 7)
+    agree(compile_here(nn.Sequential(layer, Call(reduction)), x), x)
+
+
+def test_a_norm_of_root_mean_squares_is_written_as_runtimes_know_it():
+    class Norm(nn.Module):
+        def forward(self, x):
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * SIX
+
+    compiled = fxcompress.compile(Norm(), [], example_inputs=torch.randn(2, 3, 6))
+    written = to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults)
+    assert not {"Squeeze", "Unsqueeze"} & {node.op_type for node in written.graph}
+
+
+ALONG_CHANNELS = {
+    "rectified": lambda y: F.prelu(y, torch.linspace(0.1, 0.9, y.shape[1])),
+    "scaled": lambda y: y * torch.linspace(0.1, 0.9, y.shape[1]).reshape(-1, *[1] * (y.dim() - 2)),
+    "shifted": lambda y: y.relu() + torch.linspace(0.1, 0.9, y.shape[1]).reshape(-1, *[1] * (y.dim() - 2)),
+    "along rows": lambda y: y * torch.linspace(0.1, 0.9, y.shape[-2])[:, None],
+}
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 2, 4), (2, 1, 1), (2, 3, 2, 1), (3, 3, 3)])
+@pytest.mark.parametrize("operation", ALONG_CHANNELS.values(), ids=ALONG_CHANNELS)
+def test_numbers_along_another_axis_behind_a_linear_layer(operation, shape, quantized):
+    x = torch.randn(4, *shape)
+    for width in (1, shape[0]):
+        model = nn.Sequential(nn.Linear(shape[-1], width), Call(operation)).eval()
+        agree(compile_here(model, x) if quantized else fxcompress.compile(model, [], data=[(x,)]), x)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
+def test_adaptive_maxima_before_a_product(size):
+    model = Call(lambda x: (lambda y: y.transpose(-1, -2) @ y)(F.adaptive_max_pool2d(x, 2)))
+    x = torch.randn(4, 3, size, 5)
+    agree(compile_here(model, x), x)

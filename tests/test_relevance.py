@@ -147,3 +147,20 @@ class Stepped(nn.Module):
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         y = self.model(x, mask)
         return torch.heaviside(y, y)
+
+
+def test_the_outputs_that_have_a_gradient_change_with_the_layers_that_are_asked_for():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(1, 3), nn.Linear(6, 1)
+
+        def forward(self, x):
+            rows = self.first(x[:, [0, 0]])
+            return rows.flatten(2), self.second(rows.flatten(2))
+
+    for parameter in (model := Net().eval()).parameters():
+        parameter.requires_grad_(False)
+    data = [(torch.randn(5, 1, 2, 1),) for _ in range(4)]
+    compiled = fxcompress.compile(model, [passes.SmoothActivations(tokens=16)], data=data)
+    assert len(compiled(*data[0])) == 2

@@ -5,12 +5,14 @@ They work on the ONNX graph, where all that reads a value is seen, whoever wrote
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
 
+from fxcompress.emit.kernels import channels_apart, maxima_apart, reduced_rows_apart, scalings_apart
 from fxcompress.emit.rewiring import (
+    POINTWISE,
     constant,
     dequantize_of,
     follow,
@@ -19,26 +21,20 @@ from fxcompress.emit.rewiring import (
     numbers_of,
     rank_of,
     readers,
-    take_over,
 )
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
-_MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
-# What runs in the kernel before it, element by element.
-_POINTWISE = {"Abs", "Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Max"}
-_POINTWISE |= {"Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"}
 _LARGEST_BIAS = 2**30  # steps; the other half of what 32 bits hold is for the sum that the bias is added to
 
 
 def write_around(graph: ir.Graph, faults: Collection[Fault]) -> list[str]:
     """Rewrite what would run into one of `faults`; a line for each of them that was met.
 
-    Files without quantized values meet none.
+    Files without quantized values meet few.
     """
-    if not any(node.op_type == "QuantizeLinear" for node in graph):
-        return []
-    met = ((fault, _WAYS[fault](graph)) for fault in Fault if fault in faults and fault in _WAYS)
+    ways = _WAYS if any(node.op_type == "QuantizeLinear" for node in graph) else _WAYS_IN_FLOAT
+    met = ((fault, ways[fault](graph)) for fault in Fault if fault in faults and fault in ways)
     return [f"{count} of what a runtime gets wrong is written another way: it {fault.value}" for fault, count in met if count]
 
 
@@ -85,34 +81,6 @@ def _is_shared(value: ir.Value) -> bool:
     return len(value.uses()) + value.is_graph_output() > 1
 
 
-def _separate_maxima(graph: ir.Graph) -> int:
-    """Have a reshape stand behind each maximum, so that no quantizer runs in its kernel."""
-    found = [node for node in graph if node.op_type in _MAXIMA and rank_of(node.inputs[0])]
-    for node in found:
-        value = node.outputs[0]
-        axes = _reduced_axes(node)
-        if node.op_type == "GlobalMaxPool":
-            reduced = ir.Node("", "ReduceMax", [node.inputs[0], constant(graph, axes)], num_outputs=1, name=node.name)
-            graph.insert_after(node, reduced)
-            reduced.outputs[0].type, reduced.outputs[0].shape = value.type, value.shape
-            take_over(graph, value, reduced.outputs[0])
-            graph.remove(node, safe=True)
-            node, value = reduced, reduced.outputs[0]
-        keeps = node.attributes.get_int("keepdims", 1)
-        node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - keeps)
-        follow(graph, value, "Unsqueeze" if keeps else "Squeeze", constant(graph, axes))
-    return len(found)
-
-
-def _reduced_axes(node: ir.Node) -> list[int]:
-    rank = rank_of(node.inputs[0])
-    if node.op_type == "GlobalMaxPool":
-        return list(range(2, rank))
-    named = node.inputs[1] if len(node.inputs) > 1 else None
-    axes = numbers_of(named)
-    return list(range(rank)) if axes is None else sorted(int(axis) % rank for axis in axes.reshape(-1))
-
-
 def _quantize_apart(graph: ir.Graph) -> int:
     """Give what is joined a dimension more while it is quantized, where it is not joined along the channels of its reader."""
     found = [node for node in graph if node.op_type == "QuantizeLinear" and _joins_rows(node)]
@@ -126,7 +94,7 @@ def _quantize_apart(graph: ir.Graph) -> int:
 
 def _joins_rows(quantize: ir.Node) -> bool:
     joined = quantize.inputs[0].producer()  # type: ignore[union-attr]
-    while joined is not None and joined.op_type in _POINTWISE:
+    while joined is not None and joined.op_type in POINTWISE:
         joined = joined.inputs[0].producer()  # type: ignore[union-attr]
     rank = rank_of(joined.outputs[0]) if joined is not None else 0
     if joined is None or joined.op_type != "Concat" or not rank:
@@ -135,43 +103,6 @@ def _joins_rows(quantize: ir.Node) -> bool:
     axis = joined.attributes.get_int("axis", 1) % rank
     dequantized = (dequantize.outputs[0] for dequantize, _ in quantize.outputs[0].uses())
     return any(channels.get(reader.op_type, axis) != axis for value in dequantized for reader in readers(value))
-
-
-def _scale_apart(graph: ir.Graph) -> int:
-    """Give a multiplication by numbers, behind a product of two activations, a dimension more, so that it runs by itself.
-
-    Likewise behind a maximum, where a quantizer that takes in factors of both signs comes to stand in front of it again.
-    """
-    sources = [node for node in graph if _is_product(node) or _is_maximum(node.inputs[0] if node.inputs else None)]
-    found = {id(scaling): scaling for source in sources for scaling in _scalings(source)}.values()
-    for node in found:
-        lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
-        follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
-    return len(found)
-
-
-def _is_product(node: ir.Node) -> bool:
-    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
-
-
-def _is_maximum(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type in _MAXIMA
-
-
-def _scalings(node: ir.Node) -> Iterator[ir.Node]:
-    """The multiplications and divisions by constants of several numbers that run in the kernel of `node`."""
-    for reader, _ in node.outputs[0].uses():
-        if reader.op_type in _POINTWISE:
-            if reader.op_type in ("Mul", "Div") and any(map(_are_numbers, reader.inputs)):
-                yield reader
-            yield from _scalings(reader)
-
-
-def _are_numbers(value: ir.Value | None) -> bool:
-    """Whether `value` is a constant of more than one number."""
-    numbers = numbers_of(value)
-    return numbers is not None and numbers.size > 1
 
 
 def _hide_shapes(graph: ir.Graph) -> int:
@@ -258,11 +189,16 @@ def _has_signed_zero(node: ir.Node) -> bool:
     return point is not None and point.dtype == ir.DataType.INT8 and numbers is not None and not numbers.any()
 
 
+_WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
+    Fault.CHANNELS_OF_ROWS: channels_apart,
+    Fault.REDUCED_ROWS: reduced_rows_apart,
+}
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
+    **_WAYS_IN_FLOAT,
     Fault.SHARED_SUMS: _guard_shared_sums,
-    Fault.QUANTIZED_MAXIMA: _separate_maxima,
+    Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.JOINED_ROWS: _quantize_apart,
-    Fault.SCALED_PRODUCTS: _scale_apart,
+    Fault.SCALED_PRODUCTS: scalings_apart,
     Fault.SHAPES_OF_CONVOLUTIONS: _hide_shapes,
     Fault.STRIDED_PADDING: _slice_apart,
     Fault.LARGE_BIASES: _detach_large_biases,

@@ -10,6 +10,12 @@ import onnx_ir as ir
 # What moves values, or picks among them.
 MOVES = {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth"}
 MOVES |= {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+# What runs in the kernel before it, element by element.
+POINTWISE = {"Abs", "Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Max"}
+POINTWISE |= {"Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"}
+# What has as many dimensions as its first input.
+_SAME_RANK = {"Cast", "Concat", "DepthToSpace", "DequantizeLinear", "Identity", "MaxPool", "Pad", "QuantizeLinear", "Slice"}
+_SAME_RANK |= {"SpaceToDepth", "Split", "Tile", "Transpose"}
 
 
 def numbers_of(value: ir.Value | None) -> np.ndarray | None:
@@ -18,7 +24,23 @@ def numbers_of(value: ir.Value | None) -> np.ndarray | None:
 
 
 def rank_of(value: ir.Value | None) -> int:
-    return 0 if value is None or value.shape is None else len(value.shape)
+    """How many dimensions `value` has, as it declares or as follows from what it is computed from; 0 where neither tells."""
+    if value is None or value.shape is not None:
+        return 0 if value is None else len(value.shape)  # type: ignore[arg-type]
+    node = value.producer()
+    if node is None:
+        return 0
+    axes = numbers_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    reduces = node.op_type.startswith("Reduce")
+    if node.op_type in _SAME_RANK or (reduces and node.attributes.get_int("keepdims", 1) == 1):
+        return rank_of(node.inputs[0])
+    if node.op_type in POINTWISE | {"MatMul", "Where"}:
+        ranks = [rank_of(source) for source in node.inputs]
+        return max(ranks) if all(ranks) else 0
+    if axes is not None and (reduces or node.op_type in ("Squeeze", "Unsqueeze")):
+        rank = rank_of(node.inputs[0])
+        return rank and rank + (axes.size if node.op_type == "Unsqueeze" else -axes.size)
+    return axes.size if axes is not None and node.op_type == "Reshape" else 0
 
 
 def dequantize_of(value: ir.Value | None) -> ir.Node | None:

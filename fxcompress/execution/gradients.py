@@ -64,7 +64,7 @@ def output_gradients(
 
     Args:
         leaves: the flattened inputs.
-        vectors: v, for the outputs that have a gradient.
+        vectors: v, for all outputs of floats.
         before: called with each place before it runs.
     """
     made: dict[fx.Node, Tensor] = {}
@@ -89,10 +89,12 @@ def output_gradients(
 def _gradients(
     outputs: Sequence[Any], values: list[Tensor], vectors: Callable[[Sequence[Tensor]], list[Tensor]]
 ) -> Sequence[Tensor | None]:
-    outputs = [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
-    if not outputs or torch.is_inference_mode_enabled():
+    outputs = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
+    found = [(output, vector) for output, vector in zip(outputs, vectors(outputs)) if output.requires_grad]
+    if not found or torch.is_inference_mode_enabled():
         return [None] * len(values)
     try:
-        return torch.autograd.grad(outputs, values, vectors(outputs), materialize_grads=True)
+        differentiable, factors = zip(*found)
+        return torch.autograd.grad(differentiable, values, factors, materialize_grads=True)
     except RuntimeError:  # an operation without a derivative, of which torch and libraries say so in words of their own
         return [None] * len(values)

@@ -19,6 +19,8 @@ class Fault(enum.Enum):
     SCALED_PRODUCTS = (
         "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
     )
+    CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of four dimensions or more"
+    REDUCED_ROWS = "takes the numbers of the first sample's channels for all, behind a sum or mean along rows"
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"

@@ -1,0 +1,142 @@
+"""What a runtime would run in the kernel of the operation before it, and gets wrong there, is kept out of that kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from fxcompress.emit.rewiring import (
+    MOVES,
+    POINTWISE,
+    constant,
+    dequantize_of,
+    follow,
+    is_quantized_activation,
+    lift,
+    numbers_of,
+    rank_of,
+    take_over,
+)
+
+_MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
+_GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
+
+
+def maxima_apart(graph: ir.Graph) -> int:
+    """Have a reshape stand behind each maximum, so that no quantizer runs in its kernel."""
+    return sum(_reshape_behind(graph, node) for node in list(graph) if node.op_type in _MAXIMA)
+
+
+def reduced_rows_apart(graph: ir.Graph) -> int:
+    """Have a reshape stand behind what reduces the rows of each channel, where numbers for channels may come to run in it."""
+    reductions = [node for node in graph if _reduces_rows(node)]
+    found = [one for one in reductions if any(_by_numbers(one, joins=False)) or _comes_from_convolution(one)]
+    return sum(_reshape_behind(graph, node) for node in found)
+
+
+def _reduces_rows(node: ir.Node) -> bool:
+    reduces = node.op_type.startswith("Reduce") or node.op_type in _GLOBAL_POOLS
+    return reduces and rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
+
+
+def _comes_from_convolution(node: ir.Node) -> bool:
+    """Whether what `node` reads is computed from that of a convolution by what a scale of its filters may be moved behind."""
+    producer = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    if producer is None:
+        return False
+    kernel = producer.op_type in ("Conv", "ConvTranspose")
+    return kernel or (producer.op_type in MOVES | POINTWISE and _comes_from_convolution(producer))
+
+
+def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:
+    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; 1 where that can be had."""
+    axes, value = _reduced_axes(node), node.outputs[0]
+    if not axes:
+        return 0
+    if node.op_type in _GLOBAL_POOLS:
+        reduction = _GLOBAL_POOLS[node.op_type]
+        reduced = ir.Node("", reduction, [node.inputs[0], constant(graph, axes)], num_outputs=1, name=node.name)
+        graph.insert_after(node, reduced)
+        reduced.outputs[0].type, reduced.outputs[0].shape = value.type, value.shape
+        take_over(graph, value, reduced.outputs[0])
+        graph.remove(node, safe=True)
+        node, value = reduced, reduced.outputs[0]
+    keeps = node.attributes.get_int("keepdims", 1)
+    node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - keeps)
+    follow(graph, value, "Unsqueeze" if keeps else "Squeeze", constant(graph, axes))
+    return 1
+
+
+def _reduced_axes(node: ir.Node) -> list[int]:
+    """The axes that `node` reduces, from the front where its rank is known; none where they are not."""
+    rank = rank_of(node.inputs[0])
+    if node.op_type in _GLOBAL_POOLS:
+        return list(range(2, rank))
+    axes = numbers_of(node.inputs[1] if len(node.inputs) > 1 else None)
+    if axes is None:
+        return list(range(rank))
+    return sorted(int(axis) % rank if rank else int(axis) for axis in axes.reshape(-1))
+
+
+def scalings_apart(graph: ir.Graph) -> int:
+    """Give a multiplication by numbers, behind a product of two activations, a dimension more, so that it runs by itself.
+
+    Likewise behind a maximum, where a quantizer that takes in factors of both signs comes to stand in front of it again.
+    """
+    sources = [node for node in graph if _is_product(node) or _is_maximum(node.inputs[0] if node.inputs else None)]
+    return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if one.op_type in ("Mul", "Div")])
+
+
+def channels_apart(graph: ir.Graph) -> int:
+    """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
+    sources = [node for node in graph if node.op_type == "MatMul" and _has_weight(node) and rank_of(node.inputs[0]) > 3]
+    return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if _along_others(one)])
+
+
+def _has_weight(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    dequantize = dequantize_of(weight)
+    return numbers_of(weight) is not None or (dequantize is not None and numbers_of(dequantize.inputs[0]) is not None)
+
+
+def _along_others(node: ir.Node) -> bool:
+    numbers = next(found for found in map(numbers_of, node.inputs) if found is not None)
+    return bool(numbers.size > numbers.shape[-1])
+
+
+def _run_apart(graph: ir.Graph, nodes: list[ir.Node]) -> int:
+    found = {id(node): node for node in nodes}.values()
+    for node in found:
+        lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
+        follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
+    return len(found)
+
+
+def _is_product(node: ir.Node) -> bool:
+    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
+
+
+def _is_maximum(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type in _MAXIMA
+
+
+def _by_numbers(node: ir.Node, joins: bool = True) -> Iterator[ir.Node]:
+    """What computes with constants of several numbers, element by element, in the kernel of `node`.
+
+    Args:
+        joins: also behind what joins it with another value.
+    """
+    for reader, _ in node.outputs[0].uses():
+        if reader.op_type in POINTWISE:
+            if any(map(_are_numbers, reader.inputs)):
+                yield reader
+            if joins or sum(numbers_of(source) is None for source in reader.inputs) == 1:
+                yield from _by_numbers(reader, joins)
+
+
+def _are_numbers(value: ir.Value | None) -> bool:
+    """Whether `value` is a constant of more than one number."""
+    numbers = numbers_of(value)
+    return numbers is not None and numbers.size > 1
