@@ -1,17 +1,26 @@
-"""fxcompress, the compression compiler for PyTorch: graph rewrites on torch.fx, from a model to a quantized ONNX file."""
+"""fxcompress, the compression compiler for PyTorch: graph rewrites on torch.fx, from a model to a quantized ONNX file.
 
-from fxcompress.compiled import Compiled
-from fxcompress.compiler import compile
-from fxcompress.config import Config
-from fxcompress.driver.effect import Effect
-from fxcompress.driver.interface import Context, Pass
-from fxcompress.inplace.compression import Compression, compress
+Names are imported when they are first asked for, so that the command line's help need not wait for torch.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
 from fxcompress.moved import forward as _forward_moved_names
-from fxcompress.parts import PartlyCompiled
-from fxcompress.pattern import maybe, op, var
-from fxcompress.quantizers.options import QuantizationOptions
-from fxcompress.quantizers.spec import QuantizationSpec
-from fxcompress.rewrite.rule import rewrite
+
+if TYPE_CHECKING:
+    from fxcompress.compiled import Compiled
+    from fxcompress.compiler import compile
+    from fxcompress.config import Config
+    from fxcompress.driver.effect import Effect
+    from fxcompress.driver.interface import Context, Pass
+    from fxcompress.inplace.compression import Compression, compress
+    from fxcompress.parts import PartlyCompiled
+    from fxcompress.pattern import maybe, op, var
+    from fxcompress.quantizers.options import QuantizationOptions
+    from fxcompress.quantizers.spec import QuantizationSpec
+    from fxcompress.rewrite.rule import rewrite
 
 _forward_moved_names()
 
@@ -34,3 +43,33 @@ __all__ = [
     "rewrite",
     "var",
 ]
+
+_HOMES = {
+    "fxcompress.compiled": ["Compiled"],
+    "fxcompress.compiler": ["compile"],
+    "fxcompress.config": ["Config"],
+    "fxcompress.driver.effect": ["Effect"],
+    "fxcompress.driver.interface": ["Context", "Pass"],
+    "fxcompress.inplace.compression": ["Compression", "compress"],
+    "fxcompress.parts": ["PartlyCompiled"],
+    "fxcompress.pattern": ["maybe", "op", "var"],
+    "fxcompress.quantizers.options": ["QuantizationOptions"],
+    "fxcompress.quantizers.spec": ["QuantizationSpec"],
+    "fxcompress.rewrite.rule": ["rewrite"],
+}
+
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _HOMES.items():
+            if name in names:
+                importlib.import_module("fxcompress.compiler")  # whole, so that what is registered on import is there
+                globals()[name] = getattr(importlib.import_module(home), name)
+                return globals()[name]
+        if not name.startswith("_") and importlib.util.find_spec(f"fxcompress.{name}"):
+            return importlib.import_module(f"fxcompress.{name}")
+        raise AttributeError(f"module 'fxcompress' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

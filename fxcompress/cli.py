@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-
-import torch
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from fxcompress import __version__
 from fxcompress.errors import FxCompressError
-from fxcompress.targets import TARGETS
 
+if TYPE_CHECKING:  # torch takes seconds, and help is read without it
+    import torch
+
+TARGETS = ("onnxruntime", "openvino")
 _MOST_ELEMENTS = 2**31
 
 EXAMPLES = """\
@@ -38,6 +40,12 @@ examples:
   fxcompress compile model.pt2 --trust --data calibration.npy
       model.pt2 is what torch.export.save wrote; the array has one row a
       sample, prepared as the model takes it.
+  fxcompress compile my_package.models:bert --data sentences.npz
+      numpy.savez("sentences.npz", input_ids=..., attention_mask=...) named
+      the arrays after the inputs, a row a sample.
+  fxcompress compile "timm:create_model('resnet18', pretrained=True)" \\
+      --data photos/
+      calls the function with these arguments, which are plain values.
   fxcompress compile my_package.models:resnet --data photos/ \\
       --ignore layer4 op:linear
       leaves the module layer4 and all linear layers in float.
@@ -54,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. 0: done; 2: something to correct, told in one paragraph; 130: interrupted."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own, of its own use
     arguments = parser().parse_args(argv)
+    from rich.console import Console
+
     try:
-        importlib.import_module(f"fxcompress.commands.{arguments.command}").run(arguments, Console(markup=False))
+        silent = arguments.quiet or arguments.json
+        importlib.import_module(f"fxcompress.commands.{arguments.command}").run(arguments, Console(markup=False, quiet=silent))
     except FxCompressError as error:
         _complain(f"error: {error}")
         return 2
@@ -66,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> None:
+    from rich.console import Console
+
     console = Console(stderr=True)
     console.print(message, style="red", markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
@@ -74,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands; ``arguments.command`` is the module in `fxcompress.commands` that runs one."""
     description = "Compress PyTorch models: from a model to a quantized ONNX file that OpenVINO and onnxruntime run."
     root = _Parser(prog="fxcompress", description=description, epilog=EXAMPLES)
-    root.add_argument("--version", action="version", version=f"fxcompress {__version__}, torch {torch.__version__}")
+    root.add_argument("--version", action="version", version=_version())
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_demo(commands)
     _add_compile(commands)
@@ -82,7 +95,19 @@ def parser() -> argparse.ArgumentParser:
     _add_config(commands)
     command = commands.add_parser("inspect", help="count what an ONNX file holds", description="Count what an ONNX file holds.")
     command.add_argument("file", help="an ONNX file, of any origin")
+    root.set_defaults(quiet=False, json=False)
+    for command in (commands.choices[name] for name in ("demo", "compile", "graph", "inspect")):
+        how = command.add_mutually_exclusive_group()
+        how.add_argument("--quiet", action="store_true", help="print nothing but errors")
+        how.add_argument("--json", action="store_true", help="print what was done as JSON, and nothing else")
     return root
+
+
+def _version() -> str:
+    try:
+        return f"fxcompress {__version__}, torch {importlib.metadata.version('torch')}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"fxcompress {__version__}, without torch"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,8 +137,9 @@ def _add_compile(commands) -> None:
     _add_model(command)
     command.add_argument(
         "--data",
-        metavar="FOLDER|FILE.npy",
-        help="calibration data: a folder of images, an array of samples, or the word 'random' to try the speed only",
+        metavar="FOLDER|FILE.npy|FILE.npz",
+        help="calibration data: a folder of images, an array of samples, arrays by the names of several inputs, "
+        "or the word 'random' to try the speed only",
     )
     command.add_argument("--samples", type=_positive, metavar="N", help="calibrate on at most N (300)")
     command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")
@@ -170,7 +196,11 @@ def _add_allow_imports(command: argparse.ArgumentParser) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", metavar="MODEL", help="package.module:function, or a .pt2 file of torch.export.save")
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        help="package.module:function, with arguments in brackets if it takes some, or a .pt2 file of torch.export.save",
+    )
     command.add_argument("--trust", action="store_true", help="read a .pt2 file, which can run code, from a source you trust")
     command.add_argument(
         "--input-shape",
@@ -195,7 +225,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="compile only these submodules; without it the whole model, or the largest submodules that can be traced",
     )
-    command.add_argument("--target", choices=sorted(TARGETS), help="the runtime (openvino)")
+    command.add_argument("--target", choices=TARGETS, help="the runtime (openvino)")
 
 
 def _positive(text: str) -> int:
@@ -212,6 +242,8 @@ def _names(text: str) -> list[str]:
 
 
 def _shape(text: str) -> tuple[list[int], torch.dtype]:
+    import torch
+
     sizes, _, name = text.partition(":")
     dtype = getattr(torch, name or "float32", None)
     if not isinstance(dtype, torch.dtype):

@@ -7,8 +7,10 @@ import itertools
 import sys
 import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import torch.fx
+if TYPE_CHECKING:
+    import torch.fx
 
 
 class FxCompressError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from torch import nn
 
 from fxcompress import cli
-from fxcompress.commands.models import load_model
+from fxcompress.commands.models import load_model, model_name
 from fxcompress.data.images import ArrayFile, ImageFolder
 from fxcompress.defaults import post_training
 from fxcompress.emit.translation import TRANSLATIONS
 from fxcompress.errors import InputError
 from fxcompress.ir.dialect import resolve
+from fxcompress.targets import TARGETS
 
 FACTORIES = """
 import torch
@@ -37,6 +39,9 @@ class Two(nn.Module):
 
 def feed_forward():
     return nn.Sequential(nn.Embedding(9, 4), nn.LayerNorm(4), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+
+def wide(width, depth=1, *, name="wide"):
+    return nn.Sequential(nn.Conv2d(3, width, 3), *[nn.Conv2d(width, width, 1) for _ in range(depth)])
 
 class Box:
     build = staticmethod(tiny)
@@ -105,6 +110,130 @@ def test_a_factory_and_an_array_give_a_quantized_file(here, capsys, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
     assert len(list((tmp_path / "graphs").glob("*.svg"))) == 1 + len(post_training())
+
+
+def test_help_needs_no_torch():
+    """It is read in a moment: torch takes seconds to import."""
+    run = "try: cli.main(['compile', '--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    code = f"import sys\nfrom fxcompress import cli\n{run}"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("False\n") and "--json" in said
+
+
+def test_the_targets_of_the_command_line_are_all_there_are():
+    assert sorted(cli.TARGETS) == sorted(TARGETS)
+
+
+@pytest.mark.parametrize("command", ["compile", "graph", "inspect"])
+def test_quiet_prints_nothing_and_json_nothing_else(command, here, capfd):
+    assert cli.main(["compile", f"{here}:tiny", "--data", "data.npy", "--output", "m.onnx", "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "") and Path("m.onnx").is_file()
+    given = {
+        "compile": ["compile", f"{here}:tiny", "--data", "data.npy"],
+        "graph": ["graph", f"{here}:tiny", "--input-shape", "1,3,8,8", "--passes"],
+        "inspect": ["inspect", "m.onnx"],
+    }[command]
+    assert cli.main([*given, "--json"]) == 0
+    shown = capfd.readouterr()
+    told = json.loads(shown.out, parse_constant=lambda constant: pytest.fail(constant))
+    assert not shown.err
+    if command == "inspect":
+        assert told["operators"]["QuantizeLinear"] == told["quantizes"] > 0
+    else:
+        assert told["rows"][0]["name"] == "Capture" and told["files"] and "notes" in told
+    assert cli.main([*given, "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert "not allowed with argument" in refusal(capfd, *given, "--quiet", "--json")
+
+
+def test_quiet_keeps_errors(here, capsys):
+    assert "there is no file" in complaint(capsys, "compile", f"{here}:tiny", "--data", "nowhere", "--quiet")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_arrays_by_the_names_of_inputs_or_in_their_order(named, here, capsys):
+    rows = [np.random.default_rng(i).standard_normal((6, 3)) for i in range(2)]  # float64, as numpy makes them
+    np.savez("two.npz", **dict(zip("yx", rows))) if named else np.savez("two.npz", *rows)
+    assert cli.main(["compile", f"{here}:Two", "--data", "two.npz", "--samples", "4"]) == 0
+    assert "4 samples of two.npz: " in capsys.readouterr().out
+    held = onnx.load("Two.onnx").graph
+    assert {value.name for value in held.input} == {"x", "y"}
+
+
+def test_an_exported_program_takes_an_archive(here, capsys):
+    class Two(nn.Module):
+        def forward(self, x, y):
+            return x @ y
+
+    torch.export.save(torch.export.export(Two(), (torch.randn(2, 3, 4), torch.randn(2, 4, 3))), "two.pt2")
+    np.savez("two.npz", np.ones((4, 3, 4), np.float32), np.ones((4, 4, 3), np.float32))
+    assert cli.main(["compile", "two.pt2", "--trust", "--data", "two.npz"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "has no samples"),
+        ({"x": np.ones(())}, "has no samples in x"),
+        ({"x": np.ones((0, 3))}, "has no samples in x"),
+        ({"x": np.ones((2, 3)), "y": np.ones((3, 3))}, "different numbers of samples: 2 of x, 3 of y"),
+        ({"x": np.array(["a", "b"])}, "x in bad.npz holds <U1"),
+        ({"x": np.array([{}, {}], dtype=object)}, "is no archive of arrays"),
+        ({"z": np.ones((2, 3), np.float32)}, "z"),
+    ],
+)
+def test_bad_archives(arrays, said, here, capsys):
+    np.savez("bad.npz", **arrays)
+    assert said in complaint(capsys, "compile", f"{here}:Two", "--data", "bad.npz")
+
+
+def test_what_is_no_archive(here, capsys):
+    Path("bad.npz").write_bytes(b"PK\x03\x04 and no more")
+    assert "is no archive of arrays" in complaint(capsys, "compile", f"{here}:Two", "--data", "bad.npz")
+    Path("bad.npz").write_text("text")
+    assert "is no archive of arrays" in complaint(capsys, "compile", f"{here}:Two", "--data", "bad.npz")
+
+
+def test_a_factory_is_given_its_arguments(here, capsys):
+    model = load_model(f"{here}:wide(5, depth=2, name='a, (b)')")
+    assert [one.out_channels for one in model] == [5, 5, 5]
+    assert cli.main(["graph", f"{here}:wide(4, name='x')", "--input-shape", "1,3,8,8", "--quiet"]) == 0
+    assert Path("wide-graphs").is_dir()
+    assert model_name("timm:create_model('hf_hub:timm/resnet18.a1', pretrained=True)") == "hf_hub_timm_resnet18.a1"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("wide", "missing a required argument: 'width'"),
+        ("wide(1, widht=2)", "unexpected keyword argument 'widht'"),
+        ("wide(1, 2, 3)", "too many positional arguments"),
+        ("wide(", "cannot be read"),
+        ("wide(open('x'))", "cannot be read"),
+        ("wide(__import__('os').system('touch pwned'))", "cannot be read"),
+        ("wide(1)(2)", "cannot be read"),
+        ("wide(1) or wide(2)", "cannot be read"),
+        ("wide(*[1])", "cannot be read"),
+        ("wide(**{'width': 1})", "cannot be read"),
+        (f"wide({'(' * 500}1{')' * 500})", "cannot be read"),
+    ],
+)
+def test_arguments_are_plain_values_that_the_factory_takes(call, said, here, capsys):
+    assert said in complaint(capsys, "graph", f"{here}:{call}", "--input-shape", "1,3,8,8")
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("option", ["--samples", "--batch-size", "--opset", "--input-shape", "--size"])
+def test_absurd_sizes_are_refused(option, here, capsys):
+    for size in ("9" * 30, "9" * 5000, "1" + "0" * 12):
+        argv = ["compile", f"{here}:tiny", "--data", "data.npy", option, size]
+        if option == "--samples":  # as many as there are
+            continue
+        try:
+            assert cli.main(argv) == 2
+        except SystemExit as stop:
+            assert stop.code == 2
+        assert "Traceback" not in capsys.readouterr().err
 
 
 def test_sensitivity_is_written(here, capsys):
@@ -273,9 +402,9 @@ def test_an_exported_program_keeps_its_shape(photos, capsys):
     assert "leave out --input-shape" in complaint(capsys, "graph", program, "--trust", "--input-shape", "1,3,16,16")
 
 
-def test_a_model_of_two_inputs_is_sent_to_python(here, capsys):
+def test_a_model_of_two_inputs_is_given_an_archive(here, capsys):
     said = complaint(capsys, "compile", f"{here}:Two", "--data", "data.npy", "--input-shape", "1,3", "--input-shape", "1,3")
-    assert "calibration files hold one input" in said and "fxcompress.compile(model, data=loader)" in said
+    assert "holds one input" in said and "numpy.savez(" in said
 
 
 def test_a_graph_needs_a_shape_and_a_folder(here, capsys):

@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_made_is_known_before_training(tmp_path, capsys,
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("it trained first"))
     assert cli.main(["demo", "--out", str(tmp_path / "file" / "demo")]) == 2
-    assert "choose another with --out" in capsys.readouterr().err
+    assert "name one that you may write to" in capsys.readouterr().err
 
 
 def test_a_loss_is_not_shown_as_a_gain():

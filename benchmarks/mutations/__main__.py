@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.mutations.changes import Mutant, mutated, mutants
+from benchmarks.mutations.changes import Mutant, mutants, mutated
 from benchmarks.mutations.recording import Recorder, read
 from benchmarks.mutations.trial import NO_TESTS, PASSED, ChangedSource, run_tests
 
@@ -25,7 +25,19 @@ ROOMS = {
     "passes": ROOT / "passes",
     **{name: ROOT / "fxcompress" / name for name in ("quantization", "quantizers", "channels", "emit", "training")},
 }
-WARM = "torch torch.export onnx onnxscript onnxruntime openvino hypothesis pytest numpy networkx rich".split()
+WARM = [
+    "torch",
+    "torch.export",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "hypothesis",
+    "pytest",
+    "numpy",
+    "networkx",
+    "rich",
+]
 
 
 @dataclass(frozen=True)
@@ -143,9 +155,9 @@ def table(found: Sequence[tuple[Source, Mutant, str]], options: argparse.Namespa
     lines = [
         "# Faults that tests see",
         "",
-        f"`python -m benchmarks.mutations try --count {options.count} --seed {options.seed}`: {len(found)} of {total} changes of one",
-        "place each (a comparison, a sign, a number, a condition, a call left out), with the quickest tests that call what is",
-        "changed. A change that nobody can observe survives as well.",
+        f"`python -m benchmarks.mutations try --count {options.count} --seed {options.seed}`: {len(found)} of {total} changes",
+        "of one place each (a comparison, a sign, a number, a condition, a call left out), with the quickest tests that call",
+        "what is changed. A change that nobody can observe survives as well.",
         "",
         "| folder | changes | seen | survived | no test calls it |",
         "|---|---|---|---|---|",

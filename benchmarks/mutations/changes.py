@@ -34,8 +34,18 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
 }
 OPPOSITES = {
-    **{"min": "max", "amin": "amax", "minimum": "maximum", "floor": "ceil", "any": "all", "EXACT": "LOSSY"},
-    **{"max": "min", "amax": "amin", "maximum": "minimum", "ceil": "floor", "all": "any", "ROUNDING": "LOSSY"},
+    "min": "max",
+    "amin": "amax",
+    "minimum": "maximum",
+    "floor": "ceil",
+    "any": "all",
+    "EXACT": "LOSSY",
+    "max": "min",
+    "amax": "amin",
+    "maximum": "minimum",
+    "ceil": "floor",
+    "all": "any",
+    "ROUNDING": "LOSSY",
 }
 NO_BEHAVIOUR = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 """What only words or checks an error: its changes are no faults of what is computed."""

@@ -17,12 +17,14 @@ from torch.export import ExportedProgram
 import fxcompress
 from fxcompress import Compiled, Config, PartlyCompiled, defaults
 from fxcompress.commands.models import example_for, load_model, model_name
+from fxcompress.commands.output import print_json
 from fxcompress.compiled import Verify
 from fxcompress.conformance.counting import integer_kernels
+from fxcompress.data.archive import ArchiveFile
 from fxcompress.data.images import ArrayFile, ImageFolder, find_images
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
-from fxcompress.emit.inspect import inspect_onnx
+from fxcompress.emit.inspect import inspect_onnx, plain_summary
 from fxcompress.errors import FileWarning, InputError
 from fxcompress.measure.sensitivity import check_report_path, sensitivity
 from fxcompress.passes import Calibrate, Quantize
@@ -33,7 +35,7 @@ from fxcompress.storage.atomic import check_writable
 VERIFY: dict[str, Verify] = {"yes": True, "strict": "strict", "no": False}
 RANDOM = "random"
 SAMPLES = 300
-HOW_DATA = "--data FOLDER (images), --data FILE.npy, or --data random to try the speed only"
+HOW_DATA = "--data FOLDER (images), --data FILE.npy or FILE.npz, or --data random to try the speed only"
 
 
 class RandomData:
@@ -51,6 +53,9 @@ class RandomData:
         return f"{self.samples} samples of noise: good to measure speed, not accuracy"
 
 
+Calibration = ImageFolder | ArrayFile | ArchiveFile | RandomData
+
+
 def run(arguments: argparse.Namespace, console: Console) -> None:
     output = check_writable(arguments.output or f"{model_name(arguments.model)}.onnx")
     report = check_report_path(arguments.sensitivity) if arguments.sensitivity else None
@@ -62,7 +67,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise InputError(f"there is no file or folder {arguments.data}; give {HOW_DATA}")
     if Path(arguments.data).is_dir():
         find_images(arguments.data)  # an empty folder is known before the model is built
-    with shown(Console(stderr=True), "loading the model") as show:
+    with shown(Console(stderr=True, quiet=console.quiet), "loading the model") as show:
         model = load_model(arguments.model, trust=arguments.trust)
         data = calibration_data(arguments, model, config.example() if config else None, samples)
         example = data.example if isinstance(data, RandomData) else first_batch(data)
@@ -80,6 +85,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         show("writing", 0, None)
         files = write(compiled, output, arguments)
         measured = sensitivity(compiled, data, progress=show) if report else None
+    if arguments.json:
+        kernels = {str(file): integer_kernels(file) for file in files}
+        held = [{**plain_summary(file), "kernels": kernels[str(file)]} for file in files]
+        print_json({**compiled.report.plain(), "data": str(data), "files": held})
+        return
     console.print(compiled.report.table())
     lines = [f"calibrated on {data}", *map(describe, files)]
     before = sum(row.bytes for row in compiled.report.rows if row.name.endswith("Capture"))
@@ -148,12 +158,14 @@ def with_options(passes: Sequence[Pass], ignored: Sequence[str] = (), samples: i
 
 def calibration_data(
     arguments: argparse.Namespace, model: nn.Module | ExportedProgram, inputs: ExampleInputs | None, samples: int
-) -> ImageFolder | ArrayFile | RandomData:
+) -> ImageFolder | ArrayFile | ArchiveFile | RandomData:
     """What `--data` names, prepared for `model`.
 
     Raises:
         InputError: it does not fit the model, or the model's input shape is not known.
     """
+    if Path(arguments.data).suffix == ".npz":
+        return ArchiveFile(arguments.data, samples=samples, batch_size=_fixed_batch(model))
     example = example_for(model, arguments.input_shape) or inputs
     if arguments.data == RANDOM:
         if example is None:
@@ -179,9 +191,15 @@ def calibration_data(
     )
 
 
-def first_batch(data: Any) -> ExampleInputs:
+def first_batch(data: Any) -> Any:
     """Real data make the best example: the decibels of the report are about them."""
-    return ExampleInputs((next(iter(data)),))
+    return next(iter(data))
+
+
+def _fixed_batch(model: nn.Module | ExportedProgram) -> int:
+    """The batch size of an exported program's own example; 1 for a module, which takes any."""
+    example = example_for(model, None) if isinstance(model, ExportedProgram) else None
+    return next((len(value) for _, value in example.leaves() if isinstance(value, Tensor) and value.dim()), 1) if example else 1
 
 
 def _only_input(example: ExampleInputs | None) -> Tensor | None:
@@ -190,8 +208,8 @@ def _only_input(example: ExampleInputs | None) -> Tensor | None:
     values = [value for _, value in example.leaves()]
     if len(values) != 1 or not isinstance(values[0], Tensor) or not values[0].dim():
         raise InputError(
-            f"calibration files hold one input, but the model takes {example!r}; calibrate it from Python: "
-            "fxcompress.compile(model, data=loader) takes batches of any structure"
+            f"this file holds one input, but the model takes {example!r}; save the arrays by the inputs' names: "
+            "numpy.savez('data.npz', first=..., second=...)"
         )
     return values[0]
 

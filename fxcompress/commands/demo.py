@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 import fxcompress
+from fxcompress.commands.output import print_json
 from fxcompress.demo import digits as demo
-from fxcompress.errors import InputError
 from fxcompress.report.progress import Show, shown
 from fxcompress.report.units import readable_bytes
-from fxcompress.storage.atomic import check_writable
+from fxcompress.storage.atomic import check_writable, make_folder
 from fxcompress.views.drawing import draw
 
 CALIBRATION_IMAGES = 300
@@ -27,7 +27,7 @@ CALIBRATION_IMAGES = 300
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     demo.require_extras()
-    folder = _folder(arguments.out)
+    folder = make_folder(arguments.out)
     float_file, integer_file = (check_writable(folder / name) for name in ("digits-fp32.onnx", "digits-int8.onnx"))
     console.print("[bold]Handwritten digits[/]: a residual network, from training to INT8\n", highlight=False, markup=True)
 
@@ -46,6 +46,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with _step(console, "running", f"ran both on {len(digits.test_images)} other images, held out") as show:
         measured = demo.measure([float_file, integer_file], digits.test_images, progress=show)
 
+    if arguments.json:
+        same = float((measured[0].answers == measured[1].answers).mean())
+        files = {str(path): {"bytes": m.bytes, "seconds": m.seconds} for path, m in zip((float_file, integer_file), measured)}
+        print_json({**compiled.report.plain(), "files": files, "same_answers": same})
+        return
     console.print()
     console.print(compiled.report.table())
     console.print()
@@ -54,15 +59,6 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     for line in (how, "medians of 100 runs each, taken in turn"):
         console.print(Text(line, style="dim"), soft_wrap=True)
     console.print(_next_steps(folder, integer_file, picture), soft_wrap=True, highlight=False, markup=True)
-
-
-def _folder(name: str) -> Path:
-    folder = Path(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from error
-    return folder
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.console import Console
 import fxcompress
 from fxcompress.commands.compile import post_training
 from fxcompress.commands.models import example_for, load_model, model_name
+from fxcompress.commands.output import print_json
 from fxcompress.errors import InputError
 from fxcompress.report.progress import shown
 
@@ -18,7 +19,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     folder = Path(arguments.out or f"{model_name(arguments.model)}-graphs")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write into {folder}: it is a file; choose a folder with --out")
-    with shown(Console(stderr=True), "loading the model") as show:
+    with shown(Console(stderr=True, quiet=console.quiet), "loading the model") as show:
         model = load_model(arguments.model, trust=arguments.trust)
         example = example_for(model, arguments.input_shape)
         if example is None:
@@ -35,6 +36,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         )
         show("drawing", 0, None)
         written = compiled.dump(folder)
+    if arguments.json:
+        print_json({**compiled.report.plain(), "files": [str(path) for path in written]})
+        return
     console.print(compiled.report.table())
     pictures = [path for path in written if path.suffix == ".svg"]
     remark = ["passes saw no data: the decibels are those of the example inputs"] if arguments.passes else []

@@ -6,12 +6,15 @@ import argparse
 
 from rich.console import Console
 
+from fxcompress.commands.output import print_json
 from fxcompress.conformance.counting import integer_kernels
-from fxcompress.emit.inspect import inspect_onnx
+from fxcompress.emit.inspect import inspect_onnx, plain_summary
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    summary = inspect_onnx(arguments.file)
-    counted = integer_kernels(arguments.file)
+    summary, counted = inspect_onnx(arguments.file), integer_kernels(arguments.file)
+    if arguments.json:
+        print_json({**plain_summary(arguments.file), "kernels": counted})
+        return
     told = f"{summary}\nkernels       {counted} read integers" if counted else str(summary)
     console.print(told, soft_wrap=True, highlight=False, markup=False)

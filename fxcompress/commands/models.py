@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
 import zipfile
 from pathlib import Path
@@ -16,15 +18,22 @@ from torch.export import ExportedProgram
 
 from fxcompress.data.inputs import ExampleInputs, example_inputs
 from fxcompress.errors import InputError
+from fxcompress.storage.names import file_names
 
-HOW = "write package.module:function, or the path of a .pt2 file that torch.export.save wrote"
+HOW = (
+    "write package.module:function, package.module:function(argument, name=argument), or the path of a .pt2 file that "
+    "torch.export.save wrote"
+)
+
+CALL = "timm:create_model('resnet18', pretrained=True)"
 
 
 def load_model(target: str, *, trust: bool = False) -> nn.Module | ExportedProgram:
     """The model that `target` names: ``"package.module:function"`` or ``"model.pt2"``.
 
-    The function is called without arguments and returns the model; a module-level model will do as well. Modules are
-    looked for in the current folder first. A file is read with `torch.export.load`, which unpickles, and so only with `trust`.
+    The function returns the model. It is called with the arguments that stand behind it, plain values as in
+    ``"timm:create_model('resnet18', pretrained=True)"``, or none; a module-level model will do as well. Modules are looked
+    for in the current folder first. A file is read with `torch.export.load`, which unpickles, and so only with `trust`.
 
     Raises:
         InputError: there is no such module, function or file, or it gives something else than a model. What the user's
@@ -34,20 +43,59 @@ def load_model(target: str, *, trust: bool = False) -> nn.Module | ExportedProgr
         return _load_program(Path(target), trust)
     if Path(target).suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
         raise InputError(f"{target} holds weights, not a model; {HOW}, where the function builds the model and loads them")
-    module_name, colon, name = target.partition(":")
+    function, args, kwargs = _call(target)
+    module_name, colon, name = function.partition(":")
     if not colon or not module_name or not name:
         raise InputError(f"{target!r} does not name a model; {HOW}")
     model = _factory(_import(module_name), module_name, name)
-    if not isinstance(model, (nn.Module, ExportedProgram)):
-        model = model()
+    if not isinstance(model, (nn.Module, ExportedProgram)) or args or kwargs:
+        model = _called(model, target, args, kwargs)
     if not isinstance(model, (nn.Module, ExportedProgram)):
         raise InputError(f"{target} returned a {type(model).__name__}, not a torch.nn.Module; let it return the model")
     return model
 
 
+def _call(target: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """`target` without the arguments that stand behind it, and these.
+
+    Raises:
+        InputError: they are no plain values.
+    """
+    function, bracket, rest = target.partition("(")
+    if not bracket:
+        return target, (), {}
+    try:
+        call = ast.parse(f"function({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("it is no single call")
+        if any(one.arg is None for one in call.keywords):
+            raise ValueError("** stands for no plain value")
+        kwargs = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+        return function, tuple(map(ast.literal_eval, call.args)), kwargs
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the arguments in {target!r} cannot be read: {reason}; write plain values, as {CALL!r}") from None
+
+
+def _called(factory: Any, target: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the factory returns; arguments that it does not take are told as the user's, all else passes through."""
+    try:
+        inspect.signature(factory).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"{target} cannot be called so: {error}; write its arguments in brackets, as {CALL!r}") from None
+    except ValueError:  # a function without a signature
+        pass
+    return factory(*args, **kwargs)
+
+
 def model_name(target: str) -> str:
-    """A name for files about the model `target`: its function's or its file's."""
-    return Path(target).stem if target.endswith(".pt2") else target.rpartition(":")[2].rpartition(".")[2]
+    """A name for files about the model `target`: that of its file, of the first text it is made from, or of its function."""
+    if target.endswith(".pt2"):
+        return Path(target).stem
+    function, args, _ = _call(target)
+    named = [one for one in args if isinstance(one, str)]
+    (safe,) = file_names([named[0] if named else function.rpartition(":")[2].rpartition(".")[2]]).values()
+    return safe
 
 
 def example_from_shapes(shapes: list[tuple[list[int], torch.dtype]] | None) -> ExampleInputs | None:

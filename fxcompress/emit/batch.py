@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.errors import InputError
 from fxcompress.ir.dialect import copy_graph
+
+MOST_ELEMENTS = 2**31
+"""Of one input of a file."""
 
 
 def fix_batch_size(graph_module: fx.GraphModule, batch_size: int | None) -> fx.GraphModule:
@@ -24,8 +28,7 @@ def fix_batch_size(graph_module: fx.GraphModule, batch_size: int | None) -> fx.G
     """
     if batch_size is None:
         return graph_module
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
+    check_batch_size(batch_size, graph_module.graph)
     shapes = (node.meta["val"].shape for node in graph_module.graph.find_nodes(op="placeholder") if _is_tensor(node))
     first = next((shape[0] for shape in shapes if len(shape)), None)
     if not isinstance(first, torch.SymInt):
@@ -44,6 +47,17 @@ def fix_batch_size(graph_module: fx.GraphModule, batch_size: int | None) -> fx.G
         if "val" in node.meta:
             node.meta["val"] = pytree.tree_map(sizes, node.meta["val"])
     return fixed
+
+
+def check_batch_size(batch_size: Any, graph: fx.Graph | None = None) -> None:
+    """Raise InputError where it is no number from 1 on, or an input of `graph` would have more elements than memory holds."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
+    inputs = graph.find_nodes(op="placeholder") if graph is not None else ()
+    shapes = [node.meta["val"].shape[1:] for node in inputs if _is_tensor(node)]
+    largest = max((math.prod(size for size in shape if isinstance(size, int)) for shape in shapes), default=1)
+    if batch_size * largest > MOST_ELEMENTS:
+        raise InputError(f"a batch of {batch_size!r:.40} has more elements than fit into memory; give a smaller batch size")
 
 
 def _is_tensor(node: fx.Node) -> bool:

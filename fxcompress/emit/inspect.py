@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -71,6 +72,11 @@ class OnnxSummary:
             *(f"metadata      {key} = {value}" for key, value in self.metadata.items()),
         ]
         return "\n".join(lines)
+
+
+def plain_summary(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """`inspect_onnx` as plain data, for `json`."""
+    return {**asdict(inspect_onnx(path)), "path": str(path)}
 
 
 def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from fxcompress.emit.batch import check_batch_size
 from fxcompress.emit.files import Check, declared_shapes, write_onnx
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
@@ -76,8 +77,8 @@ def write_openvino(
 
 def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[Any]]:
     """The shape of each input, its batch size fixed. Empty to change none."""
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
+    if batch_size is not None:
+        check_batch_size(batch_size)
     shapes = declared_shapes(model)
     first = next((sizes[0] for sizes in shapes.values() if sizes), None)
     if isinstance(first, int):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch.utils import _pytree as pytree
 
 from fxcompress.report.ranges import RangeChoice, ranges_table
 from fxcompress.report.tables import printed
@@ -64,6 +67,11 @@ class Report:
     def milliseconds(self) -> float:
         return sum(row.milliseconds for row in self.rows)
 
+    def plain(self) -> dict[str, Any]:
+        """Rows and notes as plain data, for `json`; what is not finite is text, such as ``"inf"``."""
+        rows = [{**asdict(row), "notes": list(row.notes)} for row in self.rows]
+        return pytree.tree_map(_finite, {"rows": rows, "notes": self.notes})
+
     def replace(self, row: Row) -> None:
         """Put `row` at the end, in the place of one of the same name."""
         self.rows[:] = [*(old for old in self.rows if old.name != row.name), row]
@@ -88,3 +96,7 @@ class Report:
 
     def __str__(self) -> str:
         return printed(self.table())
+
+
+def _finite(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
