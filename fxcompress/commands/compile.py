@@ -158,7 +158,7 @@ def with_options(passes: Sequence[Pass], ignored: Sequence[str] = (), samples: i
 
 def calibration_data(
     arguments: argparse.Namespace, model: nn.Module | ExportedProgram, inputs: ExampleInputs | None, samples: int
-) -> ImageFolder | ArrayFile | ArchiveFile | RandomData:
+) -> Calibration:
     """What `--data` names, prepared for `model`.
 
     Raises:
