@@ -5,6 +5,8 @@ Names are imported when they are first asked for, so that the command line's hel
 
 import importlib
 import importlib.util
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fxcompress.moved import forward as _forward_moved_names
@@ -69,6 +71,16 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that is th
         if not name.startswith("_") and importlib.util.find_spec(f"fxcompress.{name}"):
             return importlib.import_module(f"fxcompress.{name}")
         raise AttributeError(f"module 'fxcompress' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module, but that an imported room does not take the place of what is called as it is (`rewrite`)."""
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:
