@@ -1,6 +1,7 @@
 """The passes that `fxcompress.compile(passes=[...])` takes, one a file."""
 
 from fxcompress.passes.absorb_clamps import AbsorbClamps
+from fxcompress.passes.adapt_batch_norm import AdaptBatchNorm
 from fxcompress.passes.binarize import Binarize
 from fxcompress.passes.calibrate import Calibrate
 from fxcompress.passes.canonicalize_activations import CanonicalizeActivations
@@ -30,6 +31,7 @@ from fxcompress.passes.use_binary_convolutions import UseBinaryConvolutions
 
 __all__ = [
     "AbsorbClamps",
+    "AdaptBatchNorm",
     "Binarize",
     "Calibrate",
     "CanonicalizeActivations",

@@ -16,7 +16,7 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, InputError, describe
 from fxcompress.execution.observe import observe
-from fxcompress.ir.cost import multiply_adds
+from fxcompress.ir.cost import first_layers
 from fxcompress.ir.edit import add_attribute, insert_call
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import FilterMask, constant_behind, masks_up_to
@@ -116,7 +116,7 @@ class Binarize(Pass):
         left_alone = select(graph, self.ignored) | {layer.node for layer in binarized_layers(graph_module)}
         chosen = [node for node in graph.find_nodes(op="call_function", target=CONVOLUTION) if node not in left_alone]
         if self.scopes is None:
-            first = _first_layers(graph)
+            first = first_layers(graph)
             better_left = {node: why for node in chosen if (why := _better_left(node, first))}
             context.notes += [f"{node.name} is not binarized: {why}" for node, why in better_left.items()]
             chosen = [node for node in chosen if node not in better_left]
@@ -160,19 +160,6 @@ def _better_left(node: fx.Node, first: set[fx.Node]) -> str | None:
     if argument(node, "groups") != 1:
         return "it has groups"
     return None
-
-
-def _first_layers(graph: fx.Graph) -> set[fx.Node]:
-    """The layers with weights or products that no other one comes before."""
-    behind: set[fx.Node] = set()
-    first = set()
-    for node in graph.nodes:
-        if not behind.isdisjoint(node.all_input_nodes):
-            behind.add(node)
-        elif node.op == "call_function" and multiply_adds(node):
-            first.add(node)
-            behind.add(node)
-    return first
 
 
 def _scales(

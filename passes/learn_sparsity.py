@@ -33,6 +33,8 @@ class LearnSparsity(Pass):
         level: the share of the weights to mask in the end.
         schedule: how training gets there (see `fxcompress.training.levels`); None asks for `level` from the start.
         freeze_epoch: from it on, masks are those that a file would hold, and the loss is zero; None for never.
+        learning_rate_multiplier: of the gradients of the masks.
+        scopes: mask the weights in these scopes alone (see `fxcompress.scopes.select`); None for all.
         ignored: scopes whose weights stay (see `fxcompress.scopes.select`).
 
     Raises:
@@ -43,6 +45,8 @@ class LearnSparsity(Pass):
     level: Annotated[float, Ge(0), Lt(1)] = 0.5
     schedule: Schedule | None = SCHEDULE
     freeze_epoch: Epoch | None = None
+    learning_rate_multiplier: Annotated[float, Ge(0)] = 1.0
+    scopes: Iterable[Scope] | None = None
     ignored: Iterable[Scope] = ()
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -51,8 +55,11 @@ class LearnSparsity(Pass):
         check_schedule(self.schedule, self.level)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        layers = maskable_layers(graph_module, self.ignored, context.notes)
-        masks = {layer.constant: LearnedMask(layer.constant.meta["val"].shape).eval() for layer in layers}
+        layers = maskable_layers(graph_module, self.ignored, context.notes, self.scopes)
+        masks = {
+            layer.constant: LearnedMask(layer.constant.meta["val"].shape, self.learning_rate_multiplier).eval()
+            for layer in layers
+        }
         return [Replacement.at(node) for node in mask_weights(graph_module, masks, self, context.reference)]
 
     def controller(self, graph_module: fx.GraphModule) -> LearnedSparsityController | None:

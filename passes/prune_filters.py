@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 from torch import fx
+from torch._ops import OpOverload
 
 from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters
@@ -16,9 +17,11 @@ from fxcompress.channels.selection import Ranking, Selection
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
+from fxcompress.ir.cost import first_layers
+from fxcompress.ir.signature import argument, signature
 from fxcompress.masks.mask import FilterMask
 from fxcompress.options import OneOf
-from fxcompress.pattern.scopes import Scope, select
+from fxcompress.pattern.scopes import Scope, left_alone
 from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.sparsity.insertion import mask_weights, masks_of
@@ -47,7 +50,10 @@ class PruneFilters(Pass):
             does a `LearnedRanking` (`fxcompress.training.learn_ranking`).
         multiple: so many filters, or a multiple, are kept of each cluster, rounded up: vector units compute that many at a
             time, integer kernels more (`Target.filter_multiple`). 1 for any number.
+        scopes: remove filters of the layers in these scopes alone (see `fxcompress.scopes.select`); None for all.
         ignored: scopes whose layers keep all filters (see `fxcompress.scopes.select`).
+        first: also remove filters of the layers that no other comes before.
+        downsampling: also remove those of convolutions with a stride.
         schedule: how training gets to `amount` or `flops` (see `fxcompress.training.levels`); None for all at once.
 
     Raises:
@@ -60,7 +66,10 @@ class PruneFilters(Pass):
     criterion: Annotated[str, OneOf(CRITERIA)] = "l2"
     ranking: Ranking = "uniform"
     multiple: Annotated[int, Ge(1)] = 8
+    scopes: Iterable[Scope] | None = None
     ignored: Iterable[Scope] = ()
+    first: bool = True
+    downsampling: bool = True
     schedule: Schedule | None = None
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -71,8 +80,13 @@ class PruneFilters(Pass):
         check_schedule(self.schedule, self._target)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        ignored = select(graph_module.graph, self.ignored)
-        channels = analyze(graph_module, lambda found: _keep(found, ignored))
+        graph = graph_module.graph
+        kept = dict.fromkeys(left_alone(graph, self.ignored, self.scopes), "they are ignored")
+        if not self.first:
+            kept |= dict.fromkeys(first_layers(graph), "no other layer comes before it")
+        if not self.downsampling:
+            kept |= dict.fromkeys(filter(_strides, graph.nodes), "it makes what it reads smaller")
+        channels = analyze(graph_module, lambda found: _keep(found, kept))
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
         context.notes += [self._summary(channels, groups, chosen), *_pinned(channels), *_computed(graph_module.graph)]
@@ -108,10 +122,21 @@ class PruneFilters(Pass):
         return Selection(self.criterion, self.ranking, self.multiple, of_computation=self.flops is not None)
 
 
-def _keep(channels: Channels, ignored: set[fx.Node]) -> None:
+def _keep(channels: Channels, kept: Mapping[fx.Node, str]) -> None:
+    """Pin the filters of the layers in `kept`, for the reasons there."""
     for layer in channels.layers:
-        if layer.node in ignored:
-            channels.pin(layer.filters, "they are ignored")
+        if layer.node in kept:
+            channels.pin(layer.filters, kept[layer.node])
+
+
+def _strides(node: fx.Node) -> bool:
+    """Whether `node` is a convolution that has fewer places to put out than to read from."""
+    names = signature(node.target).names if isinstance(node.target, OpOverload) else ()
+    if "stride" not in names or "weight" not in names or argument(node, "weight") is None:
+        return False
+    stride = argument(node, "stride")
+    transposed = "output_padding" in names
+    return not transposed and any(step != 1 for step in (stride if isinstance(stride, (list, tuple)) else [stride]))
 
 
 def _better_multiple(groups: list[Cluster], chosen: set[int], multiple: int, target: Target) -> list[str]:

@@ -15,14 +15,16 @@ from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.ir.dialect import copy_graph, resolve
 from fxcompress.ir.edit import add_attribute, insert_call
 from fxcompress.masks.mask import masked, source_constant
-from fxcompress.pattern.scopes import Scope, select
-from fxcompress.quantization.placement import ActivationSite, WeightSite, mark_regions, place
+from fxcompress.pattern.scopes import Scope, left_alone, select
+from fxcompress.quantization.placement import ActivationSite, WeightSite, place
+from fxcompress.quantization.regions import mark_regions
 from fxcompress.quantization.weights import fit
 from fxcompress.quantizers.options import QuantizationOptions, by_operation
 from fxcompress.quantizers.ranges import Estimator, EstimatorName
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.rewrite.rule import Replacement
 
+OUTPUT = "|OUTPUT"
 TRANSPOSE = resolve("transpose")
 
 
@@ -45,9 +47,11 @@ class Quantize(Pass):
         exact_sums: where the target's kernels can (`Target.accumulates`), have a convolution add a shortcut before anything is
             rounded. In OpenVINO the file then computes what the simulation does, at up to 5% of latency; else the kernel
             limits what is added to its range, but does not round it as the file says.
+        scopes: quantize what is in these scopes alone (see `fxcompress.scopes.select`); None for all.
         ignored: scopes left in float (see `fxcompress.scopes.select`).
         overrides: scopes with options of their own for the operations in them: their weights, and the activations that
-            they read. Where scopes overlap, the later one counts.
+            they read. Where scopes overlap, the later one counts. A scope that ends with ``|OUTPUT`` is of the activations that
+            they compute, whoever reads them, and counts more.
 
     Raises:
         ScopeError: an entry of `ignored` or `overrides` matches nothing.
@@ -63,6 +67,7 @@ class Quantize(Pass):
     reduce_range: bool = False
     embeddings: bool = True
     exact_sums: bool = False
+    scopes: Iterable[Scope] | None = None
     ignored: Iterable[Scope] = ()
     overrides: Mapping[Scope, QuantizationOptions] | None = None
 
@@ -87,10 +92,13 @@ class Quantize(Pass):
             context.reference = fx.GraphModule(graph_module, copy_graph(graph))
         _give_readers_their_own_transpose(graph)
         default = self._options.over(QuantizationOptions(weights=target.weights, activations=target.activations))
-        overrides = [(scope, select(graph, [scope]), options) for scope, options in (self.overrides or {}).items()]
+        given = {scope: options for scope, options in (self.overrides or {}).items() if not _is_output(scope)}
+        outputs = {scope: options for scope, options in (self.overrides or {}).items() if _is_output(scope)}
+        values = {n: o.over(default) for scope, o in outputs.items() for n in select(graph, [str(scope).removesuffix(OUTPUT)])}
+        overrides = [(scope, select(graph, [scope]), options) for scope, options in given.items()]
         options = by_operation(graph, default, [(nodes, options) for _, nodes, options in overrides])
         binarized = {layer.node for layer in binarized_layers(graph_module)}
-        placement = place(graph, target, options, select(graph, self.ignored) | binarized)
+        placement = place(graph, target, options, left_alone(graph, self.ignored, self.scopes) | binarized, values)
         shared: dict[object, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]
@@ -132,6 +140,10 @@ class Quantize(Pass):
         node = insert_call(value, consumers, target, name=f"{named.name}_quantizer", created_by=self.name)
         node.meta["activation"] = activation
         return Replacement(rule="", root=value.name, node=node.name, source=source_line(value))
+
+
+def _is_output(scope: Scope) -> bool:
+    return isinstance(scope, str) and scope.endswith(OUTPUT)
 
 
 def _give_readers_their_own_transpose(graph: fx.Graph) -> None:

@@ -39,6 +39,7 @@ class Sparsify(Pass):
         ranking: ``"global"`` ranks the weights of all layers, ``"local"`` masks the same share of each.
         pattern: ``"2:4"`` keeps the 2 largest of every 4 consecutive inputs. Layers whose inputs do not divide into groups
             stay as they are, and are named in the report.
+        scopes: mask the weights in these scopes alone (see `fxcompress.scopes.select`); None for all.
         ignored: scopes whose weights stay (see `fxcompress.scopes.select`).
         schedule: how training gets to `level` (see `fxcompress.training.levels`); None for all at once.
 
@@ -51,6 +52,7 @@ class Sparsify(Pass):
     criterion: Annotated[str, OneOf(CRITERIA)] = "normalized"
     ranking: Ranking = "global"
     pattern: str | None = None
+    scopes: Iterable[Scope] | None = None
     ignored: Iterable[Scope] = ()
     schedule: Schedule | None = None
 
@@ -64,7 +66,7 @@ class Sparsify(Pass):
         check_schedule(self.schedule, self._target)
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        layers = maskable_layers(graph_module, self.ignored, context.notes)
+        layers = maskable_layers(graph_module, self.ignored, context.notes, self.scopes)
         weights = [attribute(graph_module, str(layer.constant.target)).detach() for layer in layers]
         zeros = self._zeros(layers, weights, context)
         masks = {layers[i].constant: Mask((~chosen).to(weights[i].dtype)) for i, chosen in zeros.items()}

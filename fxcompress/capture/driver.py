@@ -31,10 +31,13 @@ from fxcompress.capture.true_sizes import untrue
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
+from fxcompress.ir.calls import record_calls
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import set_training
 
 aten = torch.ops.aten
+
+ClassOf = Callable[[str], str | None]
 
 
 @one_thread_at_a_time
@@ -110,6 +113,10 @@ class _Capture:
                 return None
         return None
 
+    def _class_of(self, path: str) -> str | None:
+        """The name of the class of the submodule at `path`; None for a program, which has none."""
+        return None if self.traced is None else type(self.traced.get_submodule(path)).__name__
+
     def with_free_batch(self) -> fx.GraphModule:
         """The model with a free batch where it lies, with other free sizes where it is not found, or else a fixed one."""
         assert self.traced is not None
@@ -156,11 +163,12 @@ class _Capture:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
         told = list(notes)
-        module, own_names = _canonical(program, told)
+        module, own_names = _canonical(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost: list[str] = []
         if trace is not None and self.traced is not None:
-            lost = keep_training(module, self.traced, self.modes, self.example, lambda new: _canonical(trace(), new)[0])
+            again = lambda new: _canonical(trace(), new, self._class_of)[0]  # noqa: E731
+            lost = keep_training(module, self.traced, self.modes, self.example, again)
             lost = [one for one in lost if one not in told]
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
@@ -177,21 +185,23 @@ class _Capture:
 # -------------------------------------------------------------------------------------------------------- assembly
 
 
-def _canonical(program: ExportedProgram, notes: list[str]) -> tuple[fx.GraphModule, dict[str, str]]:
+def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> tuple[fx.GraphModule, dict[str, str]]:
     """`program` as a module in the dialect, and its own names for what has others there."""
     program, own_names = with_safe_names(program)
-    module = _functional(program, notes)
+    module = _functional(program, notes, class_of)
     canonicalize(module.graph)
     return module, own_names
 
 
-def _functional(program: ExportedProgram, notes: list[str]) -> fx.GraphModule:
+def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> fx.GraphModule:
     """`program` as a module without in-place operations, regions or constant computations."""
     module = program.module(check_guards=False)
+    record_calls(module.graph, class_of)
     reason = _make_functional(module, notes)
     if reason is None:
         return module
     module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
+    record_calls(module.graph, class_of)
     reason = _make_functional(module, notes)
     if reason is not None:
         raise CaptureError(f"an in-place operation cannot be replaced: {reason}; write it without the underscore")

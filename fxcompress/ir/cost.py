@@ -74,3 +74,16 @@ def readable_count(count: float) -> str:
             return f"{count:.4g}{unit}"
         count /= 1000
     return f"{count:.4g} G"
+
+
+def first_layers(graph: fx.Graph) -> set[fx.Node]:
+    """The layers with weights or products that no other one comes before."""
+    behind: set[fx.Node] = set()
+    first = set()
+    for node in graph.nodes:
+        if not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+        elif node.op == "call_function" and multiply_adds(node):
+            first.add(node)
+            behind.add(node)
+    return first

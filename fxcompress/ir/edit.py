@@ -14,7 +14,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 def origin_of(node: fx.Node) -> dict[str, Any]:
     """The metadata that say where in the user's model `node` comes from."""
-    return {key: node.meta[key] for key in ("scope", "stack_trace", "region") if key in node.meta}
+    return {key: node.meta[key] for key in ("scope", "stack_trace", "region", "call") if key in node.meta}
 
 
 def attribute(graph_module: torch.nn.Module, target: str) -> Any:

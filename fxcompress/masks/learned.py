@@ -25,15 +25,16 @@ _DECIDED = 1e4
 
 
 class _Step(torch.autograd.Function):
-    """1 above one half, else 0; the gradient passes unchanged (arXiv 1308.3432)."""
+    """1 above one half, else 0; the gradient passes, times a multiplier (arXiv 1308.3432)."""
 
     @staticmethod
-    def forward(ctx, probability: Tensor) -> Tensor:
+    def forward(ctx, probability: Tensor, multiplier: float) -> Tensor:
+        ctx.multiplier = multiplier
         return (probability > 0.5).to(probability.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        return gradient
+        return gradient * ctx.multiplier, None
 
 
 class LearnedMask(Mask):
@@ -49,13 +50,15 @@ class LearnedMask(Mask):
 
     Args:
         shape: of the weight.
+        learning_rate_multiplier: of the gradients of the logits.
 
     Attributes:
         logits: a parameter of this shape.
     """
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: Sequence[int], learning_rate_multiplier: float = 1.0):
         nn.Module.__init__(self)
+        self.learning_rate_multiplier = learning_rate_multiplier
         self.logits = nn.Parameter(torch.full(tuple(shape), math.log(PROBABILITY / (1 - PROBABILITY))))
 
     @property
@@ -67,7 +70,7 @@ class LearnedMask(Mask):
         """Zeros and ones as training draws them, through which gradients reach the logits."""
         margin = max(1e-6, torch.finfo(self.logits.dtype).eps)
         uniform = torch.rand_like(self.logits).clamp(margin, 1 - margin)
-        return _Step.apply(torch.sigmoid(self.logits + torch.logit(uniform)))
+        return _Step.apply(torch.sigmoid(self.logits + torch.logit(uniform)), self.learning_rate_multiplier)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * (self.draw() if self.training else self.mask)
@@ -76,7 +79,7 @@ class LearnedMask(Mask):
         if not kept:
             return self
         logits = select_indices(self.logits.detach(), kept)
-        twin = LearnedMask(logits.shape).train(self.training)
+        twin = LearnedMask(logits.shape, self.learning_rate_multiplier).train(self.training)
         twin.logits = nn.Parameter(logits, self.logits.requires_grad)
         return twin
 

@@ -19,6 +19,7 @@ from torch import fx
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute
 from fxcompress.masks.mask import constant_behind
+from fxcompress.quantization.regions import fused_chain
 from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.table import Target, Weighted
@@ -66,14 +67,19 @@ class Placement:
 
 
 def place(
-    graph: fx.Graph, target: Target, options: Mapping[fx.Node, QuantizationOptions], ignored: Collection[fx.Node] = ()
+    graph: fx.Graph,
+    target: Target,
+    options: Mapping[fx.Node, QuantizationOptions],
+    ignored: Collection[fx.Node] = (),
+    values: Mapping[fx.Node, QuantizationOptions] | None = None,
 ) -> Placement:
     """Decide every site in `graph` for `target`; operations in `ignored` stay in float.
 
     `options` says for each operation how its weight and the activations that it reads are quantized. Where the readers of
-    one value disagree, each gets the quantizer that it asks for.
+    one value disagree, each gets the quantizer that it asks for. `values` says, for some nodes, how what they compute is
+    quantized, whoever reads it.
     """
-    return _Placer(graph, target, options, ignored).place()
+    return _Placer(graph, target, options, ignored, values or {}).place()
 
 
 class _Placer:
@@ -83,8 +89,10 @@ class _Placer:
         target: Target,
         options: Mapping[fx.Node, QuantizationOptions],
         ignored: Collection[fx.Node],
+        values: Mapping[fx.Node, QuantizationOptions],
     ):
         self.graph, self.target, self.options, self.ignored = graph, target, options, set(ignored)
+        self.values = values
         self.ranks = {node: rank for rank, node in enumerate(graph.nodes)}
         self.constants: set[object] = set()
         for node in graph.nodes:
@@ -112,13 +120,22 @@ class _Placer:
         """A site for each kind of quantizer that readers of `value` want."""
         readers: dict[QuantizerOptions, list[fx.Node]] = {}
         for user in sorted(self.demands[value], key=self.ranks.__getitem__):
-            readers.setdefault(self.demands[value][user], []).append(user)
+            readers.setdefault(self._of_value(value, self.demands[value][user]), []).append(user)
         for options, users in readers.items():
             wanted = (value, options)
             kin = nx.node_connected_component(self.same_scale, wanted) if wanted in self.same_scale else {wanted}
             alike = [other for other, _ in kin if options in self.demands.get(other, {}).values()]
             first = min(alike, key=self.ranks.__getitem__)
             yield ActivationSite(value, tuple(users), first.name, options)
+
+    def _of_value(self, value: fx.Node, wanted: QuantizerOptions) -> QuantizerOptions:
+        """What the reader gets who wants a quantizer for `value`: kernels decide on the sign, and products on symmetry."""
+        if value not in self.values:
+            return wanted
+        given = self.values[value].activation
+        symmetric, signed = given.spec.symmetric or wanted.spec.symmetric, wanted.spec.signed or given.spec.signed
+        spec = replace(given.spec, symmetric=symmetric, signed=signed)
+        return replace(given, spec=spec, estimator=given.estimator or wanted.estimator)
 
     def _visit(self, node: fx.Node) -> None:
         target = self.target
@@ -262,22 +279,6 @@ class _Placer:
         """Whether what `node` computes is wanted, after the operations that are fused to it."""
         *_, last = fused_chain(node, self.target.fused - {n.target for n in self.ignored})
         return self._is_wanted(last)
-
-
-def fused_chain(node: fx.Node, fused: Collection[object]) -> Iterator[fx.Node]:
-    """`node`, then each operation of `fused` that alone reads the one before it."""
-    yield node
-    while len(node.users) == 1 and (node := next(iter(node.users))).target in fused:
-        yield node
-
-
-def mark_regions(graph: fx.Graph, target: Target) -> None:
-    """Name the kernels of the target: an operation that computes, and what is fused to it."""
-    for node in graph.nodes:
-        if node.target in target.kernels and "region" not in node.meta:
-            chain = list(fused_chain(node, target.fused))
-            for member in chain if len(chain) > 1 else ():
-                member.meta["region"] = node.name
 
 
 def _shape(node: fx.Node) -> torch.Size:

@@ -8,8 +8,10 @@ For weights it looks at the tensor itself.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -22,7 +24,7 @@ from fxcompress.quantizers import divergence, least_squares
 from fxcompress.quantizers.distribution import Distribution
 from fxcompress.quantizers.estimator import Estimator, Extremes, Range, Statistic
 from fxcompress.quantizers.output_error import OutputError
-from fxcompress.quantizers.sampling import sample_extremes
+from fxcompress.quantizers.sampling import sample_extremes, sample_quantiles
 from fxcompress.quantizers.spec import QuantizationSpec
 
 
@@ -48,20 +50,20 @@ class MeanMinMax(Estimator):
         return seen.low, seen.high
 
     def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
-        return _MeanExtremes(spec.channel_axis)
+        return _MeanBounds(partial(sample_extremes, axis=spec.channel_axis), spec.channel_axis)
 
 
-class _MeanExtremes:
+class _MeanBounds:
     """Sums in fractions, which are exact: a float's sum would depend on the order of the samples."""
 
-    def __init__(self, axis: int | None):
-        self.axis = axis
+    def __init__(self, bounds: Callable[[Tensor], Range], axis: int | None):
+        self.bounds, self.axis = bounds, axis
         self.sums: list[list[Fraction]] = []  # of the lowest and the highest values, by channel
         self.samples = 0
         self.broken: Range | None = None
 
     def update(self, x: Tensor) -> None:
-        bounds = sample_extremes(x, self.axis)
+        bounds = self.bounds(x)
         if not all(bound.isfinite().all() for bound in bounds):
             self.broken = bounds[0].amin(0), bounds[1].amax(0)
             return
@@ -93,6 +95,31 @@ class Percentile(Estimator):
 
     def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
         return seen.quantile(self.low / 100), seen.quantile(self.high / 100)
+
+
+@dataclass(frozen=True)
+class MeanPercentile(Estimator):
+    """The mean over samples of the values that `low` and `high` percent of each sample's values lie below.
+
+    A weight counts as one sample.
+
+    Raises:
+        InputError: not ``0 <= low < high <= 100``.
+    """
+
+    low: Annotated[float, Ge(0), Le(100)] = 0.1
+    high: Annotated[float, Ge(0), Le(100)] = 99.9
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise InputError(f"the low percentile must be below the high one, got low={self.low}, high={self.high}")
+
+    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
+        return seen.quantile(self.low / 100), seen.quantile(self.high / 100)
+
+    def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
+        shares = (self.low / 100, self.high / 100)
+        return _MeanBounds(partial(sample_quantiles, axis=spec.channel_axis, shares=shares), spec.channel_axis)
 
 
 @dataclass(frozen=True)
@@ -133,6 +160,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "min_max": MinMax(),
     "mean_min_max": MeanMinMax(),
     "percentile": Percentile(),
+    "mean_percentile": MeanPercentile(),
     "three_sigma": ThreeSigma(),
     "mse": MeanSquaredError(),
     "output_error": OutputError(),

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxcompress.binarization.layers import binarized_layers
 from fxcompress.masks.mask import Mask, insert_mask, mask_of, masked, source_constant
-from fxcompress.pattern.scopes import Scope, select
+from fxcompress.pattern.scopes import Scope, left_alone
 from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.quantization.weights import fit
 from fxcompress.report.units import listed
@@ -24,21 +24,23 @@ class Owner(Protocol):
     def name(self) -> str: ...
 
 
-def maskable_layers(graph_module: fx.GraphModule, ignored: Iterable[Scope], notes: list[str]) -> list[WeightedLayer]:
-    """The layers whose weights can be masked one by one, without those in the scopes `ignored`.
+def maskable_layers(
+    graph_module: fx.GraphModule, ignored: Iterable[Scope], notes: list[str], scopes: Iterable[Scope] | None = None
+) -> list[WeightedLayer]:
+    """The layers whose weights can be masked one by one, of those in `scopes` if that is not None, without those in `ignored`.
 
     Binarized ones stay as they are, and `notes` names them: with zeros among their weights they would not run on bits.
 
     Raises:
         ScopeError: an entry of `ignored` matches nothing.
     """
-    left_alone = select(graph_module.graph, ignored)
-    layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in left_alone]
+    others = left_alone(graph_module.graph, ignored, scopes)
+    layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in others]
     binarized = {source_constant(layer.node.args[1]).target for layer in binarized_layers(graph_module)}
     stay = [layer.node.name for layer in layers if layer.constant.target in binarized]
     if stay:
         notes.append(f"{', '.join(stay)} stay: they are binarized, and no bit is zero")
-    computed = [node.name for node in computed_weights(graph_module.graph) if node not in left_alone]
+    computed = [node.name for node in computed_weights(graph_module.graph) if node not in others]
     if computed:
         notes.append(f"{listed(computed)} stay: their weights are computed, so that no mask holds their zeros")
     return [layer for layer in layers if layer.constant.target not in binarized]

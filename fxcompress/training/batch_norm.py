@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.data.batch import Batch
 from fxcompress.data.fitting import fitting
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 from fxcompress.ir import modes
 
@@ -33,13 +35,27 @@ def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2
     """
     if samples is not None and samples < 1:
         raise InputError(f"adapt_batch_norm needs at least one sample, not samples={samples}")
-    twin, seen = modes.inference_twin(compiled), 0
-    if not modes.set_batch_norm_training(twin):
+    seen = take_statistics(compiled, compiled.compilation.example, data, samples)
+    if seen is None:
         raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
+    return seen
+
+
+def take_statistics(
+    graph_module: fx.GraphModule, example: ExampleInputs, data: Iterable[Any], samples: int | None
+) -> int | None:
+    """As `adapt_batch_norm`, of a graph that takes inputs like `example`; None where it has no batch norm.
+
+    Raises:
+        InputError: there is no data, or a batch does not fit.
+    """
+    twin, seen = modes.inference_twin(graph_module), 0
+    if not modes.set_batch_norm_training(twin):
+        return None
     with torch.no_grad():
-        for inputs in fitting(data, compiled.compilation.example, compiled.graph):
+        for inputs in fitting(data, example, graph_module.graph):
             twin(*inputs.args, **inputs.kwargs)
-            seen += Batch.of(compiled.graph).count(pytree.tree_leaves((inputs.args, inputs.kwargs)))
+            seen += Batch.of(graph_module.graph).count(pytree.tree_leaves((inputs.args, inputs.kwargs)))
             if samples is not None and seen >= samples:
                 break
     if not seen:
