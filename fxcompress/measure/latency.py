@@ -25,7 +25,7 @@ from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import float32_inputs
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import InputError
-from fxcompress.quantization.placement import fused_chain
+from fxcompress.quantization.regions import fused_chain
 from fxcompress.targets import Target
 
 INTEGERS = frozenset({"i8", "u8"})

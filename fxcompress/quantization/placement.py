@@ -122,6 +122,9 @@ class _Placer:
         for user in sorted(self.demands[value], key=self.ranks.__getitem__):
             readers.setdefault(self._of_value(value, self.demands[value][user]), []).append(user)
         for options, users in readers.items():
+            if value in self.values:
+                yield ActivationSite(value, tuple(users), value.name, options)
+                continue
             wanted = (value, options)
             kin = nx.node_connected_component(self.same_scale, wanted) if wanted in self.same_scale else {wanted}
             alike = [other for other, _ in kin if options in self.demands.get(other, {}).values()]

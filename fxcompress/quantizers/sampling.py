@@ -43,10 +43,9 @@ def sample_extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
 def sample_quantiles(x: Tensor, axis: int | None, shares: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """The values that these shares of each sample's values lie below: shape ``[samples]``, or ``[samples, channels]``."""
     rows = x.flatten(1) if axis is None else x.movedim(axis, 1).flatten(2)
-    ranked = rows.float().sort(-1).values
+    ranked, finite = rows.float().sort(-1).values, rows.isfinite().all(-1)
     places = [round(share * (ranked.shape[-1] - 1)) for share in shares]
-    broken = ranked[..., -1:].isnan()  # a NaN is sorted behind all numbers
-    low, high = (torch.where(broken[..., 0], torch.nan, ranked[..., place]) for place in places)
+    low, high = (torch.where(finite, ranked[..., place], torch.nan) for place in places)
     return low, high
 
 
