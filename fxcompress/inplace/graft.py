@@ -111,7 +111,7 @@ def _give(module: nn.Module, target: str, value: Any) -> str:
     elif isinstance(value, torch.Tensor):
         owner.register_buffer(name, value)
     else:
-        owner.add_module(name, value)
+        owner.add_module(name, value.train(module.training))
     return ".".join([*where, name])
 
 

@@ -14,6 +14,7 @@ from fxcompress.errors import CalibrationError
 from fxcompress.ir.bypass import bypass
 from fxcompress.ir.state import outside
 from fxcompress.masks.mask import select_indices
+from fxcompress.quantizers.following import FollowedRange
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.ranges import Estimator
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -38,6 +39,7 @@ class Quantizer(nn.Module):
         signed: whether the grid is signed, decided when the range is set.
         ready: whether a range is set.
         enabled: whether it rounds; else it returns its input unchanged.
+        followed: the ranges that were set from nothing but zeros, which follow the values that are rounded in training.
     """
 
     scale: Tensor
@@ -45,11 +47,13 @@ class Quantizer(nn.Module):
 
     def __init__(self, spec: QuantizationSpec, shape: Sequence[int] = (), estimator: Estimator | None = None):
         super().__init__()
+        self.training = False  # passes look at values, and no range is to follow those
         self.spec, self.estimator = spec, estimator
         self.signed, self.ready, self.enabled = bool(spec.signed), False, True
         scale_shape = spec.scale_shape(shape)
         self.register_buffer("scale", torch.ones(scale_shape))
         self.register_buffer("zero_point", torch.zeros(scale_shape))
+        self.followed = FollowedRange(scale_shape)
 
     def get_extra_state(self) -> Tensor:
         """`signed`, `ready`, `enabled` and the number of bits, for `state_dict`: what a pass may choose by the data."""
@@ -94,8 +98,16 @@ class Quantizer(nn.Module):
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
             raise CalibrationError(f"the range is {_span(low, high)}")
         low, high = low.clamp(max=0.0).float(), high.clamp(min=0.0).float()
-        signed = self.spec.is_signed(low)
+        nothing = high - low <= torch.finfo(torch.float32).tiny
+        signed = self.spec.is_signed(low) or (self.spec.signed is None and self.spec.symmetric and bool(nothing.all()))
         self.set_grid(*self.spec.fit(low, high, signed), signed)
+        self.followed.start(nothing)
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor) -> None:
+        fitted = self.followed.follow(x, self.spec)
+        grid = self.spec.fit(self.followed.low, self.followed.high, self.signed)
+        self.set_grid(*(torch.where(fitted, new, old) for new, old in zip(grid, (self.scale, self.zero_point))), self.signed)
 
     @torch.no_grad()
     def set_grid(self, scale: Tensor, zero_point: Tensor, signed: bool) -> None:
@@ -117,6 +129,8 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.ready and self.enabled):
             return bypass(self, x)
+        if self.training and self.followed.any:
+            self._follow(x)
         if x.dtype in (torch.bfloat16, torch.float16):  # too coarse to divide in
             return self.rounded(x.float()).to(x.dtype)
         return self.rounded(x)
@@ -148,8 +162,8 @@ class Quantizer(nn.Module):
         if not along:
             return self
         twin = copy.deepcopy(self)
-        for held in (twin._parameters, twin._buffers):
-            for name, tensor in held.items():
+        for owner in (twin, twin.followed):
+            for held, name, tensor in [(h, *item) for h in (owner._parameters, owner._buffers) for item in h.items()]:
                 if tensor is not None and tensor.shape == self.scale.shape:
                     value = select_indices(tensor.detach(), along)
                     held[name] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value

@@ -35,10 +35,12 @@ class TrainableQuantizer(Quantizer):
 
     def __init__(self, start: Quantizer, learning_rate_multiplier: float = 1.0):
         nn.Module.__init__(self)
+        self.training = start.training
         self.spec, self.estimator, self.enabled = start.spec, start.estimator, start.enabled
         self.learning_rate_multiplier = learning_rate_multiplier
         self.input_extent = nn.Parameter(torch.empty_like(start.scale))
         self.input_low = None if self.spec.symmetric else nn.Parameter(torch.empty_like(start.scale))
+        self.followed = start.followed
         self.set_grid(start.scale, start.zero_point, start.signed)
 
     @torch.no_grad()
@@ -46,10 +48,10 @@ class TrainableQuantizer(Quantizer):
         self.signed, self.ready = signed, True
         lowest, highest = self.levels
         if self.input_low is None:
-            self.input_extent.copy_(scale * highest)
+            self.input_extent.data.copy_(scale * highest)  # data: a range may follow what is seen between two backward passes
         else:
-            self.input_extent.copy_(scale * (highest - lowest))
-            self.input_low.copy_((lowest - zero_point) * scale)
+            self.input_extent.data.copy_(scale * (highest - lowest))
+            self.input_low.data.copy_((lowest - zero_point) * scale)
 
     @property
     def scale(self) -> Tensor:  # type: ignore[override]
