@@ -258,7 +258,8 @@ def test_parts_are_verified_each(tmp_path):
 
 def test_every_free_size_is_another_one_once():
     example = ExampleInputs((torch.arange(12.0).reshape(2, 6), torch.arange(2), torch.ones(3)))
-    found = [inputs for alternatives in sized_inputs([["n", "length"], ["n"], [3]], example) for inputs in alternatives]
+    same, others = sized_inputs([["n", "length"], ["n"], [3]], example)
+    found = [same, *(way for _, alternatives in others for ways in alternatives for way in ways)]
     shapes = [[tuple(tensor.shape) for tensor in inputs] for inputs in found]
     assert shapes == [
         [(2, 6), (2,), (3,)],
@@ -269,8 +270,19 @@ def test_every_free_size_is_another_one_once():
 
 
 def test_a_size_that_is_fixed_in_the_file_is_kept():
-    (((one,),),) = sized_inputs([[4, 6]], ExampleInputs((torch.randn(2, 6),)))
-    assert one.shape == (4, 6)
+    (one,), others = sized_inputs([[4, 6]], ExampleInputs((torch.randn(2, 6),)))
+    assert one.shape == (4, 6) and not list(others)
+
+
+def test_sizes_that_are_sums_stay_so_and_equal_ones_change_together():
+    """As of a step of a decoder: three tokens behind five, a mask over both, keys and values of the five."""
+    example = ExampleInputs((torch.ones(1, 3), torch.ones(1, 8), torch.ones(1, 5), torch.ones(1, 5)))
+    _, others = sized_inputs([[1, "tokens"], [1, "total"], [1, "keys"], [1, "values"]], example)
+    tokens, total, keys, values = ([[x.shape[1] for x in way] for way in ways] for _, (ways, _) in others)
+    assert tokens == [[4, 9, 5, 5], [4, 8, 5, 5]]
+    assert total == [[3, 9, 5, 5]]
+    assert keys == [[3, 9, 6, 5], [3, 8, 6, 5], [3, 9, 6, 6]]
+    assert values == [[3, 9, 5, 6], [3, 8, 5, 6], [3, 9, 6, 6]]
 
 
 @given(st.integers(0, 10**6), st.sampled_from([8, 4]))

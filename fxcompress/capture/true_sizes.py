@@ -6,6 +6,7 @@ even ones only, and nothing in it tells.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,13 +30,13 @@ def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInput
     inputs, batch = graph_module.graph.find_nodes(op="placeholder"), Batch.of(graph_module.graph)
     leaves = [leaf for _, leaf in example.leaves()]
     shapes = list(map(_declared, inputs, leaves, batch.dimensions))
-    (same,), *others = sized_inputs([shape for shape in shapes if shape is not None], example)
+    same, others = sized_inputs([shape for shape in shapes if shape is not None], example)
     wrong: set[str] = set()
-    for leaves in (other for alternatives in others for other in alternatives):
-        changed = _changed(shapes, same, leaves)
-        expected = _outputs(model, leaves, example) if 1 not in changed.values() else None
-        if expected is not None and not _agrees(graph_module, leaves, expected):
-            wrong |= changed.keys()
+    for name, ways in ((name, ways) for name, alternatives in others for ways in alternatives):
+        wider = [leaves for leaves in ways if 1 not in _changed(shapes, same, leaves).values()]
+        tried = ((leaves, expected) for leaves in wider if (expected := _outputs(model, leaves, example)) is not None)
+        if any(not _agrees(graph_module, leaves, expected) for leaves, expected in islice(tried, 1)):
+            wrong.add(name)
     return [frozenset(d for d, size in enumerate(shape or ()) if isinstance(size, str) and size in wrong) for shape in shapes]
 
 

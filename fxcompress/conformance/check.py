@@ -96,8 +96,8 @@ class FileCheck:
             self._load(path, list(shapes))
         except FileProblem as problem:
             raise VerificationError(self._refusal(problem, None)) from None
-        example, *others = sized_inputs(shapes.values(), self.example)
-        for simulation in (self._simulation(*example), *map(self._other_simulation, others)):
+        example, others = sized_inputs(shapes.values(), self.example)
+        for simulation in (self._simulation(example), *(self._other_simulation(ways) for _, ways in others)):
             if simulation is None:
                 continue
             try:
@@ -112,9 +112,9 @@ class FileCheck:
         self.seconds = max(self.seconds, _START_SECONDS + 200 * (time.perf_counter() - started))
         return simulation
 
-    def _other_simulation(self, alternatives: list[list[Any]]) -> Simulation | None:
+    def _other_simulation(self, alternatives: list[list[list[Any]]]) -> Simulation | None:
         """Of the first inputs that the model takes: what it does not take is no fault of the file."""
-        for inputs in alternatives:
+        for inputs in (way for ways in alternatives for way in ways):
             with contextlib.suppress(Exception):
                 return self._simulation(inputs)
         return None

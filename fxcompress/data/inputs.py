@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from fxcompress.data.caches import register_caches
 from fxcompress.errors import InputError
 
 _HOW = (
@@ -27,6 +28,9 @@ class ExampleInputs:
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        register_caches()
 
     def __repr__(self) -> str:
         named = [f"{name}={describe_value(value)}" for name, value in self.kwargs.items()]

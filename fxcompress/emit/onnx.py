@@ -23,6 +23,8 @@ from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
+from fxcompress.emit.names import input_names as default_input_names
+from fxcompress.emit.names import output_names as default_output_names
 from fxcompress.emit.shapes import known_number
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
@@ -113,8 +115,8 @@ class _Walk:
         self.emit = emit
         self.values: dict[fx.Node, Any] = {}
         self.problems: dict[fx.Node, str] = {}
-        self.input_names = list(input_names) if input_names is not None else None
-        self.output_names = output_names
+        self.input_names = default_input_names(graph_module) if input_names is None else list(input_names)
+        self.output_names = default_output_names(graph_module) if output_names is None else list(output_names)
 
     def run(self) -> None:
         handlers: dict[str, Callable[[fx.Node], Any]] = {
@@ -137,21 +139,20 @@ class _Walk:
 
     def _check_input_names(self) -> None:
         count = len(self.graph_module.graph.find_nodes(op="placeholder"))
-        if self.input_names is not None and len(self.input_names) != count:
+        if len(self.input_names) != count:
             raise InputError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
 
     def _reserve_output_names(self) -> None:
         """Take the output names first, so that no inner value gets one of them."""
         (output,) = self.graph_module.graph.find_nodes(op="output")
         leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if leaf is not None]
-        names = list(self.output_names) if self.output_names is not None else _output_names(self.graph_module, output)
-        if len(names) != len(leaves):
-            raise InputError(f"output_names has {len(names)} names, the model has {len(leaves)} outputs")
-        self.outputs = list(zip([self.emit.unique(name) for name in names], leaves))
+        if len(self.output_names) != len(leaves):
+            raise InputError(f"output_names has {len(self.output_names)} names, the model has {len(leaves)} outputs")
+        self.outputs = list(zip([self.emit.unique(name) for name in self.output_names], leaves))
 
     def _placeholder(self, node: fx.Node) -> Any:
         fake = node.meta.get("val")
-        name = self.input_names.pop(0) if self.input_names else node.name
+        name = self.input_names.pop(0)
         if not isinstance(fake, torch.Tensor):
             return fake
         value = ir.Value(name=self.emit.unique(name))
@@ -221,24 +222,6 @@ class _Walk:
             value.name = name
             taken.add(id(value))
             self.emit.graph.outputs.append(value)
-
-
-def _output_names(graph_module: fx.GraphModule, output: fx.Node) -> list[str]:
-    """One name per output: its path in what `forward` returns."""
-    leaves, spec = pytree.tree_flatten(output.args[0])
-    codegen = graph_module.graph._codegen
-    if isinstance(codegen, fx.graph._PyTreeCodeGen) and codegen.pytree_info.out_spec is not None:
-        spec = codegen.pytree_info.out_spec
-    tree = pytree.tree_unflatten(range(len(leaves)), spec)
-    paths, _ = pytree.tree_flatten_with_path(tree)
-    names = ["_".join(str(_key(key)) for key in path) for path, _ in paths]
-    named = [f"output_{name}" if name.isdigit() else name or "output" for name in names]
-    names = [name for name, leaf in zip(named, leaves) if leaf is not None]
-    return ["output"] if names in (["output_0"], ["output"]) else names
-
-
-def _key(key: Any) -> Any:
-    return getattr(key, "idx", None) if hasattr(key, "idx") else getattr(key, "key", getattr(key, "name", key))
 
 
 def _remove_unused(graph: ir.Graph) -> None:

@@ -88,10 +88,10 @@ class SymbolicSizes:
         taken = self._names.values()
         if axis == samples or (samples is None and axis == 0 and "batch" not in taken):
             return "batch"
-        word = AXES.get(rank, {}).get(axis)
+        word = "past_sequence" if owner.startswith("past_key_values.") and axis == 2 else AXES.get(rank, {}).get(axis)
         if samples != 0 or word is None:
             return f"{owner}_dim_{axis}"
-        return word if word not in taken else f"{owner}_{word}"
+        return word if word not in taken else f"{owner.replace('.', '_')}_{word}"
 
     def declared(self, sizes: Iterable[Size]) -> ir.Shape:
         """The shape as a file declares it: constants, or expressions over named symbols such as ``batch``."""
