@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fxcompress.compiled import Compiled
     from fxcompress.compiler import compile
     from fxcompress.config import Config
+    from fxcompress.data.decoding import decoding_inputs
     from fxcompress.driver.effect import Effect
     from fxcompress.driver.interface import Context, Pass
     from fxcompress.inplace.compression import Compression, compress
@@ -40,6 +41,7 @@ __all__ = [
     "QuantizationSpec",
     "compile",
     "compress",
+    "decoding_inputs",
     "maybe",
     "op",
     "rewrite",
@@ -50,6 +52,7 @@ _HOMES = {
     "fxcompress.compiled": ["Compiled"],
     "fxcompress.compiler": ["compile"],
     "fxcompress.config": ["Config"],
+    "fxcompress.data.decoding": ["decoding_inputs"],
     "fxcompress.driver.effect": ["Effect"],
     "fxcompress.driver.interface": ["Context", "Pass"],
     "fxcompress.inplace.compression": ["Compression", "compress"],

@@ -19,6 +19,7 @@ from fxcompress.capture.tracing import plain_kernels
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.sized import sized_inputs
+from fxcompress.ir.fake import static_sizes
 
 
 def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> Dimensions:
@@ -47,7 +48,7 @@ def _declared(node: fx.Node, example: Any, samples: int | None) -> list[int | st
         return None
     return [
         example.shape[d] if d == samples else size if isinstance(size, int) else str(size.node.expr)
-        for d, size in enumerate(value.shape)
+        for d, size in enumerate(static_sizes(value.shape))
     ]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.caches import cache_of, register_caches
+from fxcompress.data.caches import cache_of
 from fxcompress.errors import InputError
 
 
@@ -18,13 +18,13 @@ from fxcompress.errors import InputError
 def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int | None = None) -> dict[str, Any]:
     """`inputs` as a step of generation: the tokens from `past` on, behind the cache of those before.
 
-    A model of Hugging Face that is compiled on such inputs, with ``dynamic_shapes="auto"``, gives one file that reads a prompt and
+    A model of Hugging Face compiled on such inputs, with ``dynamic_shapes="auto"``, gives one file that reads a prompt and
     generates from it: its cache goes in as ``past_key_values.0.key`` and so on, of any length or none, and comes out as
     ``present.0.key``.
 
     Args:
         model: of `transformers`, one that returns a cache. It runs once, in the mode that it is in.
-        inputs: ``input_ids`` ``[batch, tokens]`` int64, with or without ``attention_mask`` of that shape, and what else the model
+        inputs: ``input_ids`` ``[batch, tokens]`` int64, and maybe ``attention_mask`` of that shape, and what else the model
             takes.
         past: how many tokens have been read before; 0 leaves the cache empty. None for about half of them.
 

@@ -61,7 +61,7 @@ def _others(size: int) -> tuple[int, ...]:
 
 def _ways(given: dict[str, int], name: str, size: int) -> Iterator[dict[str, int]]:
     """The sizes with `size` for `name`: with sums kept, alone, and with all that are as large."""
-    alone, alike = given | {name: size}, [other for other in given if given[other] == given[name]]
+    alone, alike = given | {name: size}, [other for other in given if other.isidentifier() and given[other] == given[name]]
     ways = [_with_sums(given, alone, {name}), alone]
     ways += [_with_sums(given, given | dict.fromkeys(alike, size), set(alike))] if len(alike) > 1 else []
     yield from (way for position, way in enumerate(ways) if way not in ways[:position])
@@ -70,6 +70,7 @@ def _ways(given: dict[str, int], name: str, size: int) -> Iterator[dict[str, int
 def _with_sums(given: dict[str, int], sizes: dict[str, int], fixed: Collection[str]) -> dict[str, int]:
     """`sizes`, but for those that are the sum of two others in `given`: they are the sum of what these have become."""
     found = dict(sizes)
+    given = {name: size for name, size in given.items() if name.isidentifier()}
     for total in sorted(given, key=given.__getitem__):
         for one, other in combinations([name for name in given if name != total], 2):
             grown = found[one] + found[other]

@@ -1,0 +1,111 @@
+"""A language model with its cache as one file: names, free lengths, and that prompts and steps compute what the model does."""
+
+import copy
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from frameworks import framework
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import fxcompress
+from fxcompress import decoding_inputs, passes
+from fxcompress.errors import InputError
+
+transformers = framework("transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+
+SMALL = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def llama():
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, num_key_value_heads=2)).eval()
+
+
+def gemma():
+    """Windows in every other layer, capped logits, a tied head."""
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8, sliding_window=16)
+    return transformers.Gemma2ForCausalLM(config).eval()
+
+
+def tokens(batch, length, seed=0):
+    return {"input_ids": torch.randint(3, 60, (batch, length), generator=torch.Generator().manual_seed(seed))}
+
+
+def written(model, path, *stages):
+    given = decoding_inputs(model, tokens(2, 8), past=5)
+    return fxcompress.compile(model, stages, example_inputs=given, dynamic_shapes="auto").to_onnx(
+        path / "m.onnx", verify="strict"
+    )
+
+
+def runtimes(path):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    compiled = openvino.Core().compile_model(path, "CPU", exact)
+    names = [one.name for one in session.get_inputs()]
+    return names, [lambda feed: session.run(None, feed), lambda feed: list(compiled(feed).values())]
+
+
+def arrays(tree):
+    return [leaf.detach().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@pytest.mark.parametrize("build", [llama, gemma])
+def test_one_file_reads_a_prompt_and_goes_on(build, tmp_path):
+    model = build()
+    names, run = runtimes(written(model, tmp_path))
+    caches = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
+    assert names == ["input_ids", "attention_mask", *caches]
+    for batch, past, new in ((2, 0, 6), (1, 6, 1), (3, 4, 3)):
+        given = decoding_inputs(model, tokens(batch, past + new, seed=past), past=past)
+        wanted = arrays(model(**copy.deepcopy(given), use_cache=True))
+        for runtime in run:
+            for got, want in zip(runtime(dict(zip(names, arrays(given)))), wanted, strict=True):
+                np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_outputs_are_named_as_pipelines_look_for_them(tmp_path):
+    session = onnxruntime.InferenceSession(written(llama(), tmp_path), providers=["CPUExecutionProvider"])
+    outputs = {one.name: one.shape for one in session.get_outputs()}
+    assert list(outputs) == ["logits", *(f"present.{layer}.{part}" for layer in range(2) for part in ("key", "value"))]
+    assert outputs["logits"] == ["batch", "sequence", 60]
+    assert outputs["present.0.key"] == ["batch", 2, "past_sequence+sequence", 8]
+
+
+def test_compressed_weights_are_calibrated_on_steps(tmp_path):
+    model = llama()
+    given = [decoding_inputs(model, tokens(4, 24, seed), past=past) for seed, past in ((1, 8), (2, 8), (3, 8))]
+    compiled = fxcompress.compile(model, [passes.CompressWeights(group_size=16)], data=given, dynamic_shapes="auto")
+    path = compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
+    names, run = runtimes(path)
+    step = decoding_inputs(model, tokens(1, 7), past=6)
+    wanted = arrays(compiled(**copy.deepcopy(step)))
+    for runtime in run:
+        np.testing.assert_allclose(runtime(dict(zip(names, arrays(step))))[0], wanted[0], atol=1e-4)
+
+
+def test_inputs_of_a_step():
+    model = llama()
+    step = decoding_inputs(model, tokens(2, 9))
+    cache = next(value for value in step.values() if not isinstance(value, Tensor))
+    assert step["input_ids"].shape == (2, 5) and step["attention_mask"].shape == (2, 9)
+    assert [leaf.shape for leaf in pytree.tree_leaves(cache)] == [(2, 2, 4, 8)] * 4
+    with pytest.raises(InputError, match="past=9 of 9 tokens leaves none"):
+        decoding_inputs(model, tokens(2, 9), past=9)
+    with pytest.raises(InputError, match="a dict with input_ids"):
+        decoding_inputs(model, {"ids": torch.zeros(1, 3)})
+
+
+def test_a_model_without_a_cache_is_told_apart():
+    config = transformers.BertConfig(**SMALL)
+    with pytest.raises(InputError, match="BertModel returns no cache"):
+        decoding_inputs(transformers.BertModel(config).eval(), tokens(1, 6))
