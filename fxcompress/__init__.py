@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fxcompress.quantizers.options import QuantizationOptions
     from fxcompress.quantizers.spec import QuantizationSpec
     from fxcompress.rewrite.rule import rewrite
+    from fxcompress.training.parameter_groups import parameter_groups
 
 _forward_moved_names()
 
@@ -44,6 +45,7 @@ __all__ = [
     "decoding_inputs",
     "maybe",
     "op",
+    "parameter_groups",
     "rewrite",
     "var",
 ]
@@ -61,6 +63,7 @@ _HOMES = {
     "fxcompress.quantizers.options": ["QuantizationOptions"],
     "fxcompress.quantizers.spec": ["QuantizationSpec"],
     "fxcompress.rewrite.rule": ["rewrite"],
+    "fxcompress.training.parameter_groups": ["parameter_groups"],
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one that is there

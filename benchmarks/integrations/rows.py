@@ -1,0 +1,50 @@
+"""One row of the table: a pipeline that was run, with what came out or what stopped it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class Row:
+    """What a pipeline did.
+
+    Attributes:
+        framework, pipeline: what was run.
+        lines: of the user's script that are there for compression.
+        done: what came out, in a few words; empty where it failed.
+        failed: what stopped it; empty where it ran.
+    """
+
+    framework: str
+    pipeline: str
+    lines: int
+    done: str = ""
+    failed: str = ""
+    seconds: float = 0.0
+
+
+Case = tuple[str, int, Callable[[], str]]
+"""A pipeline's name, the lines for compression, and what runs it."""
+
+
+def run(framework: str, cases: Iterator[Case], only: str | None = None) -> Iterator[Row]:
+    """Run `cases`, each for itself: one that fails is a row too."""
+    for pipeline, lines, case in cases:
+        if only and only not in f"{framework} {pipeline}":
+            continue
+        row, started = Row(framework, pipeline, lines), time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                row.done = case()
+        except Exception as problem:
+            traceback.print_exc()
+            row.failed = f"{type(problem).__name__}: {problem}".partition("\n")[0][:300]
+        row.seconds = time.perf_counter() - started
+        print(asdict(row), flush=True)
+        yield row

@@ -1,0 +1,127 @@
+"""torchvision's detectors and segmenters, in the plain loop of its references, on images of several sizes."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxcompress
+from benchmarks.integrations.rows import Case
+from benchmarks.models import import_torchvision
+from fxcompress import passes
+
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+_TRAINED_ON, _CALIBRATED_ON = ((96, 128), (128, 96), (100, 131)), ((96, 128), (128, 128))
+
+
+def cases() -> Iterator[Case]:
+    """Detectors train and predict; segmenters train in whole, in another size than they were calibrated with."""
+    vision = import_torchvision()
+    _declare_suppression(vision)
+    small: dict[str, Any] = {"weights": None, "weights_backbone": None}
+    sized = small | {"min_size": 96, "max_size": 160}
+    detection, segmentation = vision.models.detection, vision.models.segmentation
+    for name, build in {
+        "SSDLite320, MobileNetV3": partial(detection.ssdlite320_mobilenet_v3_large, num_classes=4, **small),
+        "RetinaNet, ResNet-50 FPN": partial(detection.retinanet_resnet50_fpn, num_classes=4, **sized),
+        "Faster R-CNN, MobileNetV3 FPN": partial(
+            detection.fasterrcnn_mobilenet_v3_large_fpn, num_classes=4, **sized, box_detections_per_img=10
+        ),
+        "FCOS, ResNet-50 FPN": partial(detection.fcos_resnet50_fpn, num_classes=4, **sized),
+    }.items():
+        yield f"{name}: train on mixed sizes, predict, write", 2, partial(_detector, build)
+    for name, build in {
+        "DeepLabV3, MobileNetV3": partial(segmentation.deeplabv3_mobilenet_v3_large, num_classes=4, **small),
+        "LR-ASPP, MobileNetV3": partial(segmentation.lraspp_mobilenet_v3_large, num_classes=4, **small),
+        "DeepLabV3 with its second head": partial(
+            segmentation.deeplabv3_mobilenet_v3_large, num_classes=4, aux_loss=True, **small
+        ),
+    }.items():
+        yield f"{name}: train on another size, write", 2, partial(_segmenter, build)
+
+
+def _declare_suppression(vision: Any) -> None:
+    """Non-maximum suppression in Python, where the operators of torchvision are not built for this torch."""
+    if vision.extension._has_ops():
+        return
+
+    def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+        order, kept = scores.argsort(descending=True).tolist(), []
+        overlaps = vision.ops.box_iou(boxes, boxes)
+        for index in order:
+            if not kept or overlaps[index, kept].max() <= threshold:
+                kept.append(index)
+        return torch.tensor(kept, dtype=torch.long)
+
+    vision._operators_declared_for_import.impl("nms", suppress, "CPU")
+    vision.ops.boxes._assert_has_ops = lambda: None
+
+
+def _scenes(sizes: Any, seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for height, width in sizes:
+        images = [torch.rand(3, height, width, generator=generator), torch.rand(3, height - 7, width - 5, generator=generator)]
+        boxes = torch.tensor([[5.0, 6.0, 45.0, 60.0], [20.0, 10.0, 70.0, 50.0]])
+        batches.append((images, [{"boxes": boxes.clone(), "labels": torch.tensor([1, 2])} for _ in images]))
+    return batches
+
+
+def _stack() -> list[Any]:
+    return [passes.Sparsify(level=0.5), *fxcompress.defaults.training()]
+
+
+def _detector(build: Callable[[], nn.Module]) -> str:
+    torch.manual_seed(0)
+    model = build()
+    compression = fxcompress.compress(model, _stack(), data=[(images,) for images, _ in _scenes(_CALIBRATED_ON, 1)])
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=1e-3)
+    losses = []
+    for images, targets in _scenes(_TRAINED_ON, 2):
+        found = model(images, targets)
+        loss = sum(found.values()) + compression.controller.loss()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    model.eval()
+    with torch.no_grad():
+        predictions = model(_scenes(_TRAINED_ON, 3)[2][0])
+    moved = sum(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (
+        set(predictions[0]) == {"boxes", "scores", "labels"} and moved and all(map(torch.isfinite, map(torch.tensor, losses)))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = compression.to_onnx(folder)
+        number = len(files) if isinstance(files, list) else 1
+    parts = ", ".join(compression.compiled.parts)
+    return f"parts {parts}; losses {', '.join(f'{loss:.2f}' for loss in losses)}; {number} files"
+
+
+def _segmenter(build: Callable[[], nn.Module]) -> str:
+    torch.manual_seed(0)
+    model = build()
+    compression = fxcompress.compress(model, _stack(), data=[torch.rand(2, 3, *size) for size in _CALIBRATED_ON])
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    losses = []
+    for size in _TRAINED_ON:
+        outputs = model(torch.rand(2, 3, *size))
+        loss = sum(nn.functional.cross_entropy(one, torch.randint(4, (2, *size))) for one in outputs.values())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    model.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        files = compression.to_onnx(f"{folder}/whole.onnx" if not hasattr(compression.compiled, "parts") else folder)
+        number = len(files) if isinstance(files, list) else 1
+    return f"losses {', '.join(f'{loss:.2f}' for loss in losses)}; outputs {', '.join(outputs)}; {number} file(s)"

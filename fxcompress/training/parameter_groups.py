@@ -1,0 +1,87 @@
+"""Parameters for an optimizer in groups: what compression trains is not pulled to zero, and has a learning rate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from fxcompress.binarization.binarizers import Binarizer
+from fxcompress.errors import InputError
+from fxcompress.masks import Mask
+from fxcompress.quantizers.quantizer import Quantizer
+
+Group = dict[str, Any]
+"""``{"params": [...], "lr": ..., ...}``, as torch's optimizers take it."""
+
+
+def parameter_groups(
+    model: nn.Module,
+    groups: Iterable[Any] | None = None,
+    *,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    multiplier: float = 1.0,
+) -> list[Group]:
+    """The parameters of a compressed `model` for an optimizer, without weight decay on ranges, thresholds and mask logits.
+
+    Weight decay pulls weights to zero, which is no value that a range tends to.
+
+    Args:
+        groups: what a recipe made of the model's parameters, groups or parameters; those of compression are taken out of each.
+            None for all parameters that are trained, in one group.
+        lr: of groups that have none of their own; the optimizer's own, where it is None.
+        weight_decay: of groups that have none of their own.
+        multiplier: what the learning rate of compression is multiplied by. Of optimizers that scale gradients themselves, such
+            as Adam; `TrainQuantizers(learning_rate_multiplier=...)` scales the gradients, which they undo.
+
+    Raises:
+        InputError: `multiplier` is below 0, or there is no learning rate to multiply.
+    """
+    if multiplier < 0:
+        raise InputError(f"a multiplier of the learning rate is 0 or more, not {multiplier!r}")
+    own = {id(parameter) for parameter in _of_compression(model)}
+    defaults: Group = {"weight_decay": weight_decay} | ({} if lr is None else {"lr": lr})
+    given = [parameter for parameter in model.parameters() if parameter.requires_grad] if groups is None else list(groups)
+    made: list[Group] = []
+    seen: set[int] = set()
+    for group in _as_groups(given):
+        group = defaults | group
+        seen |= {id(parameter) for parameter in group["params"]}
+        made += _split(group, own, multiplier)
+    missing = [p for p in _of_compression(model) if id(p) not in seen and p.requires_grad]
+    return made + (_split(defaults | {"params": missing}, own, multiplier) if missing else [])
+
+
+def _of_compression(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that passes inserted, each once."""
+    found = {
+        id(parameter): parameter
+        for module in model.modules()
+        if isinstance(module, (Quantizer, Mask, Binarizer))
+        for parameter in module.parameters()
+    }
+    yield from found.values()
+
+
+def _as_groups(given: list[Any]) -> list[Group]:
+    if given and not isinstance(given[0], Mapping):
+        return [{"params": given}]
+    return [dict(group) | {"params": list(group["params"])} for group in given]
+
+
+def _split(group: Group, own: set[int], multiplier: float) -> list[Group]:
+    """`group` without what compression trains, and that in a group behind it; those that hold something."""
+    others = [parameter for parameter in group["params"] if id(parameter) not in own]
+    ours = [parameter for parameter in group["params"] if id(parameter) in own]
+    behind = group | {"params": ours, "weight_decay": 0.0}
+    if ours and multiplier != 1:
+        if "lr" not in group:
+            raise InputError("a multiplier needs a learning rate to multiply: parameter_groups(model, lr=..., multiplier=...)")
+        behind["lr"] = group["lr"] * multiplier
+    if "params" in group and "param_names" in group:
+        names = dict(zip(map(id, group["params"]), group["param_names"]))
+        group = group | {"param_names": [names[id(parameter)] for parameter in others]}
+        behind["param_names"] = [names[id(parameter)] for parameter in ours]
+    return [one for one in (group | {"params": others}, behind) if one["params"]]
