@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fxcompress.compiled import Compiled
     from fxcompress.compiler import compile
     from fxcompress.config import Config
+    from fxcompress.data.all_ranks import AllRanks
     from fxcompress.data.decoding import decoding_inputs
     from fxcompress.driver.effect import Effect
     from fxcompress.driver.interface import Context, Pass
@@ -31,6 +32,7 @@ _forward_moved_names()
 __version__ = "0.1.0"
 
 __all__ = [
+    "AllRanks",
     "Compiled",
     "Compression",
     "Config",
@@ -54,6 +56,7 @@ _HOMES = {
     "fxcompress.compiled": ["Compiled"],
     "fxcompress.compiler": ["compile"],
     "fxcompress.config": ["Config"],
+    "fxcompress.data.all_ranks": ["AllRanks"],
     "fxcompress.data.decoding": ["decoding_inputs"],
     "fxcompress.driver.effect": ["Effect"],
     "fxcompress.driver.interface": ["Context", "Pass"],

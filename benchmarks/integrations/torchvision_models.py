@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -73,13 +73,30 @@ def _scenes(sizes: Any, seed: int) -> list[Batch]:
     return batches
 
 
+@torch.no_grad()
+def _settled(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+    """`model`, whose weights are random, with the statistics of `batches`: an untrained network has none to choose ranges by."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train().momentum = None  # the mean of all batches
+    for batch in batches:
+        model(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+    return model
+
+
 def _stack() -> list[Any]:
     return [passes.Sparsify(level=0.5), *fxcompress.defaults.training()]
 
 
 def _detector(build: Callable[[], nn.Module]) -> str:
     torch.manual_seed(0)
-    model = build()
+    model = build().eval()
+    _settled(model, (images for images, _ in _scenes(_CALIBRATED_ON, 1)))
     compression = fxcompress.compress(model, _stack(), data=[(images,) for images, _ in _scenes(_CALIBRATED_ON, 1)])
     before = copy.deepcopy(model.state_dict())
     model.train()
@@ -108,8 +125,9 @@ def _detector(build: Callable[[], nn.Module]) -> str:
 
 def _segmenter(build: Callable[[], nn.Module]) -> str:
     torch.manual_seed(0)
-    model = build()
-    compression = fxcompress.compress(model, _stack(), data=[torch.rand(2, 3, *size) for size in _CALIBRATED_ON])
+    calibration = [torch.rand(2, 3, *size) for size in _CALIBRATED_ON]
+    model = _settled(build().eval(), calibration)
+    compression = fxcompress.compress(model, _stack(), data=calibration)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     losses = []
