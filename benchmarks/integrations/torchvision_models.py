@@ -75,7 +75,7 @@ def _scenes(sizes: Any, seed: int) -> list[Batch]:
 
 @torch.no_grad()
 def _settled(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
-    """`model`, whose weights are random, with the statistics of `batches`: an untrained network has none to choose ranges by."""
+    """`model`, whose weights are random, with the statistics of `batches`, without which ranges would be of nothing."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
