@@ -16,7 +16,7 @@ ROOMS = [  # each imports only those before it; "fxcompress" is what a user impo
     *("errors", "options", "documents", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
     *("masks", "quantizers", "binarization", "targets", "execution", "quantization", "channels", "sparsity", "training"),
     *("driver", "emit", "conformance", "measure", "patterns", "passes"),
-    *("defaults", "config", "compiled", "parts", "compiler", "integrations", "inplace", "fxcompress", "demo"),
+    *("defaults", "nncf_files", "config", "compiled", "parts", "compiler", "integrations", "inplace", "fxcompress", "demo"),
     *("commands", "cli", "__main__"),
 ]
 TOP = {"__init__", "compiler", "compiled", "parts", "defaults", "errors", "cli", "moved", "__main__"}

@@ -19,6 +19,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.documents import Document, load_document, parse_document
 from fxcompress.driver.interface import Pass
 from fxcompress.errors import ConfigError, InputError, did_you_mean
+from fxcompress.nncf_files import is_nncf_file, read_nncf_file
 from fxcompress.options import Declared, OneOf
 from fxcompress.options.declared import declarations
 from fxcompress.storage.atomic import write_text
@@ -56,7 +57,7 @@ class Config(Declared):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, allow_imports: bool = False) -> Config:
-        """The configuration in the file at `path`: YAML, JSON (with comments) or TOML, by its suffix.
+        """The configuration in the file at `path`: YAML, JSON (with comments) or TOML, by its suffix; or one of NNCF 2.
 
         Args:
             allow_imports: also take passes that the file names as ``my_package:MyPass``, which runs that module's code.
@@ -74,6 +75,8 @@ class Config(Declared):
 
     @classmethod
     def _read(cls, document: Document, allow_imports: bool) -> Config:
+        if is_nncf_file(document.value):
+            return cls._from_nncf(document)
         if not isinstance(document.value, dict):
             document.fail((), "a configuration is a mapping with the key 'passes'")
         reader, options = Reader(document, allow_imports), dict(document.value)
@@ -89,6 +92,12 @@ class Config(Declared):
         passes = _passes(reader, options.pop("passes"))
         read = {name: reader.value(given, declared[name], (name,)) for name, given in options.items()}
         return cls(passes=passes, **read)
+
+    @classmethod
+    def _from_nncf(cls, document: Document) -> Config:
+        found, reader = read_nncf_file(document), Reader(document)
+        inputs = tuple(reader.object(Input, one, ("input_info",)) for one in found.inputs)
+        return cls(passes=found.passes, inputs=inputs, extra=found.extra, notes=found.notes)
 
     def dump(self, path: str | os.PathLike[str]) -> Path:
         """Write the configuration to `path`, from where `load` makes an equal one; the suffix says the format.

@@ -34,6 +34,8 @@ class OneOf:
 def fits(value: Any, declared: Any) -> bool:
     """Whether `value` is as `declared`. What cannot be checked (an iterator's items, a protocol) is taken to be."""
     origin, parts = get_origin(declared), get_args(declared)
+    if declared is Any:
+        return True
     if origin is Annotated:
         return fits(value, parts[0]) and all(_within(value, limit) for limit in parts[1:])
     if origin in (Union, types.UnionType):

@@ -1,0 +1,201 @@
+"""Files of NNCF 2 as they are: every key is honoured, reported or refused, as goldens tell."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fxcompress
+from fxcompress import Config, passes
+from fxcompress.errors import ConfigError, ScopeError
+from fxcompress.training.levels import Exponential
+
+FILES = sorted((Path(__file__).parent / "goldens" / "nncf").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_a_file_of_nncf_asks_for(file):
+    """`REGENERATE=1 python -m pytest tests/test_nncf_files.py` writes the goldens anew."""
+    config = Config.load(file)
+    told = config.text() + "".join(f"# {note}\n" for note in config.notes)
+    golden = file.with_suffix(".yaml")
+    if os.environ.get("REGENERATE"):
+        golden.write_text(told)
+    assert told == golden.read_text()
+    assert Config.load(golden) == config
+
+
+def parse(compression=None, **root):
+    given = {"input_info": {"sample_size": [1, 3, 16, 16]}, **root}
+    return Config.parse(json.dumps(given if compression is None else {**given, "compression": compression}), ".json")
+
+
+QUANTIZATION = {"algorithm": "quantization"}
+CROSSED = {"range": {"type": "percentile", "params": {"min_percentile": 60, "max_percentile": 40}}}
+REFUSED = [
+    ({"algorithm": "quantisation"}, {}, r"compression.algorithm: there is no 'quantisation' \(did you mean 'quantization'"),
+    ({}, {}, "compression.algorithm: there is no None"),
+    ([QUANTIZATION, 3], {}, r"compression\[1\]: this is an object"),
+    ({"algorithm": "movement_sparsity"}, {}, "take rb_sparsity"),
+    ({"algorithm": "bootstrapNAS"}, {}, "take filter_pruning"),
+    ({**QUANTIZATION, "initializer": {"precision": {"type": "autoq"}}}, {}, "AutoQ is not here. Take 'hawq'"),
+    ({**QUANTIZATION, "initializer": {"num_init_steps": 1, "range": {}}}, {}, "initializer.num_init_steps: NNCF has no key"),
+    ({**QUANTIZATION, "initialiser": {}}, {}, r"NNCF has no key 'initialiser' here \(did you mean 'initializer'"),
+    ({**QUANTIZATION, "params": {"sparsity_target": 0.5}}, {}, "compression.params.sparsity_target: NNCF has no key"),
+    ({**QUANTIZATION, "weights": {"bits": 9}}, {}, "weights.bits: bits are 2 to 8, not 9"),
+    ({**QUANTIZATION, "weights": {"bits": "8"}}, {}, "weights.bits: this is a number, not '8'"),
+    ({**QUANTIZATION, "weights": {"mode": "asymetric"}}, {}, "did you mean 'asymmetric'"),
+    ({**QUANTIZATION, "preset": "fast"}, {}, "'performance', 'mixed'"),
+    ({**QUANTIZATION, "ignored_scopes": 3}, {}, "ignored_scopes: this is a text or a list of them"),
+    ({**QUANTIZATION, "initializer": {"range": {"type": "minmax"}}}, {}, "did you mean 'min_max'"),
+    ({**QUANTIZATION, "initializer": CROSSED}, {}, "percentiles"),
+    (
+        {**QUANTIZATION, "initializer": {"precision": {"bitwidth_per_scope": [["8", "a"]]}}},
+        {},
+        r"bitwidth_per_scope\[0\]: bits are",
+    ),
+    ({**QUANTIZATION, "initializer": {"precision": {"bitwidth_per_scope": ["a"]}}}, {}, "this is a pair"),
+    ({"algorithm": "magnitude_sparsity", "sparsity_init": 0.9}, {}, "starts at 0.9, above the 0.5"),
+    ({"algorithm": "magnitude_sparsity", "params": {"schedule": "multistep", "multistep_steps": [1, 2]}}, {}, "one more than"),
+    ({"algorithm": "magnitude_sparsity", "params": {"sparsity_target": 1.5}}, {}, "from 0 to below 1"),
+    ({"algorithm": "rb_sparsity", "params": {"weight_importance": "abs"}}, {}, "NNCF has no key"),
+    ({"algorithm": "filter_pruning", "params": {"pruning_target": 0.3, "pruning_flops_target": 0.3}}, {}, "not both"),
+    ({"algorithm": "filter_pruning", "params": {"schedule": "polynomial"}}, {}, "there is no 'polynomial'"),
+    ({"algorithm": "filter_pruning", "pruning_init": 0.45, "params": {"schedule": "exponential_with_bias"}}, {}, "below 5/7"),
+    ({"algorithm": "knowledge_distillation"}, {}, "needs the key 'type'"),
+    ({"algorithm": "const_sparsity", "params": {}}, {}, "NNCF has no key"),
+    (QUANTIZATION, {"target_device": "CPUU"}, "did you mean 'CPU'"),
+    (QUANTIZATION, {"input_info": {"sample_size": "1,3"}}, "input_info.sample_size: this is a list of numbers"),
+    (QUANTIZATION, {"input_info": [{"sample_size": [1], "kind": 1}]}, r"input_info\[0\].kind: NNCF has no key"),
+    (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit"}}, "needs the keys 'mode' and 'params'"),
+    (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit", "params": {"maximal_total_epochs": 3}}}, "and not both"),
+]
+
+
+@pytest.mark.parametrize(("compression", "root", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_had_is_refused_with_the_key(compression, root, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(compression, **root)
+
+
+def test_errors_name_the_line_below_comments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = '{\n // a comment\n "compression": {\n  "algorithm": "quantization",\n\t\t"weights": {"bits": 9} /* ten,\n */\n }\n}'
+    (tmp_path / "old.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"^old.json:5: compression.weights.bits: "):
+        Config.load("old.json")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-2, 9)
+        | st.floats(allow_nan=False)
+        | st.sampled_from(["quantization", "symmetric", "a"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["algorithm", "params", "weights", "bits", "initializer", "range", "precision", "type", "schedule"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_no_file_is_read_with_another_error(compression):
+    try:
+        parse(compression)
+    except ConfigError:
+        return
+
+
+# -------------------------------------------------------------------------------------------------- what it does
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+        self.down, self.last = nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.first(x)))
+        x = self.relu(self.down(x))
+        x = self.relu(self.last(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(4, 3, 16, 16, generator=generator)]
+
+
+def test_a_file_compiles():
+    torch.manual_seed(0)
+    config = parse(
+        [
+            {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"pruning_target": 0.5}},
+            {"algorithm": "magnitude_sparsity", "sparsity_init": 0.3},
+            {**QUANTIZATION, "ignored_scopes": ["Net/NNCFLinear[fc]/linear_0"]},
+            {"algorithm": "knowledge_distillation", "type": "softmax"},
+        ]
+    )
+    names = [type(one).__name__ for one in config.passes]
+    assert names[0] == "PruneFilters" and names[1] == "Sparsify" and names[-2:] == ["Distill", "AdaptBatchNorm"]
+    compiled = fxcompress.compile(Net(), config=config, data=data())
+    quantized = {name for name, _ in compiled.named_modules() if name.endswith("weight_quantizer")}
+    assert quantized == {f"{name}_weight_quantizer" for name in ("first", "down", "last")}
+    assert list(compiled.controller.children) == ["PruneFilters", "Sparsify", "TrainQuantizers", "Distill"]
+    masks = dict(compiled.named_buffers())
+    pruned = {
+        name: bool((~mask.bool()).flatten(1).all(1).any()) for name, mask in masks.items() if "mask" in name and mask.dim() > 1
+    }
+    assert any("last_weight" in name and gone for name, gone in pruned.items())
+    assert not any(name.startswith(("first_weight", "down_weight")) and gone for name, gone in pruned.items())
+
+
+def test_wrong_scopes_are_errors_where_the_file_is_compiled():
+    config = parse({**QUANTIZATION, "ignored_scopes": ["Net/NNCFLinear[fcc]/linear_0"]})
+    with pytest.raises(ScopeError, match=r"did you mean .*Net/NNCFLinear\[fc\]/linear_0"):
+        fxcompress.compile(Net(), config=config, data=data())
+    lenient = parse({**QUANTIZATION, "ignored_scopes": ["Net/NNCFLinear[fcc]/linear_0"], "validate_scopes": False})
+    assert fxcompress.compile(Net(), config=lenient, data=data())
+
+
+def test_bits_by_hand_are_where_the_file_has_them():
+    torch.manual_seed(0)
+    pairs = [[4, "Net/NNCFConv2d[last]/conv2d_0|WEIGHT"], [5, "Net/ReLU[relu]/relu_1|OUTPUT"]]
+    precision = {"type": "manual", "bitwidth_per_scope": pairs}
+    config = parse({**QUANTIZATION, "initializer": {"precision": precision}}, target_device="TRIAL")
+    compiled = fxcompress.compile(Net(), config=config, data=data())
+    bits = {name: one.spec.bits for name, one in compiled.named_modules() if hasattr(one, "spec")}
+    assert bits["last_weight_quantizer"] == 4 and bits["first_weight_quantizer"] == 8
+    assert sorted(bits.values()).count(5) == 1
+
+
+def test_hawq_takes_the_loss_in_python():
+    torch.manual_seed(0)
+    precision = {"type": "hawq", "bits": [4, 8], "compression_ratio": 1.5, "num_data_points": 4}
+    config = parse({**QUANTIZATION, "initializer": {"precision": precision}})
+    with pytest.raises(fxcompress.errors.InputError, match="needs a loss"):
+        fxcompress.compile(Net(), config=config, data=data())
+    compiled = fxcompress.compile(Net(), config=config.given(loss=lambda m, x: m(x).square().mean()), data=data())
+    assert {one.spec.bits for name, one in compiled.named_modules() if name.endswith("weight_quantizer")} == {4, 8}
+
+
+def test_defaults_are_those_of_nncf():
+    (sparse,) = parse({"algorithm": "rb_sparsity"}).passes
+    assert sparse == passes.LearnSparsity(level=0.5, schedule=Exponential(epochs=90), freeze_epoch=100)
+    (pruned,) = parse({"algorithm": "filter_pruning"}).passes
+    assert pruned == passes.PruneFilters(amount=0.5, schedule=Exponential(epochs=99), first=False, downsampling=False)
