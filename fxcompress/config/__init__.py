@@ -2,7 +2,7 @@
 
 In: files of YAML, JSON or TOML, of ours or of NNCF's, or passes. Out: a `Config`, a file, or the JSON Schema of files.
 
-Imports: options, documents, storage, data, targets, driver, defaults.
+Imports: options, documents, storage, data, targets, driver, defaults, nncf_files.
 """
 
 from fxcompress.config.config import Config
