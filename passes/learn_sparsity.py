@@ -11,7 +11,7 @@ from torch import fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.masks.learned import LearnedMask
+from fxcompress.masks.learned import LearnedMask, MaskGroup
 from fxcompress.pattern.scopes import Scope
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.sparsity.insertion import mask_weights, maskable_layers, masks_of
@@ -28,6 +28,9 @@ class LearnSparsity(Pass):
     Every weight has a logit, a parameter of the model, and is masked in training as often as it says. The controller's loss
     asks for the share of zeros that the schedule has come to, and the training loss says which. The optimizer must have the
     masks' parameters, ``compiled.parameters()``; Adam suits them, since their gradients are small. Binarized layers stay.
+
+    A file has the share of zeros that is asked for, of the weights whose logits are lowest, as soon as training draws as many;
+    until then, as many as training draws. `compression_stage` says which.
 
     Args:
         level: the share of the weights to mask in the end.
@@ -57,9 +60,11 @@ class LearnSparsity(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         layers = maskable_layers(graph_module, self.ignored, context.notes, self.scopes)
         masks = {
-            layer.constant: LearnedMask(layer.constant.meta["val"].shape, self.learning_rate_multiplier).eval()
-            for layer in layers
+            layer.constant: LearnedMask(layer.constant.meta["val"].shape, self.learning_rate_multiplier) for layer in layers
         }
+        MaskGroup(list(masks.values())).ask(self.level if self.schedule is None else self.schedule.initial)
+        for mask in masks.values():
+            mask.eval()
         return [Replacement.at(node) for node in mask_weights(graph_module, masks, self, context.reference)]
 
     def controller(self, graph_module: fx.GraphModule) -> LearnedSparsityController | None:

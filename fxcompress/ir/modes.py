@@ -38,7 +38,13 @@ def training_twin(graph: fx.Graph) -> fx.Graph | None:
 
 
 def inference_twin(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy in inference mode, modules and all, that shares the tensors with `graph_module`, which is left as it is."""
+    """A copy in inference mode, modules and all, that shares the tensors with `graph_module`, which is left as it is.
+
+    A module with a method ``settle`` decides first what it is outside training.
+    """
+    for module in graph_module.modules():
+        if module.training and hasattr(module, "settle"):
+            module.settle()
     twin = fx.GraphModule(_in_inference(graph_module), copy_graph(graph_module.graph))
     twin.meta = dict(graph_module.meta)
     set_training(twin, False)

@@ -20,6 +20,9 @@ from fxcompress.training.controller import CompressionStage, Statistics
 from fxcompress.training.level_controller import LevelController
 from fxcompress.training.levels import Schedule
 
+_ROUNDING = 5e-3
+"""How many zeros may be missing, of all weights, that logits of the same value keep."""
+
 Ranking = Literal["global", "local"]
 
 
@@ -151,7 +154,9 @@ class LearnedSparsityController(_MaskedLayers):
     margin = SHARPNESS
 
     def apply(self, level: float) -> None:
-        """The loss asks for it; nothing else changes."""
+        """The loss asks for it, and so much of it as training has come to is what a file has."""
+        for mask in self.masks.values():
+            mask.group.ask(level)
 
     def loss(self) -> Tensor:
         """How far the density of masks that are drawn for it is from what the level says (see `density_loss`)."""
@@ -161,24 +166,26 @@ class LearnedSparsityController(_MaskedLayers):
 
     def freeze(self) -> None:
         for mask in self.masks.values():
+            mask.settle()
+        for mask in self.masks.values():
             mask.freeze()
 
     def compression_stage(self) -> CompressionStage:
-        """Fully compressed where the target is asked for and the masks have come so near that the loss is 1 at most."""
+        """Fully compressed where the target is asked for and a file that was written now would have it."""
         stage = super().compression_stage()
-        if stage is not CompressionStage.FULLY_COMPRESSED or self.reached() >= self.scheduler.level - SHARPNESS:
-            return stage
-        return CompressionStage.PARTIALLY_COMPRESSED
+        short = stage is CompressionStage.FULLY_COMPRESSED and self.reached() < self.scheduler.level - _ROUNDING
+        return CompressionStage.PARTIALLY_COMPRESSED if short else stage
 
-    @torch.no_grad()
     def reached(self) -> float:
-        """The share of zeros to be expected of a draw."""
-        ones = sum(float(mask.logits.sigmoid().sum()) for mask in self.masks.values())
-        return 1 - ones / max(sum(mask.logits.numel() for mask in self.masks.values()), 1)
+        """The share of zeros of a file that was written now."""
+        shares = [(mask.group.zeros(), mask.logits.numel()) for mask in self.masks.values()]
+        return sum(share * count for share, count in shares) / max(sum(count for _, count in shares), 1)
 
     def statistics(self) -> Statistics:
         """As of other sparsity: the zeros of a file that was written now; and those to be expected in training."""
+        reached, expected = self.reached(), [mask.group.expected() for mask in self.masks.values()]
         layers, model = super().statistics().tables
-        model.add_row("drawn in training", "", "", f"{self.reached():.1%}")
+        model.add_row("in a file", "", "", f"{reached:.1%}")
+        model.add_row("drawn in training", "", "", f"{sum(expected) / max(len(expected), 1):.1%}")
         model.add_row("asked for", "", "", f"{self.scheduler.level:.1%}")
         return Statistics((layers, model))
