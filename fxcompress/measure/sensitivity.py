@@ -22,7 +22,7 @@ from fxcompress.pattern.scopes import operation
 from fxcompress.quantization.noise import Place, layers_and_activations, measure_noise
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantizers.quantizer import Quantizer
-from fxcompress.report.tables import printed
+from fxcompress.report.tables import Breakable, printed
 from fxcompress.report.units import readable_decibels
 from fxcompress.storage.atomic import as_path, check_writable, write_text
 from fxcompress.targets import Target, find_target
@@ -67,12 +67,12 @@ class SensitivityReport:
 
     def table(self, box: Box = SIMPLE_HEAD) -> Table:
         table = Table(box=box, pad_edge=False, caption=None if box is MARKDOWN else self.summary, caption_justify="left")
-        table.add_column("place", overflow="fold")
+        table.add_column("place")
         table.add_column("kind")
         table.add_column("quantized")
         table.add_column("dB", justify="right")
         for row in self.rows:
-            table.add_row(row.place, row.kind, row.quantized, readable_decibels(row.decibels))
+            table.add_row(Breakable(row.place), row.kind, row.quantized, readable_decibels(row.decibels))
         return table
 
     @property

@@ -6,12 +6,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch.utils import _pytree as pytree
 
 from fxcompress.report.ranges import RangeChoice, ranges_table
-from fxcompress.report.tables import printed
+from fxcompress.report.tables import printed, titled
 from fxcompress.report.units import readable_bytes, readable_decibels
 
 _LABEL = 60
@@ -77,11 +76,9 @@ class Report:
         self.rows[:] = [*(old for old in self.rows if old.name != row.name), row]
 
     def table(self) -> Table:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(self.notes) or None, caption_justify="left")
-        table.add_column("pass", overflow="fold")
-        table.add_column("effect")
-        for name in ("nodes", "rewrites", "weights", "dB", "ms"):
-            table.add_column(name, justify="right")
+        numbers = ("nodes", "rewrites", "weights", "dB", "ms")
+        caption = "\n".join(["", *self.notes]) if self.notes else None
+        table = titled(None, "pass", "effect", *numbers, numbers=numbers, caption=caption)
         for row in self.rows:
             table.add_row(
                 row.name.removesuffix("()"),
