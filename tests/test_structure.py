@@ -16,8 +16,20 @@ ROOMS = [  # each imports only those before it; "fxcompress" is what a user impo
     *("errors", "options", "documents", "moved", "report", "storage", "ir", "views", "pattern", "rewrite", "data", "capture"),
     *("masks", "quantizers", "binarization", "targets", "execution", "quantization", "channels", "sparsity", "training"),
     *("driver", "emit", "conformance", "measure", "patterns", "passes"),
-    *("defaults", "nncf_files", "config", "compiled", "parts", "compiler", "integrations", "inplace", "fxcompress", "demo"),
-    *("commands", "cli", "__main__"),
+    *(
+        "defaults",
+        "nncf_files",
+        "config",
+        "compiled",
+        "parts",
+        "compiler",
+        "integrations",
+        "inplace",
+        "fxcompress",
+        "compat",
+        "demo",
+    ),
+    *("fxcompress", "compat", "demo", "commands", "cli", "__main__"),
 ]
 TOP = {"__init__", "compiler", "compiled", "parts", "defaults", "errors", "cli", "moved", "__main__"}
 LINES = 300

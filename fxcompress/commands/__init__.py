@@ -2,5 +2,6 @@
 
 In: parsed arguments. Out: files, and what is printed.
 
-Imports: report, storage, views, data, driver, emit, conformance, measure, passes, defaults, config, compiled, demo.
+Imports: report, storage, views, data, driver, emit, conformance, measure, passes, defaults, config, compiled, demo,
+demo.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,12 +16,20 @@ from fxcompress.report.tables import printed
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
 
 
+@functools.total_ordering
 class CompressionStage(Enum):
     """How much of what was asked for is there yet; a checkpoint is worth comparing with others of the same stage only."""
 
     UNCOMPRESSED = "uncompressed"
     PARTIALLY_COMPRESSED = "partially compressed"
     FULLY_COMPRESSED = "fully compressed"
+
+    def __lt__(self, other: object) -> bool:
+        """In the order in which training comes to them."""
+        if not isinstance(other, CompressionStage):
+            return NotImplemented
+        stages = list(CompressionStage)
+        return stages.index(self) < stages.index(other)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""Small things that scripts import from NNCF."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed
+
+from fxcompress.compat.nncf.controller import NNCFStatistics
+
+nncf_logger = logging.getLogger("nncf")
+CACHE_MODELS_PATH = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache")) / "nncf" / "models"
+
+Kept = TypeVar("Kept")
+
+
+def is_dist_avail_and_initialized() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def is_main_process() -> bool:
+    return not is_dist_avail_and_initialized() or distributed.get_rank() == 0
+
+
+def get_rank() -> int:
+    return distributed.get_rank() if is_dist_avail_and_initialized() else 0
+
+
+def get_world_size() -> int:
+    return distributed.get_world_size() if is_dist_avail_and_initialized() else 1
+
+
+def safe_thread_call(main_call_fn: Callable[[], Any], after_barrier_call_fn: Callable[[], Any] | None = None) -> Any:
+    """What the function returns, which the first process calls before the others do."""
+    if not is_dist_avail_and_initialized():
+        return main_call_fn()
+    found = main_call_fn() if is_main_process() else None
+    distributed.barrier()
+    return found if is_main_process() else (after_barrier_call_fn or main_call_fn)()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed all generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def safe_open(file: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """An open file, which is no link.
+
+    Raises:
+        RuntimeError: it is.
+    """
+    if Path(file).is_symlink():
+        raise RuntimeError(f"{file} is a link, which is not followed")
+    with open(file, *args, **kwargs) as opened:
+        yield opened
+
+
+def prepare_for_tensorboard(statistics: NNCFStatistics) -> dict[str, float]:
+    """The numbers among the statistics, by name."""
+    return dict(statistics.numbers)
+
+
+def generate_input_names_list(num_inputs: int) -> list[str]:
+    return [f"input.{i}" for i in range(num_inputs)]
+
+
+@contextlib.contextmanager
+def no_nncf_trace() -> Iterator[None]:
+    """Nothing is to be done: models are traced by torch.export."""
+    yield
+
+
+def unchanged(*args: Any, **kwargs: Any) -> Callable[[Kept], Kept]:
+    """A decorator that changes nothing: operators and modules need no registration."""
+    return lambda one: one
+
+
+def disable_logging() -> None:
+    nncf_logger.disabled = True
+
+
+def set_log_level(level: int) -> None:
+    nncf_logger.setLevel(level)

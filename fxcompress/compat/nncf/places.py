@@ -1,0 +1,117 @@
+"""Where scripts import NNCF's names from: each of its modules that they know, as a module here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+HERE = __name__.rpartition(".")[0]
+
+_DEFAULTS = {
+    "TARGET_DEVICE": "ANY",
+    "NUM_INIT_SAMPLES": 256,
+    "NUM_BN_ADAPTATION_SAMPLES": 2000,
+    "QUANTIZATION_BITS": 8,
+    "QUANTIZATION_PER_CHANNEL": False,
+    "LR_POLY_DURATION_EPOCHS": 30,
+    "STAGED_QUANTIZATION_BASE_LR": 1e-3,
+    "STAGED_QUANTIZATION_BASE_WD": 1e-5,
+    "ACTIVATIONS_QUANT_START_EPOCH": 1,
+    "WEIGHTS_QUANT_START_EPOCH": 1,
+}
+_ARGS = (
+    "PTInitializingDataLoader QuantizationRangeInitArgs BNAdaptationInitArgs QuantizationPrecisionInitArgs LeGRInitArgs "
+    "AutoQPrecisionInitArgs ModelEvaluationArgs ExecutionParameters"
+)
+PLACES: dict[str, dict[str, str]] = {
+    "api": {},
+    "api.compression": {"controller": "CompressionAlgorithmController", "stages": "CompressionStage"},
+    "common": {},
+    "common.accuracy_aware_training": {"training_loop": "create_accuracy_aware_training_loop"},
+    "common.accuracy_aware_training.training_loop": {
+        "training_loop": "create_accuracy_aware_training_loop TrainingLoopStatistics"
+    },
+    "common.logging": {"environment": "nncf_logger disable_logging set_log_level"},
+    "common.logging.logger": {"environment": "nncf_logger disable_logging set_log_level"},
+    "common.statistics": {"controller": "NNCFStatistics"},
+    "common.utils": {},
+    "common.utils.os": {"environment": "safe_open"},
+    "common.utils.logger": {"environment": "nncf_logger disable_logging set_log_level"},
+    "common.utils.tensorboard": {"environment": "prepare_for_tensorboard"},
+    "config": {"configuration": "NNCFConfig"},
+    "config.config": {"configuration": "NNCFConfig"},
+    "config.schemata": {},
+    "config.schemata.defaults": {},
+    "config.structures": {"initialization": "BNAdaptationInitArgs QuantizationRangeInitArgs ModelEvaluationArgs"},
+    "config.utils": {"training_loop": "is_accuracy_aware_training"},
+    "definitions": {"environment": "CACHE_MODELS_PATH"},
+    "torch": {
+        "model": "create_compressed_model load_state",
+        "initialization": "register_default_init_args",
+        "configuration": "NNCFConfig",
+        "environment": "no_nncf_trace register_module register_operator disable_logging",
+    },
+    "torch.checkpoint_loading": {"model": "load_state"},
+    "torch.dynamic_graph": {},
+    "torch.dynamic_graph.context": {"environment": "no_nncf_trace"},
+    "torch.dynamic_graph.graph_tracer": {"inputs": "FillerInputInfo FillerInputElement ExampleInputInfo"},
+    "torch.dynamic_graph.io_handling": {"inputs": "FillerInputInfo FillerInputElement ExampleInputInfo"},
+    "torch.dynamic_graph.patch_pytorch": {"environment": "register_operator"},
+    "torch.exporter": {"environment": "generate_input_names_list"},
+    "torch.initialization": {
+        "initialization": "register_default_init_args default_criterion_fn PTInitializingDataLoader",
+    },
+    "torch.layers": {"environment": "register_module"},
+    "torch.model_creation": {"model": "create_compressed_model"},
+    "torch.quantization": {},
+    "torch.quantization.algo": {"controller": "QuantizationController"},
+    "torch.structures": {"initialization": _ARGS},
+    "torch.utils": {
+        "environment": "is_main_process safe_thread_call manual_seed is_dist_avail_and_initialized get_rank get_world_size",
+    },
+}
+"""NNCF's modules: for each the files here, and the names from them."""
+
+_OTHERS = {"register_module": "unchanged", "register_operator": "unchanged"}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds the modules of `PLACES` under any name that this package has, its own or NNCF's."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        for root in (HERE, "nncf"):
+            place = fullname.removeprefix(f"{root}.")
+            ours = sys.modules.get(root) is not None and sys.modules[root] is sys.modules.get(HERE)
+            if place != fullname and place in PLACES and ours:
+                return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        name = module.__spec__.name
+        place = name.removeprefix(f"{HERE}.").removeprefix("nncf.")
+        vars(module).update(contents(place))
+
+
+def contents(place: str) -> dict[str, Any]:
+    """The names that NNCF's module at `place` has here."""
+    found: dict[str, Any] = dict(_DEFAULTS) if place == "config.schemata.defaults" else {}
+    for file, names in PLACES[place].items():
+        source = "fxcompress.training.controller" if file == "stages" else f"{HERE}.{file}"
+        module = importlib.import_module(source)
+        found |= {name: getattr(module, _OTHERS.get(name, name)) for name in names.split()}
+    return found
+
+
+def find_modules() -> None:
+    """Let imports find NNCF's modules in this package."""
+    if not any(isinstance(one, _Finder) for one in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

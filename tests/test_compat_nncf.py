@@ -1,0 +1,299 @@
+"""NNCF 2's training scripts with one import changed."""
+
+import copy
+import importlib
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+import fxcompress.compat.nncf as nncf
+from fxcompress import Config
+from fxcompress.compat.nncf.places import PLACES
+from fxcompress.compat.nncf.torch.checkpoint_loading import load_state
+from fxcompress.compat.nncf.torch.initialization import PTInitializingDataLoader, register_default_init_args
+from fxcompress.compat.nncf.torch.structures import ExecutionParameters
+from fxcompress.errors import CheckpointError, ConfigError, InputError
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.relu, self.last, self.fc = nn.ReLU(inplace=True), nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.fc(self.relu(self.last(self.relu(self.norm(self.first(x))))).mean((2, 3)))
+
+
+def loader():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.rand(8, 3, 8, 8, generator=generator), torch.randint(4, (8,), generator=generator)) for _ in range(3)]
+
+
+PRUNED = {"pruning_target": 0.5, "pruning_steps": 3, "prune_first_conv": True}
+FILE = {
+    "model": "net",
+    "input_info": {"sample_size": [1, 3, 8, 8]},
+    "compression": [
+        {
+            "algorithm": "filter_pruning",
+            "pruning_init": 0.25,
+            "params": {"pruning_target": 0.5, "pruning_steps": 3, "prune_first_conv": True},
+        },
+        {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 8}}},
+        {"algorithm": "knowledge_distillation", "type": "softmax"},
+    ],
+}
+CRITERION = nn.CrossEntropyLoss()
+
+
+def create(file=None, state=None):
+    torch.manual_seed(0)
+    config = nncf.NNCFConfig.from_dict(FILE if file is None else file)
+    config = register_default_init_args(
+        config, loader(), criterion=CRITERION, execution_parameters=ExecutionParameters(True, None)
+    )
+    return nncf.create_compressed_model(Net(), config, state)
+
+
+def train(controller, model, epochs=2, optimizer=None):
+    """A loop as NNCF's samples have it."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(epochs):
+        controller.scheduler.epoch_step()
+        model.train()
+        for x, y in loader():
+            controller.scheduler.step()
+            loss = nncf.default_criterion_fn(model(x), y, CRITERION) + controller.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return optimizer
+
+
+def test_a_loop_is_ours_to_the_last_bit():
+    controller, model = create()
+    train(controller, model)
+    torch.manual_seed(0)
+    config = nncf.NNCFConfig.from_dict(FILE).as_config()
+    ours = fxcompress.compile(Net(), config=config, data=loader())
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(2):
+        ours.controller.scheduler.epoch_step()
+        ours.train()
+        for x, y in loader():
+            ours.controller.scheduler.step()
+            (CRITERION(ours(x), y) + ours.controller.loss()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    expected = ours.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_that_is_resumed_goes_on_as_if_it_had_not_stopped(tmp_path):
+    controller, model = create()
+    optimizer = train(controller, model, 1)
+    saved = {
+        "state_dict": model.state_dict(),
+        "compression_state": controller.get_compression_state(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(saved, tmp_path / "last.pth")
+    train(controller, model, 2, optimizer)
+    saved = torch.load(tmp_path / "last.pth", weights_only=True)
+    again, resumed = create(state=saved["compression_state"])
+    assert load_state(resumed, saved["state_dict"], is_resume=True) == len(saved["state_dict"])
+    optimizer = torch.optim.SGD(resumed.parameters(), lr=0.05, momentum=0.9)
+    optimizer.load_state_dict(saved["optimizer"])
+    train(again, resumed, 2, optimizer)
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
+    assert again.scheduler.current_epoch == controller.scheduler.current_epoch == 2
+
+
+def test_the_controller_has_nncfs_names(tmp_path):
+    controller, model = create()
+    assert controller.compression_stage() is nncf.CompressionStage.PARTIALLY_COMPRESSED
+    assert controller.compression_rate == pytest.approx(0.25) and controller.maximal_compression_rate > 0.5
+    statistics = controller.statistics()
+    assert "Filters" in statistics.to_str() and statistics.numbers == {"PruneFilters/level": pytest.approx(0.25)}
+    assert controller.statistics(quickly_collected_only=True).numbers == statistics.numbers
+    controller.compression_rate = 0.5
+    assert controller.compression_rate == 0.5
+    controller.distributed(), controller.prepare_for_export()
+    controller.export_model(tmp_path / "net.onnx", input_names=["image"])
+    assert (tmp_path / "net.onnx").stat().st_size > 0
+    x = loader()[0][0]
+    stripped = controller.strip()
+    assert not any("Quantizer" in type(one).__name__ for one in stripped.modules())
+    assert torch.allclose(stripped(x), model.eval()(x), atol=2e-2)
+    assert [info.shape[1:] for info in model.nncf.input_infos] == [[3, 8, 8]]
+
+
+def test_stages_have_an_order():
+    stages = nncf.CompressionStage
+    assert stages.UNCOMPRESSED < stages.PARTIALLY_COMPRESSED < stages.FULLY_COMPRESSED
+    assert max(stages.UNCOMPRESSED, stages.FULLY_COMPRESSED) is stages.FULLY_COMPRESSED
+    assert stages.UNCOMPRESSED <= stages.UNCOMPRESSED and not stages.FULLY_COMPRESSED < stages.UNCOMPRESSED
+
+
+@pytest.mark.parametrize(
+    ("mode", "params"),
+    [
+        ("early_exit", {"maximal_absolute_accuracy_degradation": 5.0, "maximal_total_epochs": 3}),
+        (
+            "adaptive_compression_level",
+            {
+                "maximal_relative_accuracy_degradation": 50.0,
+                "initial_training_phase_epochs": 1,
+                "patience_epochs": 1,
+                "maximal_total_epochs": 3,
+            },
+        ),
+    ],
+)
+def test_accuracy_aware_training(mode, params):
+    file = {**FILE, "compression": FILE["compression"][:1], "accuracy_aware_training": {"mode": mode, "params": params}}
+    config = nncf.NNCFConfig.from_dict(file)
+    assert nncf.is_accuracy_aware_training(file) and not nncf.is_accuracy_aware_training(FILE)
+    controller, model = create(file)
+    seen = []
+
+    def train_epoch(ctrl, one, epoch, optimizer, lr_scheduler):
+        assert ctrl is controller and one is model
+        seen.append(epoch)
+        for x, y in loader():
+            ctrl.scheduler.step()
+            one.train()
+            CRITERION(one(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 10)
+
+    loop = nncf.create_accuracy_aware_training_loop(config, controller, 40.0)
+    with pytest.raises(InputError, match="has not run"):
+        _ = loop.statistics
+    result = loop.run(
+        model,
+        train_epoch_fn=train_epoch,
+        validate_fn=lambda one, epoch: 38.0,
+        configure_optimizers_fn=configure,
+        tensorboard_writer=None,
+        log_dir=None,
+    )
+    assert result is model and seen == list(range(len(seen))) and seen
+    statistics = loop.statistics
+    assert statistics.absolute_accuracy_degradation == 2.0 and statistics.relative_accuracy_degradation == 5.0
+    assert statistics.accuracy_budget >= 0 and "38.0000" in statistics.to_str()
+
+
+def test_hawq_gets_its_loss_and_comes_back_from_a_state():
+    precision = {"type": "hawq", "bits": [4, 8], "num_data_points": 8}
+    file = {**FILE, "compression": {"algorithm": "quantization", "initializer": {"precision": precision}}}
+    controller, model = create(file)
+    assert isinstance(controller, nncf.QuantizationController)
+    again, resumed = create(file, controller.get_compression_state())
+    load_state(resumed, model.state_dict(), is_resume=True)
+    x = loader()[0][0]
+    assert torch.equal(resumed.eval()(x), model.eval()(x))
+
+
+def test_without_compression_there_is_nothing_to_do():
+    controller, model = create({"input_info": FILE["input_info"], "model": "net"})
+    x = loader()[0][0]
+    torch.manual_seed(0)
+    assert torch.allclose(model(x), Net().eval()(x), atol=1e-5)
+    assert controller.compression_rate == 0.0 and controller.loss() == 0
+
+
+def test_a_model_for_export_needs_no_data():
+    controller, model = create()
+    config = nncf.NNCFConfig.from_dict(FILE)
+    _, exported = nncf.create_compressed_model(Net(), config, controller.get_compression_state())
+    load_state(exported, {f"module.{name}": value for name, value in model.state_dict().items()}, is_resume=True)
+    x = loader()[0][0]
+    assert torch.equal(exported.eval()(x), model.eval()(x))
+
+
+def test_states_of_other_models_are_refused_or_loaded_in_part():
+    _, model = create()
+    plain = Net()
+    assert load_state(model, plain.state_dict()) == len(plain.state_dict())
+    assert torch.equal(model.get_parameter("fc.weight"), plain.fc.weight)
+    with pytest.raises(CheckpointError, match="another model"):
+        load_state(model, plain.state_dict(), is_resume=True)
+    with pytest.raises(CheckpointError, match="no compression state"):
+        create(state={"a": 1})
+
+
+def test_configurations_are_dicts_with_structures(tmp_path):
+    (tmp_path / "old.json").write_text('{"input_info": {"sample_size": [1, 3, 8, 8]}, // a comment\n "model": "net"}')
+    config = nncf.NNCFConfig.from_json(tmp_path / "old.json")
+    assert config["model"] == "net" and config.get("compression") is None and isinstance(config, dict)
+    config.register_extra_structs([ExecutionParameters(True, None)])
+    assert config.has_extra_struct(ExecutionParameters) and config.get_extra_struct(ExecutionParameters).cpu_only
+    with pytest.raises(InputError, match="registered already"):
+        config.register_extra_structs([ExecutionParameters(False, None)])
+    with pytest.raises(ConfigError, match="AutoQ is not here"):
+        nncf.NNCFConfig.from_dict(
+            {"compression": {"algorithm": "quantization", "initializer": {"precision": {"type": "autoq"}}}}
+        )
+    copy.deepcopy(dict(config))
+
+
+def test_loaders_may_read_their_own_batches():
+    class Named(PTInitializingDataLoader):
+        def get_inputs(self, batch):
+            return (batch["image"],), {}
+
+    batches = [{"image": x, "label": y} for x, y in loader()]
+    config = register_default_init_args(nncf.NNCFConfig.from_dict(FILE), Named(batches))
+    controller, model = nncf.create_compressed_model(Net(), config)
+    assert controller.model is model
+
+
+def test_fillers_are_what_the_file_describes():
+    given = [{"sample_size": [2, 3], "type": "long", "keyword": "ids", "filler": "zeros"}, {"sample_size": [1, 4]}]
+    info = nncf.FillerInputInfo.from_nncf_config({"input_info": given})
+    args, kwargs = info.get_forward_inputs()
+    assert info.elements[0].shape == [2, 3] and info.elements[0].is_integer_input()
+    assert kwargs["ids"].dtype == torch.int64 and not kwargs["ids"].any() and bool((args[0] == 1).all())
+    with pytest.raises(InputError, match="input_info"):
+        nncf.FillerInputInfo.from_nncf_config({})
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place_has_its_names(place):
+    module = importlib.import_module(f"fxcompress.compat.nncf.{place}")
+    for names in PLACES[place].values():
+        for name in names.split():
+            assert getattr(module, name) is not None
+
+
+def test_the_package_stands_in_the_place_of_nncf(monkeypatch):
+    for name in [one for one in sys.modules if one == "nncf" or one.startswith("nncf.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "nncf", nncf)
+    nncf.install()
+    scope = {}
+    exec(
+        "from nncf import NNCFConfig\nfrom nncf.api.compression import CompressionStage\n"
+        "from nncf.torch import create_compressed_model\nfrom nncf.config.utils import is_accuracy_aware_training\n"
+        "import nncf.config.schemata.defaults as defaults\n",
+        scope,
+    )
+    assert scope["NNCFConfig"] is nncf.NNCFConfig and scope["CompressionStage"] is nncf.CompressionStage
+    assert scope["defaults"].QUANTIZATION_BITS == 8
+    for name in [one for one in sys.modules if one.startswith("nncf.")]:
+        del sys.modules[name]
+
+
+def test_the_same_file_is_the_same_configuration(tmp_path):
+    assert nncf.NNCFConfig.from_dict(FILE).as_config().passes == Config.parse(__import__("json").dumps(FILE), ".json").passes
