@@ -19,7 +19,7 @@ from fxcompress.execution.agreement import decibels
 from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
-from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
+from fxcompress.quantization.acceptance import TRIALS, OutputDifference, keep_what_helps
 from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
 from fxcompress.quantizers.estimator import Estimator, Statistic
 from fxcompress.quantizers.output_error import WeighedStatistic
@@ -107,7 +107,7 @@ class Calibrate(Pass):
         return seen
 
 
-JUDGING = 24
+JUDGING = 32
 """Samples, other than those that chose, that narrower ranges are judged on."""
 
 
@@ -130,11 +130,15 @@ def _judge(
     graph_module: fx.GraphModule, asking: Mapping[fx.Node, WeighedStatistic], batches: Sequence[Leaves], context: Context
 ) -> set[str]:
     """Undo ranges that do not bring the outputs on `batches` nearer to the float model's; the names of their quantizers."""
-    if not batches or context.reference is None:
-        return set()
+    assert context.reference is not None
     found = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
     changes = [_Narrowing(name, graph_module.get_submodule(name), statistic) for name, statistic in found.items()]
-    kept = keep_what_helps(changes, OutputDifference(graph_module, context.reference, batches))
+    if not batches:
+        for change in changes:
+            change.undo()
+        context.notes.append("no range is narrower than its values: there are too few samples to judge one on others")
+        return set(found)
+    kept = keep_what_helps(changes, OutputDifference(graph_module, context.reference, batches), TRIALS)
     return found.keys() - {change.name for change in kept}
 
 

@@ -11,13 +11,16 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, fx
 
-from fxcompress.data.samples import joined
+from fxcompress.data.batch import Batch
+from fxcompress.data.samples import divided, joined
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.precision import Precision
 from fxcompress.execution.relevance import reads_tokens, relevant_inputs
+from fxcompress.quantization.acceptance import TRIALS, Change, judged
 from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
 from fxcompress.quantization.patches import column_count, input_patches, weight_rows
+from fxcompress.quantization.quantized import activations_in_float
 from fxcompress.quantization.rounding import damped, descend
 from fxcompress.rewrite.rule import Replacement
 
@@ -35,7 +38,8 @@ class RoundWeights(Pass):
     numbers of samples.
 
     A layer of which the samples show fewer output values than each is computed from (see `columns`) keeps its nearest
-    integers: there would be more unknowns than equations.
+    integers: there would be more unknowns than equations. So does one whose new integers do not bring the outputs nearer to
+    the float model's on other samples, while activations are in float (`fxcompress.quantization.acceptance`).
 
     Args:
         samples: of the calibration data, at most; all their values are in memory while something reads them.
@@ -44,6 +48,7 @@ class RoundWeights(Pass):
             with few of them (depthwise convolutions, the first layer) are both the quickest and the ones where it pays most.
         tokens: that each linear layer is fitted to, about; a layer that has been shown so many is shown no more.
         token_samples, token_columns: what `samples` and `columns` are, for linear layers on tokens.
+        judging: samples that come after these, at most, to judge the layers on.
         damping: how far the samples are not believed: added to the diagonal of the inputs' second moment, as a share of its
             mean, for a layer that is shown as many output values as each is computed from; in proportion to their ratio for
             others.
@@ -60,6 +65,7 @@ class RoundWeights(Pass):
     tokens: Annotated[int, Ge(1)] = 4096
     token_samples: Annotated[int, Ge(1)] = 128
     token_columns: Annotated[int, Ge(1)] | None = 2048
+    judging: Annotated[int, Ge(1)] = 16
     damping: Annotated[float, Ge(0)] = 1.0
     sweeps: Annotated[int, Ge(1)] = 2
     precision: Precision = "auto"
@@ -74,27 +80,32 @@ class RoundWeights(Pass):
         layers = matrix_layers(graph_module, context.reference, context.target, self.name)
         on_tokens = [layer for layer in layers if reads_tokens(layer.twin) and _within(layer, self.token_columns)]
         others = [layer for layer in layers if not reads_tokens(layer.twin) and _within(layer, self.columns)]
-        moments = chain(self._of_patches(others, context), self._of_tokens(on_tokens, context))
-        rounded = []
+        count = max(self.samples if others else 1, self.token_samples if on_tokens else 1)
+        choosing, unseen = divided(graph_module.graph, context, count, self.judging)
+        limit = sum(map(Batch.of(graph_module.graph).count, choosing))
+        moments = chain(self._of_patches(others, context, limit), self._of_tokens(on_tokens, context, limit))
+        changes: list[Change] = []
         for done, (layer, seen) in enumerate(moments):
             context.progress("rounding weights", done, len(others) + len(on_tokens))
             if seen.total is not None and seen.count >= column_count(layer.weight):
+                changes.append(Change.begin(layer))
                 self._round(layer, seen.total, seen.count)
-                rounded.append(Replacement.at(layer.node))
-        return rounded
+        with activations_in_float(graph_module):
+            kept = judged(changes, graph_module, context.reference, unseen, notes=context.notes, trials=TRIALS)
+        return [Replacement.at(change.layer.node) for change in kept]
 
-    def _of_patches(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
+    def _of_patches(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, _Moment]]:
         """Each of `layers` with the moment of what some of its output values are computed from."""
         if layers:
             assert context.reference is not None
-            batches = joined(context.reference.graph, context, self.samples)
+            batches = joined(context.reference.graph, context, min(self.samples, limit))
             for layer, inputs in float_inputs(layers, context.reference, batches, self.precision):
                 moment = _Moment()
                 for x in inputs:
                     moment.add(input_patches(layer.node, x, layer.weight.shape, self.patches))
                 yield layer, moment
 
-    def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context) -> Iterator[tuple[MatrixLayer, _Moment]]:
+    def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, _Moment]]:
         """Each of the linear `layers` with the moment of the tokens that count."""
         if layers:
             assert context.reference is not None
@@ -103,7 +114,7 @@ class RoundWeights(Pass):
                 context.reference,
                 context,
                 moments,
-                samples=self.token_samples,
+                samples=min(self.token_samples, limit),
                 enough=self.tokens,
                 precision=self.precision,
             ):

@@ -33,8 +33,8 @@ def test_the_error_never_grows_and_what_helps_everywhere_is_kept(effects):
     changes, asked = [Counted(effect) for effect in effects], []
 
     def error():
-        asked.append(sum(change.effect for change in changes if change.made))
-        return asked[-1]
+        asked.append(float(sum(change.effect for change in changes if change.made)))
+        return torch.tensor([asked[-1]])
 
     kept = keep_what_helps(changes, error)
     assert kept == [change for change in changes if change.made] or {id(c) for c in kept} == {id(c) for c in changes if c.made}

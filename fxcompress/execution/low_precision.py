@@ -92,7 +92,9 @@ def _agree(wanted: Any, given: Any) -> bool:
         return all(map(_agree, wanted, given))
     if not _is_float_tensor(wanted):
         return True
-    same = (wanted == given) | (wanted.isnan() & given.isnan())
-    noise = (wanted - given)[~same].double().square().sum().item()
-    signal = wanted[wanted.isfinite()].double().square().sum().item()
+    noise, signal = ((x.square().sum().item()) for x in (wanted - given, wanted))
+    if not (math.isfinite(noise) and math.isfinite(signal)):  # without what is the same in both, infinities among it
+        same = (wanted == given) | (wanted.isnan() & given.isnan())
+        noise = (wanted - given)[~same].double().square().sum().item()
+        signal = wanted[wanted.isfinite()].double().square().sum().item()
     return noise == 0 or (math.isfinite(noise) and noise <= signal * 10 ** (-LEAST_DECIBELS / 10))

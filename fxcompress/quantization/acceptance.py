@@ -2,6 +2,7 @@
 
 What mends a layer's own output may harm the model's: it makes up for values that a range cuts off on purpose, or fits the few
 samples that it was shown. So a change that is made layer by layer is judged at the outputs, on samples that did not choose it.
+It is kept where the gain is no matter of chance: where it is larger than twice its standard error over these samples.
 """
 
 from __future__ import annotations
@@ -46,22 +47,31 @@ class Change:
         _set(self.before)
 
 
+PIECE = 2
+"""Samples whose error is told apart from others'."""
+
+MARGIN = 2.0
+"""Standard errors that a gain is larger than."""
+
+TRIALS = 6
+"""Measurements that passes of the default pipeline spend, at most."""
+
+
 class OutputDifference:
     """How far the outputs of `quantized`, as it stands, are from those of `reference`, on some samples."""
 
     def __init__(self, quantized: fx.GraphModule, reference: fx.GraphModule, batches: Sequence[Leaves]):
-        self.quantized, self.batches = quantized, batches
-        self.wanted = [_outputs(reference, batch) for batch in batches]
+        self.quantized = quantized
+        self.pieces = [piece for batch in batches for piece in Batch.of(quantized.graph).split(batch, PIECE)]
+        self.wanted = [_outputs(reference, piece) for piece in self.pieces]
+        signals = [[energies(x, x)[0] for x in outputs] for outputs in self.wanted]
+        self.signal = torch.tensor(signals, dtype=torch.float64).sum(0)
 
-    def __call__(self) -> float:
-        """The energy of the difference over that of the output, added up over outputs."""
-        signal, noise = [0.0] * len(self.wanted[0]), [0.0] * len(self.wanted[0])
-        for wanted, batch in zip(self.wanted, self.batches):
-            for position, pair in enumerate(zip(wanted, _outputs(self.quantized, batch), strict=True)):
-                of_output, of_error = energies(*pair)
-                signal[position] += of_output
-                noise[position] += of_error
-        return sum(error / max(energy, 1e-30) for energy, error in zip(signal, noise))
+    def __call__(self) -> Tensor:
+        """The energy of the difference over that of the output, added up over outputs: ``[pieces]``, their parts of the sum."""
+        pairs = [zip(wanted, _outputs(self.quantized, x), strict=True) for wanted, x in zip(self.wanted, self.pieces)]
+        noise = torch.tensor([[energies(*pair)[1] for pair in outputs] for outputs in pairs], dtype=torch.float64)
+        return (noise / self.signal.clamp(min=1e-30)).sum(1)
 
 
 class Undoable(Protocol):
@@ -75,29 +85,41 @@ class Undoable(Protocol):
 Kind = TypeVar("Kind", bound=Undoable)
 
 
-def keep_what_helps(changes: Sequence[Kind], error: Callable[[], float]) -> list[Kind]:
+def keep_what_helps(changes: Sequence[Kind], error: Callable[[], Tensor], trials: int | None = None) -> list[Kind]:
     """Undo those of `changes`, all of them made, that do not make `error` smaller beside the others; returns the rest.
 
     They are tried together first, and by halves where they do not help together. So the error never grows, and where all is
     well two measurements tell it.
+
+    Args:
+        error: of the model as it stands, in parts that are independent of each other.
+        trials: measurements at most; changes that have not been tried by then are undone.
     """
     for change in changes:
         change.undo()
     least, waiting = error(), [list(changes)]
     kept: list[Kind] = []
-    while waiting:
-        group = waiting.pop()
+    left = math.inf if trials is None else trials
+    while waiting and left > 0:
+        group, left = waiting.pop(0), left - 1
         for change in group:
             change.make()
         found = error()
-        if found < least:
+        if _is_less(found, least):
             least, kept = found, [*kept, *group]
             continue
         for change in group:
             change.undo()
         if len(group) > 1:
-            waiting += [group[len(group) // 2 :], group[: len(group) // 2]]
+            waiting += [group[: len(group) // 2], group[len(group) // 2 :]]
     return kept
+
+
+def _is_less(found: Tensor, least: Tensor) -> bool:
+    """Whether the sum of `found` is less than that of `least`, and by more than chance explains."""
+    gains = least - found
+    chance = MARGIN * gains.std() * len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return bool(gains.sum() > chance)
 
 
 def judged(
@@ -107,18 +129,19 @@ def judged(
     batches: Sequence[Leaves],
     *,
     notes: list[str],
+    trials: int | None = None,
 ) -> list[Change]:
-    """`keep_what_helps` on `batches`, with a note of what was undone and what the rest gained; without any, nothing is."""
+    """`keep_what_helps` on `batches`, in so many `trials`, with a note of what was undone and what the rest gained; without any, nothing is."""
     if not batches or not changes:
         notes.append("all changes are kept unseen: there are no samples that did not choose them")
         return list(changes)
     error = OutputDifference(quantized, reference, batches)
-    after = error()
-    kept = keep_what_helps(changes, error)
+    after = error().sum().item()
+    kept = keep_what_helps(changes, error, trials)
     undone = [change.layer.node.name for change in changes if change not in kept]
     count = sum(map(Batch.of(quantized.graph).count, batches))
     told = f"{len(kept)} of {len(changes)} layers bring the outputs of {count} other samples nearer"
-    notes.append(f"{told}: {_decibels(after)} dB with all changes, {_decibels(error())} dB with these")
+    notes.append(f"{told}: {_decibels(after)} dB with all changes, {_decibels(error().sum().item())} dB with these")
     if undone:
         notes.append(
             f"left as they were: {', '.join(undone[:5])}" + (f" and {len(undone) - 5} more" if len(undone) > 5 else "")

@@ -46,12 +46,15 @@ class WeighedStatistic:
         self.extremes = Extremes(spec.channel_axis)
         self.seen, self.relevance = Histogram(channels or 1), Histogram(channels or 1, weighted=True)
         self.tails: list[tuple[Tensor, Tensor]] = []
+        self.found: Range | None = None
 
     def update(self, x: Tensor) -> None:
         self.extremes.update(x)
+        self.found = None
 
     def weigh(self, x: Tensor, gradient: Tensor) -> None:
         """Take note of what the outputs owe to `x`: the `gradient`, of the same shape, of a random combination of them."""
+        self.found = None
         low, high = self._bounds()
         if not (low.isfinite().all() and high.isfinite().all()):
             return  # an error, which the range tells
@@ -68,10 +71,10 @@ class WeighedStatistic:
         self.seen.update(values, low, high)
 
     def result(self) -> Range:
-        low, high = self._bounds()
-        if self.informed:
-            low, high = self.estimator.fit(self.errors, self.spec)
-        return (low[0], high[0]) if self.per_tensor else (low, high)
+        if self.found is None:
+            low, high = self.estimator.fit(self.errors, self.spec) if self.informed else self._bounds()
+            self.found = (low[0], high[0]) if self.per_tensor else (low, high)
+        return self.found
 
     def rival(self, estimator: Estimator) -> Range:
         """The range that `estimator` gives to the same values."""
