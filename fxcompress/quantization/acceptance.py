@@ -131,7 +131,7 @@ def judged(
     notes: list[str],
     trials: int | None = None,
 ) -> list[Change]:
-    """`keep_what_helps` on `batches`, in so many `trials`, with a note of what was undone and what the rest gained; without any, nothing is."""
+    """`keep_what_helps` on `batches`, with a note of what was undone and what the rest gained; without any, nothing is."""
     if not batches or not changes:
         notes.append("all changes are kept unseen: there are no samples that did not choose them")
         return list(changes)
