@@ -206,7 +206,8 @@ class _Observer(fx.Interpreter):
         estimator = quantizer.estimator or self.estimator
         if quantizer not in self.shared:
             channels = quantizer.scale.numel() if quantizer.scale.dim() else None
-            statistic = estimator.start(quantizer.spec, channels)
+            with torch.inference_mode(False):  # gradients, which it is told of later, are not those of inference mode
+                statistic = estimator.start(quantizer.spec, channels)
             if not isinstance(statistic, WeighedStatistic):
                 return statistic
             self.shared[quantizer] = statistic

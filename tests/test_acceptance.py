@@ -46,6 +46,23 @@ def test_the_error_never_grows_and_what_helps_everywhere_is_kept(effects):
         assert not kept
 
 
+@given(seed=st.integers(0, 2**32 - 1), gain=st.sampled_from([0.0, 1.0]), trials=st.sampled_from([None, 1, 3]))
+def test_a_gain_that_may_be_chance_is_none(seed, gain, trials):
+    """Two changes move 400 parts of the error at random, and lower their mean by a few standard errors, or not."""
+    random = torch.Generator().manual_seed(seed)
+    moves = torch.randn(2, 400, generator=random)
+    moves -= moves.mean(1, keepdim=True) + gain / 2
+    changes, asked = [Counted(move) for move in moves], []
+
+    def error():
+        asked.append(sum((change.effect for change in changes if change.made), torch.ones(400)))
+        return asked[-1]
+
+    kept = keep_what_helps(changes, error, trials)
+    assert len(kept) == (2 if gain else 0)
+    assert trials is None or len(asked) <= trials + 1
+
+
 def images(count, seed=0):
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 

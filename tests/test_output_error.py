@@ -151,6 +151,13 @@ def test_where_nothing_has_a_gradient_a_range_is_that_of_all_values():
     assert not compiled.report.ranges
 
 
+def test_a_value_that_is_always_zero_has_a_range():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    nn.init.constant_(model[0].bias, -1e3)
+    compiled = fxcompress.compile(model, PIPELINE, data=data(20, 8).split(5))
+    assert all(found.scale.isfinite() for found in activations(compiled).values())
+
+
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_inference_mode_is_no_obstacle(everywhere):
     batches = [data(5, 8, seed=seed) for seed in range(3)]
