@@ -15,7 +15,7 @@ def post_training() -> list[Pass]:
         passes.SmoothActivations(),
         passes.Quantize(),
         passes.RoundWeights(),
-        passes.Calibrate(estimator="output_error"),
+        passes.Calibrate(),
     ]
 
 
