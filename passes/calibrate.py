@@ -110,6 +110,9 @@ class Calibrate(Pass):
 JUDGING = 32
 """Samples, other than those that chose, that narrower ranges are judged on."""
 
+MARGIN = 2.0
+"""Standard errors that their gain is larger than: other data than these go farther, and lose more by a narrow range."""
+
 
 @dataclass
 class _Narrowing:
@@ -138,7 +141,7 @@ def _judge(
             change.undo()
         context.notes.append("no range is narrower than its values: there are too few samples to judge one on others")
         return set(found)
-    kept = keep_what_helps(changes, OutputDifference(graph_module, context.reference, batches), TRIALS)
+    kept = keep_what_helps(changes, OutputDifference(graph_module, context.reference, batches), trials=TRIALS, margin=MARGIN)
     return found.keys() - {change.name for change in kept}
 
 

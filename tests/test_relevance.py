@@ -91,8 +91,8 @@ def test_all_rows_count_where_no_output_has_a_gradient():
 def _batches(padding: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Samples of 2 to 5 tokens, and behind them rows of `padding`."""
     random = torch.Generator().manual_seed(1)
-    x = torch.randn(24, 5, 6, generator=random) @ torch.randn(6, 6, generator=random)
-    mask = torch.arange(5) < torch.randint(2, 6, (24, 1), generator=random)
+    x = torch.randn(96, 5, 6, generator=random) @ torch.randn(6, 6, generator=random)
+    mask = torch.arange(5) < torch.randint(2, 6, (96, 1), generator=random)
     return list(zip(x.where(mask[..., None], torch.tensor(padding)).split(6), mask.long().split(6)))
 
 

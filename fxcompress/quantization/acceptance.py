@@ -2,7 +2,6 @@
 
 What mends a layer's own output may harm the model's: it makes up for values that a range cuts off on purpose, or fits the few
 samples that it was shown. So a change that is made layer by layer is judged at the outputs, on samples that did not choose it.
-It is kept where the gain is no matter of chance: where it is larger than twice its standard error over these samples.
 """
 
 from __future__ import annotations
@@ -50,9 +49,6 @@ class Change:
 PIECE = 2
 """Samples whose error is told apart from others'."""
 
-MARGIN = 2.0
-"""Standard errors that a gain is larger than."""
-
 TRIALS = 6
 """Measurements that passes of the default pipeline spend, at most."""
 
@@ -85,7 +81,9 @@ class Undoable(Protocol):
 Kind = TypeVar("Kind", bound=Undoable)
 
 
-def keep_what_helps(changes: Sequence[Kind], error: Callable[[], Tensor], trials: int | None = None) -> list[Kind]:
+def keep_what_helps(
+    changes: Sequence[Kind], error: Callable[[], Tensor], *, trials: int | None = None, margin: float = 0.0
+) -> list[Kind]:
     """Undo those of `changes`, all of them made, that do not make `error` smaller beside the others; returns the rest.
 
     They are tried together first, and by halves where they do not help together. So the error never grows, and where all is
@@ -94,6 +92,7 @@ def keep_what_helps(changes: Sequence[Kind], error: Callable[[], Tensor], trials
     Args:
         error: of the model as it stands, in parts that are independent of each other.
         trials: measurements at most; changes that have not been tried by then are undone.
+        margin: standard errors that a gain over these parts is larger than, to count as one.
     """
     for change in changes:
         change.undo()
@@ -105,7 +104,7 @@ def keep_what_helps(changes: Sequence[Kind], error: Callable[[], Tensor], trials
         for change in group:
             change.make()
         found = error()
-        if _is_less(found, least):
+        if _is_less(found, least, margin):
             least, kept = found, [*kept, *group]
             continue
         for change in group:
@@ -115,10 +114,10 @@ def keep_what_helps(changes: Sequence[Kind], error: Callable[[], Tensor], trials
     return kept
 
 
-def _is_less(found: Tensor, least: Tensor) -> bool:
-    """Whether the sum of `found` is less than that of `least`, and by more than chance explains."""
+def _is_less(found: Tensor, least: Tensor, margin: float) -> bool:
+    """Whether the sum of `found` is less than that of `least`, by more than `margin` times the standard error of that."""
     gains = least - found
-    chance = MARGIN * gains.std() * len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    chance = margin * gains.std() * len(gains) ** 0.5 if len(gains) > 1 else 0.0
     return bool(gains.sum() > chance)
 
 
@@ -137,7 +136,7 @@ def judged(
         return list(changes)
     error = OutputDifference(quantized, reference, batches)
     after = error().sum().item()
-    kept = keep_what_helps(changes, error, trials)
+    kept = keep_what_helps(changes, error, trials=trials)
     undone = [change.layer.node.name for change in changes if change not in kept]
     count = sum(map(Batch.of(quantized.graph).count, batches))
     told = f"{len(kept)} of {len(changes)} layers bring the outputs of {count} other samples nearer"
