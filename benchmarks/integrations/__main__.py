@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from pathlib import Path
+import importlib.util
 
-from benchmarks.integrations.rows import Row, run
+from benchmarks.integrations.rows import run
+from benchmarks.integrations.table import FRAMEWORKS, update
 from benchmarks.models import import_torchvision
-
-FRAMEWORKS = {
-    "transformers": "benchmarks.integrations.hugging_face",
-    "torchvision": "benchmarks.integrations.torchvision_models",
-}
-RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main() -> None:
@@ -21,9 +16,12 @@ def main() -> None:
     parser.add_argument("--only", help="run what has this text in its name, and print it")
     arguments = parser.parse_args()
     import_torchvision()  # which the others import as well
-    rows: list[Row] = []
     for framework, module in FRAMEWORKS.items():
-        rows += run(framework, importlib.import_module(module).cases(), arguments.only)
+        if importlib.util.find_spec(framework) is None:
+            print(f"{framework} is not installed")
+            continue
+        for row in run(framework, importlib.import_module(module).cases(), arguments.only):
+            update(row)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor
 
 import fxcompress
-from benchmarks.integrations.rows import Case
+from benchmarks.integrations.rows import Case, two_processes
 from fxcompress import passes
 from fxcompress.training import Polynomial
 
@@ -77,6 +77,10 @@ def cases() -> Iterator[Case]:
         partial(_whole_life, *FAMILIES["BERT, classes"], label_smoothing_factor=0.1, distill=False),
     )
     yield "BERT, the best model at the end", 2, partial(_whole_life, *FAMILIES["BERT, classes"], load_best_model_at_end=True)
+    module = "benchmarks.integrations.two_processes"
+    yield "BERT, two processes, torchrun, bf16", 3, partial(two_processes, module)
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    yield "BERT, two processes, accelerate launch, bf16", 3, partial(two_processes, module, launch)
     yield (
         "Llama, without a cache, bf16, accumulation",
         2,
@@ -132,24 +136,24 @@ def _whole_life(build: Callable[[], Any], task: str, distill: bool = True, **arg
     """Train with masks, ranges and a teacher; evaluate, save, load, write; then resume, and compare with what did not stop."""
     with tempfile.TemporaryDirectory() as folder:
         model, compression = _compressed(build, task, distill)
-        trainer = _trainer(model, compression, task, f"{folder}/whole", **arguments)
-        trainer.train()
-        loss = trainer.evaluate()["eval_loss"]
+        one = trainer(model, compression, task, f"{folder}/whole", **arguments)
+        one.train()
+        loss = one.evaluate()["eval_loss"]
         expected = {name: value.clone() for name, value in model.state_dict().items()}
         files = compression.to_onnx(f"{folder}/files")
 
         resumed, again = _compressed(build, task, distill)
         stop = sorted(Path(f"{folder}/whole").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))[0]
-        _trainer(resumed, again, task, f"{folder}/resumed", **arguments).train(resume_from_checkpoint=str(stop))
+        trainer(resumed, again, task, f"{folder}/resumed", **arguments).train(resume_from_checkpoint=str(stop))
         bits = task == RENAMED or all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
 
         model.save_pretrained(f"{folder}/saved")
         torch.save(compression.checkpoint(), f"{folder}/saved/compression.pt")
         loaded = type(model).from_pretrained(f"{folder}/saved")
-        kept = fxcompress.compress(loaded, _stack(distill), data=_batches(task))
+        kept = fxcompress.compress(loaded, stack(distill), data=batches(task))
         kept.load_checkpoint(torch.load(f"{folder}/saved/compression.pt", weights_only=True))
-        batch = _batches(task)[0]
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        batch = batches(task)[0]
+        one.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with torch.no_grad():
             model.eval(), loaded.eval()
             same = torch.equal(loaded(**batch)[1], model(**batch)[1])
@@ -164,13 +168,15 @@ def _whole_life(build: Callable[[], Any], task: str, distill: bool = True, **arg
     return f"parts {parts}; loss {loss:.3f}; {told}; saved and loaded; {len(files)} files"
 
 
-def _stack(distill: bool) -> list[Any]:
+def stack(distill: bool) -> list[Any]:
+    """Masks that grow from step to step, learned ranges, and a teacher."""
     ramp = Polynomial(epochs=2, steps_per_epoch=_STEPS)
-    stack = [passes.Sparsify(level=0.5, schedule=ramp), *fxcompress.defaults.training()]
-    return [*stack, passes.Distill()] if distill else stack
+    compressing = [passes.Sparsify(level=0.5, schedule=ramp), *fxcompress.defaults.training()]
+    return [*compressing, passes.Distill()] if distill else compressing
 
 
-def _batches(task: str) -> list[dict[str, Tensor]]:
+def batches(task: str) -> list[dict[str, Tensor]]:
+    """The data of `task`, in batches."""
     rows = Rows(task)
     return [collate([rows[i] for i in range(start, start + _BATCH)]) for start in range(0, len(rows), _BATCH)]
 
@@ -178,10 +184,11 @@ def _batches(task: str) -> list[dict[str, Tensor]]:
 def _compressed(build: Callable[[], Any], task: str, distill: bool) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = build()
-    return model, fxcompress.compress(model, _stack(distill), data=_batches(task))
+    return model, fxcompress.compress(model, stack(distill), data=batches(task))
 
 
-def _trainer(model: Any, compression: Any, task: str, folder: str, **arguments: Any) -> Any:
+def trainer(model: Any, compression: Any, task: str, folder: str, **arguments: Any) -> Any:
+    """A Trainer of `model` with the callback of `compression`."""
     settings = {
         "per_device_train_batch_size": _BATCH,
         "num_train_epochs": 2,

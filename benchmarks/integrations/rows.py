@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import traceback
 import warnings
@@ -48,3 +50,20 @@ def run(framework: str, cases: Iterator[Case], only: str | None = None) -> Itera
         row.seconds = time.perf_counter() - started
         print(asdict(row), flush=True)
         yield row
+
+
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2")
+
+
+def two_processes(module: str, launcher: tuple[str, ...] = TORCHRUN) -> str:
+    """What `module` says behind ``RESULT`` when `launcher` runs it on two processes.
+
+    Raises:
+        RuntimeError: it fails, or says that something is not so.
+    """
+    command = [sys.executable, "-m", *launcher, "-m", module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode or not found or "False" in found[0]:
+        raise RuntimeError(found[0] if found else (done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+    return found[0].removeprefix("RESULT ")
