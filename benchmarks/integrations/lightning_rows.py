@@ -59,7 +59,7 @@ def cases() -> Iterator[Case]:
     )
     yield "stochastic weight averaging", 2, partial(_fit, more=(StochasticWeightAveraging(1e-3, swa_epoch_start=1),))
     if WeightAveraging is not None:
-        yield "exponential moving average", 2, partial(_fit, more=(WeightAveraging(),), resume=False)
+        yield "averaged weights, without buffers", 2, partial(_fit, more=(WeightAveraging(use_buffers=False),), resume=False)
     yield "two processes (DDP, gloo, torchrun), bf16-mixed", 2, partial(two_processes, "benchmarks.integrations.lightning_rows")
 
 

@@ -18,8 +18,7 @@ FRAMEWORKS = {
 }
 """The module with the pipelines of each."""
 
-_FILE = Path(__file__).parent.parent / "results" / "integrations.json"
-_PAGE = _FILE.with_suffix(".md")
+RESULTS = Path(__file__).parent.parent / "results"
 _PACKAGES = {"transformers": ("transformers", "accelerate"), "mmengine": ("mmengine",)}
 _HEAD = """# Pipelines of other people, with compression
 
@@ -32,9 +31,9 @@ about whether things work, and says nothing about accuracy. How to: [integration
 """
 
 
-def update(row: Row) -> None:
-    """Put `row` into the table, in the place of one of the same names; several runs may do so at a time."""
-    with open(_FILE, "a+", encoding="utf-8") as file:
+def update(row: Row, folder: Path = RESULTS) -> None:
+    """Put `row` into the table in `folder`, in the place of one of the same names; several runs may do so at a time."""
+    with open(folder / "integrations.json", "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         known = {(one["framework"], one["pipeline"]): one for one in json.loads(file.read() or "[]")}
@@ -46,7 +45,7 @@ def update(row: Row) -> None:
             f"| {one['versions']} | {one['pipeline']} | {one['lines']} | {one['done'] or 'FAILED: ' + one['failed']} |"
             for one in rows
         ]
-        _PAGE.write_text(_HEAD + "\n".join(lines) + "\n")
+        (folder / "integrations.md").write_text(_HEAD + "\n".join(lines) + "\n")
 
 
 def _versions(framework: str) -> str:

@@ -7,13 +7,12 @@ import tempfile
 import torch
 from torch import distributed
 
-from benchmarks.models import import_torchvision
+import fxcompress
+from benchmarks.integrations import hugging_face as families
 
 
 def main() -> None:
     import_torchvision()
-    import fxcompress
-    from benchmarks.integrations import hugging_face as families
 
     torch.set_num_threads(1)
     if not distributed.is_initialized():
