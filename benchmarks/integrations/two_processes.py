@@ -12,8 +12,6 @@ from benchmarks.integrations import hugging_face as families
 
 
 def main() -> None:
-    import_torchvision()
-
     torch.set_num_threads(1)
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
