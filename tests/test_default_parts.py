@@ -159,6 +159,14 @@ def test_sizes_are_fixed_where_that_is_asked_for_and_others_are_refused():
         model(**tokens(9))
 
 
+def test_a_size_that_a_weight_fixes_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=[torch.randn(5, 4)])
+    assert model(torch.randn(7, 4)).shape == (7, 3)
+    with pytest.raises(InputError, match=r"input=float32\[any, 4\], not float32\[7, 5\]"):
+        model(torch.randn(7, 5))
+
+
 class Parity(nn.Module):
     """Does something else with an odd width than with an even one, and nothing with the height."""
 

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import InputError
+from fxcompress.ir.fake import static_sizes
 
 _MISSING = object()
 
@@ -97,7 +98,7 @@ def _fits(expected: Any, given: Any) -> bool:
         return _same(expected, given)
     if not isinstance(given, Tensor) or given.dim() != expected.dim():
         return False
-    return all(not isinstance(size, int) or size == other for size, other in zip(expected.shape, given.shape))
+    return all(not isinstance(size, int) or size == other for size, other in zip(static_sizes(expected.shape), given.shape))
 
 
 def _same(expected: Any, given: Any) -> bool:
@@ -107,7 +108,7 @@ def _same(expected: Any, given: Any) -> bool:
 def _described(expected: Any) -> str:
     """As `describe_value`, with ``any`` for the sizes that are free."""
     if isinstance(expected, Tensor):
-        sizes = ", ".join("any" if isinstance(size, torch.SymInt) else str(size) for size in expected.shape)
+        sizes = ", ".join("any" if isinstance(size, torch.SymInt) else str(size) for size in static_sizes(expected.shape))
         return f"{str(expected.dtype).removeprefix('torch.')}[{sizes}]"
     if isinstance(expected, (list, tuple)):
         return f"{type(expected).__name__}({', '.join(map(_described, expected))})"
