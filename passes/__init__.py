@@ -1,4 +1,10 @@
-"""The passes that `fxcompress.compile(passes=[...])` takes, one a file."""
+"""The passes that `fxcompress.compile(passes=[...])` takes, one a file.
+
+In: a graph, and what the driver knows of it. Out: the graph, rewritten in place.
+
+Imports: options, report, ir, pattern, rewrite, data, masks, quantizers, binarization, targets, execution, quantization,
+channels, sparsity, training, driver, measure, patterns.
+"""
 
 from fxcompress.passes.absorb_clamps import AbsorbClamps
 from fxcompress.passes.adapt_batch_norm import AdaptBatchNorm

@@ -1,7 +1,10 @@
 """What `import fxcompress` gives, in whichever order things are imported."""
 
+import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +36,22 @@ def test_rooms_need_no_import_of_their_own_and_the_package_no_torch():
     code = "import sys, fxcompress\nprint('torch' in sys.modules)\n"
     code += "print(fxcompress.passes.Quantize(), fxcompress.errors.InputError)"
     assert python(code).split("\n") == ["False", "Quantize() <class 'fxcompress.errors.InputError'>"]
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_an_editable_install_is_a_folder_on_the_path_that_type_checkers_read(tmp_path):
+    """setuptools writes such a folder where no package has a place of its own; mypy sees no other kind."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}
+    assert all((ROOT / name.replace(".", "/") / "__init__.py").is_file() for name in settings["packages"])
+    script = tmp_path / "script.py"
+    script.write_text("import fxcompress\nfrom fxcompress import passes\nfxcompress.compil\npasses.Quantize(per_channel=3)\n")
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\nignore_missing_imports = True\n[mypy-torch.*]\nfollow_imports = skip\n")
+    options = ["--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]
+    run = [sys.executable, "-m", "mypy", *options, str(script)]
+    said = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "MYPYPATH": str(ROOT)}, cwd=tmp_path).stdout
+    assert 'has no attribute "compil"' in said and 'Argument "per_channel" to "Quantize" has incompatible type' in said
+    assert "Found 2 errors in 1 file" in said

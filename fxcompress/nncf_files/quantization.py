@@ -90,7 +90,7 @@ def quantization(section: Section, scopes: Scopes, device: str, multiplier: floa
             exact_sums=True,
             ignored=(*scopes.ignored, *weights.ignored),
             scopes=scopes.targets if weights.targets is None else weights.targets,
-            overrides=overrides or None,
+            overrides=dict(overrides.items()) or None,
         ),
         *chosen,
         Calibrate(samples=samples),
@@ -197,7 +197,7 @@ def _interface(section: Section) -> None:
         section.note("export_to_onnx_standard_ops", "ignored: files have standard operations always")
 
 
-def _staged(section: Section) -> dict[str, int]:
+def _staged(section: Section) -> dict[str, Any]:
     """The epochs at which quantizers start: of staged quantization, which a file asks for by the key ``params``."""
     params = section.section("params")
     if params is None:
