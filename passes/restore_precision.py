@@ -14,9 +14,9 @@ from fxcompress.data.samples import in_small_batches, samples_of
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.sizes import weight_bytes
+from fxcompress.emit.openvino import require_openvino
 from fxcompress.errors import InputError, PlanError, source_line
 from fxcompress.ir.dialect import copy_graph
-from fxcompress.measure import latency
 from fxcompress.measure.loss import Loss, Tolerance, with_unit
 from fxcompress.measure.prices import prices
 from fxcompress.measure.sensitivity import CHUNK
@@ -83,7 +83,7 @@ class RestorePrecision(Pass):
         if self.tolerance and self.metric is None:
             raise InputError("tolerance is how much the metric may lose: give metric, or say min_decibels instead")
         if self.latency:
-            latency.require_openvino()
+            require_openvino("measuring latency")
 
     @property
     def _tolerance(self) -> Tolerance:

@@ -345,6 +345,13 @@ def test_highlight_colours_one_pass_only(tmp_path):
     assert "#0072b2" in both and "#0072b2" not in one
 
 
+def test_a_step_that_made_nothing_shows_what_others_made(tmp_path):
+    """The last step of the default sets ranges: its picture shows the quantizers that they are of."""
+    module = insert_quantizers(captured(Network()))
+    last, whole = (draw(module, tmp_path / f"{name}.svg", highlight=name, title="") for name in ("Calibrate", None))
+    assert last.read_text() == whole.read_text() and "Quantize · " in last.read_text()
+
+
 def test_repeats_are_marked(tmp_path):
     module = captured(Network(blocks=4))
     assert "×4  blocks.0–3" in draw(module, tmp_path / "folded.svg").read_text()

@@ -139,3 +139,25 @@ def test_parts_are_written_into_their_folder_whatever_they_are_called(tmp_path: 
     written = [*parts.to_onnx(inside / "files"), *parts.dump(inside / "graphs"), *(inside / "while").rglob("*.svg")]
     assert len(written) > 4 and all(path.resolve().is_relative_to(inside) for path in written)
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+
+
+class OwnConstant(nn.Module):
+    """A buffer with a name that folded constants get, and values that are folded."""
+
+    def __init__(self, name, parameter):
+        super().__init__()
+        value = torch.tensor([5.0, 7.0, 9.0])
+        setattr(self, name, nn.Parameter(value)) if parameter else self.register_buffer(name, value)
+        self.name = name
+
+    def forward(self, x):
+        return x * getattr(self, self.name) + torch.arange(3) + torch.arange(3).flip(0) * 2
+
+
+@pytest.mark.parametrize("parameter", [True, False])
+@pytest.mark.parametrize("name", ["constant_0", "constant_1", "constant_2"])
+def test_a_constant_that_is_folded_does_not_take_the_place_of_the_users_own(name, parameter):
+    model, x = OwnConstant(name, parameter), torch.randn(2, 3)
+    compiled = fxcompress.compile(model, [], example_inputs=x)
+    assert torch.equal(compiled(x), model(x))
+    assert torch.equal(compiled.state_dict()[name], getattr(model, name))

@@ -36,8 +36,8 @@ def fold_constants(module: fx.GraphModule) -> None:
         readers = [user for user in node.users if user not in values]
         if node.op == "get_attr" or not readers or not isinstance(values[node], Tensor):
             continue
-        name = f"{PREFIX}{count}"
-        count += 1
+        while hasattr(module, name := f"{PREFIX}{count}"):  # the user's own, it may be
+            count += 1
         module.register_buffer(name, values[node].clone(), persistent=False)
         with module.graph.inserting_before(node):
             attribute = module.graph.get_attr(name)

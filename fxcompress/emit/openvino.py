@@ -24,7 +24,7 @@ def check_openvino_path(path: str | os.PathLike[str]) -> Path:
         InputError: it cannot be written, does not end in ``.xml``, or OpenVINO is not installed.
     """
     target = as_path(path)
-    _openvino()
+    require_openvino("writing OpenVINO IR")
     if target.suffix != ".xml":
         wanted = target.with_suffix(".xml")
         raise InputError(f"OpenVINO IR is a file .xml and a file .bin beside it; name the first, as {wanted}, not {target}")
@@ -54,7 +54,7 @@ def write_openvino(
         InputError: as `check_openvino_path`, or `batch_size` cannot be used.
     """
     target = check_openvino_path(path)
-    openvino = _openvino()
+    openvino = require_openvino("writing OpenVINO IR")
     fixed = _fixed_shapes(model, batch_size)
     core = openvino.Core()
     core.add_extension(openvino.frontend.onnx.ConversionExtension(BINARY_CONVOLUTION, DOMAIN, _binary_convolution))
@@ -98,7 +98,7 @@ def _binary_convolution(context: Any) -> list[Any]:
     `FakeQuantize` of two levels, 0 and 1, gives the bits, and `BinaryConvolution` reads 0 as -1. The plugin takes the first
     of the eight weights in a byte from its lowest bit.
     """
-    openvino = _openvino()
+    openvino = require_openvino("writing OpenVINO IR")
     opset = openvino.opset1
     x, threshold, signs = (context.get_input(position) for position in range(3))
     low, high = (opset.constant(np.full((1, 1, 1, 1), value, np.float32)) for value in (0, 1))
@@ -111,8 +111,8 @@ def _binary_convolution(context: Any) -> list[Any]:
     return opset.binary_convolution(bits, weights, strides, padding, padding, dilations, "xnor-popcount", -1.0).outputs()
 
 
-def _openvino() -> Any:
-    """The module `openvino`, with what is used of it.
+def require_openvino(doing: str) -> Any:
+    """The module `openvino`, with what is used of it, for what is `doing`.
 
     Raises:
         InputError: it is not installed.
@@ -122,5 +122,5 @@ def _openvino() -> Any:
         import openvino.frontend.onnx
         import openvino.opset1
     except ImportError:
-        raise InputError("writing OpenVINO IR needs OpenVINO: pip install 'fxcompress[openvino]'") from None
+        raise InputError(f"{doing} needs OpenVINO: pip install 'fxcompress[openvino]'") from None
     return openvino

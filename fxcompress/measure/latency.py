@@ -24,7 +24,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import float32_inputs
 from fxcompress.emit.onnx import to_onnx_model
-from fxcompress.errors import InputError
+from fxcompress.emit.openvino import require_openvino
 from fxcompress.quantization.regions import fused_chain
 from fxcompress.targets import Target
 
@@ -71,7 +71,7 @@ def is_faster(new: np.ndarray, old: np.ndarray, gain: float) -> bool:
 
 
 def _written(variants: Mapping[str, fx.GraphModule], lower: Lower, folder: Path) -> dict[str, Path]:
-    require_openvino()
+    require_openvino("measuring latency")
     lowered = {name: lower(module) for name, module in variants.items()}
     files: dict[str, Path] = {}
     for name, module in lowered.items():
@@ -208,7 +208,7 @@ def _executed(compiled: Any) -> list[Executed]:
 
 def _request(path: Path, inputs: Sequence[np.ndarray], **options: Any) -> Any:
     """A request for the file at `path` with its inputs set, warm."""
-    openvino = require_openvino()
+    openvino = require_openvino("measuring latency")
     core = openvino.Core()
     model = core.read_model(path)
     model.reshape({position: list(value.shape) for position, value in enumerate(inputs)})
@@ -227,16 +227,3 @@ def _orders(names: Mapping[str, Any], rounds: int) -> Iterator[list[str]]:
     for position in range(rounds):
         shift = position % len(turn)
         yield turn[shift:] + turn[:shift]
-
-
-def require_openvino() -> Any:
-    """The module `openvino`.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError:
-        raise InputError("measuring latency needs OpenVINO: pip install 'fxcompress[openvino]'") from None
-    return openvino
