@@ -3,7 +3,7 @@
 In: a graph, and what the driver knows of it. Out: the graph, rewritten in place.
 
 Imports: options, report, ir, pattern, rewrite, data, masks, quantizers, binarization, targets, execution, quantization,
-channels, sparsity, training, driver, measure, patterns.
+channels, sparsity, training, driver, emit, measure, patterns.
 """
 
 from fxcompress.passes.absorb_clamps import AbsorbClamps
