@@ -199,7 +199,7 @@ def test_hawq_gets_its_loss_and_comes_back_from_a_state():
     file = {**FILE, "compression": {"algorithm": "quantization", "initializer": {"precision": precision}}}
     controller, model = create(file)
     assert isinstance(controller, nncf.QuantizationController)
-    again, resumed = create(file, controller.get_compression_state())
+    _, resumed = create(file, controller.get_compression_state())
     load_state(resumed, model.state_dict(), is_resume=True)
     x = loader()[0][0]
     assert torch.equal(resumed.eval()(x), model.eval()(x))

@@ -20,7 +20,6 @@ from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.sized import sized_inputs
 from fxcompress.ir.fake import static_sizes
-from fxcompress.ir.fake import static_sizes
 
 
 def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> Dimensions:
