@@ -34,6 +34,13 @@ def gemma():
     return transformers.Gemma2ForCausalLM(config).eval()
 
 
+def mixtral():
+    """Experts, which Transformers multiplies by in operations of its own."""
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1)
+    return transformers.MixtralForCausalLM(config).eval()
+
+
 def tokens(batch, length, seed=0):
     return {"input_ids": torch.randint(3, 60, (batch, length), generator=torch.Generator().manual_seed(seed))}
 
@@ -59,7 +66,7 @@ def arrays(tree):
     return [leaf.detach().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-@pytest.mark.parametrize("build", [llama, gemma])
+@pytest.mark.parametrize("build", [llama, gemma, mixtral])
 def test_one_file_reads_a_prompt_and_goes_on(build, tmp_path):
     model = build()
     names, run = runtimes(written(model, tmp_path))

@@ -39,6 +39,8 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
             module.inplace = False  # an idle dropout in place leaves nothing in the graph that training could switch on
         elif isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
             module.momentum = 0.0  # which it is in a graph, that has no number of batches
+        elif getattr(getattr(module, "config", None), "_experts_implementation", None) == "grouped_mm":
+            module.set_experts_implementation("batched_mm")  # of Transformers: the same sums, in operations that files have
 
 
 def trace(model: nn.Module, example: ExampleInputs, shapes: Any = None) -> ExportedProgram:
