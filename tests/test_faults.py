@@ -333,3 +333,44 @@ def test_adaptive_maxima_before_a_product(size):
     model = Call(lambda x: (lambda y: y.transpose(-1, -2) @ y)(F.adaptive_max_pool2d(x, 2)))
     x = torch.randn(4, 3, size, 5)
     agree(compile_here(model, x), x)
+
+
+POOLS = {
+    "largest": lambda y: F.max_pool2d(y, 3, 1, 1),
+    "mean": lambda y: F.avg_pool2d(y, 2),
+    "nearest": lambda y: F.interpolate(y, scale_factor=2),
+    "linear": lambda y: F.interpolate(y, scale_factor=2, mode="bilinear"),
+    "repeated": lambda y: y.repeat_interleave(2, -1),
+    "transposed": lambda y: F.max_pool2d(y.transpose(1, -1), 3, 1, 1),
+    "one length": lambda y: F.avg_pool1d(y.flatten(1, 2), 3, 1, 1),
+    "normed": lambda y: F.layer_norm(y, y.shape[-1:]),
+}
+ARITHMETIC = {
+    "as it is": lambda y: y,
+    "scaled": lambda y: y * 0.5,
+    "shifted": lambda y: 1 - y,
+    "by numbers": lambda y: y * torch.linspace(0.5, 1, y.shape[-1]),
+}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("arithmetic", ARITHMETIC.values(), ids=ARITHMETIC)
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_outputs_of_a_linear_layer_that_are_pooled(pool, arithmetic, bias):
+    x = torch.randn(4, 4, 4, 6)
+    agree(compile_here(nn.Sequential(nn.Linear(6, 4, bias=bias), Call(lambda y: pool(arithmetic(y)))), x), x)
+
+
+@pytest.mark.parametrize("convolution", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_a_convolution_without_a_bias_before_a_layer_norm(convolution):
+    layer = convolution(3, 5, 1, bias=False)
+    x = torch.randn(4, 3, *[2, 4, 6][3 - layer.weight.dim() + 2 :])
+    agree(compile_here(nn.Sequential(layer, nn.LayerNorm(6)), x), x)
+
+
+@pytest.mark.parametrize("dims", [1, (1, 2), 2])
+@pytest.mark.parametrize("reduction", [torch.mean, torch.sum, torch.amax])
+def test_numbers_between_a_reduction_and_a_quantizer(reduction, dims):
+    x = torch.randn(4, 5, 6, 6)
+    model = nn.Sequential(Call(lambda x: reduction(x, dims) + torch.linspace(-1, 1, 6)), nn.Linear(6, 5))
+    agree(compile_here(model, x), x)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import channels_apart, maxima_apart, reduced_rows_apart, scalings_apart
+from fxcompress.emit.kernels import channels_apart, maxima_apart, pools_apart, reductions_apart, scalings_apart
 from fxcompress.emit.rewiring import (
     POINTWISE,
     constant,
@@ -25,6 +25,7 @@ from fxcompress.emit.rewiring import (
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
+_SMALLEST = np.finfo(np.float32).tiny
 _LARGEST_BIAS = 2**30  # steps; the other half of what 32 bits hold is for the sum that the bias is added to
 
 
@@ -38,39 +39,55 @@ def write_around(graph: ir.Graph, faults: Collection[Fault]) -> list[str]:
     return [f"{count} of what a runtime gets wrong is written another way: it {fault.value}" for fault, count in met if count]
 
 
-def _guard_shared_sums(graph: ir.Graph) -> int:
-    """Add the smallest normal number to what several operations read, which shows in no sum; zero would be optimised away.
+def _guard_bare_sums(graph: ir.Graph) -> int:
+    """Add the smallest normal number to sums of integers, which shows in none of them; zero would be optimised away.
 
-    OpenVINO fuses the dequantization of such a sum into one of the readers, unless something stands behind the kernel.
+    OpenVINO moves the scales of such a sum behind what reads it, whatever that does to the channels, or into one of several
+    readers, unless something is added in the kernel.
     """
-    smallest = np.finfo(np.float32).tiny
-    found = [node for node in graph if _is_shared(node.outputs[0]) and _sums_integers(node)]
+    found = [node for node in graph if _is_bare_sum(node) or (_is_product(node) and _is_shared(node.outputs[0]))]
     for node in found:
         if node.op_type == "MatMul":
-            follow(graph, node.outputs[0], "Add", constant(graph, np.full((), smallest), "constant/float32_smallest"))
+            follow(graph, node.outputs[0], "Add", constant(graph, np.full((), _SMALLEST), "constant/float32_smallest"))
             continue
         channels = _channels(node)
-        bias = constant(graph, np.full((channels,), smallest), f"constant/float32_smallest_{channels}")
+        bias = constant(graph, np.full((channels,), _SMALLEST), f"constant/float32_smallest_{channels}")
         node.resize_inputs(3)
         node.replace_input_with(2, bias)
     return len(found)
 
 
-def _sums_integers(node: ir.Node) -> bool:
-    """Whether `node` is a product of two quantized activations, or an integer convolution that adds nothing to its sum."""
-    if node.op_type == "MatMul":
-        return all(map(is_quantized_activation, node.inputs))
-    if node.op_type not in ("Conv", "ConvTranspose") or any(dequantize_of(value) is None for value in node.inputs[:2]):
+def _is_bare_sum(node: ir.Node) -> bool:
+    """Whether `node` is an integer convolution or linear layer that adds nothing to its sum."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or any(map(_is_float, node.inputs[:2])):
         return False
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    numbers = numbers_of(bias)
-    return bias is None or (numbers is not None and not numbers.any())
+    if node.op_type != "MatMul":
+        return not _is_bias(node.inputs[2] if len(node.inputs) > 2 else None)
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    biased = len(readers) == 1 and readers[0].op_type == "Add" and any(map(_is_bias, readers[0].inputs))
+    return not biased and not is_quantized_activation(node.inputs[1])
+
+
+def _is_product(node: ir.Node) -> bool:
+    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return dequantize_of(value) is None
+
+
+def _is_bias(value: ir.Value | None) -> bool:
+    """Whether `value` is a constant that is not zero throughout."""
+    numbers = numbers_of(value)
+    return numbers is not None and bool(numbers.any())
 
 
 def _channels(node: ir.Node) -> int:
-    """How many channels a convolution puts out."""
+    """How many channels a layer puts out."""
     weight = node.inputs[1]
     assert weight is not None and weight.shape is not None
+    if node.op_type == "Gemm":
+        return int(weight.shape.numpy()[0 if node.attributes.get_int("transB", 0) else 1])
     if node.op_type == "Conv":
         return int(weight.shape.numpy()[0])
     return int(weight.shape.numpy()[1]) * node.attributes.get_int("group", 1)
@@ -191,11 +208,12 @@ def _has_signed_zero(node: ir.Node) -> bool:
 
 _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.CHANNELS_OF_ROWS: channels_apart,
-    Fault.REDUCED_ROWS: reduced_rows_apart,
+    Fault.REDUCTIONS: reductions_apart,
 }
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,
-    Fault.SHARED_SUMS: _guard_shared_sums,
+    Fault.BARE_SUMS: _guard_bare_sums,
+    Fault.POOLED_OUTPUTS: pools_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.JOINED_ROWS: _quantize_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,

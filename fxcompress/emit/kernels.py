@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from fxcompress.emit.rewiring import (
@@ -15,11 +16,14 @@ from fxcompress.emit.rewiring import (
     is_quantized_activation,
     lift,
     numbers_of,
+    put_before,
     rank_of,
     take_over,
 )
 
 _MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
+_POOLS = {"AveragePool", "LpPool", "MaxPool", "Resize", "Tile"}
+_LINEAR, _CONVOLUTIONS = {"Gemm", "MatMul"}, {"Conv", "ConvTranspose"}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
 
 
@@ -28,25 +32,43 @@ def maxima_apart(graph: ir.Graph) -> int:
     return sum(_reshape_behind(graph, node) for node in list(graph) if node.op_type in _MAXIMA)
 
 
-def reduced_rows_apart(graph: ir.Graph) -> int:
-    """Have a reshape stand behind what reduces the rows of each channel, where numbers for channels may come to run in it."""
-    reductions = [node for node in graph if _reduces_rows(node)]
-    found = [one for one in reductions if any(_by_numbers(one, joins=False)) or _comes_from_convolution(one)]
+def reductions_apart(graph: ir.Graph) -> int:
+    """Have a reshape stand behind what reduces axes, where numbers run behind it, or may come to run there."""
+    reductions = [node for node in graph if node.op_type.startswith("Reduce") or node.op_type in _GLOBAL_POOLS]
+    moved = [node for node in reductions if _reduces_rows(node) and _comes_from(node, _CONVOLUTIONS)]
+    found = [node for node in reductions if node in moved or any(_by_numbers(node, joins=False))]
     return sum(_reshape_behind(graph, node) for node in found)
 
 
 def _reduces_rows(node: ir.Node) -> bool:
-    reduces = node.op_type.startswith("Reduce") or node.op_type in _GLOBAL_POOLS
-    return reduces and rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
+    return rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
 
 
-def _comes_from_convolution(node: ir.Node) -> bool:
-    """Whether what `node` reads is computed from that of a convolution by what a scale of its filters may be moved behind."""
-    producer = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    if producer is None:
-        return False
-    kernel = producer.op_type in ("Conv", "ConvTranspose")
-    return kernel or (producer.op_type in MOVES | POINTWISE and _comes_from_convolution(producer))
+def _comes_from(node: ir.Node, kernels: set[str]) -> bool:
+    """Whether `node` reads what one of `kernels` computes, maybe through what a scale of its outputs may be moved behind."""
+    sources = [value.producer() for value in node.inputs if value is not None]
+    return any(
+        source.op_type in kernels or (source.op_type in MOVES | POINTWISE and _comes_from(source, kernels))
+        for source in sources
+        if source is not None
+    )
+
+
+def pools_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand in front of what pools or repeats the outputs of a linear layer.
+
+    No scale of single outputs moves behind it.
+    """
+    pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and _comes_from(node, _LINEAR)]
+    for node in pools:
+        put_before(graph, node, "Max", constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf"))
+    return len(pools)
+
+
+def _adds_last(node: ir.Node) -> bool:
+    """Whether `node` adds a dimension behind the last one."""
+    axes = numbers_of(node.inputs[1]) if node.op_type == "Unsqueeze" else None
+    return axes is not None and int(axes.max()) in (-1, rank_of(node.outputs[0]) - 1, rank_of(node.inputs[0]))
 
 
 def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:

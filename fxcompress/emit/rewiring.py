@@ -72,14 +72,19 @@ def constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None 
     return value
 
 
-def lift(graph: ir.Graph, node: ir.Node, place: int) -> None:
-    """Give the input of `node` at `place` one dimension more, in front, and so what it puts out."""
+def put_before(graph: ir.Graph, node: ir.Node, op_type: str, *constants: ir.Value, place: int = 0) -> None:
+    """A node between `node` and its input at `place`."""
     source = node.inputs[place]
     assert source is not None
-    lifted = ir.Node("", "Unsqueeze", [source, constant(graph, [0])], name=f"{node.name}/unsqueeze")
-    lifted.outputs[0].name = f"{node.name}/unsqueezed"
-    graph.insert_before(node, lifted)
-    node.replace_input_with(place, lifted.outputs[0])
+    made = ir.Node("", op_type, [source, *constants], name=f"{node.name}/{op_type.lower()}")
+    made.outputs[0].name = f"{node.name}/{op_type.lower()}/inner"
+    graph.insert_before(node, made)
+    node.replace_input_with(place, made.outputs[0])
+
+
+def lift(graph: ir.Graph, node: ir.Node, place: int) -> None:
+    """Give the input of `node` at `place` one dimension more, in front, and so what it puts out."""
+    put_before(graph, node, "Unsqueeze", constant(graph, [0]), place=place)
 
 
 def follow(graph: ir.Graph, value: ir.Value, op_type: str, *constants: ir.Value) -> ir.Value:

@@ -11,7 +11,8 @@ class Fault(enum.Enum):
     `fxcompress.emit.faults` has the way around each.
     """
 
-    SHARED_SUMS = "mixes up the readers of an integer convolution without a bias, and of an integer product of two activations"
+    BARE_SUMS = "moves the scales of an integer sum without a bias behind what reads it, or into one of several readers"
+    POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
@@ -20,7 +21,7 @@ class Fault(enum.Enum):
         "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
     )
     CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of four dimensions or more"
-    REDUCED_ROWS = "takes the numbers of the first sample's channels for all, behind a sum or mean along rows"
+    REDUCTIONS = "takes the wrong one of several numbers that it computes with in the kernel of a sum, mean or maximum"
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
