@@ -326,3 +326,23 @@ def test_the_child_serves_all_files_of_a_process_and_says_what_was_wrong():
     assert child._process is first
     child.stop()
     assert first.poll() is not None
+
+
+@pytest.mark.parametrize("zero", [lambda y: y - y, lambda y: 2 * y - (y + y), lambda y: y - y.mean(-1, keepdim=True)])
+def test_an_output_that_is_zero_by_construction_may_be_off_by_the_rounding_of_what_cancels(zero):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 1)
+
+        def forward(self, x):
+            return zero(self.conv(x))
+
+    x = torch.randn(2, 3, 4, 1)
+    lowered = fxcompress.compile(Net().eval(), [], example_inputs=(x,)).lower()
+    simulation = Simulation(lowered, [x])
+    exact = simulation.exact[0]
+    (near,) = simulation.compare([exact + 1e-7])
+    (far,) = simulation.compare([exact + 1e-2])
+    assert not near.faulty
+    assert far.faulty

@@ -65,11 +65,16 @@ class Dithered(fx.Interpreter):
         self.generator = torch.Generator().manual_seed(seed)
         self.drawn = torch.empty(0)
 
-    def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
-        if node.op != "call_function" or node in self.exact:
-            return value
-        return pytree.tree_map_only(Tensor, self._moved, value)
+    def fetch_args_kwargs_from_env(self, node: fx.Node) -> tuple[Any, Any]:
+        """What `node` reads. Each reader sees its own rounding of a value: what is zero because it cancels may be off."""
+
+        def read(source: fx.Node) -> Any:
+            value = self.env[source]
+            if source.op != "call_function" or source in self.exact:
+                return value
+            return pytree.tree_map_only(Tensor, self._moved, value)
+
+        return fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)  # type: ignore[return-value]
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target is QUANTIZE:

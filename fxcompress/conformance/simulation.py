@@ -20,15 +20,15 @@ _DRAWS = 4
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one output is from the simulation, and how far rounding may take it, in dB; infinite where nothing differs."""
+    """How far one output is from the simulation, and how far rounding may take it, in dB; infinite where nothing differs.
+
+    `faulty` says that it is farther: of an output that is zero throughout, decibels do not tell.
+    """
 
     position: int
     decibels: float
     explained: float
-
-    @property
-    def faulty(self) -> bool:
-        return self.decibels < self.explained
+    faulty: bool
 
 
 class Simulation:
@@ -90,6 +90,5 @@ def _signal(exact: Tensor) -> float:
 
 
 def _agreement(position: int, signal: float, energy: float, limit: float) -> Agreement:
-    if energy <= limit:
-        return Agreement(position, decibels(signal, energy), float("-inf"))
-    return Agreement(position, decibels(signal, energy), decibels(signal, limit))
+    faulty = energy > limit
+    return Agreement(position, decibels(signal, energy), decibels(signal, limit) if faulty else float("-inf"), faulty)
