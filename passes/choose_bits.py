@@ -36,7 +36,7 @@ class ChooseBits(Pass):
 
     HAWQ-V2 (Dong et al., arXiv 1911.03852, section 3): a weight W at so many bits costs ``trace * |Q(W) - W|^2``, where the
     trace is the mean of the diagonal of the loss's Hessian. Of all choices that keep the size, the one with the least sum is
-    taken (`fxcompress.quantization.allocation`).
+    taken, and of several the one with most bits (`fxcompress.quantization.allocation`).
 
     Args:
         loss: called as ``loss(model, batch)``, with a batch as the data yields it: the training loss, a scalar. It is needed;
@@ -73,7 +73,8 @@ class ChooseBits(Pass):
         ]
         costs = [[int(2 * q.bytes_per_weight * w.numel()) for q in of_weight] for w, of_weight in zip(values, candidates)]
         whole = sum(2 * weight.numel() for weight in values)  # in halves of a byte
-        chosen = allocate(costs, losses, int(whole / self.ratio))
+        merits = [[float(bits * weight.numel()) for bits in self.bits] for weight in values]
+        chosen = allocate(costs, losses, int(whole / self.ratio), merits)
         if chosen is None:
             smallest = whole / sum(map(min, costs))
             raise InputError(

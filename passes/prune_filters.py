@@ -18,7 +18,9 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
 from fxcompress.ir.cost import first_layers
+from fxcompress.ir.dialect import resolve
 from fxcompress.ir.signature import argument, signature
+from fxcompress.ir.training_ops import MASKED_BATCH_NORM
 from fxcompress.masks.mask import FilterMask
 from fxcompress.options import OneOf
 from fxcompress.pattern.scopes import Scope, left_alone
@@ -97,6 +99,8 @@ class PruneFilters(Pass):
         made = mask_weights(
             graph_module, {constant: FilterMask(mask) for constant, mask in masks.items()}, self, context.reference
         )
+        for norm in graph.find_nodes(op="call_function", target=resolve("batch_norm")):
+            norm.meta.setdefault("trains_as", MASKED_BATCH_NORM)
         return [Replacement.at(node) for node in made]
 
     def controller(self, graph_module: fx.GraphModule) -> FilterController | None:

@@ -14,7 +14,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError, TrainingError
-from fxcompress.training.distillation import softened_cross_entropy
+from fxcompress.training.distillation import mean_squared_error, softened_cross_entropy
 
 COMPRESSION = [passes.PruneFilters(amount=0.5, multiple=1), passes.Quantize(), passes.Calibrate()]
 
@@ -212,3 +212,14 @@ def test_a_model_without_floating_outputs_is_refused():
 
     with pytest.raises(InputError, match="the model has none"):
         fxcompress.compile(Argmax(), [passes.Distill()], example_inputs=torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("criterion", [mean_squared_error, softened_cross_entropy(2.0, 1)])
+def test_logits_that_are_masked_with_infinity_have_no_part_in_the_loss(criterion):
+    torch.manual_seed(0)
+    student, teacher, mask = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5), torch.zeros(4, 5)
+    mask[0, 1] = mask[1:3, 3:] = mask[3] = -torch.inf
+    loss = criterion(student + mask, teacher + mask)
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+    assert (student.grad[mask.isinf()] == 0).all() and (student.grad[mask == 0] != 0).all()

@@ -19,7 +19,7 @@ from fxcompress.channels.selection import Selection, cost_without
 from fxcompress.errors import InputError
 from fxcompress.ir.cost import cost
 from fxcompress.masks.mask import Mask, insert_mask
-from fxcompress.training import CompressionStage, Exponential, MultiStep
+from fxcompress.training import CompressionStage, Exponential, MultiStep, Polynomial
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -208,3 +208,33 @@ def test_layers_whose_weights_are_computed_are_named(one):
     compiled = fxcompress.compile(Normalized().eval(), [one], example_inputs=torch.randn(2, 4))
     (note,) = [note for note in compiled.report.notes if "computed" in note]
     assert all(name in note for name in ("first", "second", "linear"))
+
+
+def test_channels_that_come_back_find_their_statistics():
+    """What is masked has outputs of variance 0, which would be divided by once it is unmasked."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    ]
+    x = 3 * torch.randn(32, 3, 6, 6)
+    model = nn.Sequential(*layers)
+    for _ in range(40):
+        model(x)
+    stack = [passes.PruneFilters(amount=0.5, multiple=1, schedule=Polynomial(epochs=1))]
+    compiled = fxcompress.compile(model.eval(), stack, example_inputs=x)
+    whole = compiled(x)
+    controller = compiled.controller["PruneFilters"]
+    controller.set_level(0.5)
+    pruned = compiled(x)
+    compiled.train()
+    for _ in range(60):
+        compiled(x)
+    assert compiled.get_buffer("1.running_var").min() > 0.1
+    torch.testing.assert_close(compiled.eval()(x), pruned, rtol=1e-3, atol=1e-3)
+    controller.set_level(0.0)
+    torch.testing.assert_close(compiled(x), whole, rtol=1e-3, atol=1e-3)

@@ -109,6 +109,7 @@ def set_batch_norm_training(graph_module: fx.GraphModule) -> bool:
     found = graph_module.graph.find_nodes(op="call_function", target=_BATCH_NORM)
     switched = [node for node in found if argument(node, "running_mean") is not None and not node.meta.get("frozen")]
     for node in switched:
+        _switch_target(node, True)
         _set_argument(node, "training", True)
     graph_module.recompile()
     return bool(switched)

@@ -15,10 +15,12 @@ _LIBRARY.define(
     "drop_path(Tensor input, float p, int[] dims, float scale, bool train=False) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded,),
 )
-_LIBRARY.define(
-    "sync_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+_ARGUMENTS = (
+    "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
     "float momentum, float eps, bool cudnn_enabled) -> Tensor"
 )
+_LIBRARY.define(f"sync_batch_norm{_ARGUMENTS}")
+_LIBRARY.define(f"masked_batch_norm{_ARGUMENTS}")
 
 
 def _drop_path(x: Tensor, p: float, dims: list[int], scale: float, train: bool = False) -> Tensor:
@@ -45,10 +47,10 @@ def _sync_batch_norm(
     eps: float,
     cudnn_enabled: bool,
 ) -> Tensor:
-    """``batch_norm`` over the samples of all processes of the default group; with one process, `batch_norm` itself."""
+    """`masked_batch_norm` over the samples of all processes of the default group; with one process, that itself."""
     alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
     if not training or alone:
-        return torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
+        return _masked_batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
     others = [dim for dim in range(x.dim()) if dim != 1]
     shape = [-1 if dim == 1 else 1 for dim in range(x.dim())]
     wide = x.float()
@@ -58,15 +60,52 @@ def _sync_batch_norm(
     variance = all_reduce(centred.square().sum(others)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((variance * count / (count - 1)).to(running_var.dtype), momentum)
+            moving = momentum * ~_without_output(weight, bias)
+            running_mean.lerp_(mean.to(running_mean.dtype), moving.to(running_mean.dtype))
+            running_var.lerp_((variance * count / (count - 1)).to(running_var.dtype), moving.to(running_var.dtype))
     result = centred * torch.rsqrt(variance + eps).view(shape)
     result = result if weight is None else result * weight.view(shape)
     return (result if bias is None else result + bias.view(shape)).to(x.dtype)
 
 
+def _masked_batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """`batch_norm`, which leaves the statistics of channels alone whose weight and bias are zero.
+
+    They put out zeros whatever they read. Where a mask made them so, the layer in front puts out zeros as well, and their
+    statistics would be of no use to the channel once it is unmasked.
+    """
+    if not training or weight is None or running_mean is None or running_var is None:
+        return torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
+    moved = running_mean.clone(), running_var.clone()
+    result = torch.batch_norm(x, weight, bias, *moved, training, momentum, eps, cudnn_enabled)
+    with torch.no_grad():
+        silent = _without_output(weight, bias)
+        for running, new in zip((running_mean, running_var), moved):
+            running.copy_(torch.where(silent, running, new))
+    return result
+
+
+def _without_output(weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The channels whose weight and bias are zero; none without a weight."""
+    if weight is None:
+        return torch.zeros((), dtype=torch.bool)
+    return weight == 0 if bias is None else (weight == 0) & (bias == 0)
+
+
 _LIBRARY.impl("drop_path", _drop_path, "CompositeImplicitAutograd")
 _LIBRARY.impl("sync_batch_norm", _sync_batch_norm, "CompositeImplicitAutograd")
+_LIBRARY.impl("masked_batch_norm", _masked_batch_norm, "CompositeImplicitAutograd")
 
 DROP_PATH = torch.ops.fxcompress.drop_path.default
 SYNC_BATCH_NORM = torch.ops.fxcompress.sync_batch_norm.default
+MASKED_BATCH_NORM = torch.ops.fxcompress.masked_batch_norm.default

@@ -45,19 +45,26 @@ def frozen(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean of the squared differences."""
-    return (student - teacher).square().mean()
+    """The mean of the squared differences; what the teacher masked with an infinity counts as none."""
+    said = teacher.isfinite()
+    return torch.where(said, student - teacher, 0.0).square().sum() / said.sum().clamp(min=1)
 
 
 def softened_cross_entropy(temperature: float, axis: int) -> Criterion:
     """``-temperature^2 sum(softmax(teacher / temperature) log_softmax(student / temperature))``, mean over all but `axis`.
 
+    What is masked with minus infinity has no part in it: the limit of p log q where both go to 0 together is 0. Neither has a
+    row of which nothing is left.
+
     Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
     """
 
     def criterion(student: Tensor, teacher: Tensor) -> Tensor:
-        wanted = (teacher / temperature).softmax(axis)
-        return -(wanted * (student / temperature).log_softmax(axis)).sum(axis).mean() * temperature**2
+        nothing = teacher.isneginf().all(axis, keepdim=True)
+        student, teacher = (torch.where(nothing, 0.0, logits) for logits in (student, teacher))
+        wanted = torch.where(nothing, 0.0, (teacher / temperature).softmax(axis))
+        logarithms = (student / temperature).log_softmax(axis)
+        return -torch.where(wanted > 0, wanted * logarithms, 0.0).sum(axis).mean() * temperature**2
 
     return criterion
 
