@@ -16,9 +16,10 @@ from torch import nn
 
 import fxcompress
 from fxcompress import Effect, Pass, passes
+from fxcompress.demo import ResidualNet
 from fxcompress.errors import CheckpointError
 from fxcompress.masks.mask import Mask
-from fxcompress.training import Controller, Scheduler
+from fxcompress.training import Controller, Polynomial, Scheduler
 from fxcompress.training.checkpoint import sealed, texts
 
 STACK = [passes.PruneFilters(amount=0.5, multiple=1), passes.Quantize(), passes.Calibrate(), passes.Distill()]
@@ -301,3 +302,23 @@ def test_no_flipped_bit_is_loaded():
         with pytest.raises(CheckpointError, match="was changed after it was taken"):
             model.load_checkpoint(flipped)
     assert same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_pruning_for_a_budget_of_multiply_adds_goes_on_from_a_checkpoint(multiple):
+    """What is masked already is no part of what the budget is a share of."""
+    model, x = ResidualNet((16, 32, 32)).eval(), torch.randn(4, 1, 8, 8)
+    stack = [passes.PruneFilters(flops=0.2, schedule=Polynomial(epochs=2), multiple=multiple)]
+    first, second = (fxcompress.compile(model, stack, example_inputs=x) for _ in range(2))
+    for _ in range(2):
+        first.controller.scheduler.epoch_step()
+        first.controller.scheduler.step()
+    second.load_checkpoint(first.checkpoint())
+    for one in (first, second):
+        one.controller.scheduler.epoch_step()
+    assert first.controller["PruneFilters"].reached() == second.controller["PruneFilters"].reached() >= 0.2
+    assert torch.equal(first(x), second(x))
+    third = fxcompress.compile(model, stack, example_inputs=x)
+    third.load_checkpoint(second.checkpoint())
+    third.controller["PruneFilters"].set_level(0.1)
+    assert third.controller["PruneFilters"].reached() >= 0.1
