@@ -220,3 +220,45 @@ def test_adaptation_needs_batch_norms_and_data():
         adapt_batch_norm(compiled(Net(), DATA), [DATA], samples=0)
     with pytest.raises(InputError, match="the data is empty"):
         adapt_batch_norm(compiled(Net(), DATA), [])
+
+
+class _Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_batch_norms_are_frozen_by_scope_and_thawed(in_place):
+    x, model = torch.randn(8, 3, 6, 6), _Normed()
+    stack = [passes.PruneFilters(amount=0.25, multiple=1), *fxcompress.defaults.training()]
+    if in_place:
+        compiled, trained = fxcompress.compress(model, stack, data=[x]).compiled, model
+    else:
+        compiled = trained = fxcompress.compile(model, stack, data=[x])
+
+    def moved():
+        before = {name: value.clone() for name, value in trained.named_buffers() if "running" in name}
+        trained.train()(x).sum().backward()
+        return {
+            name.split(".")[0] for name, value in trained.named_buffers() if name in before and not value.equal(before[name])
+        }
+
+    assert moved() == {"body", "head"}
+    assert fxcompress.training.freeze_batch_norm(compiled, ["body"]) == ["body_1"]
+    assert moved() == {"head"}
+    assert fxcompress.training.freeze_batch_norm(compiled) == ["body_1", "head_1"]
+    assert moved() == set()
+    assert trained.get_parameter("body.1.weight").grad is not None
+    fxcompress.training.freeze_batch_norm(compiled, frozen=False)
+    assert moved() == {"body", "head"}
+
+
+def test_there_must_be_a_batch_norm_to_freeze():
+    compiled = fxcompress.compile(nn.Linear(2, 2), [], example_inputs=torch.randn(1, 2))
+    with pytest.raises(InputError, match="no batch norm"):
+        fxcompress.training.freeze_batch_norm(compiled)

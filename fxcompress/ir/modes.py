@@ -104,10 +104,15 @@ def warn_of_training(graph_module: fx.GraphModule) -> None:
         )
 
 
+def batch_norms(graph: fx.Graph) -> list[fx.Node]:
+    """The batch norms with running statistics."""
+    found = graph.find_nodes(op="call_function", target=_BATCH_NORM)
+    return [node for node in found if argument(node, "running_mean") is not None]
+
+
 def set_batch_norm_training(graph_module: fx.GraphModule) -> bool:
     """Let the batch norms with running statistics train that do in training, and nothing else; whether there are any."""
-    found = graph_module.graph.find_nodes(op="call_function", target=_BATCH_NORM)
-    switched = [node for node in found if argument(node, "running_mean") is not None and not node.meta.get("frozen")]
+    switched = [node for node in batch_norms(graph_module.graph) if not node.meta.get("frozen")]
     for node in switched:
         _switch_target(node, True)
         _set_argument(node, "training", True)

@@ -6,7 +6,7 @@ Imports: options, report, ir, data, masks, quantizers, binarization, quantizatio
 """
 
 from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
-from fxcompress.training.batch_norm import adapt_batch_norm
+from fxcompress.training.batch_norm import adapt_batch_norm, freeze_batch_norm
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller, Statistics
 from fxcompress.training.learned_ranking import RankingResult, learn_ranking
 from fxcompress.training.level_controller import LevelController
@@ -41,5 +41,6 @@ __all__ = [
     "adapt_batch_norm",
     "adaptive_level",
     "early_exit",
+    "freeze_batch_norm",
     "learn_ranking",
 ]

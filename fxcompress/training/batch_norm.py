@@ -1,4 +1,4 @@
-"""Batch-norm adaptation: statistics of the compressed model, before it trains or without it."""
+"""Statistics of batch norms: adapted to the compressed model, before it trains or without it, and frozen."""
 
 from __future__ import annotations
 
@@ -14,6 +14,35 @@ from fxcompress.data.fitting import fitting
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 from fxcompress.ir import modes
+from fxcompress.pattern.scopes import Scope, select
+
+
+def freeze_batch_norm(compiled: Any, scopes: Iterable[Scope] = ("",), frozen: bool = True) -> list[str]:
+    """Keep batch norms of a compiled model in inference mode in training, as ``module.eval()`` does in a loop over modules.
+
+    A compiled model has no module a layer, so that such a loop finds nothing. The scale and the shift go on learning; their
+    parameters have the names that they had, and can be frozen by ``requires_grad_(False)`` as ever. Not in a checkpoint.
+
+    Args:
+        compiled: a `Compiled` model, or what `fxcompress.compress` gives as ``compression.compiled``.
+        scopes: of the batch norms (see `fxcompress.scopes.select`); all by default.
+        frozen: False lets them train again, also those that the model itself had frozen.
+
+    Returns:
+        The names of the batch norms.
+
+    Raises:
+        ScopeError: a scope matches nothing.
+        InputError: there is no batch norm among them.
+    """
+    chosen = None if tuple(scopes) == ("",) else select(compiled.graph, scopes)
+    found = [node for node in modes.batch_norms(compiled.graph) if chosen is None or node in chosen]
+    if not found:
+        raise InputError("no batch norm of this model takes statistics there; leave FoldBatchNorm() out of its passes")
+    for node in found:
+        node.meta["frozen"] = frozen
+    compiled.recompile()
+    return [node.name for node in found]
 
 
 def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2000) -> int:
