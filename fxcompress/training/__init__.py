@@ -2,7 +2,7 @@
 
 In: a graph with masks, quantizers and binarizers. Out: levels, losses and statistics.
 
-Imports: options, report, ir, data, masks, quantizers, binarization, quantization, channels, sparsity.
+Imports: options, report, ir, pattern, data, masks, quantizers, binarization, quantization, channels, sparsity.
 """
 
 from fxcompress.training.accuracy_aware import TrainingResult, adaptive_level, early_exit
