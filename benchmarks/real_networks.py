@@ -4,6 +4,7 @@
     python -m benchmarks.real_networks --quick          # few samples of the small networks
     python -m benchmarks.real_networks --networks mobilenet_v2 xfeat --tools fxcompress onnxruntime
     python -m benchmarks.real_networks --again fxcompress
+    python -m benchmarks.real_networks --kept                 # the table of what has been measured so far
 
 Calibrated on photographs and scored on other photographs, textures and drawings; text on other text. Whatever is chosen for the
 default pipeline is to be chosen with a network left out, and reported on that one. A network or a tool that fails has a note.
@@ -63,10 +64,11 @@ def _fxcompress(network: Network, batches: Sequence[Any], folder: Path) -> Path:
     return fxcompress.compile(network.load(), data=batches).to_onnx(folder / "fxcompress.onnx")
 
 
-def _from_lowest_to_highest(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+def _by_output_error(network: Network, batches: Sequence[Any], folder: Path) -> Path:
     """The default pipeline, but for the ranges of activations."""
-    chosen = [passes.Calibrate() if isinstance(one, passes.Calibrate) else one for one in defaults.post_training()]
-    return fxcompress.compile(network.load(), chosen, data=batches).to_onnx(folder / "lowest-to-highest.onnx")
+    ranges = passes.Calibrate(estimator="output_error")
+    chosen = [ranges if isinstance(one, passes.Calibrate) else one for one in defaults.post_training()]
+    return fxcompress.compile(network.load(), chosen, data=batches).to_onnx(folder / "output-error.onnx")
 
 
 def _nncf(preset: str | None) -> Callable[[Network, Sequence[Any], Path], Path]:
@@ -96,7 +98,7 @@ def _onnxruntime(network: Network, batches: Sequence[Any], folder: Path) -> Path
 
 TOOLS: dict[str, Callable[[Network, Sequence[Any], Path], Path]] = {
     "fxcompress": _fxcompress,
-    "fxcompress min_max": _from_lowest_to_highest,
+    "fxcompress output_error": _by_output_error,
     "NNCF": _nncf(None),
     "NNCF MIXED": _nncf("mixed"),
     "onnxruntime": _onnxruntime,
@@ -110,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NETWORK")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), metavar="TOOL")
     parser.add_argument("--again", nargs="+", choices=TOOLS, default=[], metavar="TOOL", help="measure these, kept or not")
+    parser.add_argument("--kept", action="store_true", help="write the table of what is kept, and measure nothing")
     parser.add_argument("--calibration", type=int, help="samples to calibrate on")
     parser.add_argument("--scoring", type=int, help="samples to score on")
     parser.add_argument("--seed", type=int, default=0, help="of the scored crops: choices are made on others than 0")
@@ -128,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.networks or usual["networks"]:
         with tempfile.TemporaryDirectory() as folder:
             trial = Trial(Path(folder), name, calibration, scoring, options.seed)
-            rows = {tool: trial.row(tool, again=tool in options.again) for tool in options.tools}
+            rows = {tool: trial.row(tool, again=tool in options.again, only_kept=options.kept) for tool in options.tools}
         section.notes += [f"{name}, {tool}: {row['note']}" for tool, row in rows.items() if "note" in row]
         section.figures += _judged([figure for tool, row in rows.items() for figure in _figures(f"{name}, {tool}", row)])
         scoreboard.write([section], machine, output, "real_networks")
@@ -146,9 +149,11 @@ class Trial:
     scoring: int
     seed: int
 
-    def row(self, tool: str, again: bool = False) -> dict[str, Any]:
+    def row(self, tool: str, again: bool = False, only_kept: bool = False) -> dict[str, Any]:
         """By runtime, what `tool`'s file answers: SQNR, and agreement; or a note of why there is none."""
         kept = ROWS / f"{self.name}-{tool.replace(' ', '-')}-{self.calibration}-{self.scoring}-{self.seed}.json"
+        if only_kept and not kept.exists():
+            return {"note": "not measured"}
         if again or not kept.exists():
             console.print(f"{self.name}: {tool}")
             started = time.perf_counter()
