@@ -248,7 +248,8 @@ def test_an_idle_dropout_is_its_own_input(write):
     model, x = Example(lambda x: write(x * 2)).module(), torch.randn(3, 4, 4)
     graph_module = capture(model, ExampleInputs((x,)))
     torch.testing.assert_close(graph_module(x), model(x))
-    assert any("dropout is left out" in note for note in graph_module.meta["capture_notes"])
+    told = any("dropout is left out" in note for note in graph_module.meta["capture_notes"])
+    assert told != bool(calls(graph_module, aten.dropout.default))  # torch 2.14 can keep one whose view is written to
 
 
 def test_a_dropout_whose_input_is_gone_can_be_changed_in_place():

@@ -1,0 +1,54 @@
+"""Single places whose change no other test saw (see `benchmarks.mutations`)."""
+
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.quantization.allocation import allocate
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_bits_are_chosen_for_frozen_weights_and_leave_them_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).requires_grad_(False)
+    choose = passes.ChooseBits(loss=lambda model, batch: model(batch).square().mean(), ratio=1.5)
+    compiled = fxcompress.compile(model, [passes.Quantize(), choose, passes.Calibrate()], data=[IMAGES])
+    bits = {one.spec.bits for one in compiled.modules() if hasattr(one, "spec")}
+    assert min(bits) < 8 and not any(parameter.requires_grad for parameter in compiled.parameters())
+
+
+def test_each_thing_needs_as_many_losses_as_costs():
+    with pytest.raises(ValueError, match="zip"):
+        allocate([[1, 2], [1, 2]], [[0.5, 0.1]], 4)
+
+
+def test_a_kernel_is_named_for_all_that_is_fused_to_it():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    compiled = fxcompress.compile(model, [passes.Quantize(), passes.Calibrate()], data=[IMAGES])
+    regions = {str(node.target): node.meta.get("region") for node in compiled.graph.nodes if node.op == "call_function"}
+    assert regions["aten.relu.default"] is not None
+    assert sum(node.meta.get("region") == regions["aten.relu.default"] for node in compiled.graph.nodes) == 2
+
+
+def test_filters_that_a_recurrent_layer_reads_can_go():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 16), nn.LSTM(16, 8, batch_first=True, bidirectional=True)
+
+        def forward(self, x):
+            return self.last(self.first(x).relu())[0]
+
+    compiled = fxcompress.compile(Recurrent(), [passes.PruneFilters(amount=0.5, multiple=1)], data=[torch.randn(2, 5, 4)])
+    assert any(note.startswith("8 of 16 filters are masked") for row in compiled.report.rows for note in row.notes)
+
+
+def test_a_grouped_convolution_loses_whole_groups_or_the_same_channels_of_each():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 3))
+    compiled = fxcompress.compile(model, [passes.PruneFilters(amount=0.4, multiple=1)], data=[torch.randn(2, 3, 9, 9)])
+    kept = compiled.get_submodule("_1_weight_mask").mask.flatten(1).any(1).view(2, 4)
+    whole_groups = bool((kept.all(1) | ~kept.any(1)).all())
+    assert not kept.all() and (whole_groups or torch.equal(kept[0], kept[1]))
