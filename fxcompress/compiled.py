@@ -30,6 +30,7 @@ from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
+from fxcompress.options import check_arguments
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import as_path, check_writable
 from fxcompress.storage.names import file_names
@@ -168,6 +169,7 @@ class Compiled(fx.GraphModule):
         passes = defaults.lowering(binary_convolutions=binary_convolutions)
         return lower(self, passes, self.compilation.example, self.compilation.target)
 
+    @check_arguments("input_names", "output_names")
     def to_onnx(
         self,
         path: str | os.PathLike[str],

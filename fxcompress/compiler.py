@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 @one_thread_at_a_time
-@check_arguments("verify", "dump", "progress")
+@check_arguments("target", "verify", "dump", "submodules", "progress")
 def compile(
     model: nn.Module | fx.GraphModule | ExportedProgram,
     passes: Sequence[Pass] | None = None,

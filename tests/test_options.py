@@ -1,5 +1,6 @@
 """Options: every pass, schedule, specification and function checks them in one way."""
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -170,3 +171,33 @@ def test_a_pass_that_returns_nothing_is_named():
 
     with pytest.raises(fxcompress.errors.PassError, match=r"Forgetful\.run returned None, not a list"):
         fxcompress.compile(nn.Linear(4, 3), [Forgetful()], data=[torch.randn(2, 4)])
+
+
+WRONG = [None, "x", math.nan, math.inf, -1, [], {}, object(), True, b"x", (1, 2), print, torch.tensor(1.0)]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong!r:.12}")
+def test_what_a_user_calls_says_what_is_wrong_itself(wrong, tmp_path):
+    """Each either takes the value or raises an error of this package."""
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)
+    stack = [passes.Sparsify(schedule=fxcompress.training.Polynomial(epochs=2))]
+    compiled = fxcompress.compile(model, stack, data=[x])
+    controller = compiled.controller
+    calls = [
+        lambda: fxcompress.compile(model, [], example_inputs=x, submodules=wrong),
+        lambda: fxcompress.compile(model, [], example_inputs=x, target=wrong),
+        lambda: passes.Quantize(ignored=wrong),
+        lambda: controller[wrong],
+        lambda: controller["Sparsify"].set_level(wrong),
+        lambda: controller["Sparsify"].set_level({"_0": wrong}),
+        lambda: controller.scheduler.epoch_step(wrong),
+        lambda: controller.scheduler.step(wrong),
+        lambda: compiled.to_onnx(tmp_path / "m.onnx", input_names=wrong, verify=False),
+        lambda: compiled.to_onnx(tmp_path / "m.onnx", output_names=wrong, verify=False),
+        lambda: compiled.to_onnx(tmp_path / "m.onnx", opset=wrong, verify=False),
+        lambda: compiled.to_onnx(tmp_path / "m.onnx", batch_size=wrong, verify=False),
+        lambda: compiled.load_checkpoint(wrong),
+    ]
+    for call in calls:
+        with contextlib.suppress(fxcompress.errors.FxCompressError):
+            call()

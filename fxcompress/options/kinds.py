@@ -184,7 +184,13 @@ def _items_fit(value: Collection[Any], parts: tuple[Any, ...]) -> bool:
 
 def _is_listed(value: Any, origin: type) -> bool:
     """Whether `value` can be read as `origin` is; a text is no list of texts."""
-    return isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and isinstance(value, origin)
+    if isinstance(value, (str, bytes)) or not isinstance(value, origin):
+        return False
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:  # a tensor of one number says that it can be, and cannot
+        return False
+    return True
 
 
 def _is_plain(declared: Any) -> bool:

@@ -89,9 +89,9 @@ class CompositeController(Controller):
         super().__init__(CompositeScheduler({name: child.scheduler for name, child in self.children.items()}))
 
     def __getitem__(self, name: str) -> Controller:
-        if name not in self.children:
+        if not isinstance(name, str) or name not in self.children:
             there = f"; there are {', '.join(map(repr, self.children))}" if self.children else ", nor any other"
-            raise InputError(f"there is no controller {name!r}{did_you_mean(name, self.children)}{there}")
+            raise InputError(f"there is no controller {name!r}{did_you_mean(str(name), self.children)}{there}")
         return self.children[name]
 
     def loss(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -61,8 +62,8 @@ class LevelScheduler(Scheduler):
         Raises:
             InputError: it is not from 0 to below 1.
         """
-        if not 0 <= level < 1:
-            raise InputError(f"a level is from 0 to below 1, not {level!r}")
+        if not isinstance(level, numbers.Real) or isinstance(level, bool) or not 0 <= level < 1:
+            raise InputError(f"a level is from 0 to below 1, not {level!r:.60}")
         self.method.apply(level)
         self.level = level
 

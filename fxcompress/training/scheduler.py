@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from fxcompress.errors import InputError
+from fxcompress.options import check_arguments
 
 
 class Scheduler:
@@ -28,11 +31,13 @@ class Scheduler:
         self.current_epoch = -1
         self.current_step = -1
 
-    def epoch_step(self, epoch: int | None = None) -> None:
+    @check_arguments("epoch")
+    def epoch_step(self, epoch: Annotated[int, Ge(0)] | None = None) -> None:
         """Start the next epoch, or `epoch`."""
         self.current_epoch = self.current_epoch + 1 if epoch is None else epoch
 
-    def step(self, step: int | None = None) -> None:
+    @check_arguments("step")
+    def step(self, step: Annotated[int, Ge(0)] | None = None) -> None:
         """Start the next optimizer step, or `step`."""
         self.current_step = self.current_step + 1 if step is None else step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -122,7 +123,7 @@ class SparsityController(_MaskedLayers):
         for name, share in level.items():
             if name not in self.layers:
                 raise InputError(f"there is no sparse layer {name!r}{did_you_mean(name, self.layers)}")
-            if not 0 <= share < 1:
+            if not isinstance(share, numbers.Real) or not 0 <= share < 1:
                 raise InputError(f"a level is from 0 to below 1, not {share!r}")
         for name, share in level.items():
             self._mask([name], share)
