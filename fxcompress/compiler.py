@@ -87,6 +87,7 @@ def compile(
     """
     check_model(model)
     passes, found_target, example_inputs = _settled(passes, target, config, example_inputs, data)
+    submodules = (config.submodules or None) if config is not None and submodules is None else submodules
     if progress is True:
         with shown(Console(stderr=True), "compiling") as show:
             return compile(

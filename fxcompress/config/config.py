@@ -42,6 +42,7 @@ class Config(Declared):
             ``defaults.post_training`` or ``defaults.training``.
         target: the runtime that the model is for.
         inputs: of the model, for where there is neither data nor an example to take them from.
+        submodules: paths of the parts to compile, where the whole is not to be, such as a detector's backbone.
         extra: settings of other programs, which are kept.
         notes: of a file of NNCF's, what was ignored, and why.
 
@@ -52,6 +53,7 @@ class Config(Declared):
     passes: tuple[Pass, ...]
     target: Annotated[str, OneOf(TARGETS)] = "openvino"
     inputs: tuple[Input, ...] = ()
+    submodules: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
