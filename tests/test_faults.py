@@ -374,3 +374,9 @@ def test_numbers_between_a_reduction_and_a_quantizer(reduction, dims):
     x = torch.randn(4, 5, 6, 6)
     model = nn.Sequential(Call(lambda x: reduction(x, dims) + torch.linspace(-1, 1, 6)), nn.Linear(6, 5))
     agree(compile_here(model, x), x)
+
+
+def test_numbers_along_another_axis_behind_a_linear_layer_whose_weight_is_computed():
+    x = torch.randn(4, 2, 1, 1, 1)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(1, 3)), nn.PReLU(2)).eval()
+    agree(compile_here(model, x), x)

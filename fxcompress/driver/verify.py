@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import Effect
@@ -112,11 +113,19 @@ def _agreement_in_double(pair: Sequence[fx.GraphModule], example: ExampleInputs)
     for one in pair:
         held = {name: _doubled(tensor) for name, tensor in (*one.named_parameters(), *one.named_buffers())}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _InDouble():
                 found.append(pytree.tree_leaves(torch.func.functional_call(one, held, *given)))
-        except RuntimeError:  # the graph names a type
+        except RuntimeError:
             return float("-inf")
     return agreement(*found)
+
+
+class _InDouble(TorchDispatchMode):
+    """Makes double precision of every float32 that a call names."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = pytree.tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _doubled(tensor: Tensor) -> Tensor:

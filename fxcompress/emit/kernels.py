@@ -11,7 +11,6 @@ from fxcompress.emit.rewiring import (
     MOVES,
     POINTWISE,
     constant,
-    dequantize_of,
     follow,
     is_quantized_activation,
     lift,
@@ -112,14 +111,16 @@ def scalings_apart(graph: ir.Graph) -> int:
 
 def channels_apart(graph: ir.Graph) -> int:
     """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
-    sources = [node for node in graph if node.op_type == "MatMul" and _has_weight(node) and rank_of(node.inputs[0]) > 3]
+    sources = [
+        node for node in graph if node.op_type == "MatMul" and _is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 3
+    ]
     return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if _along_others(one)])
 
 
-def _has_weight(node: ir.Node) -> bool:
-    weight = node.inputs[1]
-    dequantize = dequantize_of(weight)
-    return numbers_of(weight) is not None or (dequantize is not None and numbers_of(dequantize.inputs[0]) is not None)
+def _is_constant(value: ir.Value | None) -> bool:
+    """Whether `value` is computed from constants alone, as a weight may be."""
+    producer = value.producer() if value is not None else None
+    return numbers_of(value) is not None or (producer is not None and all(map(_is_constant, producer.inputs)))
 
 
 def _along_others(node: ir.Node) -> bool:
