@@ -79,8 +79,6 @@ def cases() -> Iterator[Case]:
     yield "BERT, the best model at the end", 2, partial(_whole_life, *FAMILIES["BERT, classes"], load_best_model_at_end=True)
     module = "benchmarks.integrations.two_processes"
     yield "BERT, two processes, torchrun, bf16", 3, partial(two_processes, module)
-    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    yield "BERT, two processes, accelerate launch, bf16", 3, partial(two_processes, module, launch)
     yield (
         "Llama, without a cache, bf16, accumulation",
         2,

@@ -52,16 +52,13 @@ def run(framework: str, cases: Iterator[Case], only: str | None = None) -> Itera
         yield row
 
 
-TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2")
-
-
-def two_processes(module: str, launcher: tuple[str, ...] = TORCHRUN) -> str:
-    """What `module` says behind ``RESULT`` when `launcher` runs it on two processes.
+def two_processes(module: str) -> str:
+    """What `module` says behind ``RESULT`` when torchrun runs it on two processes.
 
     Raises:
         RuntimeError: it fails, or says that something is not so.
     """
-    command = [sys.executable, "-m", *launcher, "-m", module]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", module]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not found or "False" in found[0]:

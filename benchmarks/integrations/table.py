@@ -24,7 +24,8 @@ _HEAD = """# Pipelines of other people, with compression
 
 What runs inside other frameworks, with how many lines of the user's script, none of theirs changed: `python -m
 benchmarks.integrations`, which keeps the rows of what it did not run. Models are small or untrained and data synthetic: this is
-about whether things work, and says nothing about accuracy. How to: [integrations](../../docs/integrations.md).
+about whether things work, and says nothing about accuracy. A pipeline of `benchmarks/integrations/` without a row here has not
+been run. How to: [integrations](../../docs/integrations.md).
 
 | framework | pipeline | lines | what came out |
 |---|---|---|---|
