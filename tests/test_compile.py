@@ -216,12 +216,16 @@ def test_a_model_that_does_not_trace_is_compiled_in_part(tmp_path, submodules):
         ({"data": [images()], "submodules": ["stem", "stem.0"]}, ScopeError, "'stem.0' is a part of 'stem'"),
         ({"data": [images()], "passes": [passes.Quantize(ignored=["stemm"])]}, ScopeError, "did you mean .*'stem'"),
         ({"data": [images()], "passes": [passes.Calibrate()]}, PlanError, "Quantize"),
-        ({"data": [images()], "passes": [passes.Quantize(), passes.Calibrate(estimator="mean")]}, InputError, "min_max"),
     ],
 )
 def test_bad_input_is_explained(arguments, error, message):
     with pytest.raises(error, match=message):
         fxcompress.compile(residual(), **arguments)
+
+
+def test_an_unknown_estimator_is_explained_where_it_is_named():
+    with pytest.raises(InputError, match="min_max"):
+        passes.Calibrate(estimator="mean")
 
 
 def test_a_device_mismatch_is_explained():
