@@ -133,7 +133,7 @@ def test_quantizers_are_switched_by_hand():
     controller.switch(activations=False)
     assert _on(controller) == (True, False)
     assert controller.compression_stage() is CompressionStage.PARTIALLY_COMPRESSED
-    assert "uint8   asymmetric   per tensor" in str(controller.statistics())
+    assert "uint8  asymmetric  per tensor" in str(controller.statistics())
 
 
 def test_a_copy_has_quantizers_of_its_own():
@@ -207,8 +207,8 @@ def test_statistics_say_the_bytes_of_the_weights_and_where_bits_are_mixed_those_
         stack = [passes.Quantize(overrides=overrides), passes.Calibrate(), passes.TrainQuantizers()]
         compiled = fxcompress.compile(model, stack, data=[torch.randn(2, 4)])
         kinds, *each = compiled.controller.statistics().tables
-        rows = list(zip(*(column.cells for column in kinds.columns)))
+        rows = list(zip(*(map(str, column.cells) for column in kinds.columns)))
         assert {bits: size for of, bits, *_, size in rows if of == "weights"} == {b: f"{n} B" for b, n in sizes.items()}
         assert [size for of, *_, size in rows if of == "activations"] == [""]
-        shown = [dict(zip(*(column.cells for column in table.columns))) for table in each]
+        shown = [dict(zip(*(map(str, column.cells) for column in table.columns))) for table in each]
         assert shown == ([{"_0_weight": "int8", "_2_weight": "int4"}] if overrides else [])

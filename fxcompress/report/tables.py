@@ -23,6 +23,9 @@ class Breakable:
     def __init__(self, text: str):
         self.text, self.pieces = text, (_CALL if "(" in text else _NAME).findall(text)
 
+    def __str__(self) -> str:
+        return self.text
+
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         longest = max((len(piece.rstrip()) for piece in self.pieces), default=0)
         return Measurement(longest, max(len(self.text), longest)).with_maximum(options.max_width)
