@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +21,7 @@ from fxcompress.config import Config
 from fxcompress.config.config import text_or_none
 from fxcompress.conformance.writing import CheckedFile, Verify
 from fxcompress.driver.compilation import Compilation
+from fxcompress.driver.leave_out import check_complete, leave_out
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
@@ -30,13 +33,13 @@ from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
+from fxcompress.ir.state import share_state
 from fxcompress.options import check_arguments
 from fxcompress.report.rows import Report
 from fxcompress.storage.atomic import as_path, check_writable
-from fxcompress.storage.names import file_names
 from fxcompress.training.checkpoint import fingerprint, load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
-from fxcompress.views.dump import dump
+from fxcompress.views.dump import dump_step
 from fxcompress.views.text import to_text
 
 _STEP = (
@@ -56,7 +59,7 @@ class Compiled(fx.GraphModule):
     def wrap(cls, graph_module: fx.GraphModule, compilation: Compilation) -> Compiled:
         """`graph_module` as a compiled model; the two share their tensors."""
         compiled = cls(graph_module, graph_module.graph, "Compiled")
-        _share_state(graph_module, compiled)
+        share_state(graph_module, compiled)
         compiled.meta = dict(graph_module.meta)
         compiled.compilation = compilation
         keep_state_keys(compiled, compiled.meta.get("own_names", {}))
@@ -66,7 +69,7 @@ class Compiled(fx.GraphModule):
     def sharing(cls, module: nn.Module, graph: fx.Graph, compiled: Compiled) -> Compiled:
         """`graph` on the state of `module`, now and later, with the record of `compiled`."""
         shared = cls(module, graph, "Compiled")
-        _share_state(module, shared)
+        share_state(module, shared)
         shared.meta, shared.compilation = dict(compiled.meta), compiled.compilation
         shared.training = module.training
         return shared
@@ -87,10 +90,7 @@ class Compiled(fx.GraphModule):
 
     @property
     def controller(self) -> CompositeController:
-        """A training loop's hold on compression, with one controller for each pass that has one.
-
-        A copy of the model has a controller of its own, whose schedule starts anew.
-        """
+        """The loop's hold on compression: a controller for each pass that has one. A copy has its own, and begins anew."""
         if self._controller is None:
             found = [(one.name, one.controller(self)) for one in self.compilation.passes]
             self._controller = compose([(name, controller) for name, controller in found if controller is not None])
@@ -134,12 +134,29 @@ class Compiled(fx.GraphModule):
         if graph is not None:
             training = type(fx.GraphModule(self, graph)).forward
 
+        names = [one.name for one in inspect.signature(inference).parameters.values() if one.default is one.empty][1:]
+
         @functools.wraps(inference)
         def forward(self: Compiled, *args: Any, **kwargs: Any) -> Any:
+            if len(args) + len(kwargs) < len(names):
+                check_complete(names, len(args), kwargs)
             return (training if self.training else inference)(self, *args, **kwargs)
 
         type(self).forward = forward
         return python_code
+
+    def without(self, *inputs: str) -> Compiled:
+        """This model, on the same tensors, without `inputs` that a loss in forward needs, such as ``"labels"``.
+
+        What it returns has the same form; outputs that need the inputs are None, and its files hold the others.
+
+        Raises:
+            InputError: there is no such input, or every output needs them.
+        """
+        graph, example = leave_out(self, self.compilation.example, inputs)
+        left = Compiled.sharing(self, graph, self)
+        left.compilation, left._controller = replace(self.compilation, example=example), self.controller
+        return left
 
     def text(self) -> str:
         """The graph as text, a line a node."""
@@ -182,7 +199,7 @@ class Compiled(fx.GraphModule):
     ) -> Path:
         """Write the model as ONNX with QuantizeLinear, DequantizeLinear and integer weights.
 
-        The file is written under a temporary name first, so `path` never holds half a model.
+        It is written under a temporary name first: `path` never holds half a model.
 
         Args:
             batch_size: of the file's inputs. None leaves it free, so that the file takes every batch that the model takes;
@@ -279,16 +296,3 @@ class Compiled(fx.GraphModule):
         twin.meta, twin.compilation, twin.training = dict(self.meta), self.compilation, self.training
         keep_state_keys(twin, twin.meta.get("own_names", {}))
         return twin
-
-
-def dump_step(graph_module: fx.GraphModule, folder: Path, position: int, name: str) -> list[Path]:
-    """Write every view of the graph after step `position`, the pass that prints as `name`; step 0 is the capture."""
-    short = name.partition("(")[0]
-    (stem,) = file_names([short]).values()
-    return dump(graph_module, folder, f"{position:02d}-{stem}", highlight=short if position else None, title=name)
-
-
-def _share_state(source: nn.Module, sink: nn.Module) -> None:
-    """Give `sink` all of `source`'s state, also what its graph does not read (such as num_batches_tracked)."""
-    sink._parameters, sink._buffers, sink._modules = source._parameters, source._buffers, source._modules
-    sink._non_persistent_buffers_set = source._non_persistent_buffers_set

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from fxcompress import defaults
 from fxcompress.capture import check_model
-from fxcompress.compiled import Compiled, dump_step
+from fxcompress.compiled import Compiled
 from fxcompress.config import Config
 from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.data.inputs import peek
@@ -37,6 +37,7 @@ from fxcompress.report.progress import shown
 from fxcompress.storage.atomic import as_path
 from fxcompress.storage.names import file_names
 from fxcompress.targets import Target, find_target
+from fxcompress.views.dump import dump_step
 
 Progress = Callable[[str, int, int | None], None]
 

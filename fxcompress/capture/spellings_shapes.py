@@ -71,6 +71,17 @@ def _mixed_sizes(call: Call, new: tuple[Any, ...]) -> list[Any] | None:
     return [size if isinstance(size, int) else given[position] for position, size in enumerate(new)]
 
 
+@spelling(aten.broadcast_tensors.default)
+def _broadcast_tensors(call: Call) -> fx.Node | None:
+    """Each that has the common size already is itself, so that what reads it reads none of the others."""
+    for reader in list(call.node.users):
+        source = call["tensors"][reader.args[1]]  # type: ignore[index]
+        if same_sizes(size_of(source), size_of(reader)):
+            reader.replace_all_uses_with(source, propagate_meta=False)
+            reader.graph.erase_node(reader)
+    return None
+
+
 @spelling(aten.expand.default, aten.broadcast_to.default, aten.expand_as.default)
 def _expand(call: Call) -> fx.Node | None:
     x, old, new = call["self"], size_of(call["self"]), size_of(call.value)

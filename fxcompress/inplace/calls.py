@@ -55,7 +55,10 @@ class Calls:
         given |= extra
         missing = [key for key in self.known if key not in given and not self._by_default(key)]
         if missing:
-            raise InputError(f"{name} was compressed for calls with {', '.join(missing)}, which this call leaves out")
+            raise InputError(
+                f"{name} was compressed for calls with {', '.join(missing)}, which this call leaves out; where only a loss "
+                f"needs that, compression.compiled.without({', '.join(map(repr, missing))}) is called so"
+            )
         for key, expected in self.expected.items():
             if key in given:
                 _check(name, key, expected, given[key])

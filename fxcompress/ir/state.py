@@ -1,4 +1,4 @@
-"""What modules say about state that is about to be loaded into them."""
+"""The state of modules: what they say of one that is about to be loaded into them, and two that share one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -26,3 +26,9 @@ def outside(state: Mapping[str, Tensor], name: str, low: float, high: float, *, 
     if within and (not whole or not value.is_floating_point() or bool((value == value.round()).all())):
         return None
     return f"{name} has values that are not {'whole numbers ' if whole else ''}from {low:g} to {high:g}"
+
+
+def share_state(source: nn.Module, sink: nn.Module) -> None:
+    """Give `sink` all of `source`'s state, also what its graph does not read (such as num_batches_tracked)."""
+    sink._parameters, sink._buffers, sink._modules = source._parameters, source._buffers, source._modules
+    sink._non_persistent_buffers_set = source._non_persistent_buffers_set

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import fx
 
 from fxcompress.storage.atomic import as_path, write_text
+from fxcompress.storage.names import file_names
 from fxcompress.views.drawing import draw
 from fxcompress.views.text import to_text
 from fxcompress.views.views import to_dot, to_graphml
@@ -28,3 +29,10 @@ def dump(
         for suffix, view in ((".txt", to_text), (".dot", to_dot), (".graphml", to_graphml))
     ]
     return [*written, draw(graph_module, target / f"{stem}.svg", highlight=highlight, title=title or stem)]
+
+
+def dump_step(graph_module: fx.GraphModule, folder: Path, position: int, name: str) -> list[Path]:
+    """Write every view of the graph after step `position`, the pass that prints as `name`; step 0 is the capture."""
+    short = name.partition("(")[0]
+    (stem,) = file_names([short]).values()
+    return dump(graph_module, folder, f"{position:02d}-{stem}", highlight=short if position else None, title=name)
