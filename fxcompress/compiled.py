@@ -156,6 +156,7 @@ class Compiled(fx.GraphModule):
         graph, example = leave_out(self, self.compilation.example, inputs)
         left = Compiled.sharing(self, graph, self)
         left.compilation, left._controller = replace(self.compilation, example=example), self.controller
+        left.training = any(child.training for child in self.children())  # in place only they are told of the mode
         return left
 
     def text(self) -> str:

@@ -186,7 +186,12 @@ def test_in_place(tmp_path):
     compression = fxcompress.compress(model, data=batches())
     with pytest.raises(InputError, match=r"compression\.compiled\.without\('labels'\)"):
         model(torch.randn(2, 6))
-    unlabelled, batch = compression.compiled.without("labels"), batches()[0]
+    batch = batches()[0]
+    model.train()(**batch)
+    assert compression.compiled.without("labels").training
+    model.eval()
+    unlabelled = compression.compiled.without("labels")
+    assert not unlabelled.training
     with torch.no_grad():
         model.last.bias += 1
     assert torch.equal(unlabelled(batch["x"])[1], model.eval()(**batch)[1])
