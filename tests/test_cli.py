@@ -252,6 +252,16 @@ def test_an_exported_program_and_images(photos, capsys):
     assert "3 images in photos, RGB 8x8, mean 0.485, 0.456, 0.406" in shown and "wrote out.onnx" in shown
 
 
+def test_weights_alone_from_a_configuration_and_ignored_scopes(here, capsys):
+    Path("weights.yaml").write_text("passes: [defaults.weights_only]\n", encoding="utf-8")
+    Path("folds.yaml").write_text("passes: [FoldBatchNorm]\n", encoding="utf-8")
+    command = ["compile", f"{here}:Box.build", "--data", "random", "--input-shape", "1,3,8,8", "--ignore", "0", "--config"]
+    assert cli.main([*command, "weights.yaml"]) == 0
+    assert "CompressWeights(" in capsys.readouterr().out
+    assert not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in onnx.load("build.onnx").graph.initializer)
+    assert "nothing is quantized, so there is nothing to ignore: leave out 0" in complaint(capsys, *command, "folds.yaml")
+
+
 def test_noise_and_ignored_scopes(here, capsys):
     options = ["--data", "random", "--samples", "3", "--input-shape", "1,3,8,8", "--ignore", "0", "--target", "onnxruntime"]
     assert cli.main(["compile", f"{here}:Box.build", *options]) == 0

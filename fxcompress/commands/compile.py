@@ -27,7 +27,7 @@ from fxcompress.driver.interface import Pass
 from fxcompress.emit.inspect import inspect_onnx, plain_summary
 from fxcompress.errors import FileWarning, InputError
 from fxcompress.measure.sensitivity import check_report_path, sensitivity
-from fxcompress.passes import Calibrate, Quantize
+from fxcompress.passes import Calibrate, CompressWeights, Quantize
 from fxcompress.report.progress import shown
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import check_writable
@@ -36,6 +36,8 @@ VERIFY: dict[str, Verify] = {"yes": True, "strict": "strict", "no": False}
 RANDOM = "random"
 SAMPLES = 300
 HOW_DATA = "--data FOLDER (images), --data FILE.npy or FILE.npz, or --data random to try the speed only"
+QUANTIZING = Quantize, CompressWeights
+"""The passes that can leave scopes in float."""
 
 
 class RandomData:
@@ -145,10 +147,16 @@ def post_training(ignored: Sequence[str] = (), samples: int | None = None) -> li
 
 
 def with_options(passes: Sequence[Pass], ignored: Sequence[str] = (), samples: int | None = None) -> list[Pass]:
-    """`passes` with these scopes left in float as well, and so many calibration samples, where they quantize."""
+    """`passes` with these scopes left in float as well, and so many calibration samples, where they quantize.
+
+    Raises:
+        InputError: scopes are to be left in float, and none of `passes` quantizes.
+    """
+    if ignored and not any(isinstance(one, QUANTIZING) for one in passes):
+        raise InputError(f"nothing is quantized, so there is nothing to ignore: leave out {', '.join(ignored)}")
     changed: list[Pass] = []
     for one in passes:
-        if isinstance(one, Quantize) and ignored:
+        if isinstance(one, QUANTIZING) and ignored:
             one = replace(one, ignored=(*one.ignored, *ignored))
         elif isinstance(one, Calibrate) and samples is not None:
             one = replace(one, samples=samples)
