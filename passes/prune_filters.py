@@ -19,6 +19,7 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
 from fxcompress.ir.cost import first_layers
 from fxcompress.ir.dialect import resolve
+from fxcompress.ir.parameters import by_reason, untreated
 from fxcompress.ir.signature import argument, signature
 from fxcompress.ir.training_ops import MASKED_BATCH_NORM
 from fxcompress.masks.mask import FilterMask
@@ -92,6 +93,9 @@ class PruneFilters(Pass):
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
         context.notes += [self._summary(channels, groups, chosen), *_pinned(channels), *_computed(graph_module.graph)]
+        known = kept.keys() | {layer.node for layer in channels.layers} | set(computed_weights(graph))
+        left = untreated(graph_module, known, (), "no filters are known of such operations")
+        context.notes += [f"the weights of {listed(names)} stay: {why}" for why, names in by_reason(left).items()]
         context.notes += _better_multiple(groups, chosen, self.multiple, context.target)
         if self.schedule is not None:
             chosen = self._selection.choose(channels, groups, self.schedule.initial)

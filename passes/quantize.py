@@ -14,6 +14,7 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe, source_line
 from fxcompress.ir.dialect import copy_graph, resolve
 from fxcompress.ir.edit import add_attribute, insert_call
+from fxcompress.ir.parameters import by_reason, untreated
 from fxcompress.masks.mask import masked, source_constant
 from fxcompress.pattern.scopes import Scope, left_alone, select
 from fxcompress.quantization.placement import ActivationSite, WeightSite, place
@@ -22,6 +23,7 @@ from fxcompress.quantization.weights import fit
 from fxcompress.quantizers.options import QuantizationOptions, by_operation
 from fxcompress.quantizers.ranges import Estimator, EstimatorName
 from fxcompress.quantizers.spec import QuantizationSpec
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 OUTPUT = "|OUTPUT"
@@ -98,12 +100,16 @@ class Quantize(Pass):
         overrides = [(scope, select(graph, [scope]), options) for scope, options in given.items()]
         options = by_operation(graph, default, [(nodes, options) for _, nodes, options in overrides])
         binarized = {layer.node for layer in binarized_layers(graph_module)}
-        placement = place(graph, target, options, left_alone(graph, self.ignored, self.scopes) | binarized, values)
+        alone = left_alone(graph, self.ignored, self.scopes) | binarized
+        placement = place(graph, target, options, alone, values)
         shared: dict[object, str] = {}
         rewritten = [self._quantize_weight(graph_module, site, context) for site in placement.weights]
         rewritten += [self._quantize_activation(graph_module, site, shared) for site in placement.activations]
         mark_regions(graph, target)
-        context.notes += [f"{node.name} stays in float: {why}" for node, why in placement.left_in_float.items()]
+        known = placement.operations | placement.left_in_float.keys() | alone
+        others = untreated(graph_module, known, (), "no kernel is known that reads their parameters as integers")
+        left = by_reason(placement.left_in_float | others)
+        context.notes += [f"{listed(names)} stay{'s' * (len(names) == 1)} in float: {why}" for why, names in left.items()]
         if self.activations is None:
             context.notes.append("weights alone are quantized: the operations compute in float")
         context.notes += [f"{node.name} reads real values: {why}" for node, why in placement.float_activations.items()]

@@ -146,7 +146,7 @@ class _Placer:
         if exception:
             self.left[node] = exception
         elif node.target in target.weights_only and not self.options[node].embeddings:
-            return
+            self.left[node] = "embeddings are not to be quantized"
         elif node.target in target.weights_only and self._rows(node) <= FEW_ROWS:
             self.left[node] = f"its table has no more than {FEW_ROWS} rows"
         elif node.target in target.weighted:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxcompress.binarization.layers import binarized_layers
+from fxcompress.ir.parameters import by_reason, untreated
 from fxcompress.masks.mask import Mask, insert_mask, mask_of, masked, source_constant
 from fxcompress.pattern.scopes import Scope, left_alone
 from fxcompress.quantization.quantized import quantizer_of
@@ -43,6 +44,10 @@ def maskable_layers(
     computed = [node.name for node in computed_weights(graph_module.graph) if node not in others]
     if computed:
         notes.append(f"{listed(computed)} stay: their weights are computed, so that no mask holds their zeros")
+    known = others | {layer.node for layer in layers} | set(computed_weights(graph_module.graph))
+    treated = {str(layer.constant.target) for layer in layers}
+    left = untreated(graph_module, known, treated, "masks are for convolutions, linear layers and products with a constant")
+    notes += [f"{listed(names)} stay: {why}" for why, names in by_reason(left).items()]
     return [layer for layer in layers if layer.constant.target not in binarized]
 
 
