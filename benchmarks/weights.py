@@ -57,8 +57,8 @@ def _nncf(mode: str, **options: Any) -> Build:
     return build
 
 
-def tools(nncf_share: float) -> dict[str, Build]:
-    """By name; `nncf_share` is what the weights may take where ours fills the size of NNCF's file."""
+def tools(share: float) -> dict[str, Build]:
+    """By name; `share` is what the weights may take of the original's where the worst layers get 8 bits."""
     return {
         PLAIN: lambda batches, path: need("openvino").save_model(
             need("openvino").convert_model(sentences.embedder(), example_input=batches[0]), path, compress_to_fp16=False
@@ -66,7 +66,7 @@ def tools(nncf_share: float) -> dict[str, Build]:
         "8 bits, no data": _ours(False, bits=8, group_size=None, symmetric=True),
         "4 bits, no data": _ours(False),
         "4 bits": _ours(True),
-        "4 bits, filled to the size of NNCF's": _ours(True, max_size=nncf_share),
+        "4 bits, the worst layers in 8": _ours(True, max_size=share),
         "NNCF, 8 bits": _nncf("INT8_ASYM"),
         "NNCF, 4 bits, no data": _nncf("INT4_ASYM"),
         "NNCF, 4 bits, scale estimation": _nncf("INT4_ASYM", scale_estimation=True),
@@ -80,13 +80,13 @@ def size(path: Path) -> int:
     return path.stat().st_size + path.with_suffix(".bin").stat().st_size
 
 
-def measure(folder: Path, calibration: int, scoring: int, rounds: int, nncf_share: float) -> dict[str, dict[str, Any]]:
+def measure(folder: Path, calibration: int, scoring: int, rounds: int, share: float) -> dict[str, dict[str, Any]]:
     """Every tool's row, in the order of `tools`."""
     batches = sentences.batches(sentences.calibration_sentences(calibration))
     tokens = [array.numpy() for array in sentences.tokenize(sentences.scoring_sentences(scoring))]
     rows: dict[str, dict[str, Any]] = {}
     files = {}
-    for position, (name, build) in enumerate(tools(nncf_share).items()):
+    for position, (name, build) in enumerate(tools(share).items()):
         path, started = folder / f"{position}.xml", time.process_time()
         try:
             with peers.quiet():
