@@ -252,6 +252,12 @@ def test_what_is_no_file_of_a_configuration_is_refused(tmp_path, name):
         Config.load(tmp_path / name)
 
 
+def test_a_pointer_of_git_lfs_is_told_apart(tmp_path):
+    (tmp_path / "old.json").write_text("version git-lfs/spec/v1\noid sha256:0\nsize 7\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"old\.json: only a pointer of Git LFS.*git lfs pull"):
+        Config.load(tmp_path / "old.json")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60), st.sampled_from([".yaml", ".json", ".toml"]))
 def test_no_text_is_read_with_another_error(text, suffix):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ PARSERS = {
     ".jsonc": json_text.parse,
     ".toml": toml_text.parse,
 }
+
+_POINTER = re.compile(r"version \S+\noid sha256:")
+"""How a pointer begins, by the specification of Git LFS."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def load_document(path: str | os.PathLike[str]) -> Document:
         raise ConfigError(f"{file}: it is no text in UTF-8: {problem.reason} at byte {problem.start}") from None
     except OSError as problem:
         raise ConfigError(f"{file}: cannot be read: {problem.strerror}") from None
+    if _POINTER.match(text):
+        raise ConfigError(f"{file}: only a pointer of Git LFS to the file, not the file; fetch it with: git lfs pull")
     return parse_document(text, file.suffix, str(path))
 
 
