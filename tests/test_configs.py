@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from frameworks import framework
 from torch import nn
 
 import fxcompress
-from benchmarks.models import import_torchvision
 from fxcompress import Config
 from fxcompress.errors import FileWarning, ScheduleWarning
 
@@ -41,8 +41,7 @@ def small(name):
     """A small model for the file `name`, as torchvision or Transformers would build the large one."""
     if name.startswith("unet"):
         return UNet()
-    vision = import_torchvision()
-    models = vision.models
+    models = framework("torchvision").models
     blocks = models.resnet.BasicBlock, models.resnet.Bottleneck
     detection, segmentation = models.detection, models.segmentation
     builders = {
@@ -70,7 +69,7 @@ def _first(network, count):
 
 
 def language(name):
-    transformers = pytest.importorskip("transformers")
+    transformers = framework("transformers")
     kind = name.partition("_")[0]
     named = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "mobilebert": "MobileBert", "gpt2": "GPT2"}[kind]
     config = getattr(transformers, f"{named}Config")(
