@@ -118,7 +118,8 @@ def test_every_pass_makes_the_round_trip_through_every_format(one, data):
 
 def test_what_is_shown_as_python_makes_equal_passes():
     config = Config.parse(FULL)
-    names = {**vars(fxcompress.training), **vars(fxcompress), "passes": passes}
+    public = {name: getattr(fxcompress, name) for name in fxcompress.__all__}
+    names = {**vars(fxcompress.training), **public, "passes": passes}
     scope = {}
     exec(config.python(), names, scope)
     assert tuple(scope["passes"]) == config.passes
