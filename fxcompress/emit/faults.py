@@ -16,6 +16,7 @@ from fxcompress.emit.rewiring import (
     constant,
     dequantize_of,
     follow,
+    is_product,
     is_quantized_activation,
     lift,
     numbers_of,
@@ -45,7 +46,7 @@ def _guard_bare_sums(graph: ir.Graph) -> int:
     OpenVINO moves the scales of such a sum behind what reads it, whatever that does to the channels, or into one of several
     readers, unless something is added in the kernel.
     """
-    found = [node for node in graph if _is_bare_sum(node) or (_is_product(node) and _is_shared(node.outputs[0]))]
+    found = [node for node in graph if _is_bare_sum(node) or (is_product(node) and _is_shared(node.outputs[0]))]
     for node in found:
         if node.op_type == "MatMul":
             follow(graph, node.outputs[0], "Add", constant(graph, np.full((), _SMALLEST), "constant/float32_smallest"))
@@ -66,10 +67,6 @@ def _is_bare_sum(node: ir.Node) -> bool:
     readers = [reader for reader, _ in node.outputs[0].uses()]
     biased = len(readers) == 1 and readers[0].op_type == "Add" and any(map(_is_bias, readers[0].inputs))
     return not biased and not is_quantized_activation(node.inputs[1])
-
-
-def _is_product(node: ir.Node) -> bool:
-    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
 
 
 def _is_float(value: ir.Value | None) -> bool:

@@ -12,7 +12,7 @@ from fxcompress.emit.rewiring import (
     POINTWISE,
     constant,
     follow,
-    is_quantized_activation,
+    is_product,
     lift,
     numbers_of,
     put_before,
@@ -105,7 +105,7 @@ def scalings_apart(graph: ir.Graph) -> int:
 
     Likewise behind a maximum, where a quantizer that takes in factors of both signs comes to stand in front of it again.
     """
-    sources = [node for node in graph if _is_product(node) or _is_maximum(node.inputs[0] if node.inputs else None)]
+    sources = [node for node in graph if is_product(node) or _is_maximum(node.inputs[0] if node.inputs else None)]
     return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if one.op_type in ("Mul", "Div")])
 
 
@@ -134,10 +134,6 @@ def _run_apart(graph: ir.Graph, nodes: list[ir.Node]) -> int:
         lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
     return len(found)
-
-
-def _is_product(node: ir.Node) -> bool:
-    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
 
 
 def _is_maximum(value: ir.Value | None) -> bool:

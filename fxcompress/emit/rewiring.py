@@ -57,6 +57,11 @@ def is_quantized_activation(value: ir.Value | None) -> bool:
     return dequantize is not None and numbers_of(dequantize.inputs[0]) is None
 
 
+def is_product(node: ir.Node) -> bool:
+    """Whether `node` multiplies two quantized activations."""
+    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
+
+
 def constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None = None) -> ir.Value:
     """An initializer of the graph: of `name`, or one like it where that is taken by another tensor."""
     array = np.asarray(numbers) if isinstance(numbers, np.ndarray) else np.asarray(numbers, np.int64)
