@@ -109,6 +109,17 @@ def repeat(text: str, count: Annotated[int, Ge(1)] = 1) -> str:
     return text * count
 
 
+def test_a_class_of_ones_own_keeps_the_checks_of_its_base():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Mine(Wanted):
+        width: Annotated[int, Ge(1)] = 1
+
+    with pytest.raises(InputError, match="exact needs mode='slow'"):
+        Mine(exact=True, mode="fast")
+    with pytest.raises(InputError, match="Mine needs width"):
+        Mine(width=0)
+
+
 def test_functions_check_theirs():
     assert repeat("a", 2) == "aa"
     with pytest.raises(InputError, match="repeat needs count of 1 or more, got 0"):

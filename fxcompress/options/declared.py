@@ -30,11 +30,12 @@ class Declared:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         own = cls.__dict__.get("__post_init__")
+        if own is None:
+            return  # it inherits what checks the fields of its own class, and what concerns several of its base's
 
         def __post_init__(self: Any) -> None:
             check_fields(self)
-            if own:
-                own(self)
+            own(self)
 
         cls.__post_init__ = __post_init__  # type: ignore[method-assign]
 

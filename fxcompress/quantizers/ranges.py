@@ -98,7 +98,7 @@ class Percentile(Estimator):
 
 
 @dataclass(frozen=True)
-class MeanPercentile(Estimator):
+class MeanPercentile(Percentile):
     """The mean over samples of the values that `low` and `high` percent of each sample's values lie below.
 
     A weight counts as one sample.
@@ -109,13 +109,6 @@ class MeanPercentile(Estimator):
 
     low: Annotated[float, Ge(0), Le(100)] = 0.1
     high: Annotated[float, Ge(0), Le(100)] = 99.9
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise InputError(f"the low percentile must be below the high one, got low={self.low}, high={self.high}")
-
-    def fit(self, seen: Distribution, spec: QuantizationSpec) -> Range:
-        return seen.quantile(self.low / 100), seen.quantile(self.high / 100)
 
     def start(self, spec: QuantizationSpec, channels: int | None = None) -> Statistic:
         shares = (self.low / 100, self.high / 100)
