@@ -141,8 +141,9 @@ def _judge(
             change.undo()
         context.notes.append("no range is narrower than its values: there are too few samples to judge one on others")
         return set(found)
-    kept = keep_what_helps(changes, OutputDifference(graph_module, context.reference, batches), trials=TRIALS, margin=MARGIN)
-    return found.keys() - {change.name for change in kept}
+    error = OutputDifference(graph_module, context.reference, batches)
+    verdict = keep_what_helps(changes, error, trials=TRIALS, margin=MARGIN)
+    return found.keys() - {change.name for change in verdict.kept}
 
 
 RIVALS = ("min_max", "percentile", "mse")

@@ -20,6 +20,7 @@ class Execution:
 
     def __init__(self, graph_module: fx.GraphModule, inputs: Sequence[Any], arithmetic: Arithmetic = FLOAT32):
         self.graph_module, self.arithmetic = graph_module, arithmetic
+        self.held: dict[fx.Node, Any] | None = None  # constants that have been computed, where they are shared
         self.left = list(reversed(graph_module.graph.nodes))
         self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), channels_last(inputs)))
         self.readers = {node: len(node.users) for node in self.left}
@@ -52,7 +53,13 @@ class Execution:
         if node.op == "get_attr":
             held = attribute(self.graph_module, str(node.target))
             return held.detach() if isinstance(held, Tensor) else held
-        return self.compute(node) if node in self.constants else self.values[node]
+        if node not in self.constants:
+            return self.values[node]
+        if self.held is None:
+            return self.compute(node)
+        if node not in self.held:
+            self.held[node] = self.compute(node)
+        return self.held[node]
 
     def compute(self, node: fx.Node) -> Any:
         """What `node`, whose inputs have run, computes."""
@@ -66,3 +73,19 @@ class Execution:
             self.readers[source] -= 1
             if not self.readers[source]:
                 self.values.pop(source, None)
+
+
+def advance_together(executions: Sequence[Execution], node: fx.Node) -> None:
+    """Run all `executions` of one graph up to `node`, each node in all of them, so that they share the constants it reads.
+
+    For that long the graph does not change.
+    """
+    held: dict[fx.Node, Any] = {}
+    for execution in executions:
+        execution.held = held
+    while executions[0].left[-1] is not node:
+        for execution in executions:
+            execution.run(execution.left[-1])
+        held.clear()
+    for execution in executions:
+        execution.held = None

@@ -6,18 +6,18 @@ samples that it was shown. So a change that is made layer by layer is judged at 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.data.batch import Batch, Leaves
-from fxcompress.execution.agreement import energies
-from fxcompress.execution.interpreter import Execution
+from fxcompress.execution.agreement import decibels, energies
+from fxcompress.execution.interpreter import Execution, advance_together
 from fxcompress.quantization.matrix_layers import MatrixLayer
 from fxcompress.report.units import readable_decibels
 
@@ -59,14 +59,16 @@ class OutputDifference:
     def __init__(self, quantized: fx.GraphModule, reference: fx.GraphModule, batches: Sequence[Leaves]):
         self.quantized = quantized
         self.pieces = [piece for batch in batches for piece in Batch.of(quantized.graph).split(batch, PIECE)]
-        self.wanted = [_outputs(reference, piece) for piece in self.pieces]
+        self.wanted = _outputs(reference, self.pieces)
         signals = [[energies(x, x)[0] for x in outputs] for outputs in self.wanted]
         self.signal = torch.tensor(signals, dtype=torch.float64).sum(0)
 
     def __call__(self) -> Tensor:
         """The energy of the difference over that of the output, added up over outputs: ``[pieces]``, their parts of the sum."""
-        pairs = [zip(wanted, _outputs(self.quantized, x), strict=True) for wanted, x in zip(self.wanted, self.pieces)]
-        noise = torch.tensor([[energies(*pair)[1] for pair in outputs] for outputs in pairs], dtype=torch.float64)
+        pairs = zip(self.wanted, _outputs(self.quantized, self.pieces), strict=True)
+        noise = torch.tensor(
+            [[energies(*pair)[1] for pair in zip(*outputs, strict=True)] for outputs in pairs], dtype=torch.float64
+        )
         return (noise / self.signal.clamp(min=1e-30)).sum(1)
 
 
@@ -81,37 +83,45 @@ class Undoable(Protocol):
 Kind = TypeVar("Kind", bound=Undoable)
 
 
+@dataclass
+class Verdict(Generic[Kind]):
+    """The changes that were kept, the error with all of them made, and the error with those that were kept."""
+
+    kept: list[Kind]
+    together: Tensor
+    error: Tensor
+
+
 def keep_what_helps(
-    changes: Sequence[Kind], error: Callable[[], Tensor], *, trials: int | None = None, margin: float = 0.0
-) -> list[Kind]:
-    """Undo those of `changes`, all of them made, that do not make `error` smaller beside the others; returns the rest.
+    changes: Sequence[Kind], error: Callable[[], Tensor], *, trials: int = sys.maxsize, margin: float = 0.0
+) -> Verdict[Kind]:
+    """Undo those of `changes`, all of them made, that do not make `error` smaller beside the others.
 
     They are tried together first, and by halves where they do not help together. So the error never grows, and where all is
     well two measurements tell it.
 
     Args:
         error: of the model as it stands, in parts that are independent of each other.
-        trials: measurements at most; changes that have not been tried by then are undone.
+        trials: changes or groups of them that are tried, at most, at least 1; what has not been tried by then is undone.
         margin: standard errors that a gain over these parts is larger than, to count as one.
     """
     for change in changes:
         change.undo()
-    least, waiting = error(), [list(changes)]
-    kept: list[Kind] = []
-    left = math.inf if trials is None else trials
-    while waiting and left > 0:
-        group, left = waiting.pop(0), left - 1
+    least, kept, waiting = error(), list[Kind](), [list(changes)]
+    measured: list[Tensor] = []
+    while waiting and len(measured) < trials:
+        group = waiting.pop(0)
         for change in group:
             change.make()
-        found = error()
-        if _is_less(found, least, margin):
-            least, kept = found, [*kept, *group]
+        measured.append(error())
+        if _is_less(measured[-1], least, margin):
+            least, kept = measured[-1], [*kept, *group]
             continue
         for change in group:
             change.undo()
         if len(group) > 1:
             waiting += [group[: len(group) // 2], group[len(group) // 2 :]]
-    return kept
+    return Verdict(kept, measured[0], least)
 
 
 def _is_less(found: Tensor, least: Tensor, margin: float) -> bool:
@@ -128,37 +138,35 @@ def judged(
     batches: Sequence[Leaves],
     *,
     notes: list[str],
-    trials: int | None = None,
+    trials: int = sys.maxsize,
 ) -> list[Change]:
     """`keep_what_helps` on `batches`, with a note of what was undone and what the rest gained; without any, nothing is."""
     if not batches or not changes:
         notes.append("all changes are kept unseen: there are no samples that did not choose them")
         return list(changes)
-    error = OutputDifference(quantized, reference, batches)
-    after = error().sum().item()
-    kept = keep_what_helps(changes, error, trials=trials)
-    undone = [change.layer.node.name for change in changes if change not in kept]
+    verdict = keep_what_helps(changes, OutputDifference(quantized, reference, batches), trials=trials)
+    undone = [change.layer.node.name for change in changes if change not in verdict.kept]
     count = sum(map(Batch.of(quantized.graph).count, batches))
-    told = f"{len(kept)} of {len(changes)} layers bring the outputs of {count} other samples nearer"
-    notes.append(f"{told}: {_decibels(after)} dB with all changes, {_decibels(error().sum().item())} dB with these")
+    told = f"{len(verdict.kept)} of {len(changes)} layers bring the outputs of {count} other samples nearer"
+    notes.append(f"{told}: {_decibels(verdict.together)} dB with all changes, {_decibels(verdict.error)} dB with these")
     if undone:
         notes.append(
             f"left as they were: {', '.join(undone[:5])}" + (f" and {len(undone) - 5} more" if len(undone) > 5 else "")
         )
-    return kept
+    return verdict.kept
 
 
-def _decibels(error: float) -> str:
-    return readable_decibels(-10 * math.log10(error) if error > 0 else math.inf)
+def _decibels(error: Tensor) -> str:
+    return readable_decibels(decibels(1.0, error.sum().item()))
 
 
 @torch.no_grad()
-def _outputs(graph_module: fx.GraphModule, batch: Leaves) -> list[Tensor]:
-    """The floating-point outputs of the graph as it stands, compiled or not."""
-    execution, output = Execution(graph_module, batch), next(iter(reversed(graph_module.graph.nodes)))
-    execution.advance(output)
-    found = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
-    return [x for x in found if isinstance(x, Tensor) and x.is_floating_point()]
+def _outputs(graph_module: fx.GraphModule, batches: Sequence[Leaves]) -> list[list[Tensor]]:
+    """The floating-point outputs of the graph as it stands, compiled or not, for each batch."""
+    executions, output = [Execution(graph_module, batch) for batch in batches], next(iter(reversed(graph_module.graph.nodes)))
+    advance_together(executions, output)
+    found = [pytree.tree_leaves(fx.map_arg(output.args, execution.value)) for execution in executions]
+    return [[x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()] for leaves in found]
 
 
 def _arguments(layer: MatrixLayer) -> Arguments:
