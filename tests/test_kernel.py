@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fxcompress.quantizers import compilation, native
+from fxcompress.quantizers.kernels import kernel_for
 from fxcompress.quantizers.straight_through import FakeQuantize
 
 needs_compiler = pytest.mark.skipif(compilation.find_compiler() is None, reason="there is no C compiler")
@@ -125,9 +126,9 @@ def test_grids_of_other_types_and_strides_give_the_same_numbers(per: str) -> Non
     scale, point = torch.rand(shape) * 0.1 + 0.05, torch.randint(0, 9, shape).float()
     wide = torch.stack([scale, scale + 5], -1)[..., 0], torch.stack([point, point + 5], -1)[..., 0]
     plain = (torch.clamp((x / scale).round() + point, -20, 20) - point) * scale
-    assert native.kernel_for(x, scale, point) is kernel
+    assert kernel_for(x, scale, point) is kernel
     for scales, points in (wide, (scale, wide[1]), (scale, point.int()), (scale, point.double()), (scale, point.half())):
         torch.testing.assert_close(FakeQuantize.apply(x, scales, points, None, None, (-20, 20), 1.0), plain)
-    assert native.kernel_for(x, scale, point.int()) is None and native.kernel_for(x, scale.double(), None) is None
-    assert native.kernel_for(x, scale, point[:1] if per == "channel" else point.view(1)) is None
-    assert native.kernel_for(x.double(), scale, point) is None
+    assert kernel_for(x, scale, point.int()) is None and kernel_for(x, scale.double(), None) is None
+    assert kernel_for(x, scale, point[:1] if per == "channel" else point.view(1)) is None
+    assert kernel_for(x.double(), scale, point) is None

@@ -1,4 +1,4 @@
-"""A kernel for `FakeQuantize` on CPUs, compiled on demand where there is a C compiler; without one, all runs in torch.
+"""A kernel for `FakeQuantize` on CPUs in C, compiled on demand where there is a compiler; without one, all runs in torch.
 
 It reads and writes each tensor once, where torch's operations go over it a dozen times.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fxcompress.errors import InputError, warn_user
 from fxcompress.quantizers.compilation import CompilationError, load_library
+from fxcompress.quantizers.layout import is_dense
 
 SOURCE = Path(__file__).with_name("fake_quantize.c")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
@@ -23,13 +24,22 @@ _FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 2 + [_INT]
 _BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT] + [_POINTER] * 2 + [_INT]
 
 
-class Kernel:
-    """The functions of `SOURCE`, for tensors that `kernel_for` accepts."""
+class CKernel:
+    """The functions of `SOURCE`, for float32 tensors that can be seen as rows, each with its scale and zero point."""
 
     def __init__(self, library: ctypes.CDLL):
         self._forward, self._backward = library.forward, library.backward
         self._forward.argtypes, self._forward.restype = _FORWARD, None
         self._backward.argtypes, self._backward.restype = _BACKWARD, ctypes.c_int
+
+    def takes(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
+        """Whether the functions can be called with these."""
+        grid = [scale] if zero_point is None else [scale, zero_point]
+        if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (x, *grid)):
+            return False
+        if any(tensor.shape != scale.shape or not tensor.is_contiguous() for tensor in grid):
+            return False
+        return x.is_contiguous() and x.dim() > 0 and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
 
     def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
         rows = scale.numel()
@@ -77,11 +87,11 @@ class Kernel:
         return inside, of_low, of_extent
 
 
-loaded: Kernel | None = None
+loaded: CKernel | None = None
 
 
 @cache
-def load() -> Kernel | None:
+def load() -> CKernel | None:
     """Take the kernel, once a process, for `FakeQuantize` to use from then on; None where that cannot be done.
 
     Warns:
@@ -92,30 +102,7 @@ def load() -> Kernel | None:
     threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
     try:
         library = load_library(SOURCE, FLAGS, [threads, "-lm"])
-        loaded = None if library is None else Kernel(library)
+        loaded = None if library is None else CKernel(library)
     except (CompilationError, InputError, AttributeError) as error:
         warn_user(f"quantizers train without their C kernel, more slowly: {error}", RuntimeWarning)
     return loaded
-
-
-def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Kernel | None:
-    """The kernel, if it is there, and `x` can be seen as rows, each with its scale and zero point."""
-    if loaded is None or torch.compiler.is_compiling() or not x.numel():
-        return None
-    grid = [scale] if zero_point is None else [scale, zero_point]
-    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (x, *grid)):
-        return None
-    if any(tensor.shape != scale.shape or not tensor.is_contiguous() for tensor in grid):
-        return None
-    rows = x.is_contiguous() and x.dim() > 0 and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
-    return loaded if rows else None
-
-
-def is_dense(x: Tensor) -> bool:
-    """Whether the elements of `x` fill a stretch of memory, in whatever order."""
-    return x.is_contiguous() or x.permute(by_stride(x)).is_contiguous()
-
-
-def by_stride(x: Tensor) -> list[int]:
-    """The dimensions of `x`, that with the largest stride first."""
-    return sorted(range(x.dim()), key=x.stride, reverse=True)

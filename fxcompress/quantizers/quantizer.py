@@ -131,8 +131,6 @@ class Quantizer(nn.Module):
             return bypass(self, x)
         if self.training and self.followed.any:
             self._follow(x)
-        if x.dtype in (torch.bfloat16, torch.float16):  # too coarse to divide in
-            return self.rounded(x.float()).to(x.dtype)
         return self.rounded(x)
 
     def rounded(self, x: Tensor) -> Tensor:

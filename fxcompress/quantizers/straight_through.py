@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fxcompress.quantizers import native
+from fxcompress.quantizers.kernels import kernel_for
+from fxcompress.quantizers.layout import by_stride, is_dense
 
 BOUND = 2.0**-10
 """Of a step: a value on the grid's end is inside, whichever way its division by the scale was rounded."""
+
+HALF = (torch.bfloat16, torch.float16)
+"""Too coarse to divide in: what is of these types is rounded in float32."""
 
 BLOCK = 2**17
 """Elements that each thread works on at a time: what an operation leaves of them in the cache, the next one finds there."""
@@ -55,23 +59,27 @@ class FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         if torch.compiler.is_compiling():
             x = x.contiguous()  # torch.compile takes no results that are written to strided memory
-        result = _empty_result(x)
-        ctx.kernel = kernel = native.kernel_for(x, scale, zero_point)
+        source, kernel = x, kernel_for(x, scale, zero_point)
+        if kernel is None and x.dtype in HALF:
+            source = x.float()
+            kernel = kernel_for(source, scale, zero_point)
+        ctx.kernel, ctx.computed_in, result = kernel, source.dtype, _empty_result(source)
         ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
         ctx.grid = scale, zero_point  # not saved as the others are: they may stem from inference mode
         if kernel is not None:
-            kernel.forward(x, result, scale, zero_point, levels)
+            kernel.forward(source, result, scale, zero_point, levels)
         else:
-            _round(x, result, scale, zero_point, levels)
+            _round(source, result, scale, zero_point, levels)
         if not torch.compiler.is_compiling() and x.is_inference():
             x = x.clone()  # autograd refuses to keep a weight from inference mode
         ctx.save_for_backward(x, None if kernel is not None else result, extent)
-        return result
+        return result.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         (x, result, extent), (scale, zero_point) = ctx.saved_tensors, ctx.grid
+        given, x, gradient = x.dtype, x.to(ctx.computed_in), gradient.to(ctx.computed_in)
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         if ctx.kernel is not None:
@@ -79,6 +87,7 @@ class FakeQuantize(torch.autograd.Function):
             inside, of_low, of_extent = ctx.kernel.backward(gradient, x, *grid)
         else:
             inside, of_low, of_extent = _gradients(gradient, x, result, scale, zero_point, ctx.levels, ctx.symmetric)
+        inside = inside.to(given)
         if extent is None:
             return inside, None, None, None, None, None, None
         of_extent = of_extent * (extent.sign() * ctx.multiplier)
@@ -156,8 +165,8 @@ def _blocks(tensors: Sequence[Tensor], scales: Sequence[Tensor | None]) -> Itera
     if torch.compiler.is_compiling() or first.device.type != "cpu" or first.numel() <= BLOCK * torch.get_num_threads():
         yield (*tensors, *scales)
         return
-    size, order = BLOCK * torch.get_num_threads(), native.by_stride(first)
-    if not scale.dim() and native.is_dense(first):
+    size, order = BLOCK * torch.get_num_threads(), by_stride(first)
+    if not scale.dim() and is_dense(first):
         for parts in zip(*(tensor.permute(order).view(-1).split(size) for tensor in tensors)):
             yield (*parts, *scales)
     elif scale.dim() and scale.numel() == len(scale) == len(first) and first.is_contiguous():

@@ -1,0 +1,70 @@
+"""What rounds and computes its gradients in one pass over memory: C on CPUs, Triton on GPUs; nothing on other devices.
+
+Where there is no kernel, torch's operations compute the same (`straight_through`), and under ``torch.compile`` those are what
+its compiler fuses.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fxcompress.errors import warn_user
+from fxcompress.quantizers import native
+
+
+class Kernel(Protocol):
+    """Rounding to a grid, and its gradients; see `FakeQuantize` for what they are."""
+
+    def takes(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
+        """Whether the functions can be called with these."""
+
+    def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
+        """Write to `result`, laid out as `x` is, what `x` is on the grid."""
+
+    def backward(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        levels: tuple[int, int],
+        slack: float,
+        symmetric: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of `x`, and of what the lower end and the extent of the range are learned by."""
+
+
+def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Kernel | None:
+    """The kernel of the device that `x` is on, if there is one and it takes such tensors."""
+    if torch.compiler.is_compiling() or not x.numel():
+        return None
+    kernel = _on(x.device.type)
+    return kernel if kernel is not None and kernel.takes(x, scale, zero_point) else None
+
+
+def _on(device: str) -> Kernel | None:
+    if device == "cpu":
+        return native.loaded
+    return _in_triton() if device == "cuda" else None
+
+
+@cache
+def _in_triton() -> Kernel | None:
+    """Triton comes with torch's builds for GPUs.
+
+    Warns:
+        RuntimeWarning: it is there and does not load. All then runs in torch's operations.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        from fxcompress.quantizers.triton_kernels import TritonKernel
+    except Exception as error:  # of a foreign library, whatever it may be
+        warn_user(f"quantizers train without their GPU kernel, more slowly: {error}", RuntimeWarning)
+        return None
+    return TritonKernel()
