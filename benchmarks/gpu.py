@@ -110,10 +110,10 @@ def _copies(options: argparse.Namespace) -> Section:
     weight = QuantizationSpec(signed=True, narrow=True, channel_axis=0)
     for dtype in (torch.float32, torch.bfloat16):
         for name, shape, spec in (
-            ("activation 64x256x56x56", (64, 256, 56, 56), QuantizationSpec(symmetric=False)),
+            ("activation 64x64x56x56", (64, 64, 56, 56), QuantizationSpec(symmetric=False)),
             ("weight 2048x2048", (2048, 2048), weight),
         ):
-            x = torch.randn(shape if options.device == "cuda" else (8, *shape[1:])).to(options.device, dtype)
+            x = torch.randn(shape).to(options.device, dtype)
             start = Quantizer(spec, x.shape).to(options.device)
             start.set_range(torch.full_like(start.scale, -3.0), torch.full_like(start.scale, 3.0))
             quantizer, gradient, source = TrainableQuantizer(start), torch.randn_like(x), x.requires_grad_()
