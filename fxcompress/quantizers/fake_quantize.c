@@ -1,17 +1,58 @@
 /* Rounding to an integer grid in one pass over memory, and its gradients in another: see straight_through.py.
 
    Tensors are rows of `columns` numbers, with one scale and zero point a row; a null pointer is a zero point of 0. Sums go
-   block by block, so that they do not depend on the number of threads. */
+   block by block, so that they do not depend on the number of threads.
+
+   The functions are here once for float and once for bfloat16, which is computed in float: the file includes itself for each
+   type of the elements. */
+
+#ifndef ELEMENT
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define BLOCK 8192
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-void forward(const float *x, float *y, int64_t rows, int64_t columns, const float *scale, const float *zero_point,
+static inline float same(float x) { return x; }
+
+static inline float wide(uint16_t x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint16_t narrow(float x) /* half to even; a NaN stays one */
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+#define ELEMENT float
+#define NAMED(function) function##_float
+#define READ same
+#define WRITE same
+#include __FILE__
+#undef ELEMENT
+#undef NAMED
+#undef READ
+#undef WRITE
+
+#define ELEMENT uint16_t
+#define NAMED(function) function##_bfloat16
+#define READ wide
+#define WRITE narrow
+#include __FILE__
+
+#else
+
+void NAMED(forward)(const ELEMENT *x, ELEMENT *y, int64_t rows, int64_t columns, const float *scale, const float *zero_point,
              float low, float high, int threads)
 {
     const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
@@ -19,20 +60,20 @@ void forward(const float *x, float *y, int64_t rows, int64_t columns, const floa
     for (int64_t b = 0; b < rows * blocks; b++) {
         const int64_t row = b / blocks, start = b % blocks * BLOCK, end = smaller(start + BLOCK, columns);
         const float step = scale[row], point = zero_point ? zero_point[row] : 0, bottom = low - point, top = high - point;
-        const float *from = x + row * columns;
-        float *to = y + row * columns;
+        const ELEMENT *from = x + row * columns;
+        ELEMENT *to = y + row * columns;
         for (int64_t i = start; i < end; i++) {
-            float q = rintf(from[i] / step);
+            float q = rintf(READ(from[i]) / step);
             q = q < bottom ? bottom : q;
             q = q > top ? top : q;
-            to[i] = q * step;
+            to[i] = WRITE(q * step);
         }
     }
 }
 
 /* dx: the gradient of x. of_low[row], of_extent[row]: the gradients of what the range is learned by, where `symmetric` says
    which range that is. Values of x within `slack` steps of an end are inside. Returns 0, or 1 where there is no memory. */
-int backward(const float *g, const float *x, float *dx, int64_t rows, int64_t columns, const float *scale,
+int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t rows, int64_t columns, const float *scale,
              const float *zero_point, float low, float high, float slack, int symmetric, float *of_low, float *of_extent,
              int threads)
 {
@@ -49,13 +90,13 @@ int backward(const float *g, const float *x, float *dx, int64_t rows, int64_t co
         float outer = 0, terms = 0;
 #pragma omp simd reduction(+ : outer, terms)
         for (int64_t i = offset + start; i < offset + end; i++) {
-            const float level = x[i] / step;
-            const float inside = level >= bottom - slack && level <= top + slack ? g[i] : 0.0f;
-            const float outside = g[i] - inside;
+            const float level = READ(x[i]) / step;
+            const float inside = level >= bottom - slack && level <= top + slack ? READ(g[i]) : 0.0f;
+            const float outside = READ(g[i]) - inside;
             float q = rintf(level);
             q = q < bottom ? bottom : q;
             q = q > top ? top : q;
-            dx[i] = inside;
+            dx[i] = WRITE(inside);
             outer += outside;
             terms += inside * (q - level) + outside * (q * beyond);
         }
@@ -63,7 +104,7 @@ int backward(const float *g, const float *x, float *dx, int64_t rows, int64_t co
         sums[2 * b + 1] = terms;
     }
     for (int64_t row = 0; row < rows; row++) {
-        const double bottom = symmetric || !zero_point ? 0 : low - zero_point[row];
+        const double bottom = symmetric ? 0 : low - (zero_point ? zero_point[row] : 0);
         double outer = 0, terms = 0;
         for (int64_t b = row * blocks; b < (row + 1) * blocks; b++) {
             outer += sums[2 * b];
@@ -75,3 +116,5 @@ int backward(const float *g, const float *x, float *dx, int64_t rows, int64_t co
     free(sums);
     return 0;
 }
+
+#endif

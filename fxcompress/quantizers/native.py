@@ -19,23 +19,30 @@ from fxcompress.quantizers.layout import is_dense
 SOURCE = Path(__file__).with_name("fake_quantize.c")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 
+TYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
+"""What is rounded, and how the functions for it are named."""
+
 _POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 2 + [_INT]
 _BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT] + [_POINTER] * 2 + [_INT]
 
 
 class CKernel:
-    """The functions of `SOURCE`, for float32 tensors that can be seen as rows, each with its scale and zero point."""
+    """The functions of `SOURCE`, for tensors of `TYPES` that can be seen as rows, each with its scale and zero point."""
 
     def __init__(self, library: ctypes.CDLL):
-        self._forward, self._backward = library.forward, library.backward
-        self._forward.argtypes, self._forward.restype = _FORWARD, None
-        self._backward.argtypes, self._backward.restype = _BACKWARD, ctypes.c_int
+        self._forward = {dtype: library[f"forward_{name}"] for dtype, name in TYPES.items()}
+        self._backward = {dtype: library[f"backward_{name}"] for dtype, name in TYPES.items()}
+        for functions, arguments, result in ((self._forward, _FORWARD, None), (self._backward, _BACKWARD, ctypes.c_int)):
+            for function in functions.values():
+                function.argtypes, function.restype = arguments, result
 
     def takes(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
         """Whether the functions can be called with these."""
         grid = [scale] if zero_point is None else [scale, zero_point]
-        if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (x, *grid)):
+        if x.dtype not in TYPES or any(tensor.dtype != torch.float32 for tensor in grid):
+            return False
+        if any(tensor.device.type != "cpu" for tensor in (x, *grid)):
             return False
         if any(tensor.shape != scale.shape or not tensor.is_contiguous() for tensor in grid):
             return False
@@ -43,7 +50,7 @@ class CKernel:
 
     def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
         rows = scale.numel()
-        self._forward(
+        self._forward[x.dtype](
             x.data_ptr(),
             result.data_ptr(),
             rows,
@@ -67,7 +74,7 @@ class CKernel:
         """The gradients of `x`, and of what the lower end and the extent of the range are learned by."""
         rows, inside = scale.numel(), torch.empty_like(x)
         of_low, of_extent = torch.empty_like(scale), torch.empty_like(scale)
-        failed = self._backward(
+        failed = self._backward[x.dtype](
             gradient.data_ptr(),
             x.data_ptr(),
             inside.data_ptr(),
