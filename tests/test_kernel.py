@@ -132,3 +132,13 @@ def test_grids_of_other_types_and_strides_give_the_same_numbers(per: str) -> Non
     assert kernel_for(x, scale, point.int()) is None and kernel_for(x, scale.double(), None) is None
     assert kernel_for(x, scale, point[:1] if per == "channel" else point.view(1)) is None
     assert kernel_for(x.double(), scale, point) is None
+
+
+def test_training_makes_the_kernel_and_inference_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(native, "load", lambda: made.append("C"))
+    x, grid = torch.randn(5), (torch.tensor(0.1), None, None, None, (-8, 7), 1.0)
+    FakeQuantize.apply(x, *grid)
+    assert not made
+    FakeQuantize.apply(x.requires_grad_(), *grid)
+    assert made == ["C"]

@@ -39,10 +39,15 @@ class Kernel(Protocol):
         """The gradients of `x`, and of what the lower end and the extent of the range are learned by."""
 
 
-def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Kernel | None:
-    """The kernel of the device that `x` is on, if there is one and it takes such tensors."""
+def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None, *, training: bool = False) -> Kernel | None:
+    """The kernel of the device that `x` is on, if there is one and it takes such tensors.
+
+    The first call in training makes the one in C: it takes a second, which a few forward passes do not.
+    """
     if torch.compiler.is_compiling() or not x.numel():
         return None
+    if training and x.device.type == "cpu":
+        native.load()
     kernel = _on(x.device.type)
     return kernel if kernel is not None and kernel.takes(x, scale, zero_point) else None
 

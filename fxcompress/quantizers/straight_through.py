@@ -59,10 +59,11 @@ class FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         if torch.compiler.is_compiling():
             x = x.contiguous()  # torch.compile takes no results that are written to strided memory
-        source, kernel = x, kernel_for(x, scale, zero_point)
+        training = any(ctx.needs_input_grad)
+        source, kernel = x, kernel_for(x, scale, zero_point, training=training)
         if kernel is None and x.dtype in HALF:
             source = x.float()
-            kernel = kernel_for(source, scale, zero_point)
+            kernel = kernel_for(source, scale, zero_point, training=training)
         ctx.kernel, ctx.computed_in, result = kernel, source.dtype, _empty_result(source)
         ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
         ctx.grid = scale, zero_point  # not saved as the others are: they may stem from inference mode
