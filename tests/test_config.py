@@ -20,6 +20,7 @@ from fxcompress import Config, Effect, Pass, cli, defaults, passes
 from fxcompress.config.kinds import is_options, known
 from fxcompress.config.schema import schema
 from fxcompress.documents import parse_document
+from fxcompress.documents import parse_document
 from fxcompress.errors import ConfigError, FxCompressError, InputError
 from fxcompress.options.declared import declarations
 from fxcompress.options.documented import sentences
@@ -242,6 +243,20 @@ def test_bad_toml_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.toml").write_text("a = 1\na = 2\n")
     with pytest.raises(ConfigError, match="a.toml:2: this is no TOML"):
         Config.load("a.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1,\n // [8, 8, 4]\n "b": 2}', {"a": 1, "b": 2}),
+        ('{"a": [1, // ] }\n 2, /* ] */ /* } */\n],\n// }\n}', {"a": [1, 2]}),
+        ('{"a": [1, /* one */ 2 /* two */ ]}', {"a": [1, 2]}),
+        ('{"a": "b, // ]", "c": "/* d */",} // {', {"a": "b, // ]", "c": "/* d */"}),
+        ('/**/{"a":\t1 /***/, /* * / ] **/ }', {"a": 1}),
+    ],
+)
+def test_comments_of_json_may_hold_anything(text, value):
+    assert parse_document(text, ".json").value == value
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "missing.yaml", "bytes.yaml", "folder.yaml"])

@@ -72,6 +72,7 @@ REFUSED = [
     (QUANTIZATION, {"target_device": "CPUU"}, "did you mean 'CPU'"),
     (QUANTIZATION, {"input_info": {"sample_size": "1,3"}}, "input_info.sample_size: this is a list of numbers"),
     (QUANTIZATION, {"input_info": [{"sample_size": [1], "kind": 1}]}, r"input_info\[0\].kind: NNCF has no key"),
+    (QUANTIZATION, {"accuracy_aware_training": {"params": {"mode": "early_exit"}}}, "params.mode: it belongs beside 'params'"),
     (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit"}}, "needs the keys 'mode' and 'params'"),
     (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit", "params": {"maximal_total_epochs": 3}}}, "and not both"),
 ]
@@ -171,6 +172,36 @@ def test_wrong_scopes_are_errors_where_the_file_is_compiled():
         fxcompress.compile(Net(), config=config, data=data())
     lenient = parse({**QUANTIZATION, "ignored_scopes": ["Net/NNCFLinear[fcc]/linear_0"], "validate_scopes": False})
     assert fxcompress.compile(Net(), config=lenient, data=data())
+
+
+def test_scopes_of_parts_may_be_expressions_that_match_nothing():
+    """A file for many models lists expressions for all of them, and NNCF checked an algorithm's own scopes alone."""
+    file = {
+        **QUANTIZATION,
+        "initializer": {"range": [{"target_scopes": ["{re}.*baddbmm.*", "{re}.*conv2d.*"], "type": "min_max"}]},
+        "weights": {"ignored_scopes": ["{re}.*embedding.*", "{re}NNCFLinear.*"]},
+        "activations": {"ignored_scopes": ["{re}.*__truediv__*"]},
+        "scope_overrides": {"activations": {"{re}.*matmul_0": {"mode": "symmetric"}}},
+    }
+    compiled = fxcompress.compile(Net(), config=parse(file), data=data())
+    quantized = {name for name, _ in compiled.named_modules() if name.endswith("weight_quantizer")}
+    assert quantized == {f"{name}_weight_quantizer" for name in ("first", "down", "last")}
+    typo = {**file, "activations": {"ignored_scopes": ["Net/NNCFLinear[fcc]/linear_0"]}}
+    with pytest.raises(ScopeError, match="did you mean"):
+        fxcompress.compile(Net(), config=parse(typo), data=data())
+    elsewhere = {"range": [{"ignored_scopes": ["{re}.*baddbmm.*", "Net/NNCFLinear[fc]/linear_0"], "type": "percentile"}]}
+    assert "optional" not in str(parse({**QUANTIZATION, "initializer": elsewhere}).passes)
+
+
+def test_overrides_of_activations_are_of_what_the_named_operations_read():
+    """Whatever their names are: ReLU's own input here is a sum, which nothing reads in integers."""
+    torch.manual_seed(0)
+    scopes = {"Net/NNCFConv2d[last]/conv2d_0": {"bits": 5}, "{re}ReLU\\[relu\\]/relu_1": {"bits": 3}}
+    config = parse({**QUANTIZATION, "scope_overrides": {"activations": scopes}})
+    compiled = fxcompress.compile(Net(), config=config, data=data())
+    bits = {name: one.spec.bits for name, one in compiled.named_modules() if hasattr(one, "spec") and "weight" not in name}
+    assert sorted(bits.values())[0] == 5 and list(bits.values()).count(5) == 1
+    assert "relu_1" in str(compiled.report) and "no effect" in str(compiled.report)
 
 
 def test_bits_by_hand_are_where_the_file_has_them():

@@ -9,8 +9,12 @@ from typing import Any, NoReturn
 from fxcompress.documents import yaml_text
 from fxcompress.documents.limits import Parsed, ParseProblem
 
-_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*|/\*.*?\*/)*[}\]])|\t', re.DOTALL)
-"""A text, which stays, or else a comment, a trailing comma or a tab, for which as many spaces and line ends are put."""
+_COMMENT = r"//[^\n]*(?:\n|\Z)|/\*(?:[^*]|\*(?!/))*\*/"
+_TOKEN = re.compile(rf'"(?:\\.|[^"\\\n])*"|{_COMMENT}|,(?=(?:\s|{_COMMENT})*[}}\]])|\t', re.DOTALL)
+"""A text, which stays, or else a comment, a trailing comma or a tab, for which as many spaces and line ends are put.
+
+A comment is matched to its end and no other, so that brackets in one are never taken for those behind a trailing comma.
+"""
 
 
 def parse(text: str) -> Parsed:

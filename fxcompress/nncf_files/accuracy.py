@@ -28,6 +28,8 @@ def check_accuracy_aware(root: Section) -> None:
         return
     mode = section.text("mode", of=(EARLY_EXIT, ADAPTIVE))
     params = section.section("params")
+    if mode is None and params is not None and "mode" in params:
+        params.fail("mode", "it belongs beside 'params', not into it")
     if mode is None or params is None:
         section.document.fail(section.key, "it needs the keys 'mode' and 'params'")
     section.done()

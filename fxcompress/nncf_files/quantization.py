@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxcompress.driver.interface import Pass
 from fxcompress.nncf_files.precision import bits_of_scopes, choose_bits
 from fxcompress.nncf_files.ranges import Ranges, read_ranges
-from fxcompress.nncf_files.section import Scopes, Section
+from fxcompress.nncf_files.section import Scopes, Section, unchecked
 from fxcompress.passes import AdaptBatchNorm, Calibrate, CanonicalizeActivations, Quantize, TrainQuantizers
 from fxcompress.quantizers.options import QuantizationOptions
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -26,8 +25,6 @@ STAGED = {
     "base_wd": "weight decay is the optimizer's",
 }
 _MODES = ("symmetric", "asymmetric")
-_COMPUTED_BY = re.compile(r"activation|elu|relu|sigmoid|hardtanh|hardswish|gelu|tanh|softmax|silu|mish", re.IGNORECASE)
-"""Of a scope: operations whose results are quantized, not what they read."""
 
 
 @dataclass
@@ -52,6 +49,9 @@ def quantization(section: Section, scopes: Scopes, device: str, multiplier: floa
         section.note("preset", f"ignored: NNCF takes none for {device}")
         preset = "performance"
     fix = section.text("overflow_fix", "enable", of=("enable", "disable", "first_layer_only"))
+    if "disable_saturation_fix" in section:
+        section.note("disable_saturation_fix", "read as overflow_fix, as NNCF 2 calls it")
+        fix = "disable" if section.flag("disable_saturation_fix", False) else fix
     if fix == "first_layer_only":
         section.note(
             "overflow_fix", "ignored for the first layer; Quantize(overrides={scope: QuantizationOptions(reduce_range=True)})"
@@ -104,7 +104,7 @@ def _grid(section: Section, name: str, default: QuantizationSpec) -> Grid:
     if group is None:
         return Grid(default)
     spec, per_channel = _spec(group, default, is_weight=name == "weights")
-    own = Scopes(group)
+    own = Scopes(group, of_part=True)
     if group.flag("logarithm_scale", False):
         group.note("logarithm_scale", "ignored: the range is trained as it is")
     if name == "activations":
@@ -163,7 +163,7 @@ def _overrides(section: Section, weights: Grid, activations: Grid, ranges: Range
             if own is not None:
                 key = "weight_estimator" if name == "weights" else "activation_estimator"
                 options[key] = own.weights if name == "weights" else own.activations
-            place = f"{scope}|OUTPUT" if name == "activations" and _COMPUTED_BY.search(scope) else scope
+            place = unchecked(scope)  # an operation, whose weights, or what it reads, are meant, whatever it computes
             found[place] = QuantizationOptions(**options).over(found.get(place, QuantizationOptions()))
     if groups is not None:
         groups.done()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fxcompress.nncf_files.section import Scopes, Section
+from fxcompress.nncf_files.section import OPTIONAL, Scopes, Section
 from fxcompress.quantizers.options import QuantizationOptions
 from fxcompress.quantizers.ranges import Estimator, MeanMinMax, MeanPercentile, MinMax, Percentile, ThreeSigma
 
@@ -39,7 +39,7 @@ def read_ranges(initializer: Section, section: Section) -> tuple[Ranges, int]:
         estimators, samples = _one(one)
         most = max(most, samples)
         group = one.text("target_quantizer_group", of=("activations", "weights"))
-        scopes = Scopes(one)
+        scopes = Scopes(one, of_part=True)
         one.done()
         options = QuantizationOptions(
             weight_estimator=estimators.weights if group != "activations" else None,
@@ -87,5 +87,6 @@ def _one(section: Section) -> tuple[Ranges, int]:
 
 def all_but(scopes: Sequence[str]) -> str:
     """An expression for every operation that none of `scopes` names."""
-    inner = [one.replace("{re}", "").join(("(?:.*(?:", "))")) if "{re}" in one else f"{re.escape(one)}$" for one in scopes]
+    named = [one.removeprefix(OPTIONAL) for one in scopes]
+    inner = [one.replace("{re}", "").join(("(?:.*(?:", "))")) if "{re}" in one else f"{re.escape(one)}$" for one in named]
     return f"{{re}}^(?!{'|'.join(inner)})"

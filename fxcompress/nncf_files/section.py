@@ -107,11 +107,22 @@ class Section:
                 self.fail(name, what)
 
 
-class Scopes:
-    """The scopes that an algorithm ignores, and those that it keeps to: its own and the file's."""
+def unchecked(scope: str) -> str:
+    """The scope of a part of an algorithm, of which NNCF did not check whether it names something: expressions may not."""
+    return f"{OPTIONAL}{scope}" if "{re}" in scope else scope
 
-    def __init__(self, section: Section, outer: Scopes | None = None):
+
+class Scopes:
+    """The scopes that an algorithm ignores, and those that it keeps to: its own and the file's.
+
+    `of_part` ones are of its weights, of its activations, or of some ranges: see `unchecked`.
+    """
+
+    def __init__(self, section: Section, outer: Scopes | None = None, *, of_part: bool = False):
         ignored, targets = section.texts("ignored_scopes") or (), section.texts("target_scopes")
+        if of_part:
+            ignored = tuple(map(unchecked, ignored))
+            targets = None if targets is None else tuple(map(unchecked, targets))
         if not section.flag("validate_scopes", True):
             ignored = tuple(f"{OPTIONAL}{one}" for one in ignored)
             targets = None if targets is None else tuple(f"{OPTIONAL}{one}" for one in targets)

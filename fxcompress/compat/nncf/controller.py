@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compiled import Compiled
-from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantizers.quantizer import Quantizer
@@ -76,7 +76,7 @@ class CompressionAlgorithmController:
         self.model, self.name = model, name
         self.own = model.controller
         self.scheduler = CompressionScheduler(self.own.scheduler)
-        model.nncf = SimpleNamespace(input_infos=_infos(model.compilation.example))  # type: ignore[assignment]
+        model.nncf = SimpleNamespace(input_infos=FillerInputInfo.of_example(model.compilation.example))  # type: ignore[assignment]
 
     def loss(self) -> Tensor:
         return self.own.loss()
@@ -161,22 +161,33 @@ class QuantizationController(CompressionAlgorithmController):
 
 
 class _FakeQuantize(nn.Module):
+    """Torch's fake quantization on all 8 bits, behind a clamp to the levels that the quantizer has.
+
+    This is the same function for every grid of up to 8 bits, and torch's exporters know no other than that of 8 bits.
+    """
+
     def __init__(self, quantizer: Quantizer):
         super().__init__()
-        self.axis, self.levels, self.enabled = quantizer.spec.scale_axis, quantizer.levels, quantizer.enabled
-        self.register_buffer("scale", quantizer.scale.detach().clone())
-        self.register_buffer("zero_point", quantizer.zero_point.detach().clone().to(torch.int32))
-        self.groups = quantizer.spec.group_size
+        low, high = quantizer.levels
+        self.axis = None if quantizer.spec.group_size else quantizer.spec.scale_axis
+        self.enabled, self.full = quantizer.enabled, (-128, 127) if low < 0 else (0, 255)
+        scale, zero_point = quantizer.scale.detach().clone(), quantizer.zero_point.detach().clone().to(torch.int32)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        self.lowest: Tensor | None
+        self.highest: Tensor | None
+        clamps = (low, high) != self.full
+        self.register_buffer("lowest", (low - zero_point) * scale if clamps else None)
+        self.register_buffer("highest", (high - zero_point) * scale if clamps else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = self.levels
         if not self.enabled:
             return x
-        if self.axis is None or self.groups:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, low, high)
-
-
-def _infos(example: ExampleInputs) -> list[SimpleNamespace]:
-    tensors = [value for _, value in example.leaves() if isinstance(value, Tensor)]
-    return [SimpleNamespace(shape=list(value.shape), type=value.dtype) for value in tensors]
+        if self.lowest is not None and self.highest is not None:
+            shape = [1] * x.dim()
+            if self.axis is not None:
+                shape[self.axis] = -1
+            x = torch.maximum(torch.minimum(x, self.highest.reshape(shape)), self.lowest.reshape(shape))
+        if self.axis is None:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.full)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *self.full)

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,15 @@ import torch
 from torch import distributed
 
 from fxcompress.compat.nncf.controller import NNCFStatistics
+from fxcompress.nncf_files.reader import DEVICES
 
 nncf_logger = logging.getLogger("nncf")
 CACHE_MODELS_PATH = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache")) / "nncf" / "models"
 
 Kept = TypeVar("Kept")
+
+HWConfigType = Enum("HWConfigType", {name: name for name in ("CPU", "GPU", "VPU")})
+TargetDevice = Enum("TargetDevice", {name: name for name in DEVICES})
 
 
 def is_dist_avail_and_initialized() -> bool:
@@ -70,10 +75,6 @@ def safe_open(file: Path, *args: Any, **kwargs: Any) -> Iterator[Any]:
 def prepare_for_tensorboard(statistics: NNCFStatistics) -> dict[str, float]:
     """The numbers among the statistics, by name."""
     return dict(statistics.numbers)
-
-
-def generate_input_names_list(num_inputs: int) -> list[str]:
-    return [f"input.{i}" for i in range(num_inputs)]
 
 
 @contextlib.contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fxcompress.compat.nncf.configuration import NNCFConfig
 from fxcompress.config import Input
 from fxcompress.config.inputs import DTYPES, example_of
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 
 
@@ -41,6 +43,19 @@ class FillerInputInfo:
     def __init__(self, elements: Sequence[FillerInputElement]):
         self.elements = list(elements)
 
+    def __len__(self) -> int:
+        return len(self.elements)
+
+    def __iter__(self) -> Iterator[FillerInputElement]:
+        return iter(self.elements)
+
+    @classmethod
+    def of_example(cls, example: ExampleInputs) -> FillerInputInfo:
+        """The tensors of a call of the model: those by position, then those by name."""
+        by_position = [_element(one, None) for one in pytree.tree_leaves(example.args) if isinstance(one, Tensor)]
+        by_name = [_element(one, name) for name, one in example.kwargs.items() if isinstance(one, Tensor)]
+        return cls(by_position + by_name)
+
     @classmethod
     def from_nncf_config(cls, config: Mapping[str, Any]) -> FillerInputInfo:
         """Those of `config`.
@@ -66,6 +81,30 @@ class ExampleInputInfo(FillerInputInfo):
     """As `FillerInputInfo`, of an example."""
 
     @classmethod
-    def from_example_input(cls, example_input: Any) -> ExampleInputInfo:
-        listed = list(example_input) if isinstance(example_input, (tuple, list)) else [example_input]
-        return cls([FillerInputElement(list(one.shape), str(one.dtype).removeprefix("torch.")) for one in listed])
+    def from_example_input(cls, example_input: Any) -> FillerInputInfo:
+        if isinstance(example_input, Mapping):
+            return cls.of_example(ExampleInputs(kwargs=dict(example_input)))
+        return cls.of_example(ExampleInputs(example_input if isinstance(example_input, tuple) else (example_input,)))
+
+
+def _element(tensor: Tensor, keyword: str | None) -> FillerInputElement:
+    return FillerInputElement(list(tensor.shape), str(tensor.dtype).removeprefix("torch."), keyword)
+
+
+def count_tensors(obj: Any) -> int:
+    return sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(obj))
+
+
+def get_export_args(model: Any, model_args: tuple[Any, ...] | None = None, device: Any = None) -> tuple[Any, ...]:
+    """One call of a compressed model with one sample, as `torch.onnx.export` takes it: the arguments, and a dict of those by name."""
+    args, kwargs = model.nncf.input_infos.get_forward_inputs(device)
+    more, named = (model_args[:-1], model_args[-1]) if model_args else ((), {})
+    return pytree.tree_map_only(Tensor, lambda one: one[:1], (*args, *more, {**kwargs, **named}))
+
+
+def generate_input_names_list(num_inputs: int) -> list[str]:
+    return [f"input.{i}" for i in range(num_inputs)]
+
+
+def generate_output_names_list(num_outputs: int) -> list[str]:
+    return [f"output.{i}" for i in range(num_outputs)]

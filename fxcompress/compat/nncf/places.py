@@ -36,6 +36,8 @@ PLACES: dict[str, dict[str, str]] = {
     "common.accuracy_aware_training.training_loop": {
         "training_loop": "create_accuracy_aware_training_loop TrainingLoopStatistics"
     },
+    "common.hardware": {},
+    "common.hardware.config": {"environment": "HWConfigType TargetDevice"},
     "common.logging": {"environment": "nncf_logger disable_logging set_log_level"},
     "common.logging.logger": {"environment": "nncf_logger disable_logging set_log_level"},
     "common.statistics": {"controller": "NNCFStatistics"},
@@ -50,6 +52,7 @@ PLACES: dict[str, dict[str, str]] = {
     "config.structures": {"initialization": "BNAdaptationInitArgs QuantizationRangeInitArgs ModelEvaluationArgs"},
     "config.utils": {"training_loop": "is_accuracy_aware_training"},
     "definitions": {"environment": "CACHE_MODELS_PATH"},
+    "parameters": {"environment": "TargetDevice"},
     "torch": {
         "model": "create_compressed_model load_state",
         "initialization": "register_default_init_args",
@@ -62,7 +65,7 @@ PLACES: dict[str, dict[str, str]] = {
     "torch.dynamic_graph.graph_tracer": {"inputs": "FillerInputInfo FillerInputElement ExampleInputInfo"},
     "torch.dynamic_graph.io_handling": {"inputs": "FillerInputInfo FillerInputElement ExampleInputInfo"},
     "torch.dynamic_graph.patch_pytorch": {"environment": "register_operator"},
-    "torch.exporter": {"environment": "generate_input_names_list"},
+    "torch.exporter": {"inputs": "count_tensors generate_input_names_list generate_output_names_list get_export_args"},
     "torch.initialization": {
         "initialization": "register_default_init_args default_criterion_fn PTInitializingDataLoader",
     },
