@@ -20,7 +20,6 @@ from fxcompress import Config, Effect, Pass, cli, defaults, passes
 from fxcompress.config.kinds import is_options, known
 from fxcompress.config.schema import schema
 from fxcompress.documents import parse_document
-from fxcompress.documents import parse_document
 from fxcompress.errors import ConfigError, FxCompressError, InputError
 from fxcompress.options.declared import declarations
 from fxcompress.options.documented import sentences

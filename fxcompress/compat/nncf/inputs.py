@@ -96,7 +96,7 @@ def count_tensors(obj: Any) -> int:
 
 
 def get_export_args(model: Any, model_args: tuple[Any, ...] | None = None, device: Any = None) -> tuple[Any, ...]:
-    """One call of a compressed model with one sample, as `torch.onnx.export` takes it: the arguments, and a dict of those by name."""
+    """One call with one sample, as `torch.onnx.export` takes it: the arguments, then a dict of those by name."""
     args, kwargs = model.nncf.input_infos.get_forward_inputs(device)
     more, named = (model_args[:-1], model_args[-1]) if model_args else ((), {})
     return pytree.tree_map_only(Tensor, lambda one: one[:1], (*args, *more, {**kwargs, **named}))
