@@ -16,15 +16,16 @@ import torch
 from torch import distributed
 
 from fxcompress.compat.nncf.controller import NNCFStatistics
-from fxcompress.nncf_files.reader import DEVICES
 
 nncf_logger = logging.getLogger("nncf")
 CACHE_MODELS_PATH = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache")) / "nncf" / "models"
 
 Kept = TypeVar("Kept")
 
-HWConfigType = Enum("HWConfigType", {name: name for name in ("CPU", "GPU", "VPU")})
-TargetDevice = Enum("TargetDevice", {name: name for name in DEVICES})
+HWConfigType = Enum("HWConfigType", {"CPU": "CPU", "GPU": "GPU", "VPU": "VPU"})
+TargetDevice = Enum(
+    "TargetDevice", {"ANY": "ANY", "CPU": "CPU", "GPU": "GPU", "VPU": "VPU", "NPU": "NPU", "CPU_SPR": "CPU_SPR"}
+)
 
 
 def is_dist_avail_and_initialized() -> bool:
@@ -81,6 +82,27 @@ def prepare_for_tensorboard(statistics: NNCFStatistics) -> dict[str, float]:
 def no_nncf_trace() -> Iterator[None]:
     """Nothing is to be done: models are traced by torch.export."""
     yield
+
+
+def is_tracing_state() -> bool:
+    """Whether torch.jit traces: a model may then put out something else. It does not while it is compiled."""
+    return torch._C._get_tracing_state() is not None
+
+
+@contextlib.contextmanager
+def no_jit_trace() -> Iterator[None]:
+    """What is called inside stays out of a trace of torch.jit."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
+
+
+def add_domain(name_operator: str) -> str:
+    """The name of OpenVINO's own ONNX operator."""
+    return f"org.openvinotoolkit::{name_operator}"
 
 
 def unchanged(*args: Any, **kwargs: Any) -> Callable[[Kept], Kept]:

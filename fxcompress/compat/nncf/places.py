@@ -75,7 +75,10 @@ PLACES: dict[str, dict[str, str]] = {
     "torch.quantization.algo": {"controller": "QuantizationController"},
     "torch.structures": {"initialization": _ARGS},
     "torch.utils": {
-        "environment": "is_main_process safe_thread_call manual_seed is_dist_avail_and_initialized get_rank get_world_size",
+        "environment": (
+            "is_main_process safe_thread_call manual_seed is_dist_avail_and_initialized get_rank get_world_size "
+            "is_tracing_state no_jit_trace add_domain"
+        ),
     },
 }
 """NNCF's modules: for each the files here, and the names from them."""
