@@ -9,6 +9,7 @@ from fxcompress.driver.interface import Pass
 def post_training() -> list[Pass]:
     """INT8 without training: what ``compile(model, data=loader)`` runs."""
     return [
+        passes.FoldConstants(),
         passes.FoldBatchNorm(),
         passes.CanonicalizeActivations(),
         passes.SplitChannels(),
@@ -21,7 +22,7 @@ def post_training() -> list[Pass]:
 
 def weights_only() -> list[Pass]:
     """Weights in 4 bits, in groups, for models that generate; with data, the integers are chosen by what layers put out."""
-    return [passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.CompressWeights()]
+    return [passes.FoldConstants(), passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.CompressWeights()]
 
 
 def training() -> list[Pass]:
@@ -41,6 +42,7 @@ def lowering(*, binary_convolutions: bool = False) -> list[Pass]:
         binary_convolutions: the file is for a runtime that has them, OpenVINO.
     """
     return [
+        passes.FoldConstants(),
         passes.RemoveFilters(),
         passes.FoldMasks(),
         passes.FoldBatchNorm(),

@@ -17,6 +17,7 @@ from fxcompress.passes.correct_bias import CorrectBias
 from fxcompress.passes.distill import Distill
 from fxcompress.passes.equalize_layers import EqualizeLayers
 from fxcompress.passes.fold_batch_norm import FoldBatchNorm
+from fxcompress.passes.fold_constants import FoldConstants
 from fxcompress.passes.fold_masks import FoldMasks
 from fxcompress.passes.learn_rounding import LearnRounding
 from fxcompress.passes.learn_sparsity import LearnSparsity
@@ -47,6 +48,7 @@ __all__ = [
     "Distill",
     "EqualizeLayers",
     "FoldBatchNorm",
+    "FoldConstants",
     "FoldMasks",
     "LearnRounding",
     "LearnSparsity",

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.ir.edit import insert_constant
+from fxcompress.ir.edit import insert_constant, name_of
 from fxcompress.masks.mask import mask_of, masked, masks
 from fxcompress.rewrite.rule import Replacement
 
@@ -24,7 +24,7 @@ class FoldMasks(Pass):
         made = []
         for call, constant in list(masks(graph_module)):
             value = masked(graph_module, call)
-            name = f"{constant.target}_masked"
+            name = f"{name_of(constant)}_masked"
             after = call.next
             made.append(insert_constant(graph_module, name, value, before=after, created_by=self.name, replaces=constant))
             made[-1].meta |= {key: constant.meta[key] for key in ("val", "scope", "stack_trace") if key in constant.meta}

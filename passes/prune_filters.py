@@ -28,7 +28,6 @@ from fxcompress.pattern.scopes import Scope, left_alone
 from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.sparsity.insertion import mask_weights, masks_of
-from fxcompress.sparsity.layers import computed_weights
 from fxcompress.targets import Target
 from fxcompress.training.filters import FilterController
 from fxcompress.training.levels import Schedule, check_schedule
@@ -92,8 +91,8 @@ class PruneFilters(Pass):
         channels = analyze(graph_module, lambda found: _keep(found, kept))
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
-        context.notes += [self._summary(channels, groups, chosen), *_pinned(channels), *_computed(graph_module.graph)]
-        known = kept.keys() | {layer.node for layer in channels.layers} | set(computed_weights(graph))
+        context.notes += [self._summary(channels, groups, chosen), *_pinned(channels)]
+        known = kept.keys() | {layer.node for layer in channels.layers}
         left = untreated(graph_module, known, (), "no filters are known of such operations")
         context.notes += [f"the weights of {listed(names)} stay: {why}" for why, names in by_reason(left).items()]
         context.notes += _better_multiple(groups, chosen, self.multiple, context.target)
@@ -166,8 +165,3 @@ def _pinned(channels: Channels) -> list[str]:
             part = "" if len(held) == len(layer.filters) else f" ({len(held)} of {len(layer.filters)})"
             reasons.setdefault(held[0], []).append(f"{layer.node.name}{part}")
     return [f"the filters of {listed(names)} stay: {reason}" for reason, names in reasons.items()]
-
-
-def _computed(graph: fx.Graph) -> list[str]:
-    names = [node.name for node in computed_weights(graph)]
-    return [f"the filters of {listed(names)} stay: their weights are computed from parameters"] if names else []

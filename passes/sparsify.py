@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
-from fxcompress.ir.edit import attribute
+from fxcompress.ir.edit import value_of
 from fxcompress.masks.mask import Mask
 from fxcompress.options import OneOf
 from fxcompress.pattern.scopes import Scope
@@ -67,7 +67,7 @@ class Sparsify(Pass):
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         layers = maskable_layers(graph_module, self.ignored, context.notes, self.scopes)
-        weights = [attribute(graph_module, str(layer.constant.target)).detach() for layer in layers]
+        weights = [value_of(graph_module, layer.constant) for layer in layers]
         zeros = self._zeros(layers, weights, context)
         masks = {layers[i].constant: Mask((~chosen).to(weights[i].dtype)) for i, chosen in zeros.items()}
         made = mask_weights(graph_module, masks, self, context.reference)

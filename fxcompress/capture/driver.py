@@ -32,6 +32,7 @@ from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
 from fxcompress.ir.calls import record_calls
+from fxcompress.ir.constants import mark_computed
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import set_training
 
@@ -174,6 +175,7 @@ class _Capture:
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
         result = _assemble(module, rename(module.graph), copy_tensors=self.traced is None)
+        mark_computed(result.graph)
         set_training(result, False)
         result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}
         result.meta["precision"] = module.meta.get("precision", torch.float32)

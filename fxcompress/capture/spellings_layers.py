@@ -72,12 +72,26 @@ def _matrix_product(call: Call) -> fx.Node | None:
     return None if call.node.target is aten.matmul.default else call.same(aten.matmul.default, left, right)
 
 
-def _transposed_weight(call: Call, matrix: Any) -> fx.Node | None:
-    """The weight whose transpose is `matrix`; None where `matrix` does not come from a parameter or buffer."""
-    if matrix.op == "get_attr" and not matrix.target.startswith(PREFIX):
-        return call.new(aten.transpose.int, matrix, 0, 1)
-    source = matrix.args[0] if matrix.target is aten.transpose.int else None
-    return source if isinstance(source, fx.Node) and source.op == "get_attr" else None
+def _transposed_weight(call: Call, matrix: fx.Node) -> fx.Node | None:
+    """The weight whose transpose is `matrix`; None where `matrix` does not come from parameters and buffers alone."""
+    if matrix.target is aten.transpose.int and _is_weight(matrix.args[0]):
+        return matrix.args[0]  # type: ignore[return-value]
+    return call.new(aten.transpose.int, matrix, 0, 1) if _is_weight(matrix) else None
+
+
+def _is_weight(matrix: fx.Node) -> bool:
+    """Whether `matrix` is a parameter or buffer, or computed from such alone."""
+    seen, waiting = {matrix}, [matrix]
+    while waiting:
+        node = waiting.pop()
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op not in ("get_attr", "call_function") or random:
+            return False
+        new = [source for source in node.all_input_nodes if source not in seen]
+        seen.update(new)
+        waiting += new
+    held = [node for node in seen if node.op == "get_attr"]
+    return any(not str(node.target).startswith(PREFIX) for node in held)
 
 
 @spelling(aten.linear.default)

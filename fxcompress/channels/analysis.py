@@ -14,6 +14,7 @@ from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.errors import describe
+from fxcompress.ir.constants import interior, is_constant, key_of
 from fxcompress.ir.dialect import SCALAR_FUNCTIONS
 from fxcompress.ir.signature import operation
 
@@ -25,9 +26,12 @@ def analyze(graph_module: fx.GraphModule, keep: Callable[[Channels], None] | Non
         keep: pins what must stay for reasons of its own, before it is decided which part of a split axis may lose indices.
     """
     channels, constants = Channels(graph_module), dict[str, list[Ids | None]]()
+    inside = interior(graph_module.graph)
     for node in graph_module.graph.nodes:
-        if node.op == "get_attr":  # the same ones wherever the graph reads a constant
-            channels.axes[node] = constants.setdefault(str(node.target), _constant(channels, node))
+        if is_constant(node):  # the same ones wherever the graph reads a constant
+            channels.axes[node] = constants.setdefault(key_of(node), _constant(channels, node))
+        elif node in inside:
+            channels.axes[node] = channels.fixed(node.meta.get("val"), "it is on the way to a weight that is computed")
         elif node.op == "output":
             for source in node.all_input_nodes:
                 channels.pin_all(channels.axes[source], "they are outputs of the model")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxcompress.channels.dependencies import Channels, Layer
-from fxcompress.ir.edit import attribute
+from fxcompress.ir.edit import value_of
 from fxcompress.masks.mask import source_constant
 
 
@@ -100,7 +100,7 @@ def importance(channels: Channels, cluster: Cluster, criterion: Callable[[Tensor
     """
     scores = []
     for layer, places in cluster.places.items():
-        weight = attribute(channels.graph_module, source_constant(layer.weight).target).detach().float()
+        weight = value_of(channels.graph_module, source_constant(layer.weight)).float()
         each = criterion(weight.movedim(layer.axis, 0).flatten(1))
         each = each / each.square().mean().sqrt().clamp_min(torch.finfo(each.dtype).tiny)
         scores.append(torch.stack([each[place].mean() for place in places]))

@@ -12,7 +12,8 @@ from fxcompress.channels.elements import Ids
 from fxcompress.channels.narrowable import Narrowable
 from fxcompress.channels.written_sizes import adjust_written_sizes
 from fxcompress.errors import VerificationError, describe
-from fxcompress.ir.edit import add_attribute, attribute, insert_constant, name_of
+from fxcompress.ir.constants import is_constant
+from fxcompress.ir.edit import add_attribute, attribute, insert_constant, name_of, value_of
 from fxcompress.ir.fake import fake_value
 from fxcompress.masks.mask import FilterMask, select_indices
 
@@ -55,7 +56,7 @@ class Removal:
     def _shrink_constants(self, created_by: str) -> list[fx.Node]:
         """Put a smaller constant for each one that loses channels."""
         made = []
-        for constant in self.graph.find_nodes(op="get_attr"):
+        for constant in filter(is_constant, list(self.graph.nodes)):
             gone = self._losses(constant)
             if gone and constant.users:
                 made.append(self._smaller(constant, gone, created_by))
@@ -86,8 +87,8 @@ class Removal:
         return {axis: torch.tensor(self.kept(ids)) for axis, ids in axes.items()}
 
     def _smaller(self, constant: fx.Node, gone: dict[int, Tensor], created_by: str) -> fx.Node:
-        value = select_indices(attribute(self.graph_module, str(constant.target)).detach(), gone)
-        name, after = f"{constant.target}_pruned", constant.next
+        value = select_indices(value_of(self.graph_module, constant), gone)
+        name, after = f"{name_of(constant)}_pruned", constant.next
         made = insert_constant(self.graph_module, name, value, before=after, created_by=created_by, replaces=constant)
         made.meta |= {key: constant.meta[key] for key in ("scope", "stack_trace") if key in constant.meta}
         self.channels.axes[made] = self.channels.of(constant)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.ir.constants import constants
 from fxcompress.quantizers.ops import QUANTIZE, along
 
 FLOAT_ROUNDING = 2.0**-18
@@ -40,10 +41,7 @@ class Constants:
 
     def __init__(self, graph_module: fx.GraphModule):
         self.graph_module = graph_module
-        self.nodes: set[fx.Node] = set()
-        for node in graph_module.graph.nodes:
-            if node.op == "get_attr" or (node.op == "call_function" and self.nodes.issuperset(node.all_input_nodes)):
-                self.nodes.add(node)
+        self.nodes = constants(graph_module.graph)
         sizes = (node.meta.get("val") for node in self.nodes)
         small = sum(val.numel() * val.itemsize for val in sizes if isinstance(val, Tensor)) <= _LARGEST_CONSTANTS
         self.values = self._computed() if small else {}

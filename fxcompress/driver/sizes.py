@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import fx
 
+from fxcompress.ir.constants import interior, is_constant
 from fxcompress.ir.edit import attribute
 
 
 def weight_bytes(graph_module: fx.GraphModule) -> int:
-    """Bytes of the tensors that the graph reads, each as it will be in a file: integers with their scales and zero points."""
-    seen: dict[int, int] = {}
-    for node in graph_module.graph.nodes:
-        if node.op == "get_attr" and node.users:
-            tensor = attribute(graph_module, node.target)
+    """Bytes of the tensors that the graph reads, each as it will be in a file: integers with their scales and zero points.
+
+    Of a weight that is computed from others a file has what is computed.
+    """
+    nodes = graph_module.graph.nodes
+    seen, inside = dict[object, int](), interior(graph_module.graph)
+    inside |= {node for node in nodes if node.op == "call_function" and is_constant(node)}
+    for node in nodes:
+        if is_constant(node) and not inside.issuperset(node.users):
+            tensor = attribute(graph_module, node.target) if node.op == "get_attr" else node.meta["val"]
             if isinstance(tensor, torch.Tensor):
                 written = next(_modules_after(graph_module, node), None)
-                seen[id(tensor)] = written.bytes_in_file(tensor.numel()) if written else tensor.nbytes
+                key = id(tensor) if node.op == "get_attr" else node
+                seen[key] = written.bytes_in_file(tensor.numel()) if written else tensor.numel() * tensor.itemsize
     return sum(seen.values())
 
 
-def _modules_after(graph_module: fx.GraphModule, node: fx.Node):
+def _modules_after(graph_module: fx.GraphModule, node: fx.Node) -> Iterator[Any]:
     """The modules behind a constant, one after the other, that say how it is stored."""
     for user in node.users:
         if user.op == "call_module":
-            module = graph_module.get_submodule(user.target)
+            module = graph_module.get_submodule(str(user.target))
             if hasattr(module, "bytes_in_file"):
                 yield module
             yield from _modules_after(graph_module, user)

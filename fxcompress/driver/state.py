@@ -57,8 +57,8 @@ def settle(graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: It
     for name in {*gone, *_left_by_passes(graph_module, {*ever, *present, *captured})}:
         _remove(graph_module, name)
     renamed = _rename(graph_module)
-    for name in gone:
-        _remove_what_is_read_no_more(graph_module, name.rpartition(".")[0])
+    for path in sorted({name.rpartition(".")[0] for name in gone}, key=len, reverse=True):
+        _remove_what_is_read_no_more(graph_module, path)
     graph_module.recompile()
     return Earlier(gone, renamed)
 
@@ -109,6 +109,8 @@ def _rename(graph_module: fx.GraphModule) -> dict[str, str]:
 def _remove_what_is_read_no_more(graph_module: fx.GraphModule, path: str) -> None:
     """Take out the module `path`, and those it is in, where the graph reads nothing of it any more."""
     while path and not any(target.startswith(f"{path}.") for target in targets(graph_module.graph)):
+        if path not in dict(graph_module.named_modules()):
+            return
         owner, leaf = owner_of(graph_module, path), path.rpartition(".")[2]
         if leaf not in owner._modules or any(type(one) is not nn.Module for one in owner._modules[leaf].modules()):  # type: ignore[union-attr]
             return

@@ -28,6 +28,8 @@ from fxcompress.emit.names import output_names as default_output_names
 from fxcompress.emit.shapes import known_number
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
+from fxcompress.ir.constants import fold_computed
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.targets.faults import Fault
 
 __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "unwritable", "write_onnx"]
@@ -93,7 +95,12 @@ def _chosen_opset(wanted: int | None, needed: int) -> int:
 
 
 def unwritable(graph_module: fx.GraphModule) -> str | None:
-    """What keeps `graph_module` from being written, all of it, as the error would say; None where nothing does."""
+    """What keeps `graph_module` from being written, all of it, as the error would say; None where nothing does.
+
+    What is computed from parameters alone is no call in a file.
+    """
+    graph_module = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+    fold_computed(graph_module, "")
     try:
         to_onnx_model(graph_module)
     except EmitError as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.execution.precision import FLOAT32, Arithmetic, channels_last
+from fxcompress.ir.constants import constants
 from fxcompress.ir.edit import attribute
 
 
@@ -24,10 +25,7 @@ class Execution:
         self.left = list(reversed(graph_module.graph.nodes))
         self.values: dict[fx.Node, Any] = dict(zip(graph_module.graph.find_nodes(op="placeholder"), channels_last(inputs)))
         self.readers = {node: len(node.users) for node in self.left}
-        self.constants: set[fx.Node] = set()  # what depends on the model's weights alone
-        for node in graph_module.graph.nodes:
-            if node.op == "get_attr" or (node.all_input_nodes and self.constants.issuperset(node.all_input_nodes)):
-                self.constants.add(node)
+        self.constants = constants(graph_module.graph)
 
     def advance(self, node: fx.Node) -> None:
         """Run all that comes before `node` and has not run yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +20,27 @@ def origin_of(node: fx.Node) -> dict[str, Any]:
 def attribute(graph_module: torch.nn.Module, target: str) -> Any:
     """What the `get_attr` `target` (a dotted path) names in `graph_module`."""
     return getattr(owner_of(graph_module, target), target.rpartition(".")[2])
+
+
+@torch.no_grad()
+def value_of(graph_module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+    """The value of `node`, a constant or what is computed from constants alone, detached."""
+    known: dict[fx.Node, Any] = {}
+
+    def value(one: fx.Node) -> Any:
+        if one not in known:
+            args, kwargs = fx.map_arg((one.args, one.kwargs), value)
+            known[one] = _called(graph_module, one)(*args, **kwargs)
+        return known[one]
+
+    return value(node).detach()  # type: ignore[no-any-return]
+
+
+def _called(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Any]:
+    """What gives the value of `node`, called with those that it reads."""
+    if node.op == "get_attr":
+        return lambda: attribute(graph_module, str(node.target))
+    return graph_module.get_submodule(node.target) if isinstance(node.target, str) else node.target
 
 
 def owner_of(graph_module: torch.nn.Module, target: str) -> torch.nn.Module:
@@ -64,22 +85,41 @@ def insert_constant(
 
     Args:
         replaces: the constant in whose place it is put: it is a parameter if that is one, frozen if that is, and has its
-            name once the passes have run.
+            name, if that is one of a tensor, once the passes have run.
     """
     if replaces is not None:
-        value = held_like(attribute(graph_module, str(replaces.target)), value)
+        value = held_like(_held(graph_module, replaces), value)
     target = add_attribute(graph_module, name, value)
     with before.graph.inserting_before(before):
         node = before.graph.create_node("get_attr", target, name=target.replace(".", "_"))
     node.meta = origin_of(before) | {"val": value, "created_by": created_by}
-    if replaces is not None:
+    if replaces is not None and (replaces.op == "get_attr" or "stands_for" in replaces.meta):
         node.meta["stands_for"] = name_of(replaces)
     return node
 
 
 def name_of(constant: fx.Node) -> str:
     """The name in the user's model of `constant`, or of what passes have put it in the place of."""
-    return str(constant.meta.get("stands_for", constant.target))
+    return str(constant.meta.get("stands_for", constant.target if isinstance(constant.target, str) else constant.name))
+
+
+def tensor_of(graph_module: fx.GraphModule, constant: fx.Node) -> torch.Tensor:
+    """The very tensor that `constant` names, or what it is computed as, a parameter where it is computed from one."""
+    held = _held(graph_module, constant)
+    return held if constant.op == "get_attr" else held_like(held, value_of(graph_module, constant))
+
+
+def is_trained(graph_module: fx.GraphModule, constant: fx.Node) -> bool:
+    """Whether training changes `constant`, or anything that it is computed from."""
+    return _held(graph_module, constant).requires_grad
+
+
+def _held(graph_module: fx.GraphModule, constant: fx.Node) -> torch.Tensor:
+    """What is behind `constant`: the tensor, or of those that it is computed from one that is trained, if any is."""
+    if constant.op == "get_attr":
+        return attribute(graph_module, str(constant.target))  # type: ignore[no-any-return]
+    held = [_held(graph_module, source) for source in constant.all_input_nodes]
+    return max(held, key=lambda one: (one.requires_grad, isinstance(one, torch.nn.Parameter)))
 
 
 def held_like(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

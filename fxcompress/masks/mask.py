@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxcompress.errors import InputError
-from fxcompress.ir.edit import add_attribute, attribute, called, insert_call
+from fxcompress.ir.constants import is_constant
+from fxcompress.ir.edit import add_attribute, called, insert_call, value_of
 from fxcompress.ir.state import outside
 
 
@@ -95,14 +96,14 @@ def source_constant(node: fx.Node) -> Any:
     """
     while node.op == "call_module":
         node = node.args[0]  # type: ignore[assignment]
-    return node if node.op == "get_attr" else None
+    return node if is_constant(node) else None
 
 
 def constant_behind(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The constant that `node` is, or that it masks; None where it is something else."""
     while mask_of(graph_module, node) is not None:
         node = node.args[0]  # type: ignore[assignment]
-    return node if node.op == "get_attr" else None
+    return node if is_constant(node) else None
 
 
 def last_mask(graph_module: fx.GraphModule, constant: fx.Node) -> fx.Node:
@@ -124,7 +125,7 @@ def masked(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The value of `node`, a constant or a mask (or several) of one, detached."""
     mask = mask_of(graph_module, node)
     if mask is None:
-        return attribute(graph_module, str(node.target)).detach()
+        return value_of(graph_module, node)
     return (mask.mask * masked(graph_module, node.args[0])).detach()  # type: ignore[arg-type]
 
 
@@ -143,7 +144,7 @@ def alive(tensor: Tensor, axis: int) -> Tensor:
 
 def combined(graph_module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The product of the masks that `node` stands behind, of the constant's shape; ones where there is none."""
-    held = attribute(graph_module, source_constant(node).target)
+    held = value_of(graph_module, source_constant(node))
     product = torch.ones(held.shape, device=held.device)
     for mask in masks_up_to(graph_module, node):
         product = product * mask.mask

@@ -12,7 +12,8 @@ from fxcompress.data.batch import Leaves
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Precision
-from fxcompress.ir.edit import insert_constant
+from fxcompress.ir.constants import is_constant
+from fxcompress.ir.edit import insert_constant, name_of
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
@@ -65,7 +66,7 @@ class MatrixLayer:
     def free(self) -> Tensor | None:
         """Which elements of the weight are not masked, as `weight_rows` orders them; None for all."""
         mask = self.node.args[1].args[0]
-        return None if mask.op == "get_attr" else weight_rows(self.node, combined(self.graph_module, mask) != 0)
+        return None if is_constant(mask) else weight_rows(self.node, combined(self.graph_module, mask) != 0)
 
     @property
     def integers(self) -> Tensor:
@@ -82,14 +83,14 @@ class MatrixLayer:
         known = source_constant(quantize)
         scale, zero_point = self.grid
         weight = ((integers - zero_point) * scale).reshape(self.weight.shape)
-        name = source_constant(self.twin.args[1]).target
+        name = name_of(source_constant(self.twin.args[1]))
         replace_constant(quantize, self._constant(f"{name}_rounded", weight, known.next, known))
 
     def set_bias(self, bias: Tensor) -> None:
         """Let the operation add `bias`, shape ``[channels]``, in place of the bias it has."""
         known = argument(self.node, "bias")
         constant = None if known is None else source_constant(known)
-        name = f"{self.node.name}_bias" if constant is None else f"{constant.target}_corrected"
+        name = f"{self.node.name}_bias" if constant is None else f"{name_of(constant)}_corrected"
         if constant is not None and known.op == "call_module" and _is_its_own(known):
             replace_constant(known, self._constant(name, bias, constant.next, constant))
         else:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.errors import InputError, PlanError, describe
 from fxcompress.execution.agreement import RunningSqnr
 from fxcompress.execution.precision import channels_last
-from fxcompress.ir.edit import attribute
+from fxcompress.ir.edit import attribute, tensor_of
 from fxcompress.masks.mask import source_constant
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.targets.table import Target
@@ -172,8 +172,8 @@ def _float_weights(graph_module: fx.GraphModule, reference: fx.GraphModule) -> d
             held = arguments[reader.args.index(call)] if call in reader.args[: len(arguments)] else None
             original = source_constant(held) if isinstance(held, fx.Node) else None
             if original is not None:
-                tensor = attribute(reference, original.target)
-                if tensor is not attribute(graph_module, constant.target):
+                tensor = tensor_of(reference, original)
+                if constant.op == "get_attr" and tensor is not attribute(graph_module, constant.target):
                     found[constant] = tensor
     return found
 

@@ -16,8 +16,9 @@ import networkx as nx
 import torch
 from torch import fx
 
+from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
-from fxcompress.ir.edit import attribute
+from fxcompress.ir.edit import is_trained
 from fxcompress.masks.mask import constant_behind
 from fxcompress.quantization.regions import fused_chain
 from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
@@ -94,11 +95,7 @@ class _Placer:
         self.graph, self.target, self.options, self.ignored = graph, target, options, set(ignored)
         self.values = values
         self.ranks = {node: rank for rank, node in enumerate(graph.nodes)}
-        self.constants: set[object] = set()
-        for node in graph.nodes:
-            computed = node.op in ("call_function", "call_module") and self.constants.issuperset(node.all_input_nodes)
-            if node.op == "get_attr" or computed:
-                self.constants.add(node)
+        self.constants: set[object] = {*constants(graph)}
         self.demands: dict[fx.Node, dict[fx.Node, QuantizerOptions]] = {}  # value -> the users that want it quantized
         self.weights: dict[tuple[fx.Node, int, QuantizerOptions], list[fx.Node]] = {}
         self.same_scale = nx.Graph()  # of (value, options): an edge where both hold the same numbers, or parts of them
@@ -169,14 +166,14 @@ class _Placer:
         reader, axis = node, how.channel_axis
         if isinstance(weight, fx.Node) and weight.target is TRANSPOSE and weight.meta["val"].dim() == 2:
             reader, weight, axis = weight, weight.args[0], 1 - axis
+        if data in self.constants:
+            return  # runtimes compute it once
         if not isinstance(weight, fx.Node) or constant_behind(self.graph.owning_module, weight) is None:
             self.left[node] = "its weight is computed by the graph, not a constant"
         elif self._is_expectation(data, weight):
             self.left[node] = "it takes the mean of fixed values by a softmax, which eight bits would blur"
         elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"
-        elif data in self.constants:
-            return  # runtimes compute it once
         else:
             options = self._settled(self.options[node].weight)
             refusal = self._refusal(options.quantizer(_shape(weight), axis).spec)
@@ -212,7 +209,7 @@ class _Placer:
         """Whether `weight`, which nothing trains, weighs probabilities: as box decoders do (arXiv 2006.04388, equation 4)."""
         module = self.graph.owning_module
         constant = constant_behind(module, weight)
-        if constant is None or not isinstance(data, fx.Node) or attribute(module, str(constant.target)).requires_grad:
+        if constant is None or not isinstance(data, fx.Node) or is_trained(module, constant):
             return False
         source = data
         while source.target in self.target.transparent:

@@ -12,10 +12,9 @@ import operator
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
-import torch
 from torch import fx
 
-from fxcompress.ir.edit import add_attribute, attribute, insert_call, name_of
+from fxcompress.ir.edit import add_attribute, attribute, insert_call, name_of, tensor_of
 from fxcompress.masks.mask import masked, replace_constant, source_constant
 from fxcompress.quantization.placement import ADD, place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
@@ -104,8 +103,7 @@ def restore_constants(graph_module: fx.GraphModule, nodes: Iterable[fx.Node], re
                 if original is None:
                     node.update_arg(position, None)
                 elif _is_constant(original):
-                    constant = source_constant(original)
-                    _exchange(graph_module, node, present, attribute(reference, constant.target), constant.target)
+                    _exchange(graph_module, node, present, reference, source_constant(original))
 
 
 def _is_constant(value: object) -> bool:
@@ -113,13 +111,15 @@ def _is_constant(value: object) -> bool:
     return isinstance(value, fx.Node) and source_constant(value) is not None
 
 
-def _exchange(graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, tensor: torch.Tensor, name: str) -> None:
-    """Let `node`, or the masks and quantizers `present` before it, read `tensor` instead of another constant."""
-    constant = source_constant(present)
-    if attribute(graph_module, constant.target) is tensor:
-        return
+def _exchange(
+    graph_module: fx.GraphModule, node: fx.Node, present: fx.Node, reference: fx.GraphModule, original: fx.Node
+) -> None:
+    """Let `node`, or the masks and quantizers `present` before it, read the constant `original` of `reference`."""
+    constant, tensor = source_constant(present), tensor_of(reference, original)
+    if constant.op != "get_attr" or attribute(graph_module, constant.target) is tensor:
+        return  # nothing has taken its place
     with graph_module.graph.inserting_after(constant):
-        made = graph_module.graph.get_attr(add_attribute(graph_module, name, tensor))
+        made = graph_module.graph.get_attr(add_attribute(graph_module, name_of(original), tensor))
     made.meta = dict(constant.meta) | {"stands_for": name_of(constant)}
     if present is constant:
         node.replace_input_with(constant, made)

@@ -9,13 +9,14 @@ import torch
 from torch import fx
 
 from fxcompress.binarization.layers import binarized_layers
+from fxcompress.ir.constants import is_constant, key_of
 from fxcompress.ir.parameters import by_reason, untreated
 from fxcompress.masks.mask import Mask, insert_mask, mask_of, masked, source_constant
 from fxcompress.pattern.scopes import Scope, left_alone
 from fxcompress.quantization.quantized import quantizer_of
 from fxcompress.quantization.weights import fit
 from fxcompress.report.units import listed
-from fxcompress.sparsity.layers import WeightedLayer, computed_weights, weighted_layers
+from fxcompress.sparsity.layers import WeightedLayer, weighted_layers
 
 
 class Owner(Protocol):
@@ -37,18 +38,14 @@ def maskable_layers(
     """
     others = left_alone(graph_module.graph, ignored, scopes)
     layers = [layer for layer in weighted_layers(graph_module.graph) if layer.node not in others]
-    binarized = {source_constant(layer.node.args[1]).target for layer in binarized_layers(graph_module)}
-    stay = [layer.node.name for layer in layers if layer.constant.target in binarized]
+    binarized = {key_of(source_constant(layer.node.args[1])) for layer in binarized_layers(graph_module)}
+    stay = [layer.node.name for layer in layers if key_of(layer.constant) in binarized]
     if stay:
         notes.append(f"{', '.join(stay)} stay: they are binarized, and no bit is zero")
-    computed = [node.name for node in computed_weights(graph_module.graph) if node not in others]
-    if computed:
-        notes.append(f"{listed(computed)} stay: their weights are computed, so that no mask holds their zeros")
-    known = others | {layer.node for layer in layers} | set(computed_weights(graph_module.graph))
-    treated = {str(layer.constant.target) for layer in layers}
+    known, treated = others | {layer.node for layer in layers}, [layer.constant for layer in layers]
     left = untreated(graph_module, known, treated, "masks are for convolutions, linear layers and products with a constant")
     notes += [f"{listed(names)} stay: {why}" for why, names in by_reason(left).items()]
-    return [layer for layer in layers if layer.constant.target not in binarized]
+    return [layer for layer in layers if key_of(layer.constant) not in binarized]
 
 
 def mask_weights(
@@ -66,9 +63,8 @@ def mask_weights(
         made.append(call)
         _fit_quantizers(graph_module, call)
         if reference is not None:
-            for twin in reference.graph.find_nodes(op="get_attr"):
-                if twin.target == constant.target:
-                    insert_mask(reference, twin, mask, owner.name)
+            for twin in [node for node in reference.graph.nodes if is_constant(node) and key_of(node) == key_of(constant)]:
+                insert_mask(reference, twin, mask, owner.name)
     return made
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.errors import InputError, did_you_mean
+from fxcompress.ir.constants import key_of
 from fxcompress.ir.cost import readable_count
-from fxcompress.ir.edit import attribute
+from fxcompress.ir.edit import attribute, value_of
 from fxcompress.masks.learned import SHARPNESS, LearnedMask, density_loss
 from fxcompress.masks.mask import Mask, last_mask, masked
 from fxcompress.report.tables import titled
@@ -47,15 +48,15 @@ class _MaskedLayers(LevelController):
         freeze_epoch: int | None = None,
     ):
         self.graph_module = graph_module
-        by_target = {str(constant.target): mask for constant, mask in masks.items()}
-        found = [layer for layer in weighted_layers(graph_module.graph) if str(layer.constant.target) in by_target]
+        by_name = {key_of(constant): mask for constant, mask in masks.items()}
+        found = [layer for layer in weighted_layers(graph_module.graph) if key_of(layer.constant) in by_name]
         self.layers = {layer.node.name: layer for layer in found}
-        self.masks = {name: by_target[str(layer.constant.target)] for name, layer in self.layers.items()}
+        self.masks = {name: by_name[key_of(layer.constant)] for name, layer in self.layers.items()}
         super().__init__(schedule, target, freeze_epoch)
 
     def weight(self, name: str) -> Tensor:
         """The weight of a layer behind its masks."""
-        return attribute(self.graph_module, str(self.layers[name].constant.target)).detach()
+        return value_of(self.graph_module, self.layers[name].constant)
 
     def statistics(self) -> Statistics:
         """A table of layers with their shape, zeros and share of the parameters, and one of the whole model."""
