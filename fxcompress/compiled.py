@@ -29,7 +29,7 @@ from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.errors import FileWarning, ScheduleWarning, warn_user
-from fxcompress.ir import modes
+from fxcompress.ir import modes, output_layout
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
@@ -134,13 +134,14 @@ class Compiled(fx.GraphModule):
         if graph is not None:
             training = type(fx.GraphModule(self, graph)).forward
 
+        contiguous = output_layout.contiguous_outputs(self.graph)
         names = [one.name for one in inspect.signature(inference).parameters.values() if one.default is one.empty][1:]
 
         @functools.wraps(inference)
         def forward(self: Compiled, *args: Any, **kwargs: Any) -> Any:
             if len(args) + len(kwargs) < len(names):
                 check_complete(names, len(args), kwargs)
-            return (training if self.training else inference)(self, *args, **kwargs)
+            return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
 
         type(self).forward = forward
         return python_code

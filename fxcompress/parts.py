@@ -107,6 +107,10 @@ class PartlyCompiled(nn.Module):
         """As `Compiled.config`; all parts were compiled with the same."""
         return next(iter(self.parts.values())).config
 
+    def config_text(self) -> str | None:
+        """As `Compiled.config_text`."""
+        return next(iter(self.parts.values())).config_text()
+
     @property
     def controller(self) -> CompositeController:
         """The controllers of all parts, each under its part's path; see `Compiled.controller`."""
@@ -116,8 +120,7 @@ class PartlyCompiled(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """As `Compiled.checkpoint`, of the whole model."""
-        scheduler, config = self.controller.scheduler, next(iter(self.parts.values())).config_text()
-        return take_checkpoint(self, scheduler, self._passes(), self._computes(), config)
+        return take_checkpoint(self, self.controller.scheduler, self._passes(), self._computes(), self.config_text())
 
     def load_checkpoint(self, state: Mapping[str, Any]) -> None:
         """As `Compiled.load_checkpoint`."""

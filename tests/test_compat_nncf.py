@@ -119,6 +119,20 @@ def test_a_run_that_is_resumed_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert again.scheduler.current_epoch == controller.scheduler.current_epoch == 2
 
 
+def test_bits_that_were_chosen_come_back_without_data_or_loss():
+    precision = {"type": "hawq", "bits": [4, 8], "compression_ratio": 1.5, "num_data_points": 8}
+    file = {**FILE, "compression": {"algorithm": "quantization", "initializer": {"precision": precision}}}
+    controller, model = create(file)
+    bits = lambda of: {name: one.spec.bits for name, one in of.named_modules() if isinstance(one, Quantizer)}  # noqa: E731
+    assert {4, 8} <= set(bits(model).values())
+    saved = {"model": model.state_dict(), "compression": controller.get_compression_state()}
+    again, resumed = nncf.create_compressed_model(Net(), nncf.NNCFConfig.from_dict(file), saved["compression"])
+    load_state(resumed, saved["model"], is_resume=True)
+    x = loader()[0][0]
+    assert bits(resumed) == bits(model) and torch.equal(resumed.eval()(x), model.eval()(x))
+    assert type(again) is nncf.QuantizationController
+
+
 def test_the_controller_has_nncfs_names(tmp_path):
     controller, model = create()
     assert controller.compression_stage() is nncf.CompressionStage.PARTIALLY_COMPRESSED
@@ -181,6 +195,46 @@ def test_stripped_quantizers_have_the_levels_of_their_grids(bits, mode):
             assert away.max() <= 1.001 and (away > 0.5).float().mean() < 0.01  # ties, where a quotient is rounded otherwise
             assert torch.allclose(ours.amin(-1), theirs.amin(-1))
             assert torch.allclose(ours.amax(-1), theirs.amax(-1))
+
+
+class Detector(nn.Module):
+    """What it returns in inference depends on the data, outside of NNCF's trace, as in detectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+
+    def forward(self, x):
+        from fxcompress.compat.nncf.torch.dynamic_graph.context import no_nncf_trace
+
+        scores = self.head(self.base(x)).mean((2, 3))
+        if self.training:
+            return scores
+        with no_nncf_trace():
+            return scores[scores > float(scores.mean())]
+
+
+def test_what_cannot_be_traced_as_a_whole_is_compressed_in_parts(tmp_path):
+    pruned = {"algorithm": "filter_pruning", "pruning_init": 0.25, "params": {**PRUNED, "pruning_steps": 2}}
+    file = {**FILE, "compression": [pruned, {"algorithm": "quantization"}]}
+    torch.manual_seed(0)
+    original, config = Detector(), register_default_init_args(nncf.NNCFConfig.from_dict(file), loader())
+    controller, model = nncf.create_compressed_model(copy.deepcopy(original), config)
+    assert controller.compression_rate == pytest.approx(0.25) and len(model.parts) == 2
+    train(controller, model, 2)
+    assert controller.compression_rate == pytest.approx(0.5)
+    controller.compression_rate = 0.75
+    assert {round(level, 2) for level in controller.statistics().numbers.values()} == {0.75}
+    again, resumed = nncf.create_compressed_model(original, nncf.NNCFConfig.from_dict(file), controller.get_compression_state())
+    assert load_state(resumed, model.state_dict(), is_resume=True) == len(model.state_dict())
+    x = loader()[0][0]
+    assert torch.equal(resumed.eval()(x), model.eval()(x)) and again.scheduler.current_epoch == 1
+    assert controller.strip()(x).dim() == 1
+    controller.export_model(tmp_path / "parts")
+    assert len(list((tmp_path / "parts").glob("*.onnx"))) == 2
+    with pytest.raises(InputError, match="name a folder"):
+        controller.export_model(tmp_path / "net.onnx")
 
 
 def test_stages_have_an_order():

@@ -35,6 +35,7 @@ from fxcompress.ir.calls import record_calls
 from fxcompress.ir.constants import mark_computed
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import set_training
+from fxcompress.ir.output_layout import note_contiguous_outputs
 
 aten = torch.ops.aten
 
@@ -191,6 +192,7 @@ def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
     """`program` as a module in the dialect, and its own names for what has others there."""
     program, own_names = with_safe_names(program)
     module = _functional(program, notes, class_of)
+    note_contiguous_outputs(module.graph)
     canonicalize(module.graph)
     return module, own_names
 

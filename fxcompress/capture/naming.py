@@ -11,7 +11,7 @@ from torch import fx
 
 from fxcompress.ir.naming import identifier
 
-_KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p", "trains_as", "frozen", "call", "calls")
+_KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p", "trains_as", "frozen", "call", "calls", "contiguous")
 
 
 def rename(graph: fx.Graph) -> fx.Graph:

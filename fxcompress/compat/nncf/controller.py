@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fxcompress.compat.nncf.inputs import FillerInputInfo
+from fxcompress.compat.nncf.stripping import stripped
 from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
-from fxcompress.quantization.quantized import quantizer_calls
-from fxcompress.quantizers.quantizer import Quantizer
-from fxcompress.training.controller import CompressionStage
+from fxcompress.parts import PartlyCompiled
+from fxcompress.training.controller import CompositeController, CompressionStage, Controller
 from fxcompress.training.scheduler import Scheduler
 
 HIGHEST = 0.95
@@ -72,17 +71,17 @@ class CompressionAlgorithmController:
         model: the compressed one.
     """
 
-    def __init__(self, model: Compiled, name: str | None = None):
+    def __init__(self, model: Compiled | PartlyCompiled, inputs: FillerInputInfo | None = None, name: str | None = None):
         self.model, self.name = model, name
         self.own = model.controller
         self.scheduler = CompressionScheduler(self.own.scheduler)
-        model.nncf = SimpleNamespace(input_infos=FillerInputInfo.of_example(model.compilation.example))  # type: ignore[assignment]
+        model.nncf = SimpleNamespace(input_infos=inputs or FillerInputInfo([]))  # type: ignore[assignment]
 
     def loss(self) -> Tensor:
         return self.own.loss()
 
     def statistics(self, quickly_collected_only: bool = False) -> NNCFStatistics:
-        levels = {f"{name}/level": child.level for name, child in self.own.children.items() if hasattr(child, "level")}
+        levels = {f"{path}/level": child.level for path, child in children(self.own) if hasattr(child, "level")}
         if quickly_collected_only:
             return NNCFStatistics("", levels)
         return NNCFStatistics(str(self.own.statistics()), levels)
@@ -112,40 +111,44 @@ class CompressionAlgorithmController:
         output_names: Sequence[str] | None = None,
         model_args: Any = None,
     ) -> None:
-        """Write the model as an ONNX file, or, where `save_path` ends in ``.xml``, in OpenVINO's format."""
+        """Write the model as an ONNX file, or in OpenVINO's format to a path that ends in ``.xml``; parts go to a folder."""
         if str(save_path).endswith(".xml"):
             self.model.to_openvino(save_path)
             return
         opset = int(save_format.partition("_")[2]) if save_format and save_format.partition("_")[2].isdigit() else None
         lowest = None if opset is None or opset < 20 else opset
+        if isinstance(self.model, PartlyCompiled):
+            self.model.to_onnx(save_path, opset=lowest)
+            return
         self.model.to_onnx(save_path, input_names=input_names, output_names=output_names, opset=lowest)
 
     def strip(self, do_copy: bool = True) -> nn.Module:
         """The model with torch's own `fake_quantize` in place of quantizers, for exporters that know that."""
-        twin = copy.deepcopy(self.model) if do_copy else self.model
-        for call, quantizer in quantizer_calls(twin).items():
-            owner, _, leaf = str(call.target).rpartition(".")
-            setattr(twin.get_submodule(owner), leaf, _FakeQuantize(quantizer))
-        twin.nncf = self.model.nncf  # type: ignore[assignment]
-        return twin.eval()
+        twin = stripped(copy.deepcopy(self.model) if do_copy else self.model)
+        twin.nncf = self.model.nncf
+        return twin
 
     @property
     def leveled(self) -> Any:
-        """The first controller that has a level.
+        """What has the level of the first algorithm that has one.
 
         Raises:
             InputError: there is none.
         """
-        found = next((child for child in self.own.children.values() if hasattr(child, "set_level")), None)
-        if found is None:
+        found = self._leveled()
+        if not found:
             raise InputError("no algorithm of this configuration has a level: sparsity and filter pruning have")
-        return found
+        return found[0] if len(found) == 1 else _Together(found)
+
+    def _leveled(self) -> list[Any]:
+        """The controllers of the first algorithm that has a level, one for each part of the model."""
+        found = [(path, child) for path, child in children(self.own) if hasattr(child, "set_level")]
+        return [child for path, child in found if path.rpartition("/")[2] == found[0][0].rpartition("/")[2]]
 
     @property
     def compression_rate(self) -> float:
         """The level of sparsity or pruning; 0 where there is none."""
-        levels = [getattr(child, "level", 0.0) for child in self.own.children.values() if hasattr(child, "set_level")]
-        return levels[0] if levels else 0.0
+        return self.leveled.level if self._leveled() else 0.0
 
     @compression_rate.setter
     def compression_rate(self, level: float) -> None:
@@ -160,34 +163,25 @@ class QuantizationController(CompressionAlgorithmController):
     """Of a model that is quantized or binarized and nothing else."""
 
 
-class _FakeQuantize(nn.Module):
-    """Torch's fake quantization on all 8 bits, behind a clamp to the levels that the quantizer has.
+class _Together:
+    """The level of several parts."""
 
-    This is the same function for every grid of up to 8 bits, and torch's exporters know no other than that of 8 bits.
-    """
+    def __init__(self, parts: Sequence[Any]):
+        self.parts = parts
 
-    def __init__(self, quantizer: Quantizer):
-        super().__init__()
-        low, high = quantizer.levels
-        self.axis = None if quantizer.spec.group_size else quantizer.spec.scale_axis
-        self.enabled, self.full = quantizer.enabled, (-128, 127) if low < 0 else (0, 255)
-        scale, zero_point = quantizer.scale.detach().clone(), quantizer.zero_point.detach().clone().to(torch.int32)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", zero_point)
-        self.lowest: Tensor | None
-        self.highest: Tensor | None
-        clamps = (low, high) != self.full
-        self.register_buffer("lowest", (low - zero_point) * scale if clamps else None)
-        self.register_buffer("highest", (high - zero_point) * scale if clamps else None)
+    @property
+    def level(self) -> float:
+        return self.parts[0].level
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
-            return x
-        if self.lowest is not None and self.highest is not None:
-            shape = [1] * x.dim()
-            if self.axis is not None:
-                shape[self.axis] = -1
-            x = torch.maximum(torch.minimum(x, self.highest.reshape(shape)), self.lowest.reshape(shape))
-        if self.axis is None:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.full)
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *self.full)
+    def set_level(self, level: float) -> None:
+        for part in self.parts:
+            part.set_level(level)
+
+
+def children(controller: CompositeController, path: str = "") -> Iterator[tuple[str, Controller]]:
+    """The controllers of all algorithms, each by its name, behind that of the part that it is of."""
+    for name, child in controller.children.items():
+        if isinstance(child, CompositeController):
+            yield from children(child, f"{path}{name}/")
+        else:
+            yield f"{path}{name}", child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from torch import nn
 
 import fxcompress
 from fxcompress.compat.nncf.configuration import NNCFConfig
-from fxcompress.compat.nncf.controller import CompressionAlgorithmController, QuantizationController
+from fxcompress.compat.nncf.controller import CompressionAlgorithmController, QuantizationController, children
 from fxcompress.compat.nncf.initialization import Batches, QuantizationPrecisionInitArgs, QuantizationRangeInitArgs
+from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
-from fxcompress.errors import CheckpointError, InputError
-from fxcompress.passes import ChooseBits
+from fxcompress.errors import CheckpointError
+from fxcompress.parts import PartlyCompiled
+from fxcompress.passes import AdaptBatchNorm, ChooseBits
 from fxcompress.training import adapt_batch_norm as _adapt
 
 
@@ -28,7 +31,7 @@ def create_compressed_model(
     wrap_outputs_fn: Callable[..., Any] | None = None,
     dump_graphs: bool = False,
 ) -> tuple[CompressionAlgorithmController, nn.Module]:
-    """A controller, and `model` compressed as `config` says; `model` itself stays as it is.
+    """A controller, and `model` compressed as `config` says, its parts where it cannot be traced as a whole; `model` stays.
 
     Args:
         compression_state: of `get_compression_state`: ranges and masks are not looked for, but come with the model's state.
@@ -51,19 +54,27 @@ def create_compressed_model(
     if config.has_extra_struct(QuantizationPrecisionInitArgs) and any(isinstance(one, ChooseBits) for one in wanted.passes):
         wanted = wanted.given(loss=_loss(config.get_extra_struct(QuantizationPrecisionInitArgs)))
     compiled = fxcompress.compile(model, config=wanted, data=data)
-    if not isinstance(compiled, Compiled):
-        raise InputError("the model cannot be traced as a whole; compile its parts with fxcompress.compress")
-    alone = len(compiled.controller.children) == 1 and set(compiled.controller.children) <= {"TrainQuantizers", "Binarize"}
-    made = QuantizationController(compiled) if alone else CompressionAlgorithmController(compiled)
+    algorithms = {path.rpartition("/")[2] for path, _ in children(compiled.controller)}
+    alone = len(algorithms) == 1 and algorithms <= {"TrainQuantizers", "Binarize"}
+    kind = QuantizationController if alone else CompressionAlgorithmController
+    made = kind(compiled, _inputs(config, compiled))
     if compression_state is not None:
         made.scheduler.load_state(compression_state["scheduler"])
     return made, compiled
 
 
+def _inputs(config: NNCFConfig, compiled: Compiled | PartlyCompiled) -> FillerInputInfo:
+    """The inputs that the file names, else those that the model was compiled with."""
+    if config.get("input_info"):
+        return FillerInputInfo.from_nncf_config(config)
+    return FillerInputInfo.of_example(compiled.compilation.example) if isinstance(compiled, Compiled) else FillerInputInfo([])
+
+
 def _resumed(wanted: Config, state: Mapping[str, Any]) -> Config:
+    """`wanted` without what is measured on data, since bit widths and statistics come back with the model's state."""
     if not isinstance(state, Mapping) or not {"scheduler", "config"} <= state.keys():
         raise CheckpointError("this is no compression state; give what get_compression_state() returned")
-    return wanted
+    return replace(wanted, passes=tuple(one for one in wanted.passes if not isinstance(one, (ChooseBits, AdaptBatchNorm))))
 
 
 def _needs_data(config: Config) -> bool:
