@@ -12,6 +12,7 @@ from torch._ops import OpOverload
 
 from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import CRITERIA, Cluster, clusters
+from fxcompress.channels.counting import count_all, count_channels
 from fxcompress.channels.masking import element_masks
 from fxcompress.channels.selection import Ranking, Selection
 from fxcompress.driver.effect import Effect
@@ -56,6 +57,8 @@ class PruneFilters(Pass):
         ignored: scopes whose layers keep all filters (see `fxcompress.scopes.select`).
         first: also remove filters of the layers that no other comes before.
         downsampling: also remove those of convolutions with a stride.
+        summed: also remove channels that are summed over: the width that layer norms see, that of attention heads, what a
+            mean over channels reads. From then on such a sum, and its count, is of the channels that are left.
         schedule: how training gets to `amount` or `flops` (see `fxcompress.training.levels`); None for all at once.
 
     Raises:
@@ -72,6 +75,7 @@ class PruneFilters(Pass):
     ignored: Iterable[Scope] = ()
     first: bool = True
     downsampling: bool = True
+    summed: bool = False
     schedule: Schedule | None = None
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -88,6 +92,9 @@ class PruneFilters(Pass):
             kept |= dict.fromkeys(first_layers(graph), "no other layer comes before it")
         if not self.downsampling:
             kept |= dict.fromkeys(filter(_strides, graph.nodes), "it makes what it reads smaller")
+        twins = [graph_module] if context.reference is None else [graph_module, context.reference]
+        for twin in twins if self.summed else ():
+            count_channels(twin, analyze(twin), self.name)
         channels = analyze(graph_module, lambda found: _keep(found, kept))
         groups = clusters(channels)
         chosen = self._selection.choose(channels, groups, self._target)
@@ -102,6 +109,8 @@ class PruneFilters(Pass):
         made = mask_weights(
             graph_module, {constant: FilterMask(mask) for constant, mask in masks.items()}, self, context.reference
         )
+        for twin in twins:
+            count_all(twin)
         for norm in graph.find_nodes(op="call_function", target=resolve("batch_norm")):
             norm.meta.setdefault("trains_as", MASKED_BATCH_NORM)
         return [Replacement.at(node) for node in made]

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxcompress.channels import analyze
+from fxcompress.channels.counting import count_all
 from fxcompress.channels.masking import pin_indices, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.driver.effect import Effect
@@ -37,8 +38,9 @@ class RemoveFilters(Pass):
         before = cost(graph_module)
         removal = Removal(analyze(graph_module, pin_what_is_not_masked))
         kept = removal.kept_of_constants()
-        made = removal.apply(self.name)
+        made = removal.apply(self.name) + count_all(graph_module)
         if context.reference is not None:
             Removal(analyze(context.reference, lambda channels: pin_indices(channels, kept))).apply(self.name)
+            count_all(context.reference)
         context.notes.append(f"from {before} to {cost(graph_module)}")
         return [Replacement.at(node) for node in made]

@@ -21,6 +21,7 @@ from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.products import Product
 from fxcompress.errors import describe
+from fxcompress.ir.counted_ops import COUNTED
 from fxcompress.ir.signature import arguments
 
 
@@ -242,6 +243,21 @@ class Call:
                 self.channels.add_weight(vector.node)
                 axis = self.meet(axis, vector.axes[0])
         return axis
+
+    # -------------------------------------------------------------------------------------------------------- sums
+
+    def is_counted(self, operand: Operand, axis: int) -> bool:
+        """Whether `operand` holds zeros where channels of `axis` are masked, so that a sum leaves them out."""
+        node = operand.node
+        while node.op == "call_module":  # a quantizer, which keeps zeros
+            node = node.args[0]  # type: ignore[assignment]
+        return node.target is COUNTED and node.args[2] % operand.rank == axis  # type: ignore[operator]
+
+    def tie_counted(self, operand: Operand, dimensions: Iterable[int]) -> None:
+        """Let the channels go that a sum over `dimensions` leaves out."""
+        for dim in dimensions:
+            if self.is_counted(operand, dim):
+                self.tie(operand.axes[dim])
 
     def finish(self, given: Axes | tuple[Axes, ...]) -> list[Any] | None:
         """The identifiers of the result, or of each: what is not accounted for is pinned. None where they do not fit."""

@@ -58,7 +58,7 @@ def _linear(call: Call) -> Axes:
 
 @rule("matmul bmm mm")
 def _product(call: Call) -> Axes | tuple[Axes, ...]:
-    """With a constant a linear layer. Of two activations, the axis that is summed over stays."""
+    """With a constant a linear layer. Of two activations, the axis that is summed over stays, unless it is counted."""
     left, right = call.operands
     if min(left.rank, right.rank) < 2:
         return call.whole()
@@ -66,6 +66,8 @@ def _product(call: Call) -> Axes | tuple[Axes, ...]:
     if weight is not None:
         call.tie(left.axes[-1], right.axes[-2])
         call.channels.add_layer(call.node, weight.node, (right.axes[-1] if weight is right else left.axes[-2]).ids)
+    elif call.is_counted(left, left.rank - 1):
+        call.tie(left.axes[-1], right.axes[-2])
     else:
         call.meet(left.axes[-1], right.axes[-2])
     return [*call.broadcast(left.axes[:-2], right.axes[:-2]), left.axes[-2], right.axes[-1]]
@@ -94,11 +96,15 @@ def _einsum(call: Call) -> Axes | tuple[Axes, ...]:
 
 @rule("scaled_dot_product_attention")
 def _attention(call: Call) -> Axes:
-    """Heads can go; what is inside a head stays, because the default scale depends on its size."""
+    """Heads can go. What is inside a head stays, unless it is counted and the scale, which depends on its size, is written."""
     query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
     operands = [query, key, value, *([mask] if mask is not None else [])]
+    counted = call["scale"] is not None and call.is_counted(query, query.rank - 1)
+    if counted:
+        call.tie(query.axes[-1], key.axes[-1])
     for operand in operands:
-        call.pin(operand.axes[-2:], "they are inside a head")
+        inside = operand.axes[-2:-1] if counted and operand is not mask else operand.axes[-2:]
+        call.pin(inside, "they are inside a head")
     if call["enable_gqa"]:
         for operand in operands:
             call.pin(operand.axes, "query heads share keys")

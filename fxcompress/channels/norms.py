@@ -28,15 +28,24 @@ def _over_channels(call: Call) -> Axes:
     return axes
 
 
-@rule("group_norm")
+@rule("group_norm counted_group_norm")
 def _by_group(call: Call) -> Axes:
-    """Whole groups can go."""
+    """Whole groups can go; or the same channels of every group, where those that are left are counted."""
     x, groups = call["input"], call["num_groups"]
     call.pin(x.axes[2:], "statistics are over them")
     channel = call.affine(x.axes[1], call["weight"], call["bias"])
     of_group, within = call.split(channel, (groups, channel.size // groups))
-    call.pin([within], "statistics are over groups of them")
+    if call["counts"] is None:
+        call.pin([within], "statistics are over groups of them")
+    else:
+        within = call.affine(within, call["counts"])
     call.tie(of_group)
     call.tie(within)
     call.channels.groups[call.node] = of_group.ids
     return [x.axes[0], channel, *x.axes[2:]]
+
+
+@rule("counted_layer_norm counted_rms_norm")
+def _over_counted_channels(call: Call) -> Axes:
+    *leading, channel = call["input"].axes
+    return [*leading, call.affine(channel, call["counts"], call["weight"], call["bias"])]

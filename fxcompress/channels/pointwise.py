@@ -59,9 +59,24 @@ def _grid_sampler(call: Call) -> Axes:
 def _reduction(call: Call) -> Axes:
     axes = call.operands[0].axes
     reduced = _dimensions(call, "dim", len(axes)) or set(range(len(axes)))
+    call.tie_counted(call.operands[0], reduced)
     if call["keepdim"]:
         return [Axis(1) if d in reduced else axis for d, axis in enumerate(axes)]
     return [axis for d, axis in enumerate(axes) if d not in reduced]
+
+
+@rule("counted")
+def _counted(call: Call) -> Axes:
+    axes, axis = list(call["input"].axes), call.dimension("axis")
+    axes[axis] = call.affine(axes[axis], call["counts"])
+    return axes
+
+
+@rule("counted_mean")
+def _counted_mean(call: Call) -> Axes:
+    axes, axis = call["self"].axes, call.dimension("axis")
+    call.tie(call.affine(axes[axis], call["counts"]))
+    return _reduction(call)
 
 
 @rule("softmax log_softmax cumsum cumprod cummax cummin logcumsumexp sort argsort renorm")
