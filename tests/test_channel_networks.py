@@ -7,6 +7,7 @@ from shape_networks import networks
 from fxcompress.capture import capture
 from fxcompress.channels import analyze
 from fxcompress.channels.clusters import clusters
+from fxcompress.channels.counting import count_all, count_channels
 from fxcompress.channels.masking import element_masks, pin_what_is_not_masked
 from fxcompress.channels.removal import Removal
 from fxcompress.channels.selection import Selection
@@ -16,10 +17,12 @@ from fxcompress.masks.mask import Mask, insert_mask
 
 
 @settings(max_examples=25)
-@given(network=networks(), amount=st.floats(0.1, 0.9))
-def test_what_is_removed_is_what_was_masked(network, amount):
+@given(network=networks(), amount=st.floats(0.1, 0.9), summed=st.booleans())
+def test_what_is_removed_is_what_was_masked(network, amount, summed):
     """Any operations, any share of the filters: the same outputs, and those that depended on the input still do."""
     graph_module = capture(network.model, ExampleInputs((network.inputs(2),)))
+    if summed:
+        count_channels(graph_module, analyze(graph_module), "test")
     channels = analyze(graph_module)
     found = clusters(channels)
     chosen = Selection("l2", "uniform", 1).choose(channels, found, amount)
@@ -33,6 +36,7 @@ def test_what_is_removed_is_what_was_masked(network, amount):
     varied = (whole != whole[:1]).any(0)
     assert bool((masked != masked[:1]).any(0)[varied].all())
     Removal(analyze(graph_module, pin_what_is_not_masked)).apply("test")
+    count_all(graph_module)
     graph_module.graph.lint()
     graph_module.double().recompile()
     assert sqnr(masked, graph_module(x)) >= 200

@@ -196,14 +196,14 @@ class Call:
         ids = [one for axis in axes for one in axis.ids or self.channels.pinned(axis.size, reason)]
         return Axis(size, ids, frozenset().union(*(axis.numbers for axis in axes)))
 
-    def split(self, axis: Axis, sizes: Sequence[int]) -> Axes:
-        """The parts of an axis that is read as several, of `sizes`."""
+    def split(self, axis: Axis, sizes: Sequence[int], preferred: int | None = None) -> Axes:
+        """The parts of an axis that is read as several, of `sizes`; see `Product.preferred`."""
         if axis.ids is None or not axis.fixed:
             return [Axis(size) for size in sizes]
         if sum(size > 1 for size in sizes) <= 1:
             return [Axis(size, axis.ids, axis.numbers) if size > 1 else Axis(size) for size in sizes]
         parts = [self._opened(size, self.channels.elements.fresh(size) if size > 1 else None) for size in sizes]
-        self._add_product(axis.ids, parts)
+        self._add_product(axis.ids, parts, preferred)
         self._close([axis])
         return parts
 
@@ -222,9 +222,9 @@ class Call:
         outer, inner = math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
         return Axis(size, [one for one in tracked[0].ids or () for _ in range(inner)] * outer, tracked[0].numbers)
 
-    def _add_product(self, whole: Ids, parts: Sequence[Axis]) -> None:
-        sizes = tuple(part.size for part in parts)
-        self.channels.products.pending.append(Product(whole, tuple(part.ids for part in parts), sizes, str(self)))
+    def _add_product(self, whole: Ids, parts: Sequence[Axis], preferred: int | None = None) -> None:
+        ids, sizes = tuple(part.ids for part in parts), tuple(part.size for part in parts)
+        self.channels.products.pending.append(Product(whole, ids, sizes, str(self), preferred))
 
     # ------------------------------------------------------------------------------------------------------- weights
 

@@ -24,7 +24,7 @@ from fxcompress.ir.counted_ops import (
 )
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute, insert_constant
-from fxcompress.ir.signature import arguments
+from fxcompress.ir.signature import arguments, operation
 
 Statistic: TypeAlias = "tuple[int, Callable[[fx.Node], None]]"
 """How many channels there are to count, and what lets a call count those that its constant, the argument, says."""
@@ -36,14 +36,17 @@ _PRODUCTS = tuple(map(resolve, ("matmul", "bmm")))
 
 
 def count_channels(graph_module: fx.GraphModule, channels: Channels, created_by: str) -> None:
-    """Let what sums over channels of `graph_module` read which of them count: all, until masks say otherwise."""
+    """Let what sums over channels of `graph_module` read which of them count: all, until masks say otherwise.
+
+    Grouped convolutions lose channels of every group from then on, rather than whole groups.
+    """
     for node in list(graph_module.graph.nodes):
+        if operation(node).startswith("conv"):
+            node.meta["summed"] = True  # grouped ones sum over what is within a group
         found = _statistic(channels, node) if node.op == "call_function" else None
         if found is not None:
             size, rewrite = found
-            counts = insert_constant(
-                graph_module, f"{node.name}_counts", torch.ones(size), before=node, created_by=created_by
-            )
+            counts = insert_constant(graph_module, f"{node.name}_counts", torch.ones(size), before=node, created_by=created_by)
             counts.meta["val"] = _like(node.meta["val"], torch.ones(size))
             rewrite(counts)
 
@@ -90,7 +93,8 @@ def _reduction(channels: Channels, node: fx.Node, given: dict[str, Any]) -> Stat
     dims = range(len(axes)) if not dims and dims != 0 else dims if isinstance(dims, (list, tuple)) else [dims]
     dims = [dim % len(axes) for dim in dims]
     along = [dim for dim in dims if axes[dim] is not None]
-    if len(along) != 1 or isinstance(given.get("ord", 2), (int, float)) and given.get("ord", 2) <= 0:
+    order = given.get("ord", given.get("p"))
+    if len(along) != 1 or (order is not None and order <= 0):
         return None
     (axis,) = along
     if node.target is _MEAN:

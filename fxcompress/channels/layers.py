@@ -23,10 +23,11 @@ def _convolution(call: Call) -> Axes:
 
 
 def _groups(call: Call, taken: Axis, weight: Operand) -> Axis:
-    """The filters of a grouped convolution: whole groups can go, or the same channels of every group."""
+    """The filters of a grouped convolution: whole groups can go, or the same channels of every group (`summed`)."""
     filters, groups = weight.axes[0], call["groups"]
-    of_group, within = call.split(taken, (groups, taken.size // groups))
-    same_group, filter_of_group = call.split(filters, (groups, filters.size // groups))
+    preferred = 1 if call.node.meta.get("summed") else None
+    of_group, within = call.split(taken, (groups, taken.size // groups), preferred)
+    same_group, filter_of_group = call.split(filters, (groups, filters.size // groups), preferred)
     call.channels.groups[call.node] = of_group.ids
     call.sum_over(within, weight, 1)
     call.tie(of_group, same_group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from fxcompress.channels.elements import Elements, Ids
 
@@ -15,12 +16,14 @@ class Product:
 
     Attributes:
         where: the operation that splits or merges, for messages.
+        preferred: the part to lose indices where as many could go with another.
     """
 
     whole: Ids
     parts: tuple[Ids | None, ...]
     sizes: tuple[int, ...]
     where: str
+    preferred: int | None = None
 
     def coordinates(self, part: int) -> list[int]:
         """For each index of the whole, which index of `part` it belongs to."""
@@ -38,29 +41,44 @@ class Products:
     def resolve(self) -> None:
         """Choose for each which of its parts may lose indices, those without a choice first.
 
-        The part chosen is the one with which most can be removed; else one that was chosen elsewhere; else the finest.
+        The part chosen is the one with which most can be removed; else one whose indices need not go together; else one that
+        was chosen elsewhere; else the one that is preferred; else the one with most sets of indices.
         """
         while self.pending:
             options = [(product, self._candidates(product)) for product in self.pending]
             forced = [option for option in options if len(option[1]) <= 1]
             for product, candidates in forced or options[:1]:
-                self._choose(product, max(candidates)[-1] if candidates else None)
+                self._choose(product, max(candidates, key=partial(self._worth, product, candidates), default=None))
             settled = {id(product) for product, _ in forced or options[:1]}
             self.pending = [product for product in self.pending if id(product) not in settled]
 
-    def _candidates(self, product: Product) -> list[tuple[int, bool, int, int]]:
-        """For each part that can lose indices: how much of the whole goes with it, whether it carries, size, position."""
-        found = []
+    def _candidates(self, product: Product) -> dict[int, Ids]:
+        """The parts that can lose indices, with those that can go."""
+        found = {}
         held = [position for position, one in enumerate(product.whole) if not self.elements.is_free(one)]
         for part, ids in enumerate(product.parts):
-            if ids is None:
-                continue
-            coordinates = product.coordinates(part)
-            kept = {coordinates[position] for position in held}
-            free = [one for index, one in enumerate(ids) if index not in kept and self.elements.is_free(one)]
-            if free:
-                found.append((len(free) * len(product.whole) // len(ids), self.elements.carries(free), len(ids), part))
+            if ids is not None:
+                coordinates = product.coordinates(part)
+                kept = {coordinates[position] for position in held}
+                free = [one for index, one in enumerate(ids) if index not in kept and self.elements.is_free(one)]
+                if free:
+                    found[part] = free
         return found
+
+    def _worth(self, product: Product, candidates: dict[int, Ids], part: int) -> tuple[int, bool, bool, bool, int, int]:
+        """What speaks for `part`, first things first: see `resolve`."""
+        ids, free = product.parts[part] or [], candidates[part]
+        goes, sets = len(free) * len(product.whole) // len(ids), self._sets(product.whole, product.coordinates(part))
+        return goes, sets == len(ids), self.elements.carries(free), part == product.preferred, sets, part
+
+    def _sets(self, whole: Ids, coordinates: list[int]) -> int:
+        """How many sets of channels there are once those of `whole` are joined that have the same coordinate."""
+        joined = Elements()
+        own = joined.fresh(max(coordinates) + 1)
+        name = {root: joined.fresh(1)[0] for root in dict.fromkeys(map(self.elements.find, whole))}
+        for one, coordinate in zip(whole, coordinates):
+            joined.join([name[self.elements.find(one)]], [own[coordinate]])
+        return len({joined.find(one) for one in own})
 
     def _choose(self, product: Product, chosen: int | None) -> None:
         reason = f"the axis is split or merged in {product.where}"

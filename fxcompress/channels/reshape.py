@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -78,10 +79,28 @@ def _size(factors: Sequence[_Factor]) -> int:
 
 def _correspond(call: Call, before: list[_Factor], after: list[_Factor]) -> Axes:
     """The axes of the factors `after`, which hold the same numbers as `before`."""
-    fixed = all(factor.axis.fixed for factor in (*before, *after))
-    if fixed and len(before) == 1:
-        return call.split(before[0].axis, [factor.size for factor in after])
-    if fixed and len(after) == 1:
-        return [call.merge([factor.axis for factor in before])]
-    call.pin((factor.axis for factor in before), "axes are cut across")
-    return [Axis(factor.size) for factor in after]
+    cuts = sorted({*_cuts(before), *_cuts(after)})
+    nested = _size(before) == _size(after) != 0 and not any(larger % smaller for smaller, larger in pairwise(cuts))
+    if not nested:
+        call.pin((factor.axis for factor in before), "axes are cut across")
+        return [Axis(factor.size) for factor in after]
+    atoms: Axes = []
+    for factor, inner in zip(before, _cuts(before)):
+        atoms += call.split(factor.axis, _between(cuts, inner, factor.size))
+    result = []
+    for factor, inner in zip(after, _cuts(after)):
+        count = len(_between(cuts, inner, factor.size))
+        result.append(call.merge(atoms[:count]))
+        del atoms[:count]
+    return result
+
+
+def _cuts(factors: Sequence[_Factor]) -> list[int]:
+    """For each factor the product of the sizes behind it."""
+    return [_size(factors[position + 1 :]) for position in range(len(factors))]
+
+
+def _between(cuts: Sequence[int], inner: int, size: int) -> list[int]:
+    """The sizes that a factor of `size`, with `inner` behind it, is cut into, slowest first."""
+    inside = [inner, *(cut for cut in cuts if inner < cut < inner * size), inner * size]
+    return [larger // smaller for smaller, larger in pairwise(inside)][::-1]

@@ -77,8 +77,9 @@ def _bounds(channels: Channels, kept: Kept, node: fx.Node) -> None:
         _set(node, "end", first + len(kept(part)))
 
 
-@_adjusts("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d channel_shuffle group_norm"
-          " counted_group_norm")
+@_adjusts(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d channel_shuffle group_norm counted_group_norm"
+)
 def _groups(channels: Channels, kept: Kept, node: fx.Node) -> None:
     ids = channels.groups.get(node)
     if ids is not None:

@@ -15,7 +15,8 @@ _LIBRARY = torch.library.Library("fxcompress", "FRAGMENT")
 _LIBRARY.define("counted(Tensor input, Tensor counts, int axis) -> Tensor")
 _LIBRARY.define("counted_mean(Tensor self, int[] dim, bool keepdim, Tensor counts, int axis) -> Tensor")
 _LIBRARY.define(
-    "counted_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps, Tensor counts) -> Tensor"
+    "counted_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps, Tensor counts)"
+    " -> Tensor"
 )
 _LIBRARY.define(
     "counted_rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, float? eps, Tensor counts) -> Tensor"
@@ -58,7 +59,7 @@ def _counted_rms_norm(
     wide = _wide(x)
     counts = counts.to(wide.dtype)
     counting = wide * counts
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    eps = torch.finfo(wide.dtype).eps if eps is None else eps
     result = counting * torch.rsqrt(counting.square().sum(-1, keepdim=True) / counts.sum() + eps)
     return _affine(result, weight, None).to(x.dtype)
 
@@ -67,7 +68,7 @@ def _counted_group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, counts: Tensor
 ) -> Tensor:
     """`counts` are of the channels of a group, the same in each."""
-    wide = _wide(x).unflatten(1, (num_groups, -1)).flatten(3) if x.dim() > 2 else _wide(x).view(len(x), num_groups, -1, 1)
+    wide = _wide(x).unflatten(1, (num_groups, -1)).unsqueeze(3).flatten(3)
     along = counts.to(wide.dtype).view(-1, 1)
     total = along.sum() * wide.shape[-1]
     centred = (wide - (wide * along).sum((2, 3), keepdim=True) / total) * along
