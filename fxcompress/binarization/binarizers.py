@@ -11,47 +11,23 @@ from torch import Tensor, nn
 
 from fxcompress.errors import CalibrationError
 from fxcompress.ir.bypass import bypass
+from fxcompress.ir.estimators import with_gradients_of
 from fxcompress.ir.state import outside
 from fxcompress.masks.mask import select_indices
 
 
-class _BinarizeWeight(torch.autograd.Function):
-    """``sign(w) * scale``, the sign of zero being 0; the gradient of `w` passes unchanged, `scale` has none.
-
-    The straight-through estimator of Bengio et al., arXiv 1308.3432.
-    """
-
-    @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor) -> Tensor:
-        return weight.sign() * scale
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient, None
-
-
-class _BinarizeActivation(torch.autograd.Function):
+def binarize_activation(x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
     """``scale`` where ``x > scale * threshold``, else 0.
 
     Gradients, with g that of the output and [.] one where true, else zero:
     x gets ``g [0 <= x <= scale]``; scale the sum of ``g ([x <= scale] (out - x) / scale + [x > scale])``; threshold, for each
     channel, the sum of ``-g [0 < x < scale]``. They are those of NNCF 2.5, nncf/torch/binarization/binarize_functions.py.
     """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
-        output = _step(x, scale, threshold)
-        ctx.save_for_backward(x, scale, output)
-        return output
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        x, scale, output = ctx.saved_tensors
-        within = x <= scale
-        to_x = gradient * ((x >= 0) & within)
-        to_scale = (gradient * torch.where(within, (output - x) / scale, 1.0)).sum(dtype=scale.dtype)
-        to_threshold = -(gradient * ((x > 0) & (x < scale))).sum((0, 2, 3), keepdim=True, dtype=scale.dtype)
-        return to_x, to_scale, to_threshold
+    with torch.no_grad():
+        output, within = _step(x, scale, threshold), x <= scale
+        of_scale, inside = torch.where(within, (output - x) / scale, 1.0), (x > 0) & (x < scale)
+    estimate = torch.where((x >= 0) & within, x, 0.0) + of_scale * scale - torch.where(inside, threshold, 0.0)
+    return with_gradients_of(output, estimate.to(x.dtype))
 
 
 def _step(x: Tensor, scale: Tensor, threshold: Tensor) -> Tensor:
@@ -101,7 +77,7 @@ class Binarizer(nn.Module):
 
 
 class WeightBinarizer(Binarizer):
-    """Weights become ``sign(w) * scale``.
+    """Weights become ``sign(w) * scale``; their gradients pass unchanged (arXiv 1308.3432).
 
     The scale is the mean absolute value: of each output filter in `XnorBinarizer`, of the whole weight in
     `DoReFaBinarizer`. It counts as a constant for the gradient. A weight of exactly zero, as masks leave it, stays zero and
@@ -116,7 +92,7 @@ class WeightBinarizer(Binarizer):
 
     def binarized(self, x: Tensor) -> Tensor:
         scale = self.scale(x)
-        return _BinarizeWeight.apply(x, scale.view(-1, 1, 1, 1) if self.per_filter else scale)
+        return with_gradients_of(x.sign() * (scale.view(-1, 1, 1, 1) if self.per_filter else scale), x)
 
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
@@ -167,7 +143,7 @@ class ActivationBinarizer(Binarizer):
         return self.scale * self.threshold_logit.sigmoid()
 
     def binarized(self, x: Tensor) -> Tensor:
-        return _BinarizeActivation.apply(x, self.scale, self.threshold_logit.sigmoid())
+        return binarize_activation(x, self.scale, self.threshold_logit.sigmoid())
 
     def narrowed(self, kept: Mapping[int, Tensor]) -> ActivationBinarizer:
         if 1 not in kept:

@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from fxcompress.ir.estimators import with_gradients_of
 from fxcompress.ir.state import outside
 from fxcompress.masks.mask import Mask, select_indices
 
@@ -24,19 +25,6 @@ SHARPNESS = 0.05
 
 _DECIDED = 1e4
 """A logit that nothing moves to the other side any more: its slope is zero, and no draw reaches so far."""
-
-
-class _Step(torch.autograd.Function):
-    """1 above one half, else 0; the gradient passes, times a multiplier (arXiv 1308.3432)."""
-
-    @staticmethod
-    def forward(ctx, probability: Tensor, multiplier: float) -> Tensor:
-        ctx.multiplier = multiplier
-        return (probability > 0.5).to(probability.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient * ctx.multiplier, None
 
 
 class LearnedMask(Mask):
@@ -98,7 +86,8 @@ class LearnedMask(Mask):
         """Zeros and ones as training draws them, through which gradients reach the logits."""
         margin = max(1e-6, torch.finfo(self.logits.dtype).eps)
         uniform = torch.rand_like(self.logits).clamp(margin, 1 - margin)
-        return _Step.apply(torch.sigmoid(self.logits + torch.logit(uniform)), self.learning_rate_multiplier)
+        probability = torch.sigmoid(self.logits + torch.logit(uniform))
+        return with_gradients_of((probability > 0.5).to(probability.dtype), probability * self.learning_rate_multiplier)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * (self.draw() if self.training else self.mask)

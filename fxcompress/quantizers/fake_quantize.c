@@ -86,14 +86,17 @@ int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t row
     for (int64_t b = 0; b < rows * blocks; b++) {
         const int64_t row = b / blocks, start = b % blocks * BLOCK, end = smaller(start + BLOCK, columns);
         const float step = scale[row], point = zero_point ? zero_point[row] : 0, bottom = low - point, top = high - point;
+        const float lowest = bottom - slack, highest = top + slack;
         const int64_t offset = row * columns;
         float outer = 0, terms = 0;
 #pragma omp simd reduction(+ : outer, terms)
         for (int64_t i = offset + start; i < offset + end; i++) {
-            const float level = READ(x[i]) / step;
-            const float inside = level >= bottom - slack && level <= top + slack ? READ(g[i]) : 0.0f;
+            float level = READ(x[i]) / step;
+            const float inside = level <= lowest || level >= highest ? 0.0f : READ(g[i]);
             const float outside = READ(g[i]) - inside;
             float q = rintf(level);
+            level = level < lowest ? lowest : level;
+            level = level > highest ? highest : level;
             q = q < bottom ? bottom : q;
             q = q > top ? top : q;
             dx[i] = WRITE(inside);

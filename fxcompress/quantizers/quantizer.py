@@ -18,7 +18,7 @@ from fxcompress.quantizers.following import FollowedRange
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.ranges import Estimator
 from fxcompress.quantizers.spec import QuantizationSpec
-from fxcompress.quantizers.straight_through import FakeQuantize
+from fxcompress.quantizers.straight_through import fake_quantize
 
 _LEAST_SCALE = 1e-45  # the least float above zero
 
@@ -135,7 +135,7 @@ class Quantizer(nn.Module):
 
     def rounded(self, x: Tensor) -> Tensor:
         """`x` on the grid, with straight-through gradients."""
-        return FakeQuantize.apply(x, *self.broadcast(x.shape), None, None, self.levels, 1.0)
+        return fake_quantize(x, *self.broadcast(x.shape), None, None, self.levels, 1.0)
 
     @torch.no_grad()
     def integers(self, x: Tensor) -> Tensor:

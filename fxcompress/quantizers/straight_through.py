@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from fxcompress.quantizers import linearized
 from fxcompress.quantizers.kernels import kernel_for
 from fxcompress.quantizers.layout import by_stride, is_dense
 
@@ -20,6 +20,22 @@ HALF = (torch.bfloat16, torch.float16)
 
 BLOCK = 2**17
 """Elements that each thread works on at a time: what an operation leaves of them in the cache, the next one finds there."""
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    low: Tensor | None,
+    extent: Tensor | None,
+    levels: tuple[int, int],
+    multiplier: float,
+) -> Tensor:
+    """`FakeQuantize` of these, also inside transformations of torch's."""
+    if linearized.is_transformed():
+        wide, grid = x.float() if x.dtype in HALF else x, linearized.Grid(scale, zero_point, low, extent, levels, multiplier)
+        return linearized.fake_quantize(wide, grid, BOUND).to(x.dtype)
+    return FakeQuantize.apply(x, scale, zero_point, low, extent, levels, multiplier)
 
 
 class FakeQuantize(torch.autograd.Function):
@@ -73,21 +89,25 @@ class FakeQuantize(torch.autograd.Function):
             _round(source, result, scale, zero_point, levels)
         if not torch.compiler.is_compiling() and x.is_inference():
             x = x.clone()  # autograd refuses to keep a weight from inference mode
-        ctx.save_for_backward(x, None if kernel is not None else result, extent)
+        ctx.save_for_backward(x, extent)
         return result.to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
-        (x, result, extent), (scale, zero_point) = ctx.saved_tensors, ctx.grid
+        (x, extent), (scale, zero_point) = ctx.saved_tensors, ctx.grid
         given, x, gradient = x.dtype, x.to(ctx.computed_in), gradient.to(ctx.computed_in)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for gradients of gradients
+            low = None if ctx.symmetric else scale  # any tensor of its shape
+            learned = linearized.Grid(scale, zero_point, low, extent, ctx.levels, ctx.multiplier)
+            of_x, of_low, of_extent = linearized.gradients(gradient, x, learned, BOUND)
+            return of_x.to(given), None, None, of_low, of_extent, None, None
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         if ctx.kernel is not None:
             grid = scale, zero_point, ctx.levels, BOUND, ctx.symmetric
             inside, of_low, of_extent = ctx.kernel.backward(gradient, x, *grid)
         else:
-            inside, of_low, of_extent = _gradients(gradient, x, result, scale, zero_point, ctx.levels, ctx.symmetric)
+            inside, of_low, of_extent = _gradients(gradient, x, scale, zero_point, ctx.levels, ctx.symmetric)
         inside = inside.to(given)
         if extent is None:
             return inside, None, None, None, None, None, None
@@ -100,18 +120,13 @@ def _round(x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, 
     (low, high), zero_point = _shifted(levels, zero_point)
     for source, steps, scales, points in _blocks((x, result), (scale, zero_point)):
         torch.div(source, scales, out=steps).round_()
-        if points is None:
-            steps.clamp_(low, high)
-        else:  # a maximum and a minimum: clamping between tensors takes several times as long
-            torch.maximum(steps, low - points, out=steps)
-            torch.minimum(steps, high - points, out=steps)
+        _clamp(steps, low, high, points)
         steps.mul_(scales)
 
 
 def _gradients(
     gradient: Tensor,
     x: Tensor,
-    result: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
     levels: tuple[int, int],
@@ -120,26 +135,35 @@ def _gradients(
     """The gradients of `x`, and of what the lower end and the extent of the range are learned by, in torch's operations."""
     steps = levels[1] - levels[0]
     (low, high), zero_point = _shifted(levels, zero_point)
-    # Beyond the ends y is one of them, which tells the terms above from those below: of a symmetric grid they are y / top,
-    # of another (y - bottom) / width.
-    beyond = steps / levels[1] if symmetric else 1.0
+    beyond = steps / levels[1] if symmetric else 1.0  # of a symmetric grid the upper end is learned by, not the width
     inside = torch.empty_like(x)
     outer, terms = [], []
-    for g, source, y, dx, scales, points in _blocks((gradient, x, result, inside), (scale, zero_point)):
+    for g, source, dx, scales, points in _blocks((gradient, x, inside), (scale, zero_point)):
         values = torch.div(source, scales)
+        rounded = torch.round(values)
+        _clamp(rounded, low, high, points)
+        _clamp(values, low - BOUND, high + BOUND, points)
+        apart = rounded - values
         if points is not None:
             values.add_(points)
         # torch's kernel for the gradient of a clamp to numbers: one pass, where comparing and masking takes several
         torch.ops.aten.hardtanh_backward.grad_input(g, values, low - BOUND, high + BOUND, grad_input=dx)
-        torch.sub(y, source, out=values).mul_(dx)
         outside = g - dx
-        values.addcmul_(outside, y, value=beyond)
         outer.append(outside.sum_to_size(scales.shape))
-        terms.append(values.sum_to_size(scales.shape))
+        terms.append(apart.mul_(dx).addcmul_(outside, rounded, value=beyond).sum_to_size(scales.shape))
     of_low, of_extent = _joined(outer, scale), _joined(terms, scale)
     if not symmetric:
-        of_extent = of_extent - (low if zero_point is None else low - zero_point) * scale * of_low
-    return inside, of_low, of_extent / (steps * scale)
+        of_extent = of_extent - (low if zero_point is None else low - zero_point) * of_low
+    return inside, of_low, of_extent / steps
+
+
+def _clamp(steps: Tensor, low: float, high: float, points: Tensor | None) -> None:
+    """Clamp `steps`, which `points` are to be added to, to the ends of a grid."""
+    if points is None:
+        steps.clamp_(low, high)
+    else:  # a maximum and a minimum: clamping between tensors takes several times as long
+        torch.maximum(steps, low - points, out=steps)
+        torch.minimum(steps, high - points, out=steps)
 
 
 def _empty_result(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.quantizer import Quantizer
-from fxcompress.quantizers.straight_through import FakeQuantize
+from fxcompress.quantizers.straight_through import fake_quantize
 
 TINY = 1e-16
 """What is added to the size of a parameter, so that no range is empty."""
@@ -74,8 +74,10 @@ class TrainableQuantizer(Quantizer):
 
     def rounded(self, x: Tensor) -> Tensor:
         place = self.spec.scale_axis, self.spec.group_size or 0, x.shape
-        values = [None if v is None else along(v, *place) for v in (*self.grid(), self.input_low, self.input_extent)]
-        return FakeQuantize.apply(x, *values, self.levels, self.learning_rate_multiplier)
+        (scale, point), low = self.grid(), self.input_low
+        zero_point, lower = (None if one is None else along(one, *place) for one in (point, low))
+        extent = along(self.input_extent, *place)
+        return fake_quantize(x, along(scale, *place), zero_point, lower, extent, self.levels, self.learning_rate_multiplier)
 
 
 def holding_zero(low: Tensor, extent: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -57,9 +57,12 @@ def _backward(
     bottom, top = low - point, high - point
     gradient = tl.load(g + place, exists, 0.0).to(tl.float32)
     level = tl.div_rn(tl.load(x + place, exists, 0.0).to(tl.float32), step)
-    inside = tl.where((level >= bottom - slack) & (level <= top + slack), gradient, 0.0)
+    lowest, highest = bottom - slack, top + slack
+    inside = tl.where((level <= lowest) | (level >= highest), 0.0, gradient)
     outside = gradient - inside
     integer = _nearest(level, bottom, top)
+    level = tl.where(level < lowest, lowest, level)
+    level = tl.where(level > highest, highest, level)
     tl.store(dx + place, inside.to(dx.dtype.element_ty), exists)
     terms = tl.where(exists, inside * (integer - level) + outside * (integer * beyond), 0.0)
     tl.store(sums + 2 * program, tl.sum(outside, 0))
