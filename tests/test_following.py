@@ -10,7 +10,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.quantizers.following import extremes
+from fxcompress.quantizers.following import FollowedRange, extremes
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -150,3 +150,17 @@ def test_a_model_in_training_that_is_compressed_in_place_learns_too():
         (model(X) - target).square().mean().backward()
         optimizer.step()
     assert all((quantizer.scale < 0.01).all() for name, quantizer in model.named_modules() if name == "up_weight_quantizer")
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_state_from_before_ranges_followed_is_loaded(stack):
+    model = fxcompress.compile(LowRank(), STACKS[stack], data=[X])
+    other = copy.deepcopy(model)
+    state = {name: value for name, value in model.state_dict().items() if ".followed." not in name}
+    assert len(state) < len(model.state_dict())
+    other.load_state_dict(state)
+    assert torch.equal(other(X), model(X))
+    assert not any(module.any for module in other.modules() if isinstance(module, FollowedRange))
+    incomplete = {name: value for name, value in model.state_dict().items() if not name.endswith("followed.low")}
+    with pytest.raises(RuntimeError, match=r"followed\.low"):
+        other.load_state_dict(incomplete)

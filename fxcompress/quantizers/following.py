@@ -7,6 +7,8 @@ shrinks towards them slowly, an exponential average as of Jacob et al., arXiv 17
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -56,6 +58,13 @@ class FollowedRange(nn.Module):
             seen = seen.to(bound.dtype)
             bound.copy_(torch.where(self.unfitted, wider(seen, torch.lerp(bound, seen, SHRINKING)), bound))
         return self.unfitted & (self.high - self.low > torch.finfo(torch.float32).tiny)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Load; a state from before quantizers had this has nothing of it, and nothing follows."""
+        if not any(name.startswith(prefix) for name in state):
+            nothing = FollowedRange(tuple(self.low.shape)).state_dict(prefix=prefix)
+            state.update(nothing)
+        super()._load_from_state_dict(state, prefix, *others)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.any)
