@@ -119,6 +119,11 @@ def test_a_run_that_is_resumed_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert again.scheduler.current_epoch == controller.scheduler.current_epoch == 2
 
 
+def test_what_is_ignored_is_logged(caplog):
+    create({**FILE, "compression": {"algorithm": "quantization", "quantize_outputs": True}})
+    assert "compression.quantize_outputs: ignored: outputs are what" in caplog.text
+
+
 def test_bits_that_were_chosen_come_back_without_data_or_loss():
     precision = {"type": "hawq", "bits": [4, 8], "compression_ratio": 1.5, "num_data_points": 8}
     file = {**FILE, "compression": {"algorithm": "quantization", "initializer": {"precision": precision}}}

@@ -72,6 +72,11 @@ REFUSED = [
     (QUANTIZATION, {"target_device": "CPUU"}, "did you mean 'CPU'"),
     (QUANTIZATION, {"input_info": {"sample_size": "1,3"}}, "input_info.sample_size: this is a list of numbers"),
     (QUANTIZATION, {"input_info": [{"sample_size": [1], "kind": 1}]}, r"input_info\[0\].kind: NNCF has no key"),
+    (
+        QUANTIZATION,
+        {"accuracy_aware_training": {"mode": "early_exit", "params": {"maximal_accuracy_degradation": 1.0}}},
+        "did you mean 'maximal_relative_accuracy_degradation'",
+    ),
     (QUANTIZATION, {"accuracy_aware_training": {"params": {"mode": "early_exit"}}}, "params.mode: it belongs beside 'params'"),
     (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit"}}, "needs the keys 'mode' and 'params'"),
     (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit", "params": {"maximal_total_epochs": 3}}}, "and not both"),
@@ -229,4 +234,9 @@ def test_defaults_are_those_of_nncf():
     (sparse,) = parse({"algorithm": "rb_sparsity"}).passes
     assert sparse == passes.LearnSparsity(level=0.5, schedule=Exponential(epochs=90), freeze_epoch=100)
     (pruned,) = parse({"algorithm": "filter_pruning"}).passes
+    at_once = {"sparsity_init": 0.1, "params": {"sparsity_target": 0.3, "sparsity_target_epoch": 0}}
+    assert parse({"algorithm": "rb_sparsity", **at_once}).passes == (
+        passes.LearnSparsity(level=0.3, schedule=None, freeze_epoch=100),
+    )
+    assert parse({"algorithm": "magnitude_sparsity", **at_once}).passes == (passes.Sparsify(level=0.3, criterion="normalized"),)
     assert pruned == passes.PruneFilters(amount=0.5, schedule=Exponential(epochs=99), first=False, downsampling=False)

@@ -98,7 +98,7 @@ class WeightBinarizer(Binarizer):
     def scale(self, weight: Tensor) -> Tensor:
         """What the signs are multiplied by: shape [filters], or [] for one of the whole weight."""
         dims = (1, 2, 3) if self.per_filter else (0, 1, 2, 3)
-        return weight.abs().sum(dims) / weight.count_nonzero(dims).clamp_min(1)
+        return weight.abs().sum(dims) / (weight != 0).sum(dims).clamp_min(1)
 
     @torch.no_grad()
     def signs(self, weight: Tensor) -> Tensor:

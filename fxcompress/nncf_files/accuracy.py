@@ -34,14 +34,14 @@ def check_accuracy_aware(root: Section) -> None:
         section.document.fail(section.key, "it needs the keys 'mode' and 'params'")
     section.done()
     drops = [name for name in DROPS if params.number(name) is not None]
+    names = ["maximal_total_epochs"] if mode == EARLY_EXIT else list(DEFAULTS)
+    given = [name for name in names if params.number(name) is not None]
+    params.done()
     if len(drops) != 1:
         params.document.fail(params.key, f"it needs {DROPS[0]} or {DROPS[1]}, and not both")
-    needed = ["maximal_total_epochs"] if mode == EARLY_EXIT else ["initial_training_phase_epochs", "patience_epochs"]
-    names = ["maximal_total_epochs"] if mode == EARLY_EXIT else list(DEFAULTS)
-    for name in names:
-        if params.number(name) is None and name in needed:
+    for name in ["maximal_total_epochs"] if mode == EARLY_EXIT else ["initial_training_phase_epochs", "patience_epochs"]:
+        if name not in given:
             params.document.fail(params.key, f"{mode} needs {name}")
-    params.done()
     function = "early_exit" if mode == EARLY_EXIT else "adaptive_level"
     root.note(
         "accuracy_aware_training",

@@ -48,8 +48,8 @@ def const_sparsity(section: Section, scopes: Scopes) -> list[Pass]:
     return [Sparsify(level=0.0, **scopes.options())]
 
 
-def _schedule(params: Section, initial: float | None, default: str) -> tuple[Schedule, float]:
-    """The schedule, and the level that it leads to."""
+def _schedule(params: Section, initial: float | None, default: str) -> tuple[Schedule | None, float]:
+    """The schedule, None where the level is there from the start, and the level that it leads to."""
     if "sparsity_init" in params:
         params.note("sparsity_init", "read as that of the algorithm, where NNCF 2 has it")
         initial = params.number("sparsity_init")
@@ -73,6 +73,8 @@ def _schedule(params: Section, initial: float | None, default: str) -> tuple[Sch
         return MultiStep(initial=min(start, *levels), levels=tuple(levels[:-1]), epochs=tuple(steps)), levels[-1]
     if kind == "adaptive":
         return Adaptive(initial=start, patience=patience), target
+    if epochs == 0:
+        return None, target
     if kind == "exponential":
         return Exponential(initial=start, epochs=epochs), target
     return Polynomial(initial=start, epochs=epochs, power=power, concave=concave, steps_per_epoch=often), target

@@ -12,6 +12,7 @@ from torch import nn
 import fxcompress
 from fxcompress.compat.nncf.configuration import NNCFConfig
 from fxcompress.compat.nncf.controller import CompressionAlgorithmController, QuantizationController, children
+from fxcompress.compat.nncf.environment import nncf_logger
 from fxcompress.compat.nncf.initialization import Batches, QuantizationPrecisionInitArgs, QuantizationRangeInitArgs
 from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compiled import Compiled
@@ -33,6 +34,8 @@ def create_compressed_model(
 ) -> tuple[CompressionAlgorithmController, nn.Module]:
     """A controller, and `model` compressed as `config` says, its parts where it cannot be traced as a whole; `model` stays.
 
+    What of `config` is ignored, and why, is a warning of the logger ``nncf``.
+
     Args:
         compression_state: of `get_compression_state`: ranges and masks are not looked for, but come with the model's state.
         dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn, dump_graphs: not needed, and not looked at.
@@ -42,6 +45,8 @@ def create_compressed_model(
     """
     config = config if isinstance(config, NNCFConfig) else NNCFConfig.from_dict(config)
     wanted = config.as_config()
+    for note in wanted.notes:
+        nncf_logger.warning("%s", note)
     data: Any = None
     if config.has_extra_struct(QuantizationRangeInitArgs):
         data = Batches(config.get_extra_struct(QuantizationRangeInitArgs).data_loader)
