@@ -15,6 +15,7 @@ from torch import nn
 
 from fxcompress.capture import capture
 from fxcompress.capture.partial import capture_submodules
+from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, ScopeError
 from fxcompress.ir import dialect
@@ -586,3 +587,30 @@ def test_a_clamp_has_the_gradients_of_its_spelling_in_training(spelling):
     assert torch.equal(found.grad, expected.grad)
     set_training(graph_module, False)
     assert str(graph_module.graph) == before
+
+
+class RemembersSizes(nn.Module):
+    """As heads of detectors do, which make a grid where the size is not that of the call before."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.shape, self.grid = nn.Conv2d(3, 4, 3), None, None
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.shape != x.shape:
+            self.grid = torch.stack(torch.meshgrid(torch.arange(x.shape[2]), torch.arange(x.shape[3]), indexing="ij"), -1)
+            self.shape = x.shape
+        return x.flatten(2).transpose(1, 2) + self.grid.view(-1, 2).repeat(1, 2)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_what_a_model_remembers_of_a_call_does_not_fix_the_batch(called):
+    model, x = RemembersSizes().eval(), torch.randn(4, 3, 6, 6)
+    if called:
+        model(x)
+    shape = model.shape
+    graph_module = capture(model, ExampleInputs((x,)))
+    assert Batch.of(graph_module.graph).is_free
+    assert model.shape is shape
+    assert torch.equal(graph_module(x[:3]), model(x[:3]))

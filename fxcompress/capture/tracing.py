@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
+from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
@@ -58,6 +59,13 @@ def trace_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> tu
     Raises:
         CaptureError: `model` cannot be traced, whatever its sizes.
     """
+    program, reason = _traced_free(model, example, free)
+    if program is None and remember_others(model, example, free):
+        program, reason = _traced_free(model, example, free)
+    return program, reason
+
+
+def _traced_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> tuple[ExportedProgram | None, str]:
     wide = widened(example, free)
     try:
         program = _export(model, wide, dynamic_shapes(model, wide, free))
@@ -155,6 +163,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
     try:
         with (
             plain_kernels(),
+            forgetting(model),
             recurrent_layers_of_any_length(),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
