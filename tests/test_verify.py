@@ -1,13 +1,21 @@
 """The law of equal bits, where a graph names the type that it computes in."""
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
+import pytest
 import torch
 from torch import nn
 
+import fxcompress
+from fxcompress import Effect, Pass
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.verify import _agreement_in_double
+from fxcompress.errors import VerificationError
+from fxcompress.ir.edit import insert_constant
+from fxcompress.rewrite.rule import Replacement
 
 
 class Net(nn.Module):
@@ -28,3 +36,42 @@ def test_a_graph_that_names_a_type_is_compared_in_double_precision():
     other = capture(Net(0.1 + 1e-9).eval(), example)
     assert _agreement_in_double([graph, graph], example) == math.inf
     assert 150 < _agreement_in_double([graph, other], example) < 190  # float32 would see none of it, or a rounding
+
+
+class Detections(nn.Module):
+    """The best of many places, as a detector without suppression returns them: scores of background are nearly the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)).flatten(2)
+        scores, boxes = torch.sin(y[:, 0] * 1e5), y[:, 1:]  # a deep network moves them as much
+        best, index = scores.topk(50)
+        return best, boxes.gather(2, index[:, None].expand(-1, 4, -1)), boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nudge(Pass):
+    """Adds a little to the first weight that it meets: 70 dB."""
+
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+    def run(self, graph_module, context):
+        (node,) = graph_module.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+        weight = graph_module.get_parameter(str(node.args[1].target)).detach()
+        weight = nn.Parameter(weight + 3e-4 * weight.std() * torch.randn_like(weight))
+        made = insert_constant(graph_module, "nudged", weight, before=node, created_by=self.name)
+        node.update_arg(1, made)
+        return [Replacement.at(node)]
+
+
+def test_what_the_model_itself_decides_by_last_bits_a_pass_may_change():
+    torch.manual_seed(0)
+    model, x = Detections().eval(), torch.randn(2, 3, 40, 40)
+    model.norm.running_var.uniform_(0.5, 2)
+    compiled = fxcompress.compile(model, [fxcompress.passes.FoldBatchNorm()], data=[x])
+    assert compiled.report.rows[-1].decibels < 80
+    with pytest.raises(VerificationError, match="Nudge promised at least 80 dB"):
+        fxcompress.compile(model, [Nudge()], data=[x])

@@ -95,14 +95,3 @@ class Dithered(fx.Interpreter):
             self.drawn = torch.rand(2 * count + _SPARE, generator=self.generator)
         start = int(torch.randint(len(self.drawn) - count + 1, (), generator=self.generator))
         return self.drawn[start : start + count].view(like.shape).to(like)
-
-
-def difference(exact: Tensor, other: Tensor) -> float:
-    """The energy of the difference: of floats the sum of squares, infinite where one alone is finite; else a count."""
-    if exact.shape != other.shape:
-        return float("inf")
-    same = exact == other
-    if exact.is_floating_point():
-        same |= exact.isnan() & other.isnan()
-        return float((exact.double() - other.double())[~same].square().nan_to_num(torch.inf).sum())
-    return float((~same).sum())

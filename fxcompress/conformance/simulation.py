@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.conformance.client import FileProblem
-from fxcompress.conformance.rounding import FLOOR, MARGIN, Constants, Dithered, difference
-from fxcompress.execution.agreement import decibels
+from fxcompress.conformance.rounding import FLOOR, MARGIN, Constants, Dithered
+from fxcompress.execution.agreement import decibels, difference
 
 _DRAWS = 4
 

@@ -15,6 +15,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import Effect
 from fxcompress.errors import VerificationError
 from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.execution.last_bits import decided_by_last_bits
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.quantized import activations_in_float
 from fxcompress.rewrite.rule import Replacement
@@ -53,8 +54,8 @@ class Verifier:
         if not rewritten and snapshot.shows_what(self.snapshot):
             return float("inf")
         after = outputs(self.graph_module, self.example)
-        decibels = self._agreement(effect, before, self.graph_module, after)
-        if not effect.kept(decibels):
+        decibels, kept = self._agreement(effect, before, self.graph_module, after)
+        if not kept:
             culprit = self._culprit(effect, before, rewritten, retry)
             where = culprit and f"; rule {culprit.rule!r} is wrong where it replaced {culprit.root!r} ({culprit.source})"
             remedy = "Correct the rule" if culprit else f"Correct {name}.run"
@@ -65,28 +66,33 @@ class Verifier:
         self.outputs, self.snapshot = after, snapshot
         return decibels
 
-    def _agreement(self, effect: Effect, before: fx.Graph, graph_module: fx.GraphModule, after: Sequence[Any]) -> float:
-        """How well `after`, the outputs of `graph_module`, agree with those of the graph `before`, in dB.
+    def _agreement(
+        self, effect: Effect, before: fx.Graph, graph_module: fx.GraphModule, after: Sequence[Any]
+    ) -> tuple[float, bool]:
+        """How well `after`, the outputs of `graph_module`, agree with those of the graph `before`, in dB; whether well enough.
 
         A library may add up the same numbers in another order when a tensor lies elsewhere in memory. In double precision
         that is far below the last bit of what passes write, so what agrees to `SAME_IN_DOUBLE` there is taken for the same.
 
         Where values are rounded, a difference in the last bit can become a whole step. So a promise of equality but for
         rounding, where it does not hold at once, is looked at again in double precision, where that hardly ever happens; and
-        with real activations, since tensors that the pass made differ in the last bit in any precision.
+        with real activations, since tensors that the pass made differ in the last bit in any precision. Where the model itself
+        decides by last bits, as one does that sorts scores which are nearly the same, the pass may change what they do.
         """
         decibels = agreement(self.outputs, after)
-        if effect is Effect.LOSSY or effect.kept(decibels) or not self.snapshot.is_unwritten(graph_module):
-            return decibels
+        if effect.kept(decibels) or not self.snapshot.is_unwritten(graph_module):
+            return decibels, effect.kept(decibels)
         pair = [fx.GraphModule(graph_module, copy_graph(graph)) for graph in (before, graph_module.graph)]
         in_double = _agreement_in_double(pair, self.example)
         if effect is Effect.EXACT:
-            return math.inf if in_double >= SAME_IN_DOUBLE else decibels
+            return (math.inf, True) if in_double >= SAME_IN_DOUBLE else (decibels, False)
         decibels = max(decibels, in_double)
-        if not effect.kept(decibels):
-            with activations_in_float(graph_module):
-                decibels = max(decibels, agreement(*(outputs(one, self.example) for one in pair)))
-        return decibels
+        if effect.kept(decibels):
+            return decibels, True
+        with activations_in_float(graph_module):
+            expected, found = (outputs(one, self.example) for one in pair)
+            decibels = max(decibels, agreement(expected, found))
+            return decibels, effect.kept(decibels) or decided_by_last_bits(pair[0], self.example, expected, found)
 
     def _culprit(
         self, effect: Effect, before: fx.Graph, rewritten: Sequence[Replacement], retry: Callable[..., Sequence[Replacement]]
@@ -99,7 +105,7 @@ class Verifier:
             middle = (low + high) // 2
             trial = fx.GraphModule(self.graph_module, copy_graph(before))
             done = retry(trial, limit=middle)
-            if effect.kept(self._agreement(effect, before, trial, outputs(trial, self.example))):
+            if self._agreement(effect, before, trial, outputs(trial, self.example))[1]:
                 low = middle
             else:
                 high, culprit = middle, done[-1]

@@ -43,6 +43,17 @@ def energies(reference: Tensor, other: Tensor) -> tuple[float, float]:
     return signal, noise if math.isfinite(noise) else math.inf
 
 
+def difference(exact: Tensor, other: Tensor) -> float:
+    """The energy of the difference: of floats the sum of squares, infinite where one alone is finite; else a count."""
+    if exact.shape != other.shape:
+        return float("inf")
+    same = exact == other
+    if exact.is_floating_point():
+        same |= exact.isnan() & other.isnan()
+        return float((exact.double() - other.double())[~same].square().nan_to_num(torch.inf).sum())
+    return float((~same).sum())
+
+
 def decibels(signal: float, noise: float) -> float:
     """The ratio of two energies in dB; infinite where there is no noise."""
     if noise == 0:

@@ -1,0 +1,48 @@
+"""What the last bits of values decide: which of two nearly equal scores comes first, on which side of a step a value is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.execution.agreement import difference
+
+DRAWS = 4
+MARGIN = 8.0
+"""The energy of a difference may be this many times the energy of the largest drawn one (9 dB)."""
+
+
+class LastBits(fx.Interpreter):
+    """Runs a graph with every float that a call computes moved at random by as much as its last bit is worth."""
+
+    def __init__(self, graph_module: fx.GraphModule, seed: int):
+        super().__init__(graph_module)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        return pytree.tree_map_only(Tensor, self._moved, value) if n.op == "call_function" else value
+
+    def _moved(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        noise = torch.rand(value.shape, generator=self.generator, dtype=value.dtype).to(value.device)
+        return value + torch.finfo(value.dtype).eps * value.abs() * (2 * noise - 1)
+
+
+@torch.no_grad()
+def decided_by_last_bits(
+    graph_module: fx.GraphModule, example: ExampleInputs, expected: Sequence[Any], found: Sequence[Any]
+) -> bool:
+    """Whether `found` is as near to `expected`, the outputs of `graph_module`, as they are with other last bits on the way."""
+    if len(expected) != len(found):
+        return False
+    leaves = pytree.tree_leaves((example.args, example.kwargs))
+    drawn = [pytree.tree_leaves(LastBits(graph_module, seed).run(*leaves, enable_io_processing=False)) for seed in range(DRAWS)]
+    pairs = [pair for pair in zip(expected, found, *drawn, strict=True) if isinstance(pair[0], Tensor)]
+    return all(difference(e, f) <= MARGIN * max(difference(e, one) for one in others) for e, f, *others in pairs)
