@@ -223,6 +223,9 @@ BAD_JSON = {
     '{"passes": [{"Sparsify": {"level": NaN}}]}': "NaN is no number",
     '{"passes": [{"Sparsify":\n {"level": 7}}]}': r"a.json:2: passes\[0\].Sparsify.level: .* from 0 to below 1",
     "[" * 9000: "nested|no JSON",
+    '{"passes": [{"Calibrate": {"samples": ' + "9" * 5000 + "}}]}": "this is no JSON: Exceeds the limit",
+    '{"passes": ["\\ud800"]}': "half a character",
+    '{"passes": [],\n "\\udfff": 1}': "half a character",
 }
 
 
@@ -242,6 +245,16 @@ def test_bad_toml_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.toml").write_text("a = 1\na = 2\n")
     with pytest.raises(ConfigError, match="a.toml:2: this is no TOML"):
         Config.load("a.toml")
+    with pytest.raises(ConfigError, match="this is no TOML: Exceeds the limit"):
+        Config.parse(f"a = {'9' * 5000}", ".toml")
+
+
+@pytest.mark.parametrize("sizes", ["[99999999999999999999]", "[100000, 100000, 100000, 1000]"])
+@pytest.mark.parametrize("fill", ["ones", "random"])
+def test_inputs_larger_than_the_memory_are_an_error_of_ours(sizes, fill):
+    config = Config.parse(f"passes: []\ninputs: [{{shape: {sizes}, fill: {fill}}}]")
+    with pytest.raises(InputError, match="an input of the sizes .* cannot be made"):
+        config.example()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ REFUSED = [
         r"bitwidth_per_scope\[0\]: bits are",
     ),
     ({**QUANTIZATION, "initializer": {"precision": {"bitwidth_per_scope": ["a"]}}}, {}, "this is a pair"),
+    ({**QUANTIZATION, "weights": {"bits": 10**400}}, {}, "weights.bits: this is a number"),
+    (
+        {**QUANTIZATION, "ignored_scopes": ["{re}conv2d["]},
+        {},
+        r"'\{re\}conv2d\[' is no regular expression: unterm",
+    ),
+    ({**QUANTIZATION, "scope_overrides": {"weights": {"{re}(": {"bits": 4}}}}, {}, "is no regular expression"),
     ({"algorithm": "magnitude_sparsity", "sparsity_init": 0.9}, {}, "starts at 0.9, above the 0.5"),
     ({"algorithm": "magnitude_sparsity", "params": {"schedule": "multistep", "multistep_steps": [1, 2]}}, {}, "one more than"),
     ({"algorithm": "magnitude_sparsity", "params": {"sparsity_target": 1.5}}, {}, "from 0 to below 1"),
@@ -87,6 +94,20 @@ REFUSED = [
 def test_what_cannot_be_had_is_refused_with_the_key(compression, root, message):
     with pytest.raises(ConfigError, match=message):
         parse(compression, **root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"compression": {"algorithm": "quantization", "initializer": {"precision": {"bitwidth_per_scope": [[1e400, "a"]]}}}',
+        '"compression": {"algorithm": "magnitude_sparsity", "params": {"multistep_steps": [1e400], "schedule": "multistep"}}',
+        '"compression": {"algorithm": "quantization", "weights": {"bits": 1e400}}',
+        '"compression": [], "input_info": {"sample_size": [1, 1e400]}',
+    ],
+)
+def test_numbers_that_floats_do_not_have_are_refused(text):
+    with pytest.raises(ConfigError, match="bits are 2 to 8|this is a"):
+        Config.parse(f"{{{text}}}", ".json")
 
 
 def test_errors_name_the_line_below_comments(tmp_path, monkeypatch):

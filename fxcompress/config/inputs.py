@@ -11,6 +11,7 @@ from annotated_types import Ge, MinLen
 from torch import Tensor
 
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.errors import InputError
 from fxcompress.options import Declared, OneOf
 
 DTYPES = {
@@ -36,7 +37,18 @@ class Input(Declared):
     keyword: str | None = None
 
     def tensor(self, generator: torch.Generator) -> Tensor:
-        """The input itself."""
+        """The input itself.
+
+        Raises:
+            InputError: it is larger than the memory.
+        """
+        try:
+            return self._tensor(generator)
+        except (RuntimeError, OverflowError, TypeError) as problem:
+            reason = str(problem).splitlines()[0]
+            raise InputError(f"an input of the sizes {list(self.shape)!r:.80} cannot be made: {reason:.120}") from None
+
+    def _tensor(self, generator: torch.Generator) -> Tensor:
         dtype = DTYPES[self.dtype]
         if self.fill != "random":
             return torch.full(self.shape, self.fill == "ones", dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -90,4 +91,8 @@ def parse_document(text: str, suffix: str = ".yaml", name: str = "") -> Document
     except ParseProblem as problem:
         place = f"{name}:{problem.line}: " if name else f"line {problem.line}: "
         raise ConfigError(f"{place}{problem.text}") from None
+    try:
+        json.dumps(parsed.value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name or 'the text'}: it holds half a character (a lone surrogate, \\ud800 to \\udfff)") from None
     return Document(parsed.value, name, parsed.lines)

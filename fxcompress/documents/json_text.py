@@ -30,6 +30,8 @@ def parse(text: str) -> Parsed:
         raise ParseProblem(f"this is no JSON: {problem.msg} (column {problem.colno})", problem.lineno) from None
     except RecursionError:
         raise ParseProblem("it is nested too deep", 1) from None
+    except ValueError as problem:  # a whole number of thousands of digits
+        raise ParseProblem(f"this is no JSON: {str(problem).partition(';')[0]}", 1) from None
     except _Repeated as problem:
         raise ParseProblem(f"the key {problem.key!r} stands twice in one object", _second(text, problem.key)) from None
     return Parsed(value, _lines(plain))

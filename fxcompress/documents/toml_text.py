@@ -27,6 +27,8 @@ def parse(text: str) -> Parsed:
         raise ParseProblem(f"this is no TOML: {str(problem).partition(' (at ')[0]}", line) from None
     except RecursionError:
         raise ParseProblem("it is nested too deep", 1) from None
+    except ValueError as problem:  # a whole number of thousands of digits
+        raise ParseProblem(f"this is no TOML: {str(problem).partition(';')[0]}", 1) from None
     return Parsed(value, _lines(text))
 
 

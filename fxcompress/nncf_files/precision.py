@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from fxcompress.driver.interface import Pass
-from fxcompress.nncf_files.section import Section
+from fxcompress.nncf_files.section import Section, is_number
 from fxcompress.passes import ChooseBits
 from fxcompress.quantizers.options import QuantizationOptions
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -28,10 +28,10 @@ def bits_of_scopes(
     found: dict[str, QuantizationOptions] = {}
     for position, pair in enumerate(listed):
         key = (*section.key, "bitwidth_per_scope", position)
-        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], str) or isinstance(pair[0], bool):
+        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], str):
             section.document.fail(key, f"this is a pair of a bit width and a scope, such as {EXAMPLE}")
         bits, (scope, place) = pair[0], _place(pair[1])
-        if not isinstance(bits, (int, float)) or bits != int(bits) or not 2 <= bits <= 8:
+        if not is_number(bits) or bits != int(bits) or not 2 <= bits <= 8:
             section.document.fail(key, f"bits are 2 to 8, not {bits!r}")
         if place == "WEIGHT":
             narrow = weights.narrow and bits == 8

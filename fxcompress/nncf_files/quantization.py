@@ -150,6 +150,7 @@ def _overrides(section: Section, weights: Grid, activations: Grid, ranges: Range
         group = groups.section(name) if groups is not None else None
         for scope in group.given if group is not None else ():
             assert group is not None
+            group.check_scope(scope, scope)
             one = group.inner(scope, group.given[scope])
             spec, per_channel = _spec(one, grid.spec, is_weight=name == "weights")
             initializer = one.section("initializer")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from fxcompress.documents.document import spelled
 from fxcompress.errors import did_you_mean
 
 OPTIONAL = "optional:"
+EXPRESSION = "{re}"
 
 
 class Section:
@@ -63,7 +65,7 @@ class Section:
         value = self.given[name] if name in self else default
         if value is None and name not in self.given:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_number(value):
             self.fail(name, f"this is a number, not {value!r:.60}")
         return value
 
@@ -75,7 +77,7 @@ class Section:
 
     def numbers(self, name: str, default: Sequence[float]) -> list[float]:
         value = self.given[name] if name in self else list(default)
-        if not isinstance(value, list) or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
+        if not isinstance(value, list) or not all(map(is_number, value)):
             self.fail(name, f"this is a list of numbers, not {value!r:.60}")
         return value
 
@@ -88,6 +90,20 @@ class Section:
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
             self.fail(name, f"this is a text or a list of them, not {value!r:.60}")
         return tuple(listed)
+
+    def scopes(self, name: str) -> tuple[str, ...] | None:
+        """As `texts`, of scopes, which may be expressions."""
+        listed = self.texts(name)
+        for one in listed or ():
+            self.check_scope(name, one)
+        return listed
+
+    def check_scope(self, name: str, scope: str) -> None:
+        """Raise ConfigError for the key `name` where `scope` is an expression that cannot be read."""
+        try:
+            re.compile(scope.replace(EXPRESSION, "") if EXPRESSION in scope else "")
+        except re.error as problem:
+            self.fail(name, f"{scope!r} is no regular expression: {problem}")
 
     def section(self, name: str) -> Section | None:
         """The object at `name`; None where the key is not given."""
@@ -107,9 +123,14 @@ class Section:
                 self.fail(name, what)
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number of a size that floats have."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def unchecked(scope: str) -> str:
     """The scope of a part of an algorithm, of which NNCF did not check whether it names something: expressions may not."""
-    return f"{OPTIONAL}{scope}" if "{re}" in scope else scope
+    return f"{OPTIONAL}{scope}" if EXPRESSION in scope else scope
 
 
 class Scopes:
@@ -119,7 +140,7 @@ class Scopes:
     """
 
     def __init__(self, section: Section, outer: Scopes | None = None, *, of_part: bool = False):
-        ignored, targets = section.texts("ignored_scopes") or (), section.texts("target_scopes")
+        ignored, targets = section.scopes("ignored_scopes") or (), section.scopes("target_scopes")
         if of_part:
             ignored = tuple(map(unchecked, ignored))
             targets = None if targets is None else tuple(map(unchecked, targets))
