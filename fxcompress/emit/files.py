@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from fxcompress.errors import InputError
-from fxcompress.storage.atomic import check_writable, is_replaced, real_place, replacing
+from fxcompress.storage.atomic import check_writable, replacing, takes_files_beside
 
 LARGEST_FILE = 2**29
 """Bytes of weights in a single file; more go to a file beside it. Protobuf ends at 2 GiB, and needs thrice the memory."""
@@ -46,7 +46,7 @@ def write_onnx(
             ir.save(model, part, format="protobuf")
             _checked(check, part, model)
         return target
-    if not is_replaced(real_place(target)):
+    if not takes_files_beside(target):
         raise InputError(f"cannot write {target}: so large a model needs a file beside it for its weights; name a file")
     limit = min(_LARGEST_INTERNAL, largest_file)
     data = target.with_name(f"{target.name}.{_digest(tensors)}.data")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fxcompress.errors import InputError
-from fxcompress.storage.interruption import deferred, unwound_by_sigterm
+from fxcompress.storage.interruption import deferred, removed_by_sigterm, unfinished
 from fxcompress.storage.locks import locked, try_lock, unlock
 
 PathLike = str | os.PathLike[str]
@@ -67,6 +67,18 @@ def _check_target(target: Path) -> None:
         raise InputError(f"cannot write {target}: no file can be made in {place.parent} ({error.strerror})") from error
 
 
+def takes_files_beside(target: Path) -> bool:
+    """Whether a file with others beside it can be written there: not to a device or a pipe.
+
+    Raises:
+        InputError: the system does not say.
+    """
+    try:
+        return is_replaced(real_place(target))
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
 def real_place(target: Path) -> Path:
     """Where `target` leads, through links."""
     if not target.is_symlink():
@@ -101,7 +113,7 @@ def replacing(
     """
     targets = [check_writable(path) for path in paths]
     try:
-        with unwound_by_sigterm(), _folder_beside(real_place(targets[-1])) as folder:
+        with removed_by_sigterm(), _folder_beside(real_place(targets[-1])) as folder:
             parts = [folder / target.name for target in targets]
             yield parts
             for part, target in zip(parts, targets):
@@ -121,21 +133,41 @@ def replacing(
 @contextmanager
 def _folder_beside(place: Path) -> Iterator[Path]:
     """A new folder, on the disk of `place`, after those have been removed that writes to `place` left which were killed."""
+    stack = ExitStack()
+    try:
+        try:
+            with deferred():
+                folder = _new_folder(place, stack)
+            yield folder
+        finally:
+            _close(stack)
+    finally:  # a signal may have come before the first call could make it wait
+        _close(stack)
+
+
+def _close(stack: ExitStack) -> None:
+    with deferred():
+        stack.close()
+
+
+def _new_folder(place: Path, stack: ExitStack) -> Path:
+    """A new folder, locked, which `stack` removes."""
     beside = is_replaced(place)
     prefix = f".{place.name[:100]}.writing-"
-    with ExitStack() as stack:
-        while True:
-            folder = Path(tempfile.mkdtemp(dir=place.parent if beside else None, prefix=prefix))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            lock = try_lock(folder)
-            if folder.exists():  # not swept away by another, between the two lines above
-                break
-            unlock(lock)
-        stack.callback(unlock, lock)
-        for other in folder.parent.iterdir() if lock is not None else ():
-            if other.name.startswith(prefix) and other != folder:
-                _sweep(other)
-        yield folder
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=place.parent if beside else None, prefix=prefix))
+        unfinished.add(folder)
+        stack.callback(unfinished.discard, folder)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        lock = try_lock(folder)
+        if folder.exists():  # not swept away by another, between the two lines above
+            break
+        unlock(lock)
+    stack.callback(unlock, lock)
+    for other in folder.parent.iterdir() if lock is not None else ():
+        if other.name.startswith(prefix) and other != folder:
+            _sweep(other)
+    return folder
 
 
 def _sweep(folder: Path) -> None:

@@ -1,40 +1,41 @@
-"""Signals while files are written: they end a write as an error does, and never between two renames."""
+"""Signals while files are written: they leave nothing behind, and never come between two renames."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-
-class _Terminated(BaseException):
-    """SIGTERM has come."""
+unfinished: set[Path] = set()
+"""The folders that are written into."""
 
 
 @contextmanager
-def unwound_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, where it would end the process at once, end the block as an exception first, and the process then.
+def removed_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, where it would end the process at once, remove what is `unfinished` before it does.
 
     In another thread than the main one, and where the program handles SIGTERM itself, nothing changes.
     """
     if not _is_main() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    signal.signal(signal.SIGTERM, end)
     try:
+        signal.signal(signal.SIGTERM, _end)
         yield
-    except _Terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for folder in list(unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 @contextmanager
@@ -45,8 +46,10 @@ def deferred() -> Iterator[None]:
         return
     came: list[int] = []
     kinds = (signal.SIGTERM, signal.SIGINT)
-    before = {kind: signal.signal(kind, lambda number, frame: came.append(number)) for kind in kinds}
+    before = {kind: signal.getsignal(kind) for kind in kinds}
     try:
+        for kind in kinds:
+            signal.signal(kind, lambda number, frame: came.append(number))
         yield
     finally:
         for kind, handler in before.items():
