@@ -10,11 +10,9 @@ from torch import fx
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import source_line
-from fxcompress.ir.dialect import resolve
+from fxcompress.ir.dialect import DROPOUTS
 from fxcompress.ir.signature import argument
 from fxcompress.rewrite.rule import Replacement
-
-DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")))
 
 
 @dataclass(frozen=True, kw_only=True)

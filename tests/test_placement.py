@@ -1,5 +1,7 @@
 """Where quantizers go, on small networks drawn as ``producer -> consumers``."""
 
+from dataclasses import replace
+
 import onnxruntime
 import pytest
 import torch
@@ -32,6 +34,10 @@ class Convs(nn.Module):
         return self._forward(self, x)
 
 
+def stochastic_depth(x, training):
+    return torch.ops.fxcompress.drop_path(x, 0.1, [0], 1.0, training)
+
+
 DEFAULT = QuantizationOptions(weights=OPENVINO_CPU.weights, activations=OPENVINO_CPU.activations, weight_estimator="min_max")
 
 
@@ -54,6 +60,19 @@ def sites(forward, ignored=(), overrides=(), target=OPENVINO_CPU):
 
 def test_nothing_goes_between_a_convolution_and_its_activation():
     assert sites(lambda m, x: m.b(F.relu(m.a(x)))) == ["x -> a", "relu -> b"]
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["rounded first", "exact sums"])
+@pytest.mark.parametrize("drop", [F.dropout, F.dropout2d, F.alpha_dropout, stochastic_depth], ids=lambda drop: drop.__name__)
+def test_what_does_nothing_at_inference_changes_no_place(drop, exact):
+    def between(drop):
+        def forward(m, x):
+            y = m.b(F.relu(drop(m.a(x))))
+            return m.c(F.relu(drop(y) + x))
+
+        return [one.partition(" ->")[0] for one in sites(forward, target=replace(OPENVINO_CPU, accumulates=exact))]
+
+    assert between(lambda x: drop(x, training=False)) == between(lambda x: x)
 
 
 def test_one_quantizer_serves_all_readers_of_a_value():

@@ -98,6 +98,10 @@ def resolve(name: str) -> OpOverload:
     return getattr(packet, functional[0])
 
 
+DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")))
+"""What does nothing outside training."""
+
+
 def copy_graph(graph: fx.Graph) -> fx.Graph:
     """A copy of `graph`: the same nodes and metadata, the same calling convention."""
     with warnings.catch_warnings():

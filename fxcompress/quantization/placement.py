@@ -20,7 +20,7 @@ from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import is_trained
 from fxcompress.masks.mask import constant_behind
-from fxcompress.quantization.regions import fused_chain
+from fxcompress.quantization.regions import behind_dropouts, fused_chain
 from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.table import Target, Weighted
@@ -241,8 +241,9 @@ class _Placer:
 
     def _accumulates(self, value: fx.Node) -> bool:
         """Whether a kernel with a weight, and what is fused to it, computes `value` for a single reader."""
+        value = behind_dropouts(value)
         while len(value.users) == 1 and value.target in self.target.fused:
-            value = value.args[0]
+            value = behind_dropouts(value.args[0])
         return len(value.users) == 1 and value.target in self.target.weighted.keys() - self.target.weights_only
 
     def _demand(self, value: fx.Node, user: fx.Node, options: QuantizerOptions) -> None:
@@ -272,7 +273,7 @@ class _Placer:
 
     def _is_fused(self, node: fx.Node) -> bool:
         """Whether `node` runs inside the kernel that computes its input."""
-        target, source = self.target, node.args[0]
+        target, source = self.target, behind_dropouts(node.args[0])
         return node.target in target.fused and source.target in target.kernels and len(source.users) == 1
 
     def _result_is_quantized(self, node: fx.Node) -> bool:

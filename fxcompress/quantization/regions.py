@@ -6,14 +6,30 @@ from collections.abc import Collection, Iterator
 
 from torch import fx
 
+from fxcompress.ir.dialect import DROPOUTS
 from fxcompress.targets.table import Target
 
 
 def fused_chain(node: fx.Node, fused: Collection[object]) -> Iterator[fx.Node]:
-    """`node`, then each operation of `fused` that alone reads the one before it."""
+    """`node`, then each operation of `fused` that alone reads the one before it, and the dropouts between them."""
     yield node
-    while len(node.users) == 1 and (node := next(iter(node.users))).target in fused:
-        yield node
+    between: list[fx.Node] = []
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.target in fused:
+            yield from (*between, node)
+            between = []
+        elif node.target in DROPOUTS:
+            between.append(node)
+        else:
+            return
+
+
+def behind_dropouts(value: fx.Node) -> fx.Node:
+    """What `value` is outside training: the value that dropouts, which alone read it, let pass."""
+    while value.target in DROPOUTS and isinstance(source := value.args[0], fx.Node) and len(source.users) == 1:
+        value = source
+    return value
 
 
 def mark_regions(graph: fx.Graph, target: Target) -> None:
