@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.ir.dialect import resolve
+from fxcompress.ir.dialect import DROPOUTS, resolve
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -26,22 +26,10 @@ MULTIPLICATIONS = frozenset(
 )
 """What can run in bfloat16 for speed."""
 
-_MOVES = frozenset(
+_MOVES = frozenset(DROPOUTS).union(
     resolve(name)
     for name in (
-        *(
-            "relu",
-            "hardtanh",
-            "clamp",
-            "maximum",
-            "minimum",
-            "max_pool1d",
-            "max_pool2d",
-            "max_pool3d",
-            "dropout",
-            "drop_path",
-            "add",
-        ),
+        *("relu", "hardtanh", "clamp", "maximum", "minimum", "max_pool1d", "max_pool2d", "max_pool3d", "add"),
         *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "expand", "squeeze", "unsqueeze", "contiguous"),
         *("slice", "select", "split", "cat", "stack", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "clone"),
     )

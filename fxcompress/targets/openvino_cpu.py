@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxcompress.ir.dialect import resolve
+from fxcompress.ir.dialect import DROPOUTS, resolve
 from fxcompress.ir.signature import argument
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.faults import Fault
@@ -49,9 +49,13 @@ def _readers(value: fx.Node) -> Iterator[bool]:
 
 
 JOINING = ops("cat stack")
-TRANSPARENT = JOINING | ops(
-    "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
-    " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd dropout drop_path"
+TRANSPARENT = (
+    JOINING
+    | set(DROPOUTS)
+    | ops(
+        "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
+        " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd"
+    )
 )
 ROWS = ops("linear matmul scaled_dot_product_attention")
 
