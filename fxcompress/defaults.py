@@ -16,7 +16,7 @@ def post_training() -> list[Pass]:
         passes.SmoothActivations(),
         passes.Quantize(),
         passes.RoundWeights(),
-        passes.Calibrate(),
+        passes.Calibrate(estimator="output_error"),
     ]
 
 

@@ -20,6 +20,7 @@ from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
 from fxcompress.quantization.acceptance import TRIALS, OutputDifference, keep_what_helps
+from fxcompress.quantization.narrowing import worth_narrowing
 from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
 from fxcompress.quantizers.estimator import Estimator, Statistic
 from fxcompress.quantizers.output_error import WeighedStatistic
@@ -132,17 +133,18 @@ class _Narrowing:
 def _judge(
     graph_module: fx.GraphModule, asking: Mapping[fx.Node, WeighedStatistic], batches: Sequence[Leaves], context: Context
 ) -> set[str]:
-    """Undo ranges that do not bring the outputs on `batches` nearer to the float model's; the names of their quantizers."""
+    """Undo ranges that gain too little, or do not bring the outputs on `batches` nearer to the float model's; their names."""
     assert context.reference is not None
     found = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
-    changes = [_Narrowing(name, graph_module.get_submodule(name), statistic) for name, statistic in found.items()]
+    changes = {name: _Narrowing(name, graph_module.get_submodule(name), statistic) for name, statistic in found.items()}
+    worth = worth_narrowing(found) if batches else []
+    for name in found.keys() - set(worth):
+        changes[name].undo()
     if not batches:
-        for change in changes:
-            change.undo()
         context.notes.append("no range is narrower than its values: there are too few samples to judge one on others")
         return set(found)
     error = OutputDifference(graph_module, context.reference, batches)
-    verdict = keep_what_helps(changes, error, trials=TRIALS, margin=MARGIN)
+    verdict = keep_what_helps([changes[name] for name in worth], error, trials=TRIALS, margin=MARGIN)
     return found.keys() - {change.name for change in verdict.kept}
 
 

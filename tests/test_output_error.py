@@ -12,8 +12,9 @@ import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError
 from fxcompress.execution.gradients import RandomSigns, output_gradients
+from fxcompress.quantization.narrowing import worth_narrowing
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
-from fxcompress.quantizers.output_error import CAUTION, OutputError
+from fxcompress.quantizers.output_error import OutputError
 from fxcompress.quantizers.ranges import ESTIMATORS
 from fxcompress.quantizers.sampling import PER_TENSOR, subsample_with_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -132,6 +133,51 @@ def test_ranges_that_cut_off_what_other_samples_need_are_undone():
         assert not choice.is_narrowed
 
 
+def weighed(x, gradient=1.0):
+    """The outputs owe to what stands out a hundredth of what they owe to the rest."""
+    statistic = OutputError().start(QuantizationSpec(symmetric=False))
+    statistic.update(x)
+    statistic.weigh(x, gradient * data(*x.shape, seed=1).sign() * torch.where(x.abs() > 1, 0.01, 1.0))
+    return statistic
+
+
+def with_outliers(share, size, seed=0):
+    """Of 40 samples, this share has a value of this size."""
+    x = torch.rand(40, 3000, generator=torch.Generator().manual_seed(seed))
+    x[: round(share * 40), 0] = size
+    return x
+
+
+def test_a_range_is_narrowed_where_many_samples_say_what_that_costs():
+    often, seldom = weighed(with_outliers(0.5, 40.0)), weighed(with_outliers(0.025, 40.0))
+    for statistic in (often, seldom):
+        assert statistic.cost(statistic.result()) < 0.5 * statistic.cost(statistic.extremes.result())
+    assert seldom.witnesses(seldom.result()) == pytest.approx(0.025)
+    assert often.witnesses(often.result()) == pytest.approx(0.5)
+    assert worth_narrowing({"often": often, "seldom": seldom}) == ["often"]
+    assert worth_narrowing({"seldom": seldom}) == []
+
+
+def test_each_narrowed_end_has_its_own_witnesses():
+    x = with_outliers(0.5, 40.0)
+    x[-1, 1] = -40.0
+    statistic = weighed(x)
+    assert statistic.witnesses((torch.tensor(-1.0), torch.tensor(10.0))) == pytest.approx(0.025)
+    assert statistic.witnesses((torch.tensor(-40.0), torch.tensor(10.0))) == pytest.approx(0.5)
+    assert statistic.witnesses((torch.tensor(-40.0), torch.tensor(40.0))) == 0
+
+
+def test_a_range_is_narrowed_where_the_gain_counts_beside_the_whole_error():
+    """The small one's gain is nothing beside what cannot be mended, and much beside what is left once the large one is."""
+    small, large, fixed = (
+        weighed(with_outliers(0.5, 40.0)),
+        weighed(with_outliers(0.5, 40.0, 2), 15),
+        weighed(with_outliers(0, 0), 500),
+    )
+    assert worth_narrowing({"small": small, "large": large}) == ["large", "small"]
+    assert worth_narrowing({"small": small, "fixed": fixed}) == []
+
+
 class Argmax(nn.Module):
     def __init__(self):
         super().__init__()
@@ -193,8 +239,8 @@ def test_errors_of_saturation_that_the_outputs_add_up_count_together():
         statistic.weigh(x, gradient)
         costs.append(statistic.cost((torch.tensor(0.0), torch.tensor(10.0))))
     exact = [(gradient * (x - x.clamp(max=10))).sum(1).square().sum() for gradient in (together, apart)]
-    assert costs[0] == pytest.approx(CAUTION * float(exact[0]), rel=0.05)
-    assert costs[1] == pytest.approx(CAUTION * float(exact[1]), rel=0.5)
+    assert costs[0] == pytest.approx(float(exact[0]), rel=0.05)
+    assert costs[1] == pytest.approx(float(exact[1]), rel=0.5)
     assert costs[0] > 3 * costs[1]
 
 

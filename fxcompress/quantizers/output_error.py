@@ -11,11 +11,8 @@ from torch import Tensor
 from fxcompress.quantizers import least_squares
 from fxcompress.quantizers.distribution import Distribution, Histogram
 from fxcompress.quantizers.estimator import Estimator, Extremes, Range
-from fxcompress.quantizers.sampling import subsample, subsample_with_extremes
+from fxcompress.quantizers.sampling import sample_extremes, subsample, subsample_with_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
-
-CAUTION = 4.0
-"""How many times what it costs on the samples saturation counts: values that none of them had lie farther out."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class WeighedStatistic:
         self.extremes = Extremes(spec.channel_axis)
         self.seen, self.relevance = Histogram(channels or 1), Histogram(channels or 1, weighted=True)
         self.tails: list[tuple[Tensor, Tensor]] = []
+        self.reach: list[Range] = []  # of each sample that is weighed
         self.found: Range | None = None
 
     def update(self, x: Tensor) -> None:
@@ -58,6 +56,7 @@ class WeighedStatistic:
         low, high = self._bounds()
         if not (low.isfinite().all() and high.isfinite().all()):
             return  # an error, which the range tells
+        self.reach.append(sample_extremes(x, self.spec.channel_axis))
         if self.per_tensor:
             found = subsample_with_extremes(x, gradient, signed=bool((low < 0).any()))
             values, slopes, count = found.values[None], found.others[None], found.count[None]
@@ -84,6 +83,17 @@ class WeighedStatistic:
     def informed(self) -> bool:
         """Whether the outputs owe anything to the values."""
         return bool((self.relevance.counts.sum(1) > 0).all())
+
+    def witnesses(self, chosen: Range) -> float:
+        """The share of the samples weighed that have values beyond `chosen`, on whichever of its narrowed sides has fewer."""
+        low, high = (torch.cat(bounds) for bounds in zip(*self.reach))
+        lowest, highest = self.extremes.result()
+        sides = [
+            ((low < chosen[0]), chosen[0] > lowest.clamp(max=0.0)),
+            ((high > chosen[1]), chosen[1] < highest.clamp(min=0.0)),
+        ]
+        shares = [beyond.float().mean(0)[narrowed].mean().item() for beyond, narrowed in sides if narrowed.any()]
+        return min(shares, default=0.0)
 
     def cost(self, chosen: Range) -> float:
         """The energy of the outputs' error, summed over samples, if nothing but this quantizer rounded: an estimate.
@@ -125,5 +135,5 @@ class _Errors:
         low, high = ((level - zero_point) * scale for level in levels)
         owed = (self.values - self.values.clamp(low, high)) * self.slopes
         together, apart = owed.sum(1).square().sum(), owed.square().sum()
-        saturation = CAUTION * torch.maximum(together, apart) - apart  # which the histogram has counted once
+        saturation = torch.maximum(together, apart) - apart  # which the histogram has counted
         return self.relevance.squared_error(scale, zero_point, levels) + saturation / self.relevance.counts.sum()
