@@ -19,7 +19,7 @@ from fxcompress.execution.agreement import decibels
 from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
-from fxcompress.quantization.acceptance import TRIALS, OutputDifference, keep_what_helps
+from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.narrowing import worth_narrowing
 from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
 from fxcompress.quantizers.estimator import Estimator, Statistic
@@ -52,7 +52,7 @@ class Calibrate(Pass):
 
     estimator: EstimatorName | Estimator = "min_max"
     samples: Annotated[int, Ge(1)] | None = 300
-    gradient_samples: Annotated[int, Ge(1)] = 64
+    gradient_samples: Annotated[int, Ge(1)] = 32
     precision: Precision = "auto"
     chunk: Annotated[int, Ge(1)] = 10
 
@@ -108,8 +108,11 @@ class Calibrate(Pass):
         return seen
 
 
-JUDGING = 32
+JUDGING = 16
 """Samples, other than those that chose, that narrower ranges are judged on."""
+
+TRIALS = 3
+"""Measurements of them, at most: of all, and of two halves."""
 
 MARGIN = 2.0
 """Standard errors that their gain is larger than: other data than these go farther, and lose more by a narrow range."""
@@ -143,12 +146,14 @@ def _judge(
     if not batches:
         context.notes.append("no range is narrower than its values: there are too few samples to judge one on others")
         return set(found)
+    if not worth:
+        return set(found)
     error = OutputDifference(graph_module, context.reference, batches)
     verdict = keep_what_helps([changes[name] for name in worth], error, trials=TRIALS, margin=MARGIN)
     return found.keys() - {change.name for change in verdict.kept}
 
 
-RIVALS = ("min_max", "percentile", "mse")
+RIVALS = ("min_max", "percentile")
 """The estimators whose ranges are told beside those that were chosen by their cost."""
 
 

@@ -14,7 +14,7 @@ from fxcompress.errors import InputError
 from fxcompress.execution.gradients import RandomSigns, output_gradients
 from fxcompress.quantization.narrowing import worth_narrowing
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
-from fxcompress.quantizers.output_error import OutputError
+from fxcompress.quantizers.output_error import CAUTION, OutputError
 from fxcompress.quantizers.ranges import ESTIMATORS
 from fxcompress.quantizers.sampling import PER_TENSOR, subsample_with_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -121,9 +121,9 @@ def test_the_choice_does_not_depend_on_batches():
 
 
 def test_ranges_that_cut_off_what_other_samples_need_are_undone():
-    """The first 64 samples choose; those behind them, which judge, are thirty times as wide."""
-    x = data(88, 8)
-    x[64:] *= 30
+    """The first 32 samples choose; those behind them, which judge, are thirty times as wide."""
+    x = data(48, 8)
+    x[32:] *= 30
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
     compiled = fxcompress.compile(model, PIPELINE, data=x.split(8))
     plain = fxcompress.compile(model, [*PIPELINE[:2], passes.Calibrate(estimator="min_max")], data=x.split(8))
@@ -239,8 +239,8 @@ def test_errors_of_saturation_that_the_outputs_add_up_count_together():
         statistic.weigh(x, gradient)
         costs.append(statistic.cost((torch.tensor(0.0), torch.tensor(10.0))))
     exact = [(gradient * (x - x.clamp(max=10))).sum(1).square().sum() for gradient in (together, apart)]
-    assert costs[0] == pytest.approx(float(exact[0]), rel=0.05)
-    assert costs[1] == pytest.approx(float(exact[1]), rel=0.5)
+    assert costs[0] == pytest.approx(CAUTION * float(exact[0]), rel=0.05)
+    assert costs[1] == pytest.approx(CAUTION * float(exact[1]), rel=0.5)
     assert costs[0] > 3 * costs[1]
 
 
@@ -253,7 +253,7 @@ def test_the_report_has_each_choice_with_what_others_would_have_cost():
     choices = {choice.quantizer: choice for choice in compiled.report.ranges}
     assert choices.keys() == activations(compiled).keys()
     for choice in choices.values():
-        assert list(choice.decibels) == ["chosen", "min_max", "percentile", "mse"]
+        assert list(choice.decibels) == ["chosen", "min_max", "percentile"]
         assert 20 < choice.decibels["chosen"] < 100
         assert not choice.is_narrowed or choice.decibels["chosen"] >= max(choice.decibels.values()) - 0.3
         assert choice.seen[0] <= choice.chosen[0] <= 0 <= choice.chosen[1] <= choice.seen[1]

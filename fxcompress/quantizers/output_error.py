@@ -14,6 +14,9 @@ from fxcompress.quantizers.estimator import Estimator, Extremes, Range
 from fxcompress.quantizers.sampling import sample_extremes, subsample, subsample_with_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
 
+CAUTION = 2.0
+"""How many times what it costs on the samples saturation counts: values that none of them had lie farther out."""
+
 
 @dataclass(frozen=True)
 class OutputError(Estimator):
@@ -135,5 +138,5 @@ class _Errors:
         low, high = ((level - zero_point) * scale for level in levels)
         owed = (self.values - self.values.clamp(low, high)) * self.slopes
         together, apart = owed.sum(1).square().sum(), owed.square().sum()
-        saturation = torch.maximum(together, apart) - apart  # which the histogram has counted
+        saturation = CAUTION * torch.maximum(together, apart) - apart  # which the histogram has counted once
         return self.relevance.squared_error(scale, zero_point, levels) + saturation / self.relevance.counts.sum()
