@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from fxcompress import defaults
-from fxcompress.capture import check_model
+from fxcompress.capture import check_model, is_compressed
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
 from fxcompress.data.inputs import example_inputs as find_example_inputs
@@ -63,7 +63,8 @@ def compile(
     Threads that compile wait for one another, since torch cannot trace in two at once.
 
     Args:
-        model: never modified. A `torch.fx.GraphModule` or an `ExportedProgram` will do as well.
+        model: never modified. A `torch.fx.GraphModule` or an `ExportedProgram` will do as well. One that is compiled already,
+            or holds modules that are, keeps their quantizers and masks, and takes no passes but ``[]``.
         passes: run in this order; None for `fxcompress.defaults.post_training()`.
         example_inputs: a tensor, a tuple of inputs, or a dict of keyword inputs. Without it they come from the first batch of
             `data`, or from the model (Hugging Face `dummy_inputs`, Lightning `example_input_array`, timm `pretrained_cfg`).
@@ -108,6 +109,7 @@ def compile(
         raise InputError(f"dynamic_shapes is None, 'auto', or what torch.export takes, not {dynamic_shapes!r}")
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
+    _check_compressed_once(model, chosen)
     if data is None:
         _check_without_data(chosen)
         example = find_example_inputs(model, example_inputs)
@@ -130,7 +132,7 @@ def compile(
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)
         compiled[path] = settings.compile(part, given, names[path])
-    return PartlyCompiled(model, compiled, found.left_alone)
+    return PartlyCompiled.of_copy(model, compiled, found.left_alone, example, every_size=every_size)
 
 
 def _settled(
@@ -146,6 +148,16 @@ def _settled(
     if example is None and data is None:
         example = config.example()
     return config.passes, find_target(config.target if target is None else target), example
+
+
+def _check_compressed_once(model: Any, passes: Sequence[Pass]) -> None:
+    """Raise InputError where `model` has been compiled, or compressed in part, and there are `passes` to run on it again."""
+    if passes and isinstance(model, nn.Module) and any(map(is_compressed, model.modules())):
+        what = "is compiled already" if is_compressed(model) else "holds modules that are compiled already"
+        raise InputError(
+            f"this {type(model).__name__} {what}; give the original, with all passes at once, or compile it with [], which "
+            "keeps its quantizers and masks as they are"
+        )
 
 
 def _check_without_data(passes: Sequence[Pass]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,13 @@ from fxcompress.config import Config
 from fxcompress.conformance.writing import Verify
 from fxcompress.data.fitting import aligned
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.inputs import example_inputs as find_example_inputs
+from fxcompress.driver.compilation import Compilation
+from fxcompress.driver.leave_out import loss_inputs
+from fxcompress.driver.whole import Forward, capture_whole
 from fxcompress.errors import InputError
-from fxcompress.report.rows import Report
+from fxcompress.ir.dialect import copy_graph
+from fxcompress.report.rows import Report, Row
 from fxcompress.report.tables import printed, titled
 from fxcompress.report.units import readable_bytes, readable_decibels
 from fxcompress.storage.atomic import as_path, make_folder
@@ -37,27 +42,39 @@ class PartlyCompiled(nn.Module):
     """The model, with some submodules compiled; called like the model.
 
     Attributes:
-        model: a copy of the user's model whose compiled submodules are replaced.
+        model: a copy of the user's model whose compiled submodules are replaced, or the user's, compressed in place.
         parts: the compiled submodules by path.
         left_alone: the modules that could not be traced, with the reason.
+        example: the inputs that the parts were traced with.
+        every_size: whether all sizes of theirs are free that can be.
     """
 
-    def __init__(self, model: nn.Module, parts: dict[str, Compiled], left_alone: dict[str, str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        parts: dict[str, Compiled],
+        left_alone: dict[str, str],
+        example: ExampleInputs,
+        *,
+        every_size: bool = False,
+    ):
+        """Of `model` itself, which calls its parts."""
         super().__init__()
-        self.model = private_copy(model)
-        self.parts, self.left_alone = parts, left_alone
-        for path, part in parts.items():
-            self.model.set_submodule(path, part)
-        self.training = False
+        self.model, self.parts, self.left_alone = model, parts, left_alone
+        self.example, self.every_size = example, every_size
+        self.training = model.training
+        self._unwrapped = "forward" not in vars(model)
         self._controller: CompositeController | None = None
+        self._files: list[Row] = []
 
     @classmethod
-    def around(cls, model: nn.Module, parts: dict[str, Compiled], left_alone: dict[str, str]) -> PartlyCompiled:
-        """Of `model` itself, which calls its parts already."""
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made.model, made.parts, made.left_alone, made._controller = model, parts, left_alone, None
-        made.training = model.training
+    def of_copy(cls, model: nn.Module, parts: dict[str, Compiled], *rest: Any, **options: Any) -> PartlyCompiled:
+        """Of a copy of `model`, in inference mode, with `parts` in the place of its own."""
+        twin = private_copy(model)
+        for path, part in parts.items():
+            twin.set_submodule(path, part)
+        made = cls(twin, parts, *rest, **options)
+        made.training = False
         return made
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,7 +85,7 @@ class PartlyCompiled(nn.Module):
         """The rows of all parts, each pass under its part's path, and what was left alone."""
         rows = [replace(row, name=f"{path}: {row.name}") for path, part in self.parts.items() for row in part.report.rows]
         left = [f"{path or type(self.model).__name__} was not compiled: {why}" for path, why in self.left_alone.items()]
-        return Report(rows, remarks=left)
+        return Report([*rows, *self._files], remarks=left)
 
     def summary(self) -> str:
         """What was compiled, in a table that fits a screen: the largest parts, and what was left alone, with the reason."""
@@ -140,45 +157,98 @@ class PartlyCompiled(nn.Module):
         names = file_names(self.parts)
         return [file for path, part in self.parts.items() for file in part.dump(as_path(folder) / names[path])]
 
+    def whole(self, forward: Forward | None = None, *, example_inputs: Any = None) -> Compiled:
+        """The model as one graph in inference mode, with its parts as they are now: quantizers and masks, tensors copied.
+
+        Args:
+            forward: what it computes, ``forward(model, *inputs)``, which calls the parts and can be traced. None for what the
+                model computes; or where that cannot be traced, what its last parts return, up to post-processing.
+            example_inputs: as of `compile`, of `forward`; None for those that the parts were traced with.
+
+        Raises:
+            CaptureError: it cannot be traced; says what to do instead.
+        """
+        example = self.example if example_inputs is None else find_example_inputs(self.model, example_inputs)
+        captured = capture_whole(
+            self.model, list(self.parts), example, forward, every_size=self.every_size, unwrapped=self._unwrapped
+        )
+        one = next(iter(self.parts.values())).compilation
+        graph_module, steps = captured.graph_module, [("Capture", copy_graph(captured.graph_module.graph))]
+        record = Compilation(Report([captured.row]), one.passes, captured.example, one.target, steps)
+        made = Compiled.wrap(graph_module, record)
+        made._controller = self.controller
+        return made
+
+    def without(self, *inputs: str) -> Compiled:
+        """The model as one graph (see `whole`) without `inputs` that a loss in forward needs; see `Compiled.without`."""
+        return self.whole().without(*inputs)
+
     def to_onnx(
         self,
-        folder: str | os.PathLike[str],
+        path: str | os.PathLike[str],
         *,
+        forward: Forward | None = None,
+        example_inputs: Any = None,
         batch_size: int | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
         opset: int | None = None,
         verify: Verify = True,
-    ) -> list[Path]:
-        """Write each part to `folder` as ``<path>.onnx``; see `Compiled.to_onnx`.
+    ) -> Path | list[Path]:
+        """Write the whole model to the file `path`, or each part to the folder `path` as ``<part>.onnx``.
+
+        The file computes what the model does, without the losses and the inputs that they alone need (``labels``). Where the
+        model cannot be traced, as with post-processing by values, it computes what the last parts return.
+
+        Args:
+            path: ends in ``.onnx`` where it is the file.
+            forward, example_inputs: of the file; as of `whole`.
+            batch_size, input_names, output_names, opset, verify: as of `Compiled.to_onnx`; names are of the file.
 
         Raises:
-            InputError: `folder` cannot be written, and as `Compiled.to_onnx`.
+            CaptureError: as `whole`.
+            InputError: `path` cannot be written, and as `Compiled.to_onnx`.
         """
-        directory, names = self._folder(folder), file_names(self.parts)
-        return [
-            part.to_onnx(directory / f"{names[path]}.onnx", batch_size=batch_size, opset=opset, verify=verify)
-            for path, part in self.parts.items()
-        ]
+        options: dict[str, Any] = {"batch_size": batch_size, "opset": opset, "verify": verify}
+        named: dict[str, Any] = {"input_names": input_names, "output_names": output_names}
+        if as_path(path).suffix == ".onnx":
+            return self._write(forward, example_inputs, lambda whole: whole.to_onnx(path, **named, **options))
+        files = self._parts_files(path, ".onnx", {"forward": forward, "example_inputs": example_inputs, **named})
+        return [part.to_onnx(file, **options) for part, file in files]
 
     def to_openvino(
-        self, folder: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True
-    ) -> list[Path]:
-        """Write each part to `folder` as ``<path>.xml`` and ``<path>.bin``; see `Compiled.to_openvino`.
+        self,
+        path: str | os.PathLike[str],
+        *,
+        forward: Forward | None = None,
+        example_inputs: Any = None,
+        batch_size: int | None = None,
+        verify: Verify = True,
+    ) -> Path | list[Path]:
+        """As `to_onnx`, in OpenVINO's own format: the file ends in ``.xml``; see `Compiled.to_openvino`."""
+        options: dict[str, Any] = {"batch_size": batch_size, "verify": verify}
+        if as_path(path).suffix == ".xml":
+            return self._write(forward, example_inputs, lambda whole: whole.to_openvino(path, **options))
+        files = self._parts_files(path, ".xml", {"forward": forward, "example_inputs": example_inputs})
+        return [part.to_openvino(file, **options) for part, file in files]
 
-        Raises:
-            InputError: `folder` cannot be written, or as `Compiled.to_openvino`.
-        """
-        directory, names = self._folder(folder), file_names(self.parts)
-        return [
-            part.to_openvino(directory / f"{names[path]}.xml", batch_size=batch_size, verify=verify)
-            for path, part in self.parts.items()
-        ]
+    def _write(self, forward: Forward | None, example_inputs: Any, write: Callable[[Compiled], Path]) -> Path:
+        whole = self.whole(forward, example_inputs=example_inputs)
+        for_losses = loss_inputs(whole, whole.compilation.example)
+        whole = whole.without(*for_losses) if for_losses else whole
+        written = write(whole)
+        self._files = [replace(row, name=f"whole: {row.name}") for row in whole.report.rows]
+        return written
 
-    def _folder(self, folder: str | os.PathLike[str]) -> Path:
-        """The folder for the parts' files, made where it does not exist."""
-        directory = as_path(folder)
-        if directory.suffix in (".onnx", ".xml"):
-            raise InputError(f"the model was compiled in {len(self.parts)} parts, a file each: name a folder, not {directory}")
-        return make_folder(directory)
+    def _parts_files(self, folder: Any, suffix: str, of_files: dict[str, Any]) -> Iterator[tuple[Compiled, Path]]:
+        """Each part with the file to write it to, in `folder`, which is made where it does not exist."""
+        directory, names = as_path(folder), file_names(self.parts)
+        given = [name for name, value in of_files.items() if value is not None]
+        if given or directory.suffix in (".onnx", ".xml"):
+            why = f"{', '.join(given)} is for one file" if given else "the other format has a method of its own"
+            raise InputError(f"name a file that ends in {suffix}, not {directory}, or a folder for a file a part: {why}")
+        make_folder(directory)
+        return ((part, directory / f"{names[path]}{suffix}") for path, part in self.parts.items())
 
 
 class SubmoduleData:

@@ -7,6 +7,7 @@ Imports: ir, data.
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.float32 import in_precision_of
+from fxcompress.capture.inserted import is_compressed
 from fxcompress.capture.model import check_model
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
 from fxcompress.capture.tracing import plain_kernels, private_copy
@@ -21,6 +22,7 @@ __all__ = [
     "check_model",
     "does_not_run",
     "in_precision_of",
+    "is_compressed",
     "plain_kernels",
     "private_copy",
     "reason_of",

@@ -20,6 +20,7 @@ from fxcompress.capture.float32 import compute_in_float32
 from fxcompress.capture.free_sizes import Dimensions, both, leading, several, without
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.inline import inline_regions
+from fxcompress.capture.inserted import InsertedModules
 from fxcompress.capture.model import check_weights
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import keep_statistics
@@ -70,11 +71,13 @@ def capture(
         InputError: a weight is empty or not finite.
     """
     if isinstance(model, ExportedProgram):
-        return _Capture(model, example_inputs, given or example_inputs, None, {}).graph(model, None)
+        return _Capture(model, example_inputs, given or example_inputs, None, {}, None).graph(model, None)
     traced = private_copy(model)
     check_parameters(example_inputs.kwargs)
+    inserted = InsertedModules(traced)
     prepare(traced, example_inputs)
-    one = _Capture(model, example_inputs, given or example_inputs, traced, modes or training_modes(model, traced))
+    modes = modes or training_modes(model, traced)
+    one = _Capture(model, example_inputs, given or example_inputs, traced, modes, inserted)
     if isinstance(dynamic_shapes, str):
         return one.with_every_free_size() or one.with_free_batch()
     if dynamic_shapes is None:
@@ -94,6 +97,7 @@ class _Capture:
     given: ExampleInputs
     traced: nn.Module | None
     modes: Modes
+    inserted: InsertedModules | None
 
     def with_every_free_size(self) -> fx.GraphModule | None:
         """The model with all sizes free that can be, the batch among them; None where the batch cannot, or not with others."""
@@ -176,6 +180,8 @@ class _Capture:
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
         result = _assemble(module, rename(module.graph), copy_tensors=self.traced is None)
+        if self.inserted is not None:
+            self.inserted.put_back(result)
         mark_computed(result.graph)
         set_training(result, False)
         result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}

@@ -37,8 +37,6 @@ def _problem(model: Any) -> str | None:
         if callable(model):
             return "a function; make it the forward of a torch.nn.Module"
         return f"a {type(model).__name__}; give a torch.nn.Module, a torch.fx.GraphModule or a torch.export.ExportedProgram"
-    if all(hasattr(type(model), name) for name in ("checkpoint", "load_checkpoint", "to_onnx", "to_openvino")):
-        return "a model that is compiled already; give the original, with all passes at once"
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             return f"a lazy module: {name!r} has no shape yet; run the model once on example inputs, model(*inputs)"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
@@ -33,7 +33,6 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
         InputError: its forward does not take `example`.
     """
     _check_call(model, example)
-    _hand_scopes_on(model)
     _name_arguments(model, example)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -123,21 +122,6 @@ def _check_call(model: nn.Module, example: ExampleInputs) -> None:
         raise InputError(
             f"forward of {type(model).__name__} takes {inspect.signature(model.forward)}, not {example!r}: {problem}"
         ) from None
-
-
-def _hand_scopes_on(model: nn.Module) -> None:
-    """Let a graph module run node by node, which hands the scopes of its nodes on to the trace."""
-    if not isinstance(model, fx.GraphModule):
-        return
-    signature = inspect.signature(model.forward)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return fx.Interpreter(model).run(*bound.args)
-
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    model.forward = forward
 
 
 def _name_arguments(model: nn.Module, example: ExampleInputs) -> None:

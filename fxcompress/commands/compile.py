@@ -121,7 +121,8 @@ def write(compiled: Compiled | PartlyCompiled, output: Path, arguments: argparse
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FileWarning)  # the report says it
         if isinstance(compiled, PartlyCompiled):
-            return compiled.to_onnx(output.with_suffix(""), batch_size=batch_size, opset=opset, verify=verify)
+            files = compiled.to_onnx(output.with_suffix(""), batch_size=batch_size, opset=opset, verify=verify)
+            return files if isinstance(files, list) else [files]
         return [compiled.to_onnx(output, batch_size=batch_size, opset=opset, verify=verify, **names)]
 
 

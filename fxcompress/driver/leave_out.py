@@ -46,6 +46,26 @@ def leave_out(graph_module: fx.GraphModule, example: ExampleInputs, names: Seque
     return left, _without(example, list(parameters), names)
 
 
+def loss_inputs(graph_module: fx.GraphModule, example: ExampleInputs) -> list[str]:
+    """The parameters of forward that nothing but losses need: outputs that are one number, beside others that are not."""
+    before, found = _outputs(graph_module.graph), []
+    for name in _parameters(graph_module.graph):
+        try:
+            after = _outputs(leave_out(graph_module, example, [name])[0])
+        except InputError:  # every output needs it
+            continue
+        lost = [one for one, left in zip(before, after, strict=True) if isinstance(one, torch.Tensor) and left is None]
+        if lost and all(one.dim() == 0 for one in lost):
+            found.append(name)
+    return found
+
+
+def _outputs(graph: fx.Graph) -> list[Any]:
+    """What stands for each output."""
+    leaves = pytree.tree_leaves(graph.output_node().args)
+    return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in leaves]
+
+
 def check_complete(parameters: Sequence[str], positional: int, named: Iterable[str]) -> None:
     """Raise InputError where a call with so many positional arguments and those `named` leaves some of `parameters` out."""
     missing = [name for name in parameters[positional:] if name not in named]

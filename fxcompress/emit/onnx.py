@@ -30,6 +30,7 @@ from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableErr
 from fxcompress.errors import EmitError, InputError, describe
 from fxcompress.ir.constants import fold_computed
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.edit import without_modules
 from fxcompress.targets.faults import Fault
 
 __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "unwritable", "write_onnx"]
@@ -97,8 +98,9 @@ def _chosen_opset(wanted: int | None, needed: int) -> int:
 def unwritable(graph_module: fx.GraphModule) -> str | None:
     """What keeps `graph_module` from being written, all of it, as the error would say; None where nothing does.
 
-    What is computed from parameters alone is no call in a file.
+    Modules are not looked at, since lowering replaces them; what is computed from parameters alone is no call in a file.
     """
+    graph_module = without_modules(graph_module)
     graph_module = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
     fold_computed(graph_module, "")
     try:

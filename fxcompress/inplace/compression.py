@@ -79,11 +79,11 @@ class Compression:
         self.compiled.load_checkpoint(state)
 
     def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
-        """Write the model, or each part of it to the folder `path`; see `Compiled.to_onnx`."""
+        """Write the model; see `Compiled.to_onnx`, and `PartlyCompiled.to_onnx` of one that was compressed in parts."""
         return self.compiled.to_onnx(path, **options)
 
     def to_openvino(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
-        """As `to_onnx`, in OpenVINO's own format; see `Compiled.to_openvino`."""
+        """As `to_onnx`, in OpenVINO's own format; see `Compiled.to_openvino`, and `PartlyCompiled.to_openvino`."""
         return self.compiled.to_openvino(path, **options)
 
 
@@ -142,7 +142,7 @@ def compress(
     left = compiled.left_alone
     if chosen_here:
         left = {"": f"its forward takes what a loss needs as well, and stays Python; compressed are {', '.join(chosen_here)}"}
-    return Compression(model, PartlyCompiled.around(model, twins, left))
+    return Compression(model, PartlyCompiled(model, twins, left, compiled.example, every_size=compiled.every_size))
 
 
 def _with_default_parts(

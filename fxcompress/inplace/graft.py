@@ -42,7 +42,7 @@ def graft(module: nn.Module, compiled: Compiled) -> Compiled:
 
 def check_graftable(module: nn.Module) -> None:
     """Raise InputError where `module` has been compressed already, or its forward was replaced on the instance."""
-    if any(hasattr(child, "_compressed_forward") for child in module.modules()):
+    if any(hasattr(child, "_compressed_graph") for child in module.modules()):
         raise InputError(f"this {type(module).__name__} has been compressed already; compress it once, with all passes")
     if "forward" in vars(module):
         raise InputError(
@@ -137,7 +137,7 @@ def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
         mine = self is instance()
         if mine:
             compiled.training = self.training
-        return calls.run(self, run if mine else functools.partial(code, self), args, kwargs)
+        return calls.run(self, run if mine else self._compressed_code, args, kwargs)
 
     forward.__wrapped__ = own.forward  # type: ignore[attr-defined]  # for those who look at its signature
     members: dict[str, Any] = {
@@ -147,7 +147,8 @@ def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
         "__deepcopy__": _deepcopy_of(own),
         "__reduce_ex__": _refuse_pickling,
         "forward": forward,
-        "_compressed_forward": True,
+        "_compressed_code": code,
+        "_compressed_graph": compiled.graph,
         "_in_spec": getattr(compiled, "_in_spec", None),
         "_out_spec": getattr(compiled, "_out_spec", None),
     }

@@ -9,6 +9,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from fxcompress.ir.dialect import copy_graph
+
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
@@ -52,6 +54,19 @@ def called(graph_module: fx.GraphModule, node: fx.Node, kind: type[Module]) -> M
     """The module of `kind` that `node` calls; None where it is something else."""
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     return module if isinstance(module, kind) else None
+
+
+def without_modules(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """`graph_module` without the modules that passes inserted, each of whose inputs is read in its place; a copy."""
+    if not graph_module.graph.find_nodes(op="call_module"):
+        return graph_module
+    graph = copy_graph(graph_module.graph)
+    for node in graph.find_nodes(op="call_module"):
+        node.replace_all_uses_with(node.args[0], propagate_meta=False)
+        graph.erase_node(node)
+    twin = fx.GraphModule(graph_module, graph)
+    twin.meta = dict(graph_module.meta)
+    return twin
 
 
 def insert_call(value: fx.Node, readers: Iterable[fx.Node], target: str | OpOverload, *, name: str, created_by: str) -> fx.Node:

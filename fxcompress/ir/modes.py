@@ -42,13 +42,18 @@ def inference_twin(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     A module with a method ``settle`` decides first what it is outside training.
     """
-    for module in graph_module.modules():
-        if module.training and hasattr(module, "settle"):
-            module.settle()
+    settle(graph_module)
     twin = fx.GraphModule(_in_inference(graph_module), copy_graph(graph_module.graph))
     twin.meta = dict(graph_module.meta)
     set_training(twin, False)
     return twin
+
+
+def settle(model: nn.Module) -> None:
+    """Let the modules of `model` in training that have a method ``settle`` decide what they are outside it."""
+    for module in model.modules():
+        if module.training and hasattr(module, "settle"):
+            module.settle()
 
 
 def _in_inference(module: nn.Module) -> nn.Module:

