@@ -22,6 +22,7 @@ from fxcompress.data.inputs import peek
 from fxcompress.driver.capture import Captured, capture_parts, capture_verified
 from fxcompress.driver.compilation import Compilation
 from fxcompress.driver.interface import Context, Pass
+from fxcompress.driver.ownership import own
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
 from fxcompress.driver.state import settle
@@ -122,7 +123,7 @@ def compile(
     if submodules is None:
         try:
             captured = capture_verified(model, example, dynamic_shapes=dynamic_shapes, check=verify)
-            return settings.compile(captured, data)
+            return settings.compile(captured, data, model)
         except CaptureError as problem:
             if not isinstance(model, nn.Module) or not (dynamic_shapes is None or every_size):
                 raise
@@ -131,7 +132,7 @@ def compile(
     compiled, names = {}, file_names(parts)
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)
-        compiled[path] = settings.compile(part, given, names[path])
+        compiled[path] = settings.compile(part, given, model, names[path])
     return PartlyCompiled.of_copy(model, compiled, found.left_alone, example, every_size=every_size)
 
 
@@ -177,8 +178,8 @@ class _Settings:
     folder: Path | None
     progress: Progress | None
 
-    def compile(self, captured: Captured, data: Iterable[Any] | None, part: str = "") -> Compiled:
-        """Run the passes over a captured graph."""
+    def compile(self, captured: Captured, data: Iterable[Any] | None, model: Any, part: str = "") -> Compiled:
+        """Run the passes over a captured graph of `model`, or of a `part` of it."""
         example, row = captured.example, captured.row
         problem = unwritable(captured.graph_module)
         if problem is not None:
@@ -199,7 +200,8 @@ class _Settings:
         held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
         report = run(graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, row)
-        earlier = settle(graph_module, [graph for _, graph in steps], held)
+        earlier = settle(graph_module, [graph for _, graph in steps], held, context.let_go)
+        own(graph_module, earlier.gone, model)
         compiled = Compiled.wrap(graph_module, Compilation(report, self.passes, example, self.target, steps, earlier))
         if compiled.compilation.steered:
             warn_of_training(compiled)  # they are there to be trained

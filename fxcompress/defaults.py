@@ -22,7 +22,13 @@ def post_training() -> list[Pass]:
 
 def weights_only() -> list[Pass]:
     """Weights in 4 bits, in groups, for models that generate; with data, the integers are chosen by what layers put out."""
-    return [passes.FoldConstants(), passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.CompressWeights()]
+    return [
+        passes.FoldConstants(),
+        passes.FoldBatchNorm(),
+        passes.CanonicalizeActivations(),
+        passes.CompressWeights(),
+        passes.StoreIntegers(),
+    ]
 
 
 def training() -> list[Pass]:

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torch import fx, nn
 
-from fxcompress.capture import private_copy
+from fxcompress.capture import private_copy, twin_of, unwritten
 from fxcompress.capture.recording import recording
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
@@ -70,7 +70,10 @@ class PartlyCompiled(nn.Module):
     @classmethod
     def of_copy(cls, model: nn.Module, parts: dict[str, Compiled], *rest: Any, **options: Any) -> PartlyCompiled:
         """Of a copy of `model`, in inference mode, with `parts` in the place of its own."""
-        twin = private_copy(model)
+        around = twin_of(model)
+        for path in parts:
+            around.set_submodule(path, nn.Identity())  # which need no copy
+        twin = private_copy(around)
         for path, part in parts.items():
             twin.set_submodule(path, part)
         made = cls(twin, parts, *rest, **options)
@@ -255,12 +258,12 @@ class SubmoduleData:
     """What the submodule at `path` is given while `model` runs over `data`: calibration data for that part."""
 
     def __init__(self, model: nn.Module, path: str, data: Iterable[Any], example: ExampleInputs):
-        self.model, self.path, self.data, self.example = private_copy(model), path, data, example
+        self.model, self.path, self.data, self.example = twin_of(model), path, data, example
 
     def __iter__(self) -> Iterator[ExampleInputs]:
         submodule = self.model.get_submodule(self.path)
         for batch in self.data:
             inputs = aligned(batch, self.example).copy()
-            with recording({self.path: submodule}) as calls, torch.no_grad():
+            with recording({self.path: submodule}) as calls, torch.no_grad(), unwritten(self.model):
                 self.model(*inputs.args, **inputs.kwargs)
             yield from calls.get(self.path, [])

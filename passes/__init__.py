@@ -2,8 +2,8 @@
 
 In: a graph, and what the driver knows of it. Out: the graph, rewritten in place.
 
-Imports: options, report, ir, pattern, rewrite, data, masks, quantizers, binarization, targets, execution, quantization,
-channels, sparsity, training, driver, emit, measure, patterns.
+Imports: options, report, storage, ir, pattern, rewrite, data, masks, quantizers, binarization, targets, execution,
+quantization, channels, sparsity, training, driver, emit, measure, patterns.
 """
 
 from fxcompress.passes.absorb_clamps import AbsorbClamps
@@ -33,6 +33,7 @@ from fxcompress.passes.round_weights import RoundWeights
 from fxcompress.passes.smooth_activations import SmoothActivations
 from fxcompress.passes.sparsify import Sparsify
 from fxcompress.passes.split_channels import SplitChannels
+from fxcompress.passes.store_integers import StoreIntegers
 from fxcompress.passes.train_quantizers import TrainQuantizers
 from fxcompress.passes.use_binary_convolutions import UseBinaryConvolutions
 
@@ -64,6 +65,7 @@ __all__ = [
     "SmoothActivations",
     "Sparsify",
     "SplitChannels",
+    "StoreIntegers",
     "TrainQuantizers",
     "UseBinaryConvolutions",
 ]

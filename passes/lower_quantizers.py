@@ -13,12 +13,11 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import PlanError, describe
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import insert_constant, insert_function
-from fxcompress.masks.mask import constant_behind, masked
-from fxcompress.quantization.quantized import quantized_layers, quantizer_calls
-from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE, along
+from fxcompress.masks.mask import constant_behind
+from fxcompress.quantization.integers import read_by_integer_kernels, store_weight
+from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.rewrite.rule import Replacement
-from fxcompress.targets import Target
 
 CLAMP = resolve("clamp")
 
@@ -36,7 +35,7 @@ class LowerQuantizers(Pass):
     breaks: ClassVar[frozenset[str]] = frozenset({"quantized", "calibrated"})
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        rewritten, integer = [], _read_by_integer_kernels(graph_module, context.target)
+        rewritten, integer = [], read_by_integer_kernels(graph_module, context.target)
         for node in graph_module.graph.find_nodes(op="call_module"):
             module = graph_module.get_submodule(node.target)
             if isinstance(module, Quantizer):
@@ -52,38 +51,10 @@ class LowerQuantizers(Pass):
 
     def _lower(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, integer: set[fx.Node]) -> None:
         if constant_behind(graph_module, node.args[0]) is not None:
-            dequantized = self._lower_weight(graph_module, node, quantizer, node in integer)
+            store_weight(graph_module, node, quantizer, in_integers=node in integer, created_by=self.name)
         else:
-            dequantized = self._lower_activation(graph_module, node, quantizer)
-        node.replace_all_uses_with(dequantized)
-        graph_module.graph.erase_node(node)
-
-    def _lower_weight(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, integer: bool) -> fx.Node:
-        """Integers as a constant, and their dequantize.
-
-        Integer kernels read 8 signed bits and no zero point: for them a weight is written relative to its zero point, which of
-        fewer than 8 bits always fits, and 4 bits of it become 8 in the file itself. Where float kernels read it, a signed one
-        has no zero point.
-        """
-        stem, kind = node.name.removesuffix("_quantizer"), quantizer.dtype
-        integers, points = quantizer.integers(masked(graph_module, node.args[0])), quantizer.zero_point
-        block, narrow = quantizer.spec.group_size or 0, quantizer.spec.bits <= 4
-        widened = integer and not block
-        if widened and not narrow:
-            axis = quantizer.spec.scale_axis
-            relative = integers - along(points, axis, block, integers.shape)
-            low, high = INTEGER_RANGES["int8"]
-            if low <= relative.min() and relative.max() <= high:
-                integers, points, kind = relative, torch.zeros_like(points), "int8"
-        elif not widened and quantizer.signed and points.any():  # OpenVINO unpacks only unsigned ones with a zero point quickly
-            shift = -INTEGER_RANGES[kind][0]
-            integers, points, kind = integers + shift, points + shift, f"u{kind}"
-        storage = STORAGE[kind]
-        scale = self._constant(graph_module, f"{stem}_scale", quantizer.scale, node)
-        zero_point = self._constant(graph_module, f"{stem}_zero_point", points.to(storage), node)
-        quantized = self._constant(graph_module, f"{stem}_{kind}", integers.to(storage), node)
-        grid = (scale, zero_point, quantizer.spec.scale_axis, kind, block, *([True] if widened and narrow else []))
-        return self._call(DEQUANTIZE, quantized, *grid, node=node, name=f"{stem}_dequantize", like=node.meta["val"])
+            node.replace_all_uses_with(self._lower_activation(graph_module, node, quantizer))
+            graph_module.graph.erase_node(node)
 
     def _lower_activation(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer) -> fx.Node:
         """No runtime computes values of fewer than 8 bits: they are clamped to their range, and quantized in 8."""
@@ -115,12 +86,3 @@ class LowerQuantizers(Pass):
 
     def _constant(self, graph_module: fx.GraphModule, name: str, value: torch.Tensor, node: fx.Node) -> fx.Node:
         return insert_constant(graph_module, name, value.detach().clone(), before=node, created_by=self.name)
-
-
-def _read_by_integer_kernels(graph_module: fx.GraphModule, target: Target) -> set[fx.Node]:
-    """The calls of weights' quantizers all of whose layers compute with quantized data as well."""
-    layers, calls = quantized_layers(graph_module, target), quantizer_calls(graph_module)
-    in_integers = {True: set[fx.Node](), False: set[fx.Node]()}
-    for layer in layers:
-        in_integers[any(calls[call].enabled for call in layer.activations)].update(layer.weights)
-    return in_integers[True] - in_integers[False]

@@ -12,6 +12,7 @@ import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, passes
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.errors import InputError, ScopeError
+from fxcompress.quantizers.ops import INTEGER_RANGES, STORAGE, pack, unpack
 
 
 class Decoder(nn.Module):
@@ -128,3 +129,68 @@ def test_the_file_has_what_runtimes_unpack_quickly(bits, symmetric, signed, grou
     np.testing.assert_allclose(given, wanted, atol=1e-5)
     core = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0})
     np.testing.assert_allclose(core(x.numpy())[0], wanted, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- integers alone
+
+
+class Whole(nn.Module):
+    """A table that is the head too, a convolution, and a linear layer with odd sizes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.conv = nn.Embedding(31, 45), nn.Conv1d(45, 33, 3, padding=1)
+        self.odd, self.head = nn.Linear(33, 45, bias=False), nn.Linear(45, 31, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        x = self.conv(self.table(tokens).transpose(1, 2)).transpose(1, 2)
+        return self.head(torch.relu(self.odd(x)))
+
+
+INTEGERS = {
+    "4 bits in groups": [passes.CompressWeights(group_size=32)],
+    "4 bits a row, signed": [passes.CompressWeights(group_size=None, symmetric=True)],
+    "3 bits, tables too": [passes.CompressWeights(bits=3, embeddings=4, head=4, group_size=16)],
+    "8 bits": [passes.CompressWeights(bits=8, group_size=None)],
+    "with data": [passes.Quantize(weights=QuantizationSpec(bits=4)), passes.Calibrate()],
+    "the default": fxcompress.defaults.post_training(),
+}
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_integers_alone_are_the_same_model_and_the_same_file(kind, tmp_path):
+    data = [torch.randint(0, 31, (8, 9), generator=torch.Generator().manual_seed(0))]
+    model = Whole().eval()
+    held = [fxcompress.compile(model, [*INTEGERS[kind], *more], data=data) for more in ([], [passes.StoreIntegers()])]
+    floats, integers = held
+    assert torch.equal(floats(data[0]), integers(data[0])) and "dequantize" in integers.text()
+    paths = [one.to_onnx(tmp_path / f"{name}.onnx", verify=False) for name, one in zip("fi", held)]
+    graphs = [onnx.load(path).graph.SerializeToString() for path in paths]
+    assert graphs[0] == graphs[1]
+    kept = sum(tensor.nbytes for tensor in integers.state_dict().values() if isinstance(tensor, torch.Tensor))
+    assert kept < 0.6 * sum(tensor.nbytes for tensor in floats.state_dict().values() if isinstance(tensor, torch.Tensor))
+    again = fxcompress.compile(model, [*INTEGERS[kind], passes.StoreIntegers()], data=data)
+    again.load_state_dict(integers.state_dict())
+    assert torch.equal(again(data[0]), integers(data[0]))
+    assert integers.dump(tmp_path / "graphs")
+
+
+def test_floats_that_are_still_trained_stay():
+    compiled = fxcompress.compile(
+        Whole().eval(), [*fxcompress.defaults.training(), passes.StoreIntegers()], data=[TOKENS[:, :] % 31]
+    )
+    assert "odd.weight" in dict(compiled.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4"])
+@pytest.mark.parametrize("shape", [(3, 5), (4,), (1, 1), (2, 3, 7)])
+def test_integers_are_packed_as_the_file_packs_them(dtype, shape):
+    low, high = INTEGER_RANGES[dtype]
+    values = torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(0)).to(STORAGE[dtype])
+    packed = pack(values)
+    assert torch.equal(unpack(packed, list(shape), dtype), values) and packed.numel() == (values.numel() + 1) // 2
+    kind = getattr(onnx.TensorProto, dtype.upper())
+    written = onnx.helper.make_tensor("x", kind, shape, packed.numpy().tobytes(), raw=True)
+    assert (onnx.numpy_helper.to_array(written).astype(int) == values.numpy()).all()

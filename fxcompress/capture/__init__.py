@@ -10,8 +10,9 @@ from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.inserted import is_compressed
 from fxcompress.capture.model import check_model
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
-from fxcompress.capture.tracing import plain_kernels, private_copy
+from fxcompress.capture.tracing import plain_kernels
 from fxcompress.capture.training_trace import Modes
+from fxcompress.capture.twin import private_copy, twin_of, unwritten
 
 __all__ = [
     "Modes",
@@ -26,4 +27,6 @@ __all__ = [
     "plain_kernels",
     "private_copy",
     "reason_of",
+    "twin_of",
+    "unwritten",
 ]

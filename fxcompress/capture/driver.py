@@ -26,9 +26,10 @@ from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
-from fxcompress.capture.tracing import copy_tensor, prepare, private_copy, trace, trace_free
+from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import untrue
+from fxcompress.capture.twin import shared, twin_of
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
@@ -56,9 +57,10 @@ def capture(
 
     The batch is symbolic where the model allows it: dimension 0 of every tensor that agrees there with the first one, or else
     the second dimension. Where it lies is found out, and noted on the graph (`fxcompress.data.batch`).
-    `model` is left untouched; the graph computes in float32, and has copies of its parameters under the same names, and under
-    identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's. ``meta["capture_notes"]`` lists
-    what the graph does not keep of the model, and why; ``meta["lost_in_training"]`` those that only training is without.
+    `model` is left untouched; the graph computes in float32, and has parameters on the memory of those of `model`, under the
+    same names, and under identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's.
+    ``meta["capture_notes"]`` lists what the graph does not keep of the model, and why; ``meta["lost_in_training"]`` those
+    that only training is without.
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch; ``"auto"`` for every size that the model
@@ -72,7 +74,7 @@ def capture(
     """
     if isinstance(model, ExportedProgram):
         return _Capture(model, example_inputs, given or example_inputs, None, {}, None).graph(model, None)
-    traced = private_copy(model)
+    traced = twin_of(model)
     check_parameters(example_inputs.kwargs)
     inserted = InsertedModules(traced)
     prepare(traced, example_inputs)
@@ -90,7 +92,7 @@ Trace = Callable[[], ExportedProgram]
 
 @dataclass(frozen=True)
 class _Capture:
-    """One model on its way, with a private copy of it (`traced`) where there is more than a program, and its `modes`."""
+    """One model on its way, with its twin (`traced`) where there is more than a program, and its `modes`."""
 
     model: nn.Module | ExportedProgram
     example: ExampleInputs
@@ -179,7 +181,7 @@ class _Capture:
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
-        result = _assemble(module, rename(module.graph), copy_tensors=self.traced is None)
+        result = _assemble(module, rename(module.graph))
         if self.inserted is not None:
             self.inserted.put_back(result)
         mark_computed(result.graph)
@@ -247,12 +249,12 @@ def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedPr
     return program
 
 
-def _assemble(module: fx.GraphModule, graph: fx.Graph, copy_tensors: bool) -> fx.GraphModule:
-    """A plain graph module with `graph` and every parameter and buffer of `module`."""
+def _assemble(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """A plain graph module with `graph` and every parameter and buffer of `module`, on the same memory."""
     result = fx.GraphModule(nn.Module(), fx.Graph())
     done: dict[int, Tensor] = {}
     for path, tensor, persistent in _tensors(module, graph):
-        new = done.setdefault(id(tensor), copy_tensor(tensor) if copy_tensors else tensor)
+        new = done.setdefault(id(tensor), shared(tensor))
         parent, _, name = path.rpartition(".")
         owner = _submodule(result, parent)
         if isinstance(new, nn.Parameter):

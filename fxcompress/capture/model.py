@@ -54,8 +54,9 @@ def check_weights(graph_module: fx.GraphModule) -> None:
         trained = isinstance(held, nn.Parameter)
         if trained and held.numel() == 0:
             raise InputError(f"the parameter {node.target!r} is empty, of the shape {list(held.shape)}; leave its layer out")
-        if not (held.is_floating_point() or held.is_complex()):
+        if not (held.is_floating_point() or held.is_complex()) or held.numel() == 0:
             continue
-        if held.isnan().any() or (trained and held.isinf().any()):
+        ends = torch.stack((torch.view_as_real(held) if held.is_complex() else held).detach().aminmax())  # no copy as large
+        if ends.isnan().any() or (trained and ends.isinf().any()):
             what = "parameter" if trained else "buffer"
             raise InputError(f"the {what} {node.target!r} holds NaN or infinity; repair the weights, or load them again")

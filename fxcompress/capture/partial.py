@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.recording import recording
-from fxcompress.capture.tracing import private_copy, stopped_by
+from fxcompress.capture.tracing import stopped_by
 from fxcompress.capture.training_trace import Modes, training_modes
+from fxcompress.capture.twin import twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
 
@@ -63,7 +64,7 @@ def capture_submodules(
     """
     if names is not None:
         check_names(model, names)
-    twin = private_copy(model)
+    twin = twin_of(model)
     calls = _Calls(_record_calls(twin, example_inputs), several_sizes)
     modes = training_modes(model, twin)
     found = PartialCapture()
@@ -92,7 +93,7 @@ def called_submodules(model: nn.Module, example: ExampleInputs) -> set[str]:
     Raises:
         CaptureError: it does not run.
     """
-    return set(_record_calls(private_copy(model), example))
+    return set(_record_calls(twin_of(model), example))
 
 
 def check_names(model: nn.Module, names: Sequence[str]) -> None:
@@ -148,7 +149,7 @@ def reason_of(error: CaptureError) -> str:
 
 def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[ExampleInputs]]:
     """The inputs of every call of every submodule while `model` runs on `example`, by path."""
-    with recording(dict(model.named_modules())) as calls, torch.no_grad():
+    with recording(dict(model.named_modules())) as calls, torch.no_grad(), unwritten(model):
         given = example.copy()
         try:
             model(*given.args, **given.kwargs)

@@ -1,9 +1,8 @@
-"""Tracing with torch.export: a private copy of the model, a symbolic batch, and errors that name the user's line."""
+"""Tracing with torch.export: a symbolic batch, and errors that name the user's line."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import io
 import linecache
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
@@ -26,7 +25,7 @@ from fxcompress.errors import CaptureError, InputError
 
 
 def prepare(model: nn.Module, example: ExampleInputs) -> None:
-    """Make a private copy of a model ready for `trace`.
+    """Make a twin of a model (see `fxcompress.capture.twin`) ready for `trace`.
 
     Raises:
         CaptureError: `model` has a name that torch cannot trace.
@@ -78,41 +77,6 @@ def _traced_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> 
 def stopped_by(error: BaseException | None) -> str:
     """What stopped a trace, and the line of the user's that did."""
     return f"{_first_sentence(error)}; the line that stopped it: {_user_line(error)}"
-
-
-def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` in inference mode that shares no tensor with it; tied parameters stay tied."""
-    try:
-        twin = copy.deepcopy(model)
-    except Exception:  # locks, files, tensors with a history: whatever a module may hold that cannot be copied
-        twin = _copy_structure(model, {})
-    twin.eval()  # what it returns is not used: some models' own `train` returns nothing
-    return twin
-
-
-def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:
-    """Copies of the modules and their tensors; everything else that they hold is shared."""
-    if id(module) in done:
-        return done[id(module)]
-    twin = done[id(module)] = object.__new__(type(module))  # copy.copy refuses parametrized modules
-    twin.__dict__.update(module.__dict__)
-    for registry in ("_parameters", "_buffers"):
-        tensors = {}
-        for name, tensor in getattr(module, registry).items():
-            if tensor is not None and id(tensor) not in done:
-                done[id(tensor)] = copy_tensor(tensor)
-            tensors[name] = None if tensor is None else done[id(tensor)]
-        twin.__dict__[registry] = tensors
-    twin.__dict__["_modules"] = {
-        name: None if child is None else _copy_structure(child, done) for name, child in module._modules.items()
-    }
-    return twin
-
-
-def copy_tensor(tensor: Tensor) -> Tensor:
-    """A parameter or buffer of the same value."""
-    new = tensor.detach().clone()
-    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
 def _check_call(model: nn.Module, example: ExampleInputs) -> None:

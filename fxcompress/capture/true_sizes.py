@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture.batch import close, graph_outputs
 from fxcompress.capture.free_sizes import Dimensions
 from fxcompress.capture.tracing import plain_kernels
+from fxcompress.capture.twin import unwritten
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.sized import sized_inputs
@@ -69,7 +70,7 @@ def _outputs(model: nn.Module, leaves: list[Any], example: ExampleInputs) -> lis
     copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     args, kwargs = pytree.tree_unflatten(copies, form)
     try:
-        with plain_kernels():
+        with plain_kernels(), unwritten(model):
             outputs = model(*args, **kwargs)
     except Exception:
         return None

@@ -29,7 +29,7 @@ Runtimes approximate exp, tanh and erf to a few of them, and sums of thousands l
 MARGIN = 8.0
 """The energy of a difference may be this many times the energy of the largest drawn one (9 dB)."""
 
-_LARGEST_CONSTANTS = 2**30  # bytes that are kept from run to run
+_LARGEST_CONSTANTS = 2**26  # bytes that are kept from run to run
 _SPARE = 4099  # numbers more than twice what is taken at a time
 
 FLOOR = 1e-8

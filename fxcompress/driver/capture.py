@@ -19,6 +19,7 @@ from fxcompress.capture import (
     in_precision_of,
     plain_kernels,
     reason_of,
+    unwritten,
 )
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
@@ -148,7 +149,7 @@ def _reference(model: nn.Module, example: ExampleInputs) -> list[Any]:
     try:
         for module in modes_before:
             module.training = False
-        with plain_kernels():
+        with plain_kernels(), unwritten(model):
             return outputs(model, example)
     except Exception as error:
         raise does_not_run(model, example, error) from error

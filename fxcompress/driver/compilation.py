@@ -9,7 +9,7 @@ from torch import fx
 
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
-from fxcompress.driver.state import Earlier
+from fxcompress.driver.state import Earlier, is_let_go
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report.rows import Report
 from fxcompress.targets import Target
@@ -41,7 +41,12 @@ class Compilation:
         return any(type(one).controller is not Pass.controller for one in self.passes)
 
     def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
-        """The `compiled` model as it was before a pass inserted quantizers; None where it held some from the start."""
+        """The `compiled` model as it was before a pass inserted quantizers.
+
+        None where it held some from the start, or where a pass let go of what it was.
+        """
         stages = (self.earlier.step(compiled, graph) for _, graph in self.steps)
         float_stages = list(itertools.takewhile(lambda stage: not quantizer_calls(stage), stages))
-        return float_stages[-1] if float_stages else None
+        if not float_stages or any(map(is_let_go, float_stages[-1].state_dict().values())):
+            return None
+        return float_stages[-1]

@@ -35,6 +35,7 @@ class Context:
         ranges: those that the running pass has chosen by their cost, for the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
+        let_go: names of tensors of which the graphs of earlier steps are to keep the shape alone.
     """
 
     example: ExampleInputs
@@ -48,6 +49,7 @@ class Context:
     ranges: list[RangeChoice] = field(default_factory=list)
     limit: int | None = None
     pass_name: str = ""
+    let_go: set[str] = field(default_factory=set)
 
     def note(self, text: str) -> None:
         """Tell the reader of the report `text`, once."""

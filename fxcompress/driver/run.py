@@ -15,6 +15,7 @@ from fxcompress.errors import FxCompressError, PassError, VerificationError
 from fxcompress.ir import dialect
 from fxcompress.report.rows import Report, Row
 from fxcompress.rewrite.rule import Replacement
+from fxcompress.storage.memory import give_back
 
 
 def run(
@@ -65,6 +66,7 @@ def run(
         )
         if watch:
             watch(position, one, graph_module)
+        give_back()
     return report
 
 

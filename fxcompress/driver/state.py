@@ -7,14 +7,14 @@ of the user's model takes its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxcompress.ir.edit import attribute, keep, owner_of
+from fxcompress.ir.edit import attribute, held_like, keep, owner_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,14 @@ class Earlier:
 
     def _held(self, compiled: nn.Module, target: str, device: torch.device | None) -> Any:
         if target in self.gone:
-            return self.gone[target].to(device)
+            value = self.gone[target]
+            return value if is_let_go(value) else value.to(device)
         return attribute(compiled, self.renamed.get(target, target))
+
+
+def is_let_go(value: Any) -> bool:
+    """Whether of a tensor that an earlier step reads the shape alone is left."""
+    return isinstance(value, torch.Tensor) and value.is_meta
 
 
 def targets(graph: fx.Graph) -> dict[str, None]:
@@ -45,15 +51,19 @@ def targets(graph: fx.Graph) -> dict[str, None]:
     return {str(node.target): None for node in graph.nodes if node.op in ("get_attr", "call_module")}
 
 
-def settle(graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: Iterable[str]) -> Earlier:
+def settle(
+    graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: Iterable[str], let_go: Collection[str] = ()
+) -> Earlier:
     """Leave in `graph_module` what its graph reads, and what no step reads: what the user's model holds beside.
 
     Args:
         steps: the graphs of the earlier steps.
         captured: the names of the tensors at capture.
+        let_go: those of tensors of which earlier steps keep the shape alone: they can be drawn, and not run.
     """
     present, ever = targets(graph_module.graph), {target for graph in steps for target in targets(graph)}
     gone = {target: attribute(graph_module, target) for target in ever if target not in present}
+    gone |= {target: held_like(gone[target], gone[target].to("meta")) for target in gone.keys() & let_go}
     for name in {*gone, *_left_by_passes(graph_module, {*ever, *present, *captured})}:
         _remove(graph_module, name)
     renamed = _rename(graph_module)

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from fxcompress.emit.protobuf import write_protobuf
 from fxcompress.errors import InputError
 from fxcompress.storage.atomic import check_writable, replacing, takes_files_beside
 
@@ -43,7 +44,7 @@ def write_onnx(
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     if sum(tensor.nbytes for tensor in tensors) <= largest_file:
         with replacing(target, obsolete=lambda: _data_files(target)) as (part,):
-            ir.save(model, part, format="protobuf")
+            write_protobuf(model, part)
             _checked(check, part, model)
         return target
     if not takes_files_beside(target):

@@ -11,6 +11,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import fx
 
+from fxcompress.emit.deferred import Deferred
 from fxcompress.emit.shapes import Size, SymbolicSizes, UnknownSizeError, same
 from fxcompress.emit.types import number, onnx_type, output_type
 
@@ -177,7 +178,13 @@ class Emitter:
     def data(self, value: ir.Value) -> torch.Tensor | None:
         """The tensor behind `value` if it is a constant, else None."""
         tensor = value.const_value
+        if isinstance(tensor, Deferred):
+            return tensor.values()
         return tensor.raw if isinstance(tensor, TorchTensor) else None
+
+    def deferred(self, values: Callable[[], torch.Tensor], shape: Sequence[int], name: str) -> ir.Value:
+        """A constant of integers that are computed whenever they are asked for, one a byte, so that nobody holds them."""
+        return self.initializer(Deferred(values, shape, name), name)
 
     # Sizes -------------------------------------------------------------------------------------------------------
 

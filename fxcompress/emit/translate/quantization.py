@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.deferred import Deferred
 from fxcompress.emit.translation import Emitter, translation
-from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE, STORAGE
+from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE, STORAGE, UNPACK, pack, unpack
 
 _TYPES = {
     "int8": ir.DataType.INT8,
@@ -30,6 +30,14 @@ def quantize(
     result = emit.QuantizeLinear(x, *grid, **_attributes(emit, axis, block_size))
     result.dtype = _TYPES[dtype]
     return result
+
+
+@translation(UNPACK)
+def unpacked(emit: Emitter, packed: ir.Value, shape: list[int], dtype: str) -> ir.Value:
+    data = emit.data(packed)
+    if data is None:
+        emit.unsupported("the packed integers are not a constant")
+    return emit.deferred(lambda: unpack(data, shape, dtype), shape, packed.name or "integers")
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def dequantize(
     block_size: int = 0,
     widened: bool = False,
 ) -> ir.Value:
-    if emit.data(q) is None:
+    if q.const_value is None:
         return _dequantize(emit, q, scale, zero_point, axis, dtype, block_size)
     padding = 0
     if axis is not None and block_size:
@@ -118,17 +126,36 @@ def dequantize_transposed(emit: Emitter, matrix: Dequantized) -> ir.Value:
 
 
 def _transposed(emit: Emitter, value: ir.Value) -> ir.Value:
+    held, name = value.const_value, f"{value.name}_transposed"
+    if held is None or len(held.shape) < 2:
+        return value
+    if isinstance(held, Deferred):
+        shape = held.shape.numpy()[::-1]
+        return emit.derived(value, "transposed", lambda: emit.deferred(lambda: held.values().t(), shape, name))
     data = emit.data(value)
-    return value if data is None or data.dim() < 2 else emit.stored(data.t(), f"{value.name}_transposed")
+    assert data is not None
+    return emit.stored(data.t(), name)
 
 
 def _integers(emit: Emitter, q: ir.Value, dtype: str, axis: int | None, padding: int) -> ir.Value:
     """The constant `q` as the file holds it, with `padding` zeros behind it along `axis`."""
-    data = emit.data(q)
-    assert data is not None
-    if padding and axis is not None:
-        data = torch.cat([data, torch.zeros_like(data.narrow(axis, 0, 1)).repeat_interleave(padding, axis)], axis)
-    return _stored(emit, data, q.name or "integers", dtype)
+    held, name = q.const_value, q.name or "integers"
+
+    def padded() -> torch.Tensor:
+        data = emit.data(q)
+        assert data is not None
+        if padding and axis is not None:
+            data = torch.cat([data, torch.zeros_like(data.narrow(axis, 0, 1)).repeat_interleave(padding, axis)], axis)
+        return data
+
+    if not isinstance(held, Deferred):
+        return _stored(emit, padded(), name, dtype)
+    emit.require_opset(21)
+    shape = list(held.shape.numpy())
+    if axis is not None:
+        shape[axis] += padding
+    packed = ir.LazyTensor(lambda: _packed(padded(), _TYPES[dtype]), _TYPES[dtype], ir.Shape(shape), name=name)
+    return emit.initializer(packed, name)
 
 
 def _attributes(emit: Emitter, axis: int | None, block_size: int) -> dict[str, int | None]:
@@ -166,7 +193,4 @@ def _stored(emit: Emitter, data: torch.Tensor, name: str, dtype: str) -> ir.Valu
 
 def _packed(data: torch.Tensor, kind: ir.DataType) -> ir.TensorProtocol:
     """Two 4-bit integers a byte, the first in the low half, as ONNX packs them."""
-    nibbles = data.detach().cpu().contiguous().numpy().astype(np.uint8).reshape(-1) & 0xF
-    if nibbles.size % 2:
-        nibbles = np.append(nibbles, np.uint8(0))
-    return ir.PackedTensor(nibbles[0::2] | (nibbles[1::2] << 4), kind, shape=tuple(data.shape))
+    return ir.PackedTensor(pack(data.detach().cpu()).numpy(), kind, shape=tuple(data.shape))

@@ -1,0 +1,119 @@
+"""A model to trace and run in the place of the user's: modules of its own, on the same parameters, which stay as they are.
+
+Modules are changed on the way (modes, options that no graph has), parameters are only read. So a twin takes the memory of its
+buffers, which a run may write to. A pass puts new tensors in the place of others, and what a compiled model shares with
+the user's in the end becomes its own (`fxcompress.driver.ownership`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """A copy of `model` in inference mode, with other parameters on the same memory; tied parameters stay tied."""
+    views = {id(one): shared(one) for one in model.parameters() if type(one) is nn.Parameter}
+    twin = _copied(model, views)
+    twin.eval()  # what it returns is not used: some models' own `train` returns nothing
+    return twin
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` in inference mode that shares no tensor with it; tied parameters stay tied."""
+    copied = _copied(model, {})
+    copied.eval()
+    return copied
+
+
+def shared(tensor: Tensor) -> Tensor:
+    """Another parameter or buffer on the memory of `tensor`."""
+    view = tensor.detach()
+    return nn.Parameter(view, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else view
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:  # locks, files, tensors with a history: whatever a module may hold that cannot be copied
+        return _copy_structure(model, dict(memo))
+
+
+def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:
+    """Copies of the modules and their tensors; everything else that they hold is shared."""
+    if id(module) in done:
+        return done[id(module)]
+    twin = done[id(module)] = object.__new__(type(module))  # copy.copy refuses parametrized modules
+    twin.__dict__.update(module.__dict__)
+    for registry in ("_parameters", "_buffers"):
+        tensors = {}
+        for name, tensor in getattr(module, registry).items():
+            if tensor is not None and id(tensor) not in done:
+                done[id(tensor)] = _copy_tensor(tensor)
+            tensors[name] = None if tensor is None else done[id(tensor)]
+        twin.__dict__[registry] = tensors
+    twin.__dict__["_modules"] = {
+        name: None if child is None else _copy_structure(child, done) for name, child in module._modules.items()
+    }
+    return twin
+
+
+def _copy_tensor(tensor: Tensor) -> Tensor:
+    new = tensor.detach().clone()
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+@contextmanager
+def unwritten(model: nn.Module) -> Iterator[None]:
+    """A run of `model` that leaves its parameters and buffers as they were, whatever it writes to them in place.
+
+    Buffers are copied before, and parameters where a call says that it writes to them.
+    """
+    buffers = [(one, one.detach().clone()) for one in model.buffers()]
+    writes = _Writes(list(model.parameters()))
+    try:
+        with writes:
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, before in (*buffers, *writes.saved.values()):
+                if not torch.equal(tensor, before):
+                    tensor.detach().copy_(before)
+
+
+class _Writes(TorchDispatchMode):
+    """Copies each of `tensors` before the first call that writes to its memory."""
+
+    def __init__(self, tensors: list[Tensor]):
+        super().__init__()
+        self.by_memory: dict[int, list[Tensor]] = {}
+        for tensor in tensors:
+            if tensor.layout is torch.strided:
+                self.by_memory.setdefault(_memory(tensor), []).append(tensor)
+        self.saved: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for position, argument in enumerate(func._schema.arguments):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    given = kwargs.get(argument.name) if argument.kwarg_only or position >= len(args) else args[position]
+                    for one in given if isinstance(given, (list, tuple)) else [given]:
+                        self._save(one)
+        return func(*args, **kwargs)
+
+    def _save(self, written: Any) -> None:
+        if isinstance(written, Tensor) and written.layout is torch.strided:
+            for tensor in self.by_memory.get(_memory(written), ()):
+                if id(tensor) not in self.saved:
+                    self.saved[id(tensor)] = tensor, tensor.detach().clone()
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

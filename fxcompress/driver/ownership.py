@@ -1,0 +1,42 @@
+"""What a compiled model still shares with the user's when all passes have run becomes its own.
+
+Until then the two share memory: passes read the user's weights, and put new tensors in the place of those that they change.
+From then on either can be trained, loaded or moved, and the other stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+
+def own(held: nn.Module, beside: dict[str, Any], model: nn.Module | ExportedProgram) -> None:
+    """Give `held`, and `beside`, copies of all that lies in the memory of `model`; tensors that are one stay one."""
+    taken = {_memory(tensor) for tensor in _tensors_of(model)}
+    done: dict[int, Tensor] = {}
+    for registry in (beside, *(r for owner in held.modules() for r in (owner._parameters, owner._buffers))):
+        for name, tensor in registry.items():
+            if isinstance(tensor, Tensor) and _memory(tensor) in taken:
+                if id(tensor) not in done:
+                    done[id(tensor)] = _copy(tensor)
+                registry[name] = done[id(tensor)]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    new = tensor.detach().clone()
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _tensors_of(model: nn.Module | ExportedProgram) -> Iterator[Tensor]:
+    if isinstance(model, nn.Module):
+        yield from (*model.parameters(), *model.buffers())
+    else:
+        yield from (one for one in (*model.state_dict.values(), *model.constants.values()) if isinstance(one, Tensor))
+
+
+def _memory(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
