@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.metadata
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         silent = arguments.quiet or arguments.json
         importlib.import_module(f"fxcompress.commands.{arguments.command}").run(arguments, Console(markup=False, quiet=silent))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has read enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FxCompressError as error:
         _complain(f"error: {error}")
         return 2

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import subprocess
 import sys
 from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin
 
@@ -459,3 +460,12 @@ def test_the_command_line_checks_shows_and_prints_the_schema(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("passes: [Quantise]")
     assert cli.main(["config", "check", str(tmp_path / "a.yaml")]) == 2
     assert "a.yaml:1: passes[0]: there is no Pass 'Quantise'" in capsys.readouterr().err
+
+
+def test_the_command_line_may_be_read_in_part():
+    """As `fxcompress config schema | head -1` does."""
+    command = [sys.executable, "-m", "fxcompress", "config", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "{\n"
+        running.stdout.close()
+        assert running.stderr.read() == "" and running.wait() == 0

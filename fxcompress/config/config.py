@@ -129,8 +129,8 @@ class Config(Declared):
         return cls.parse(text, allow_imports=allow_imports)
 
     def python(self) -> str:
-        """The passes as Python, a pass a line."""
-        lines = [f"    passes.{one}," for one in self.passes]
+        """The passes as Python, a pass a line; those of other packages with the module that they are in."""
+        lines = [f"    {_module(one)}.{one}," for one in self.passes]
         return "\n".join(["passes = [", *lines, "]"])
 
     def given(self, **options: Any) -> Config:
@@ -151,6 +151,11 @@ class Config(Declared):
     def example(self) -> ExampleInputs | None:
         """A call of the model with `inputs`; None where there are none."""
         return example_of(self.inputs)
+
+
+def _module(one: Pass) -> str:
+    path = type(one).__module__
+    return "passes" if path.startswith("fxcompress.passes.") else path
 
 
 def text_or_none(passes: Sequence[Pass], target: str) -> str | None:

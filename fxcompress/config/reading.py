@@ -84,7 +84,9 @@ class Reader:
     def _imported(self, name: str, bases: list[type], key: Key) -> type:
         if not self.allow_imports:
             self.document.fail(
-                key, f"{name!r} is outside this library, and reading it would run its code: say allow_imports=True to allow it"
+                key,
+                f"{name!r} is outside this library, and reading it would run its code: say allow_imports=True, or "
+                "--allow-imports, to allow it",
             )
         try:
             return imported(name, bases[0])
