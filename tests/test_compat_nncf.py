@@ -242,6 +242,44 @@ def test_what_cannot_be_traced_as_a_whole_is_compressed_in_parts(tmp_path):
         controller.export_model(tmp_path / "net.onnx")
 
 
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.classifier = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        return (x, self.classifier(x).mean((2, 3))) if self.training else x
+
+
+class Auxiliary(nn.Module):
+    """Returns more in training, and so does a part of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.gate = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()), Gate()
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.base(x)
+        if not self.training:
+            return self.fc(self.gate(x).mean((2, 3)))
+        x, extra = self.gate(x)
+        return self.fc(self.drop(x.mean((2, 3)))), extra
+
+
+def test_what_returns_more_in_training_is_compressed_in_parts():
+    torch.manual_seed(0)
+    config = register_default_init_args(nncf.NNCFConfig.from_dict({**FILE, "compression": FILE["compression"][1]}), loader())
+    controller, model = nncf.create_compressed_model(Auxiliary(), config)
+    assert sorted(model.parts) == ["base", "fc", "gate.conv"] and type(controller) is nncf.QuantizationController
+    x, y = loader()[0]
+    output, extra = model.train()(x)
+    (CRITERION(output, y) + CRITERION(extra, y)).backward()
+    assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
+    assert model.eval()(x).shape == controller.strip()(x).shape == (8, 4)
+
+
 def test_stages_have_an_order():
     stages = nncf.CompressionStage
     assert stages.UNCOMPRESSED < stages.PARTIALLY_COMPRESSED < stages.FULLY_COMPRESSED

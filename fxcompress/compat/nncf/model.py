@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fxcompress
+from fxcompress.compat.nncf.alike import parts_that_train_alike
 from fxcompress.compat.nncf.configuration import NNCFConfig
 from fxcompress.compat.nncf.controller import CompressionAlgorithmController, QuantizationController, children
 from fxcompress.compat.nncf.environment import nncf_logger
@@ -17,7 +18,7 @@ from fxcompress.compat.nncf.initialization import Batches, QuantizationPrecision
 from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
-from fxcompress.errors import CheckpointError
+from fxcompress.errors import CheckpointError, ScopeError
 from fxcompress.parts import PartlyCompiled
 from fxcompress.passes import AdaptBatchNorm, ChooseBits
 from fxcompress.training import adapt_batch_norm as _adapt
@@ -32,7 +33,9 @@ def create_compressed_model(
     wrap_outputs_fn: Callable[..., Any] | None = None,
     dump_graphs: bool = False,
 ) -> tuple[CompressionAlgorithmController, nn.Module]:
-    """A controller, and `model` compressed as `config` says, its parts where it cannot be traced as a whole; `model` stays.
+    """A controller, and `model` compressed as `config` says; `model` itself stays as it is.
+
+    Its parts are compressed where it cannot be traced as a whole, or returns something else in training (auxiliary heads).
 
     What of `config` is ignored, and why, is a warning of the logger ``nncf``.
 
@@ -58,7 +61,7 @@ def create_compressed_model(
         data = [_on(example, model)] if compression_state is not None or not _needs_data(wanted) else None
     if config.has_extra_struct(QuantizationPrecisionInitArgs) and any(isinstance(one, ChooseBits) for one in wanted.passes):
         wanted = wanted.given(loss=_loss(config.get_extra_struct(QuantizationPrecisionInitArgs)))
-    compiled = fxcompress.compile(model, config=wanted, data=data)
+    compiled = _as_it_trains(fxcompress.compile(model, config=wanted, data=data), model, wanted, data)
     algorithms = {path.rpartition("/")[2] for path, _ in children(compiled.controller)}
     alone = len(algorithms) == 1 and algorithms <= {"TrainQuantizers", "Binarize"}
     kind = QuantizationController if alone else CompressionAlgorithmController
@@ -66,6 +69,21 @@ def create_compressed_model(
     if compression_state is not None:
         made.scheduler.load_state(compression_state["scheduler"])
     return made, compiled
+
+
+def _as_it_trains(
+    compiled: Compiled | PartlyCompiled, model: nn.Module, wanted: Config, data: Any
+) -> Compiled | PartlyCompiled:
+    """`compiled`, or the parts of `model` where it returns something else in training.
+
+    A scope of what is outside of the parts cannot be kept by them: then it is the whole after all, and warns when it trains.
+    """
+    lost = isinstance(compiled, Compiled) and compiled.meta.get("lost_in_training")
+    parts = parts_that_train_alike(model, compiled.compilation.example) if lost and isinstance(compiled, Compiled) else []
+    try:
+        return fxcompress.compile(model, config=wanted, data=data, submodules=parts) if parts else compiled
+    except ScopeError:
+        return compiled
 
 
 def _inputs(config: NNCFConfig, compiled: Compiled | PartlyCompiled) -> FillerInputInfo:

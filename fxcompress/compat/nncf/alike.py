@@ -1,0 +1,50 @@
+"""Which parts of a model return in training what they return in inference, so that a graph of inference can train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxcompress.capture import private_copy
+from fxcompress.data.inputs import ExampleInputs
+
+
+def parts_that_train_alike(model: nn.Module, example: ExampleInputs) -> list[str]:
+    """The outermost submodules of `model` that do, by path; empty where the whole does, or does not run in training.
+
+    Auxiliary heads are what other modules have: they return more in training, and are called as the model's own code says.
+    """
+    inference = _returned(model, example, training=False)
+    try:
+        training = _returned(model, example, training=True)
+    except (RuntimeError, ValueError):
+        return []
+    if inference.get("") == training.get(""):
+        return []
+
+    def below(path: str, module: nn.Module) -> list[str]:
+        found: list[str] = []
+        for name, child in module.named_children():
+            inside = f"{path}.{name}".lstrip(".")
+            if inside in inference and inference[inside] == training.get(inside):
+                found += [inside] if any(True for _ in child.parameters()) else []
+            else:
+                found += below(inside, child)
+        return found
+
+    return below("", model)
+
+
+def _returned(model: nn.Module, example: ExampleInputs, *, training: bool) -> dict[str, Any]:
+    """The structure of what each submodule that is called returns, by path; a copy of `model` runs, and random numbers stay."""
+    twin = private_copy(model).train(training)
+    found: dict[str, Any] = {}
+    for path, module in twin.named_modules():
+        module.register_forward_hook(lambda *call, path=path: found.__setitem__(path, pytree.tree_structure(call[-1])))
+    inputs = example.copy()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        twin(*inputs.args, **inputs.kwargs)
+    return found
