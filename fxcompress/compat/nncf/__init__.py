@@ -14,6 +14,7 @@ from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compat.nncf.model import adapt_batch_norm, create_compressed_model, load_state
 from fxcompress.compat.nncf.places import find_modules
 from fxcompress.compat.nncf.training_loop import create_accuracy_aware_training_loop, is_accuracy_aware_training
+from fxcompress.errors import InputError as InvalidPathError
 from fxcompress.errors import InputError as UnsupportedDatasetError
 from fxcompress.errors import InputError as ValidationError
 from fxcompress.errors import TrainingError as InternalError
@@ -32,6 +33,7 @@ __all__ = [
     "CompressionStage",
     "FillerInputInfo",
     "InternalError",
+    "InvalidPathError",
     "NNCFConfig",
     "NNCFStatistics",
     "QuantizationController",
