@@ -238,8 +238,8 @@ def test_what_cannot_be_traced_as_a_whole_is_compressed_in_parts(tmp_path):
     assert controller.strip()(x).dim() == 1
     controller.export_model(tmp_path / "parts")
     assert len(list((tmp_path / "parts").glob("*.onnx"))) == 2
-    with pytest.raises(InputError, match="name a folder"):
-        controller.export_model(tmp_path / "net.onnx")
+    controller.export_model(tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").stat().st_size > 0
 
 
 class Gate(nn.Module):

@@ -111,15 +111,12 @@ class CompressionAlgorithmController:
         output_names: Sequence[str] | None = None,
         model_args: Any = None,
     ) -> None:
-        """Write the model as an ONNX file, or in OpenVINO's format to a path that ends in ``.xml``; parts go to a folder."""
+        """Write the model as an ONNX file, or in OpenVINO's format to a path that ends in ``.xml``."""
         if str(save_path).endswith(".xml"):
             self.model.to_openvino(save_path)
             return
         opset = int(save_format.partition("_")[2]) if save_format and save_format.partition("_")[2].isdigit() else None
         lowest = None if opset is None or opset < 20 else opset
-        if isinstance(self.model, PartlyCompiled):
-            self.model.to_onnx(save_path, opset=lowest)
-            return
         self.model.to_onnx(save_path, input_names=input_names, output_names=output_names, opset=lowest)
 
     def strip(self, do_copy: bool = True) -> nn.Module:
