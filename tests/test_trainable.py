@@ -117,10 +117,12 @@ def test_the_gradients_are_those_of_the_formulas(example, way, order, other):
     expected, of_x, of_low, of_extent = published(quantizer, x.detach(), gradient)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x.grad.double(), of_x)
-    of_extent = summed(quantizer, of_extent) * quantizer.input_extent.sign()
+    shape = quantizer.input_extent.shape
+    of_extent = summed(quantizer, of_extent).reshape(shape) * quantizer.input_extent.sign()
     torch.testing.assert_close(quantizer.input_extent.grad.double(), of_extent, rtol=1e-3, atol=1e-4)
     if quantizer.input_low is not None:
-        torch.testing.assert_close(quantizer.input_low.grad.double(), summed(quantizer, of_low), rtol=1e-4, atol=1e-5)
+        of_low = summed(quantizer, of_low).reshape(shape)
+        torch.testing.assert_close(quantizer.input_low.grad.double(), of_low, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(TRITON is None, reason="Triton is not installed")
@@ -176,12 +178,13 @@ def test_zero_is_on_the_grid_and_the_range_is_widened_at_one_end_only(quantizer)
     assert torch.equal(quantizer(torch.zeros(SHAPE)).detach(), torch.zeros(SHAPE))
     scale, zero_point = quantizer.grid()
     low, high = quantizer.levels
-    extent = quantizer.input_extent.detach().abs()
+    extent = quantizer.input_extent.detach().abs().reshape(scale.shape)
     if quantizer.input_low is None:
         torch.testing.assert_close(scale * high, extent)
         return
     bottom, top = (low - zero_point) * scale, (high - zero_point) * scale
-    wanted = quantizer.input_low.detach().clamp(max=0), (quantizer.input_low.detach() + extent).clamp(min=0)
+    start = quantizer.input_low.detach().reshape(scale.shape)
+    wanted = start.clamp(max=0), (start + extent).clamp(min=0)
     slack = 1e-5 * (wanted[1] - wanted[0])
     inner = (zero_point != low) & (zero_point != high)
     assert ((bottom <= wanted[0] + slack) & (top >= wanted[1] - slack))[inner].all()

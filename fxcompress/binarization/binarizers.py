@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from fxcompress.errors import CalibrationError
 from fxcompress.ir.bypass import bypass
 from fxcompress.ir.estimators import with_gradients_of
-from fxcompress.ir.state import outside
+from fxcompress.ir.state import outside, widen_scalars
 from fxcompress.masks.mask import select_indices
 
 
@@ -123,19 +124,19 @@ class ActivationBinarizer(Binarizer):
         channels: the size of the second of four dimensions.
 
     Attributes:
-        log_scale: a parameter of shape []; the scale is its exponential.
+        log_scale: a parameter of shape [1]; the scale is its exponential.
         threshold_logit: a parameter of shape [1, channels, 1, 1]; the thresholds, shares of the scale, are its sigmoid.
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(1))  # FSDP takes no parameter without dimensions
         self.threshold_logit = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     @property
     def scale(self) -> Tensor:
         """Shape []."""
-        return self.log_scale.exp()
+        return self.log_scale.exp().reshape(())
 
     @property
     def threshold(self) -> Tensor:
@@ -144,6 +145,10 @@ class ActivationBinarizer(Binarizer):
 
     def binarized(self, x: Tensor) -> Tensor:
         return binarize_activation(x, self.scale, self.threshold_logit.sigmoid())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        widen_scalars(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def narrowed(self, kept: Mapping[int, Tensor]) -> ActivationBinarizer:
         if 1 not in kept:

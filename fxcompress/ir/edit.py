@@ -41,8 +41,13 @@ def value_of(graph_module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
 def _called(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Any]:
     """What gives the value of `node`, called with those that it reads."""
     if node.op == "get_attr":
-        return lambda: attribute(graph_module, str(node.target))
+        return lambda: gathered(attribute(graph_module, str(node.target)))
     return graph_module.get_submodule(node.target) if isinstance(node.target, str) else node.target
+
+
+def gathered(held: Any) -> Any:
+    """`held` whole: where each process has a share of a tensor (FSDP2), all have to ask for it."""
+    return held.full_tensor() if hasattr(held, "full_tensor") else held
 
 
 def owner_of(graph_module: torch.nn.Module, target: str) -> torch.nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ def outside(state: Mapping[str, Tensor], name: str, low: float, high: float, *, 
     if within and (not whole or not value.is_floating_point() or bool((value == value.round()).all())):
         return None
     return f"{name} has values that are not {'whole numbers ' if whole else ''}from {low:g} to {high:g}"
+
+
+def widen_scalars(module: nn.Module, state: dict[str, Any], prefix: str) -> None:
+    """Let what `state`, of an earlier version, holds without dimensions have the one that parameters of `module` have."""
+    for name, parameter in module._parameters.items():
+        held = state.get(prefix + name)
+        if parameter is not None and parameter.shape == (1,) and isinstance(held, Tensor) and held.dim() == 0:
+            state[prefix + name] = held.reshape(1)
 
 
 def share_state(source: nn.Module, sink: nn.Module) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from fxcompress.ir.state import widen_scalars
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.straight_through import fake_quantize
@@ -25,7 +28,7 @@ class TrainableQuantizer(Quantizer):
 
     Attributes:
         input_extent: of a symmetric grid, the value of its highest level; of an asymmetric one, its width. Its absolute value
-            counts. Shape of the scale.
+            counts. Shape of the scale, ``[1]`` where that has none.
         input_low: of an asymmetric grid, the value of its lowest level, before the range is widened to hold 0 exactly;
             None of a symmetric one.
     """
@@ -38,8 +41,9 @@ class TrainableQuantizer(Quantizer):
         self.training = start.training
         self.spec, self.estimator, self.enabled = start.spec, start.estimator, start.enabled
         self.learning_rate_multiplier = learning_rate_multiplier
-        self.input_extent = nn.Parameter(torch.empty_like(start.scale))
-        self.input_low = None if self.spec.symmetric else nn.Parameter(torch.empty_like(start.scale))
+        shape = start.scale.shape or (1,)  # FSDP takes no parameter without dimensions
+        self.input_extent = nn.Parameter(start.scale.new_empty(shape))
+        self.input_low = None if self.spec.symmetric else nn.Parameter(start.scale.new_empty(shape))
         self.followed = start.followed
         self.set_grid(start.scale, start.zero_point, start.signed)
 
@@ -66,18 +70,30 @@ class TrainableQuantizer(Quantizer):
     def grid(self) -> tuple[Tensor, Tensor | None]:
         """Scale and zero point; None for a zero point of 0."""
         lowest, highest = self.levels
-        extent = self.input_extent.abs() + TINY
-        if self.input_low is None:
+        low, extent = self._range()
+        extent = extent.abs() + TINY
+        if low is None:
             return extent / highest, None
-        scale, point = holding_zero(self.input_low, extent, highest - lowest)
+        scale, point = holding_zero(low, extent, highest - lowest)
         return scale, point + lowest
+
+    def _range(self) -> tuple[Tensor | None, Tensor]:
+        """What the range follows from, in the shape of the scale."""
+        low, extent = self.input_low, self.input_extent
+        if self.spec.scale_axis is not None:
+            return low, extent
+        return None if low is None else low.reshape(()), extent.reshape(())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        widen_scalars(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def rounded(self, x: Tensor) -> Tensor:
         place = self.spec.scale_axis, self.spec.group_size or 0, x.shape
-        (scale, point), low = self.grid(), self.input_low
+        (scale, point), (low, extent) = self.grid(), self._range()
         zero_point, lower = (None if one is None else along(one, *place) for one in (point, low))
-        extent = along(self.input_extent, *place)
-        return fake_quantize(x, along(scale, *place), zero_point, lower, extent, self.levels, self.learning_rate_multiplier)
+        upper = along(extent, *place)
+        return fake_quantize(x, along(scale, *place), zero_point, lower, upper, self.levels, self.learning_rate_multiplier)
 
 
 def holding_zero(low: Tensor, extent: Tensor, steps: int) -> tuple[Tensor, Tensor]:

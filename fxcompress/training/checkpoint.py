@@ -191,7 +191,7 @@ def _finite(value: Any) -> bool:
 
 
 def _form(value: Any) -> Any:
-    return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
+    return (value.shape or (1,), value.dtype) if isinstance(value, Tensor) else type(value)  # scalars had no dimension once
 
 
 def _listed(names: Sequence[str]) -> str:
