@@ -181,7 +181,7 @@ def test_a_compiled_model_is_left_in_its_best_state():
 
 def test_a_model_whose_passes_have_no_schedule_is_complete():
     model = fxcompress.compile(network(), [passes.Quantize(), passes.Calibrate()], data=[images()])
-    result = early_exit(model, None, lambda one: 1.0, baseline=1.0, max_drop=0.0, epochs=1)
+    result = early_exit(model, Fake.train, lambda one: 1.0, baseline=1.0, max_drop=0.0, epochs=1)
     assert result.met and result.best.epochs == 0
 
 
@@ -190,15 +190,15 @@ def test_a_model_whose_passes_have_no_schedule_is_complete():
     [
         ({}, "max_drop=, in its own units, or max_relative_drop=, and not both"),
         ({"max_drop": 0.1, "max_relative_drop": 0.1}, "and not both"),
-        ({"max_drop": -0.1}, "a drop is 0 or more; got 1.0 and -0.1"),
-        ({"max_drop": 0.1, "baseline": math.nan}, "got nan and 0.1"),
-        ({"max_drop": 0.1, "epochs": 0}, "epochs is 1 or more, not 0"),
-        ({"max_drop": 0.1, "patience": 0}, "patience is 1 or more, not 0"),
-        ({"max_drop": 0.1, "epochs": 1.5}, "epochs is 1 or more, not 1.5"),
-        ({"max_drop": 0.1, "step": 0.0}, "step is above 0 and at most 1, not 0.0"),
-        ({"max_drop": 0.1, "resolution": 2}, "resolution is above 0 and at most 1, not 2"),
-        ({"max_drop": 0.1, "highest": -1}, "highest is above 0"),
-        ({"max_drop": 0.1, "lr_reduction": 0}, "lr_reduction is above 0"),
+        ({"max_drop": -0.1}, "max_drop of 0 or more, or None, got -0.1"),
+        ({"max_drop": 0.1, "baseline": math.nan}, "baseline that is a finite number, got nan"),
+        ({"max_drop": 0.1, "epochs": 0}, "epochs of 1 or more, got 0"),
+        ({"max_drop": 0.1, "patience": 0}, "patience of 1 or more, got 0"),
+        ({"max_drop": 0.1, "epochs": 1.5}, "epochs of 1 or more, got 1.5"),
+        ({"max_drop": 0.1, "step": 0.0}, "step above 0 to 1, got 0.0"),
+        ({"max_drop": 0.1, "resolution": 2}, "resolution above 0 to 1, got 2"),
+        ({"max_drop": 0.1, "highest": -1}, "highest above 0 to 1, got -1"),
+        ({"max_drop": 0.1, "lr_reduction": 0}, "lr_reduction above 0 to 1, got 0"),
     ],
 )
 def test_bad_options_are_explained(options, message):

@@ -212,3 +212,41 @@ def test_what_a_user_calls_says_what_is_wrong_itself(wrong, tmp_path):
     for call in calls:
         with contextlib.suppress(fxcompress.errors.FxCompressError):
             call()
+
+
+def nothing(*args):
+    return 0.5
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong!r:.12}")
+def test_what_trains_and_measures_says_what_is_wrong_itself(wrong):
+    """Every parameter of the functions around a training loop, by itself."""
+    model, x = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(8, 4)
+    prune = passes.PruneFilters(ranking="global", multiple=1, schedule=fxcompress.training.Polynomial(epochs=2))
+    compiled = fxcompress.compile(model, [prune], data=[x])
+    scheduler, loop = compiled.controller.scheduler, {"model": compiled, "train_epoch": nothing, "validate": nothing}
+    training, level = fxcompress.training, {"controller": compiled.controller["PruneFilters"], "patience": 1}
+    tried = [
+        (training.adapt_batch_norm, {"compiled": compiled, "data": [x], "samples": 4}),
+        (training.freeze_batch_norm, {"compiled": compiled, "scopes": ("",), "frozen": True}),
+        (training.early_exit, {**loop, "baseline": 1.0, "max_drop": 0.1, "epochs": 1}),
+        (training.early_exit, {**loop, "baseline": 1.0, "max_relative_drop": 0.1, "epochs": 1}),
+        (training.adaptive_level, {**loop, **level, "baseline": 1.0, "max_drop": 0.1, "epochs": 1, "step": 0.1}),
+        (training.adaptive_level, {**loop, **level, "baseline": 1.0, "max_drop": 0.1, "resolution": 0.1, "epochs": 1}),
+        (
+            training.learn_ranking,
+            {"model": compiled, "tune_and_score": nothing, "generations": 1, "population": 1, "sigma": 1.0},
+        ),
+        (fxcompress.parameter_groups, {"model": compiled, "groups": None, "lr": 0.1, "weight_decay": 0.0, "multiplier": 1.0}),
+        (fxcompress.decoding_inputs, {"model": model, "inputs": {"input_ids": torch.ones(1, 4).long()}, "past": 9}),
+        (fxcompress.AllRanks, {"data": [x]}),
+        (fxcompress.Config.load, {"path": "none.yaml"}),
+        (fxcompress.Config.parse, {"text": "passes: []"}),
+        (lambda names: compiled.without(names), {"names": "input"}),
+        (scheduler.load_state_dict, {"state": scheduler.state_dict()}),
+    ]
+    for function, options in tried:
+        for name in options:
+            if name not in ("tune_and_score", "train_epoch", "validate") or not callable(wrong):
+                with contextlib.suppress(fxcompress.errors.FxCompressError):
+                    function(**{**options, name: wrong})

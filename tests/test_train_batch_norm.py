@@ -216,7 +216,7 @@ def test_adaptation_takes_statistics_and_changes_nothing_else(training):
 def test_adaptation_needs_batch_norms_and_data():
     with pytest.raises(InputError, match=r"no batch norm of this model takes statistics; leave FoldBatchNorm\(\) out"):
         adapt_batch_norm(compiled(Net(), DATA, passes.FoldBatchNorm()), [DATA])
-    with pytest.raises(InputError, match="samples=0"):
+    with pytest.raises(InputError, match="samples of 1 or more, or None, got 0"):
         adapt_batch_norm(compiled(Net(), DATA), [DATA], samples=0)
     with pytest.raises(InputError, match="the data is empty"):
         adapt_batch_norm(compiled(Net(), DATA), [])

@@ -43,9 +43,9 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
     """
     before = [_attributes(module) for module in model.modules()]
     leaves, form = pytree.tree_flatten((example.args, example.kwargs))
-    args, kwargs = pytree.tree_unflatten(map(_longer, leaves, free), form)
     own = [(module, dict(module._buffers)) for module in model.modules()]
     try:
+        args, kwargs = pytree.tree_unflatten(map(_longer, leaves, free), form)
         for module, buffers in own:
             module._buffers.update({name: value.clone() for name, value in buffers.items() if value is not None})
         model(*args, **kwargs)

@@ -22,7 +22,7 @@ from fxcompress.errors import ConfigError, InputError, did_you_mean
 from fxcompress.nncf_files import is_nncf_file, read_nncf_file
 from fxcompress.options import Declared, OneOf
 from fxcompress.options.declared import declarations
-from fxcompress.storage.atomic import write_text
+from fxcompress.storage.atomic import as_path, write_text
 from fxcompress.targets import TARGETS
 
 PIPELINES: dict[str, Callable[[], list[Pass]]] = {
@@ -68,11 +68,13 @@ class Config(Declared):
             ConfigError: the file cannot be read, or something in it is unknown, of a wrong type or out of its range; names the
                 file, the line, the key, and what is allowed.
         """
-        return cls._read(load_document(path), allow_imports)
+        return cls._read(load_document(as_path(path)), allow_imports)
 
     @classmethod
     def parse(cls, text: str, suffix: str = ".yaml", *, allow_imports: bool = False) -> Config:
         """As `load`, from the `text` of a file with this suffix."""
+        if not isinstance(text, str):
+            raise ConfigError(f"the text of a configuration is needed, not a {type(text).__name__}")
         return cls._read(parse_document(text, suffix), allow_imports)
 
     @classmethod

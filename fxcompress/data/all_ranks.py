@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from torch.utils import _pytree as pytree
 
 from fxcompress.data.inputs import Remembered
+from fxcompress.options import check_arguments
 
 
 class AllRanks:
@@ -24,6 +25,7 @@ class AllRanks:
         group: of `torch.distributed`; None for the default one.
     """
 
+    @check_arguments("data")
     def __init__(self, data: Iterable[Any], group: Any = None):
         self.data, self.group = Remembered(data) if isinstance(data, Iterator) else data, group
 

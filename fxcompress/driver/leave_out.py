@@ -25,7 +25,7 @@ def leave_out(graph_module: fx.GraphModule, example: ExampleInputs, names: Seque
         InputError: forward has no such parameter, or every output needs them; says which there are.
     """
     parameters = _parameters(graph_module.graph)
-    unknown = [name for name in names if name not in parameters]
+    unknown = [name for name in names if not isinstance(name, str) or name not in parameters]
     if unknown or not names:
         wrong = f"there is no input {', '.join(map(repr, unknown))}" if unknown else "name the inputs to leave out"
         raise InputError(f"{wrong}; the inputs are {', '.join(parameters)}")

@@ -29,7 +29,7 @@ def make_callback(framework: str, controller: CompositeController, model: nn.Mod
     Raises:
         InputError: there is no such framework here, or it is not installed.
     """
-    if framework not in FRAMEWORKS:
+    if not isinstance(framework, str) or framework not in FRAMEWORKS:
         hint = did_you_mean(str(framework), FRAMEWORKS)
         raise InputError(f"there is no callback for {framework!r}{hint}; there are {', '.join(map(repr, FRAMEWORKS))}")
     try:

@@ -61,7 +61,11 @@ def declarations(owner: type) -> dict[str, Any]:
 
 
 def check_arguments(*names: str) -> Callable[[Function], Function]:
-    """A decorator: a call with an argument, of those `names`, that is not as its parameter is declared raises InputError."""
+    """A decorator: a call with an argument that is not as its parameter is declared raises InputError.
+
+    Args:
+        names: the parameters to look at; none for all.
+    """
 
     def decorate(function: Function) -> Function:
         parameters = inspect.signature(function)
@@ -70,7 +74,7 @@ def check_arguments(*names: str) -> Callable[[Function], Function]:
         def checked(*args: Any, **kwargs: Any) -> Any:
             hints = _hints(function)
             for name, value in parameters.bind(*args, **kwargs).arguments.items():
-                if name in names and name in hints:
+                if (name in names or not names) and name in hints:
                     _check(function.__name__, name, value, hints[name])
             return function(*args, **kwargs)
 

@@ -194,4 +194,5 @@ def _is_listed(value: Any, origin: type) -> bool:
 
 
 def _is_plain(declared: Any) -> bool:
-    return isinstance(declared, type) and not getattr(declared, "_is_protocol", False)
+    unknown = getattr(declared, "_is_protocol", False) and not getattr(declared, "_is_runtime_protocol", False)
+    return isinstance(declared, type) and not unknown

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from annotated_types import Ge, Gt, Le
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fxcompress.errors import InputError
+from fxcompress.options import check_arguments
 from fxcompress.report.tables import printed
-from fxcompress.training.controller import CompositeController, CompressionStage
+from fxcompress.training.controller import CompressionStage
+from fxcompress.training.models import Trainable
 from fxcompress.training.quality import quality
 
 _DIGITS = 9
 """Of a level: 0.1 + 0.2 is 0.3."""
-
-
-class Trainable(Protocol):
-    """What is asked of a model: a compiled one has it."""
-
-    @property
-    def controller(self) -> CompositeController: ...
-
-    def checkpoint(self) -> dict[str, Any]: ...
-
-    def load_checkpoint(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Leveled(Protocol):
@@ -103,15 +95,16 @@ class TrainingResult:
         return "not fully compressed" if trial.score >= self.least else "too low"
 
 
+@check_arguments()
 def early_exit(
     model: Trainable,
     train_epoch: TrainEpoch,
     validate: Validate,
     *,
     baseline: float,
-    max_drop: float | None = None,
-    max_relative_drop: float | None = None,
-    epochs: int,
+    max_drop: Annotated[float, Ge(0)] | None = None,
+    max_relative_drop: Annotated[float, Ge(0)] | None = None,
+    epochs: Annotated[int, Ge(1)],
 ) -> TrainingResult:
     """Train `model` until it is fully compressed and its score is tolerable, for `epochs` at most.
 
@@ -125,7 +118,6 @@ def early_exit(
     Raises:
         InputError: an option cannot be used.
     """
-    _check_counts(epochs=epochs)
     result = TrainingResult(_least(baseline, max_drop, max_relative_drop))
     for done in range(epochs + 1):
         if done:
@@ -140,6 +132,7 @@ def early_exit(
     return result
 
 
+@check_arguments()
 def adaptive_level(
     model: Trainable,
     controller: Leveled,
@@ -147,15 +140,15 @@ def adaptive_level(
     validate: Validate,
     *,
     baseline: float,
-    max_drop: float | None = None,
-    max_relative_drop: float | None = None,
-    epochs: int = 100,
-    patience: int = 3,
-    step: float = 0.1,
-    resolution: float = 0.025,
-    highest: float = 0.95,
+    max_drop: Annotated[float, Ge(0)] | None = None,
+    max_relative_drop: Annotated[float, Ge(0)] | None = None,
+    epochs: Annotated[int, Ge(1)] = 100,
+    patience: Annotated[int, Ge(1)] = 3,
+    step: Annotated[float, Gt(0), Le(1)] = 0.1,
+    resolution: Annotated[float, Gt(0), Le(1)] = 0.025,
+    highest: Annotated[float, Gt(0), Le(1)] = 0.95,
     optimizer: torch.optim.Optimizer | None = None,
-    lr_reduction: float = 0.5,
+    lr_reduction: Annotated[float, Gt(0), Le(1)] = 0.5,
 ) -> TrainingResult:
     """Train `model` at the highest level of compression at which its score is tolerable, and leave it in that state.
 
@@ -181,10 +174,6 @@ def adaptive_level(
             f"a {type(controller).__name__} has no set_level(level); give the controller of the pass whose level is searched "
             "for, such as compiled.controller['Sparsify']"
         )
-    _check_counts(epochs=epochs, patience=patience)
-    for name, value in (("step", step), ("resolution", resolution), ("highest", highest), ("lr_reduction", lr_reduction)):
-        if not 0 < value <= 1:
-            raise InputError(f"{name} is above 0 and at most 1, not {value!r}")
     result = TrainingResult(_least(baseline, max_drop, max_relative_drop))
     good = bad = None
     level: float | None = min(controller.level, highest)
@@ -244,13 +233,4 @@ def _rank(trial: Trial) -> tuple[bool, float, float]:
 def _least(baseline: float, drop: float | None, relative: float | None) -> float:
     if (drop is None) == (relative is None):
         raise InputError("say how far the score may fall: max_drop=, in its own units, or max_relative_drop=, and not both")
-    given = drop if drop is not None else relative
-    if not math.isfinite(baseline) or given is None or not 0 <= given < math.inf:
-        raise InputError(f"the baseline is a number, and a drop is 0 or more; got {baseline!r} and {given!r}")
-    return baseline - (drop if drop is not None else given * abs(baseline))
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1 or value != int(value):
-            raise InputError(f"{name} is 1 or more, not {value!r}")
+    return baseline - (drop if drop is not None else (relative or 0.0) * abs(baseline))

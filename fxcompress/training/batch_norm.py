@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Ge
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -14,10 +15,13 @@ from fxcompress.data.fitting import fitting
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 from fxcompress.ir import modes
+from fxcompress.options import check_arguments
 from fxcompress.pattern.scopes import Scope, select
+from fxcompress.training.models import CompiledModel
 
 
-def freeze_batch_norm(compiled: Any, scopes: Iterable[Scope] = ("",), frozen: bool = True) -> list[str]:
+@check_arguments("compiled", "frozen")
+def freeze_batch_norm(compiled: CompiledModel, scopes: Iterable[Scope] = ("",), frozen: bool = True) -> list[str]:
     """Keep batch norms of a compiled model in inference mode in training, as ``module.eval()`` does in a loop over modules.
 
     A compiled model has no module a layer, so that such a loop finds nothing. The scale and the shift go on learning; their
@@ -35,7 +39,8 @@ def freeze_batch_norm(compiled: Any, scopes: Iterable[Scope] = ("",), frozen: bo
         ScopeError: a scope matches nothing.
         InputError: there is no batch norm among them.
     """
-    chosen = None if tuple(scopes) == ("",) else select(compiled.graph, scopes)
+    everywhere = isinstance(scopes, (tuple, list)) and list(scopes) == [""]
+    chosen = None if everywhere else select(compiled.graph, scopes)
     found = [node for node in modes.batch_norms(compiled.graph) if chosen is None or node in chosen]
     if not found:
         raise InputError("no batch norm of this model takes statistics there; leave FoldBatchNorm() out of its passes")
@@ -45,7 +50,8 @@ def freeze_batch_norm(compiled: Any, scopes: Iterable[Scope] = ("",), frozen: bo
     return [node.name for node in found]
 
 
-def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2000) -> int:
+@check_arguments()
+def adapt_batch_norm(compiled: CompiledModel, data: Iterable[Any], samples: Annotated[int, Ge(1)] | None = 2000) -> int:
     """Let the batch norms of a compiled model take their running statistics from `data`, and nothing else change.
 
     What was quantized or pruned shifts the values that batch norms see. Everything but the batch norms runs as in inference,
@@ -62,9 +68,7 @@ def adapt_batch_norm(compiled: Any, data: Iterable[Any], samples: int | None = 2
     Raises:
         InputError: the model has no such batch norm, `samples` is not positive, there is no data, or a batch does not fit.
     """
-    if samples is not None and samples < 1:
-        raise InputError(f"adapt_batch_norm needs at least one sample, not samples={samples}")
-    seen = take_statistics(compiled, compiled.compilation.example, data, samples)
+    seen = take_statistics(cast(fx.GraphModule, compiled), compiled.compilation.example, data, samples)
     if seen is None:
         raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
     return seen

@@ -12,12 +12,16 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le
 
 from fxcompress.channels.clusters import CRITERIA, importance
 from fxcompress.channels.selection import LearnedRanking, cluster_names
 from fxcompress.errors import InputError
+from fxcompress.options import check_arguments
 from fxcompress.training.filters import FilterController
+from fxcompress.training.models import Trainable
 from fxcompress.training.quality import quality
 
 Coefficients = dict[str, tuple[float, float]]
@@ -38,16 +42,17 @@ class RankingResult:
     scores: tuple[float, ...]
 
 
+@check_arguments()
 def learn_ranking(
-    model: Any,
+    model: Trainable,
     tune_and_score: Callable[[Any], float],
     *,
     controller: str = "PruneFilters",
-    generations: int = 400,
-    population: int = 64,
-    sampled: int = 16,
-    mutated: float = 0.1,
-    sigma: float = 1.0,
+    generations: Annotated[int, Ge(1)] = 400,
+    population: Annotated[int, Ge(1)] = 64,
+    sampled: Annotated[int, Ge(1)] = 16,
+    mutated: Annotated[float, Gt(0), Le(1)] = 0.1,
+    sigma: Annotated[float, Gt(0)] = 1.0,
     seed: int = 0,
     progress: Callable[[str, int, int | None], None] = lambda description, done, total: None,
 ) -> RankingResult:
@@ -74,11 +79,6 @@ def learn_ranking(
     Raises:
         InputError: an option is out of its range, the pass ranks each cluster by itself, or a score is not a number.
     """
-    for name, value, least in (("generations", generations, 1), ("population", population, 1), ("sampled", sampled, 1)):
-        if value < least:
-            raise InputError(f"learn_ranking needs {name} of {least} or more, got {value!r}")
-    if not 0 < mutated <= 1 or not 0 < sigma < math.inf:
-        raise InputError(f"learn_ranking needs mutated above 0, at most 1, and sigma above 0, got {mutated!r} and {sigma!r}")
     spreads = _spreads(_controller(model, controller))
     chance = random.Random(seed)
     alive: deque[tuple[float, Coefficients]] = deque(maxlen=population)  # the oldest falls out

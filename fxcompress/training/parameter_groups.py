@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from torch import nn
+from annotated_types import Ge
+from torch import Tensor, nn
 
 from fxcompress.binarization.binarizers import Binarizer
 from fxcompress.errors import InputError
 from fxcompress.masks import Mask
+from fxcompress.options import check_arguments
 from fxcompress.quantizers.quantizer import Quantizer
 
 Group = dict[str, Any]
 """``{"params": [...], "lr": ..., ...}``, as torch's optimizers take it."""
 
 
+@check_arguments()
 def parameter_groups(
     model: nn.Module,
     groups: Iterable[Any] | None = None,
     *,
-    lr: float | None = None,
-    weight_decay: float = 0.0,
-    multiplier: float = 1.0,
+    lr: Annotated[float, Ge(0)] | Tensor | None = None,
+    weight_decay: Annotated[float, Ge(0)] = 0.0,
+    multiplier: Annotated[float, Ge(0)] = 1.0,
 ) -> list[Group]:
     """The parameters of a compressed `model` for an optimizer, without weight decay on ranges, thresholds and mask logits.
 
@@ -39,8 +42,6 @@ def parameter_groups(
     Raises:
         InputError: `multiplier` is below 0, or there is no learning rate to multiply.
     """
-    if multiplier < 0:
-        raise InputError(f"a multiplier of the learning rate is 0 or more, not {multiplier!r}")
     own = {id(parameter) for parameter in _of_compression(model)}
     defaults: Group = {"weight_decay": weight_decay} | ({} if lr is None else {"lr": lr})
     given = [parameter for parameter in model.parameters() if parameter.requires_grad] if groups is None else list(groups)
@@ -66,7 +67,11 @@ def _of_compression(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _as_groups(given: list[Any]) -> list[Group]:
-    if given and not isinstance(given[0], Mapping):
+    wrong = [one for one in given if not isinstance(one, Tensor if isinstance(given[0], Tensor) else Mapping)]
+    if wrong or any("params" not in one for one in given if isinstance(one, Mapping)):
+        shown = type(wrong[0]).__name__ if wrong else "a dict without 'params'"
+        raise InputError(f"groups are parameters, or dicts with 'params' as optimizers take them, not {shown}")
+    if given and isinstance(given[0], Tensor):
         return [{"params": given}]
     return [dict(group) | {"params": list(group["params"])} for group in given]
 

@@ -47,13 +47,20 @@ class Scheduler:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise `InputError` where `state` cannot be loaded; nothing changes. Subclasses check what they add to the state."""
+        if not isinstance(state, Mapping):
+            raise InputError(f"the state of a schedule is a dict, as state_dict() gives it, not a {type(state).__name__}")
         if state.keys() != self.state_dict().keys():
             raise InputError(f"the state of a schedule has {sorted(state)}, where {sorted(self.state_dict())} are needed")
         for name in ("current_epoch", "current_step"):
             check_count(state, name, -1)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken. The model's own state is loaded apart."""
+        """Go on from where `state_dict` was taken. The model's own state is loaded apart.
+
+        Raises:
+            InputError: it is not the state of such a schedule; nothing changes.
+        """
+        self.check_state(state)
         self.current_epoch, self.current_step = state["current_epoch"], state["current_step"]
 
 
@@ -90,15 +97,15 @@ class CompositeScheduler(Scheduler):
         Raises:
             InputError: the state is of other schedulers.
         """
-        self._check_children(state)
         super().load_state_dict(state)
         for name, child in self.children.items():
             child.load_state_dict(state["children"][name])
 
     def _check_children(self, state: Mapping[str, Any]) -> None:
-        if state["children"].keys() != self.children.keys():
+        children = state["children"]
+        if not isinstance(children, Mapping) or children.keys() != self.children.keys():
             raise InputError(
-                f"the scheduler state is of {sorted(state['children'])}, this model has {sorted(self.children)}; "
+                f"the scheduler state is of {sorted(map(str, children))}, this model has {sorted(self.children)}; "
                 "compile the model with the passes that it was saved with"
             )
 

@@ -1,0 +1,33 @@
+"""What training asks of a model: what `compile` gives has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from fxcompress.training.controller import CompositeController
+
+
+@runtime_checkable
+class CompiledModel(Protocol):
+    """A model that was compiled as a whole."""
+
+    @property
+    def compilation(self) -> Any: ...
+
+    @property
+    def graph(self) -> Any: ...
+
+    def recompile(self) -> Any: ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A compiled model."""
+
+    @property
+    def controller(self) -> CompositeController: ...
+
+    def checkpoint(self) -> dict[str, Any]: ...
+
+    def load_checkpoint(self, state: Mapping[str, Any]) -> None: ...
