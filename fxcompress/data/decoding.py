@@ -50,7 +50,11 @@ def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int
     mask = inputs.get("attention_mask", torch.ones_like(tokens))
     before = max(cut, 1)
     rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-    cache = cache_of(model(input_ids=tokens[:, :before], attention_mask=mask[:, :before], use_cache=True, **rest))
+    try:
+        result = model(input_ids=tokens[:, :before], attention_mask=mask[:, :before], use_cache=True, **rest)
+    except TypeError as error:
+        raise InputError(f"{type(model).__name__} cannot be called as a decoder is: {error}") from error
+    cache = cache_of(result)
     if cache is None:
         raise InputError(f"{type(model).__name__} returns no cache; compile it on its plain inputs")
     if cut < before:

@@ -39,6 +39,10 @@ def select(graph: fx.Graph, scopes: Iterable[Scope]) -> set[fx.Node]:
     """
     if isinstance(scopes, Scope):
         raise InputError(f"scopes come in a list: write [{scopes!r}]")
+    try:
+        scopes = list(scopes)
+    except TypeError:
+        raise InputError(f"scopes come in a list, as ['layer1.0', 'op:conv2d'], not a {type(scopes).__name__}") from None
     return {node for scope in scopes for node in _named(graph, scope)}
 
 
