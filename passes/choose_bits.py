@@ -18,6 +18,8 @@ from fxcompress.data.inputs import describe_value
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
+from fxcompress.ir.constants import fold_computed
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.edit import attribute
 from fxcompress.masks.mask import constant_behind, masked
 from fxcompress.quantization.allocation import allocate
@@ -98,7 +100,11 @@ class ChooseBits(Pass):
             raise InputError("ChooseBits needs a loss: ChooseBits(loss=function), or config.given(loss=function)")
         if context.data is None:
             raise InputError("ChooseBits needs data: compile(model, data=loader), any iterable of batches that the loss takes")
-        names = [str(constant.target) for call in calls if (constant := constant_behind(graph_module, call.args[0]))]
+        graph_module = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+        fold_computed(graph_module, self.name)  # what is asked for is the curvature along the weights themselves
+        twins = {node.name: node for node in graph_module.graph.nodes}
+        constants = [constant_behind(graph_module, twins[call.name].args[0]) for call in calls]
+        names = [str(constant.target) for constant in constants if constant is not None]
         weights = {name: attribute(graph_module, name) for name in names}
         total, seen = torch.zeros(len(weights), dtype=torch.float64), 0
         random = torch.Generator().manual_seed(SEED)

@@ -131,6 +131,14 @@ def test_folded_filters_can_be_removed_from_the_model_itself():
     assert not any("original" in name for name in compiled.state_dict())
 
 
+def test_bits_are_chosen_for_weights_that_are_computed():
+    model, x = network("weight norm")
+    choose = passes.ChooseBits(loss=lambda model, x: model(x).square().mean(), ratio=1.2)
+    compiled = fxcompress.compile(model, [Quantize(), choose], data=[x])
+    assert any("of 4 bits" in note for note in compiled.report.notes)
+    assert "2.parametrizations.weight.original0" in compiled.state_dict()
+
+
 def test_restoring_precision_and_sizes_count_what_a_file_holds():
     model, x = network("adapter")
     plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 12, bias=False), nn.ReLU(), nn.Linear(12, 4))

@@ -8,6 +8,7 @@ import torch
 from emission import Call, batches, checked, in_openvino
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 import fxcompress
 from fxcompress import QuantizationSpec, passes
@@ -54,11 +55,11 @@ def agree(compiled, *inputs: Tensor) -> bytes:
     serialized = checked(to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults))
     for batch in batches(inputs):
         with torch.no_grad():
-            wanted = compiled(*batch)
+            expected = pytree.tree_leaves(compiled(*batch))
         for run in (in_openvino, optimized):
-            found = torch.from_numpy(run(serialized, batch)[0])
-            assert found.shape == wanted.shape
-            assert sqnr(wanted, found) > 40, run.__name__
+            for wanted, found in zip(expected, map(torch.from_numpy, run(serialized, batch)), strict=True):
+                assert found.shape == wanted.shape
+                assert sqnr(wanted, found) > 40, run.__name__
     return serialized
 
 
@@ -326,6 +327,43 @@ def test_numbers_along_another_axis_behind_a_linear_layer(operation, shape, quan
     for width in (1, shape[0]):
         model = nn.Sequential(nn.Linear(shape[-1], width), Call(operation)).eval()
         agree(compile_here(model, x) if quantized else fxcompress.compile(model, [], data=[(x,)]), x)
+
+
+class Rows(nn.Module):
+    """A batch norm of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+        nn.init.normal_(self.norm.running_mean), nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+@pytest.mark.parametrize("before", [torch.relu, torch.sigmoid, torch.square, lambda x: x.amax(2, keepdim=True).expand_as(x)])
+@pytest.mark.parametrize("operation", [*map(Call, ALONG_CHANNELS.values()), Rows()], ids=[*ALONG_CHANNELS, "normalized"])
+def test_numbers_along_rows_behind_a_linear_layer_that_reads_no_negative_values(before, operation):
+    x = torch.randn(4, 5, 6)
+    agree(compile_here(nn.Sequential(Call(before), nn.Linear(6, 7), operation), x), x)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_is_computed_twice_is_written_once(apart):
+    """A runtime that merges both gives the product a reader that nobody saw."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x):
+            product = x.transpose(1, 2) @ x
+            return self.layer(product), x.transpose(1, 2) @ x if apart else product
+
+    x = torch.randn(4, 5, 6)
+    written = agree(compile_here(Twice(), x), x)
+    assert [node.op_type for node in onnx.load_from_string(written).graph.node].count("MatMul") == 2
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -43,11 +43,11 @@ def _reduces_rows(node: ir.Node) -> bool:
     return rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
 
 
-def _comes_from(node: ir.Node, kernels: set[str]) -> bool:
+def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOVES | POINTWISE) -> bool:
     """Whether `node` reads what one of `kernels` computes, maybe through what a scale of its outputs may be moved behind."""
     sources = [value.producer() for value in node.inputs if value is not None]
     return any(
-        source.op_type in kernels or (source.op_type in MOVES | POINTWISE and _comes_from(source, kernels))
+        source.op_type in kernels or (source.op_type in through and _comes_from(source, kernels, through))
         for source in sources
         if source is not None
     )
@@ -112,9 +112,13 @@ def scalings_apart(graph: ir.Graph) -> int:
 def channels_apart(graph: ir.Graph) -> int:
     """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
     sources = [
-        node for node in graph if node.op_type == "MatMul" and _is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 3
+        node for node in graph if node.op_type == "MatMul" and _is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 2
     ]
-    return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if _along_others(one)])
+    norms = [node for node in graph if node.op_type == "BatchNormalization" and _comes_from(node, {"MatMul"}, POINTWISE)]
+    for node in norms:
+        put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
+        follow(graph, node.outputs[0], "Squeeze", constant(graph, [-1]))
+    return len(norms) + _run_apart(graph, [one for source in sources for one in _by_numbers(source) if _along_others(one)])
 
 
 def _is_constant(value: ir.Value | None) -> bool:

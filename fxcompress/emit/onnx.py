@@ -14,6 +14,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnx.helper import find_min_ir_version_for, make_opsetid
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -71,6 +72,7 @@ def to_onnx_model(
     walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
     walk.run()
     _remove_unused(graph)
+    _merge_equal(graph)
     graph.opset_imports[""] = _chosen_opset(opset, graph.opset_imports[""])
     notes = write_around(graph, faults)
     _remove_unused(graph)
@@ -82,6 +84,11 @@ def to_onnx_model(
     if notes:
         model.metadata_props["fxcompress.notes"] = "; ".join(notes)
     return model
+
+
+def _merge_equal(graph: ir.Graph) -> None:
+    """Compute once what two nodes compute alike: a runtime that does so itself gives a value readers that nobody saw."""
+    CommonSubexpressionEliminationPass()(ir.Model(graph, ir_version=IR_VERSION))
 
 
 def _chosen_opset(wanted: int | None, needed: int) -> int:

@@ -20,7 +20,7 @@ class Fault(enum.Enum):
     SCALED_PRODUCTS = (
         "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
     )
-    CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of four dimensions or more"
+    CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of three dimensions or more"
     REDUCTIONS = "takes the wrong one of several numbers that it computes with in the kernel of a sum, mean or maximum"
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
