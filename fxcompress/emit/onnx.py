@@ -14,7 +14,6 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnx.helper import find_min_ir_version_for, make_opsetid
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -24,6 +23,7 @@ from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
+from fxcompress.emit.merging import merge_equal
 from fxcompress.emit.names import input_names as default_input_names
 from fxcompress.emit.names import output_names as default_output_names
 from fxcompress.emit.shapes import known_number
@@ -72,7 +72,7 @@ def to_onnx_model(
     walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
     walk.run()
     _remove_unused(graph)
-    _merge_equal(graph)
+    merge_equal(graph)
     graph.opset_imports[""] = _chosen_opset(opset, graph.opset_imports[""])
     notes = write_around(graph, faults)
     _remove_unused(graph)
@@ -84,11 +84,6 @@ def to_onnx_model(
     if notes:
         model.metadata_props["fxcompress.notes"] = "; ".join(notes)
     return model
-
-
-def _merge_equal(graph: ir.Graph) -> None:
-    """Compute once what two nodes compute alike: a runtime that does so itself gives a value readers that nobody saw."""
-    CommonSubexpressionEliminationPass()(ir.Model(graph, ir_version=IR_VERSION))
 
 
 def _chosen_opset(wanted: int | None, needed: int) -> int:
