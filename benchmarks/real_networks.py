@@ -64,11 +64,11 @@ def _fxcompress(network: Network, batches: Sequence[Any], folder: Path) -> Path:
     return fxcompress.compile(network.load(), data=batches).to_onnx(folder / "fxcompress.onnx")
 
 
-def _by_output_error(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+def _from_lowest_to_highest(network: Network, batches: Sequence[Any], folder: Path) -> Path:
     """The default pipeline, but for the ranges of activations."""
-    ranges = passes.Calibrate(estimator="output_error")
+    ranges = passes.Calibrate(estimator="min_max")
     chosen = [ranges if isinstance(one, passes.Calibrate) else one for one in defaults.post_training()]
-    return fxcompress.compile(network.load(), chosen, data=batches).to_onnx(folder / "output-error.onnx")
+    return fxcompress.compile(network.load(), chosen, data=batches).to_onnx(folder / "min-max.onnx")
 
 
 def _nncf(preset: str | None) -> Callable[[Network, Sequence[Any], Path], Path]:
@@ -98,7 +98,7 @@ def _onnxruntime(network: Network, batches: Sequence[Any], folder: Path) -> Path
 
 TOOLS: dict[str, Callable[[Network, Sequence[Any], Path], Path]] = {
     "fxcompress": _fxcompress,
-    "fxcompress output_error": _by_output_error,
+    "fxcompress min_max": _from_lowest_to_highest,
     "NNCF": _nncf(None),
     "NNCF MIXED": _nncf("mixed"),
     "onnxruntime": _onnxruntime,

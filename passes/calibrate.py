@@ -16,7 +16,7 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution.agreement import decibels
-from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
+from fxcompress.execution.gradients import RandomSigns, output_gradients, samples_a_pass
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
@@ -78,7 +78,9 @@ class Calibrate(Pass):
         asking = {node: found for node, found in observer.statistics.items() if isinstance(found, WeighedStatistic)}
         if asking:
             choosing, judging = divided(graph_module.graph, context, self._weighed, JUDGING)
-            samples = self._weigh(graph_module, asking, choosing, observer.arithmetic, context)
+            samples = self._weigh(
+                graph_module, asking, choosing, observer.arithmetic, samples_a_pass(observer.size / seen), context
+            )
             rewritten = observer.set_ranges()
             undone = _judge(graph_module, asking, judging, context)
             _tell(asking, samples, undone, context)
@@ -94,12 +96,16 @@ class Calibrate(Pass):
         asking: Mapping[fx.Node, WeighedStatistic],
         batches: Sequence[Leaves],
         arithmetic: Arithmetic,
+        together: int,
         context: Context,
     ) -> int:
-        """Tell the statistics `asking` for it what the outputs owe to the values of their nodes; returns the samples."""
+        """Tell the statistics `asking` for it what the outputs owe to the values of their nodes; returns the samples.
+
+        A backward pass takes so many samples `together`.
+        """
         seen, signs = 0, RandomSigns()
         with in_float(graph_module):
-            for leaves, count in in_small_batches(graph_module.graph, batches, CHUNK):
+            for leaves, count in in_small_batches(graph_module.graph, batches, together):
                 for node, x, gradient in output_gradients(graph_module, asking, leaves, signs, arithmetic):
                     if gradient is not None:
                         asking[node].weigh(x, gradient)
@@ -189,6 +195,7 @@ class _Observer(fx.Interpreter):
         self.shared: dict[Quantizer, WeighedStatistic] = {}
         self.estimator, self.arithmetic = estimator, FLOAT32
         self.node: fx.Node | None = None
+        self.size = 0  # of all values seen, in bytes
 
     def observe(self, leaves: Iterable[Any]) -> None:
         self.run(*channels_last(leaves), enable_io_processing=False)
@@ -210,6 +217,7 @@ class _Observer(fx.Interpreter):
             if self.node not in self.statistics:
                 self.statistics[self.node] = self._started(module)
             self.statistics[self.node].update(x)
+            self.size += x.numel() * x.element_size()
         return x
 
     def _started(self, quantizer: Quantizer) -> Statistic:

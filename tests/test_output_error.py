@@ -11,6 +11,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError
+from fxcompress.execution import gradients
 from fxcompress.execution.gradients import RandomSigns, output_gradients
 from fxcompress.quantization.narrowing import worth_narrowing
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
@@ -118,6 +119,25 @@ def test_the_choice_does_not_depend_on_batches():
     by_size = [fxcompress.compile(model, [*PIPELINE[:2], calibrate], data=x.split(size)) for size in (3, 24)]
     for one, other in zip(*(activations(compiled).values() for compiled in by_size)):
         torch.testing.assert_close(one.scale, other.scale, rtol=0.03, atol=0)
+
+
+def test_large_values_are_weighed_few_samples_at_a_time(monkeypatch):
+    taken = []
+
+    def watched(graph_module, places, leaves, *others):
+        taken.append(len(leaves[0]))
+        return output_gradients(graph_module, places, leaves, *others)
+
+    monkeypatch.setattr("fxcompress.passes.calibrate.output_gradients", watched)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    found = []
+    for memory in (gradients.MEMORY, 2 * 4 * (8 + 16), 1):  # bytes: of two samples' values, and of none
+        monkeypatch.setattr(gradients, "MEMORY", memory)
+        stack = [passes.Quantize(), replace(CALIBRATE, precision="float32")]
+        compiled = fxcompress.compile(model, stack, data=data(32, 8).split(16))
+        found.append([float(one.scale) for one in activations(compiled).values()])
+    assert set(taken[:3]) == {gradients.CHUNK} and set(taken[-24:]) == {1} and 2 in taken
+    assert found[1] == pytest.approx(found[0], rel=0.03) and found[2] == pytest.approx(found[0], rel=0.03)
 
 
 def test_ranges_that_cut_off_what_other_samples_need_are_undone():

@@ -22,7 +22,15 @@ from fxcompress.execution.precision import FLOAT32, Arithmetic
 CHUNK = 8
 """Samples a backward pass, for which all values of the graph are in memory."""
 
+MEMORY = 2**28
+"""Bytes of the values whose gradients are asked for, at most, in a backward pass of several samples."""
+
 TINY = 1e-12
+
+
+def samples_a_pass(size: float) -> int:
+    """How many samples there are room for, whose values take `size` bytes each: from 1 to `CHUNK`."""
+    return max(1, min(CHUNK, int(MEMORY / max(size, 1.0))))
 
 
 @dataclass
