@@ -112,6 +112,15 @@ def test_what_is_looked_at_does_not_depend_on_the_memory_format(seed):
         assert torch.equal(subsample(layout, None).sort().values, x.flatten()[None].sort().values)
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_one_number_for_all_samples_has_a_range(name):
+    statistic = ESTIMATORS[name].start(QuantizationSpec())
+    for value in (-1.0, 2.0, 3.0):
+        statistic.update(torch.tensor(value))
+    low, high = statistic.result()
+    assert -1 <= low <= high <= 3
+
+
 def test_an_unknown_estimator_suggests_the_nearest():
     with pytest.raises(InputError, match="did you mean 'percentile'"):
         find_estimator("percentil")

@@ -67,9 +67,9 @@ class _MeanBounds:
         if not all(bound.isfinite().all() for bound in bounds):
             self.broken = bounds[0].amin(0), bounds[1].amax(0)
             return
-        sums = [[sum(map(Fraction, c), Fraction()) for c in bound.reshape(len(x), -1).T.tolist()] for bound in bounds]
+        sums = [[sum(map(Fraction, c), Fraction()) for c in bound.reshape(len(bound), -1).T.tolist()] for bound in bounds]
         self.sums = [[a + b for a, b in zip(*pair)] for pair in zip(self.sums, sums)] if self.sums else sums
-        self.samples += len(x)
+        self.samples += len(bounds[0])
 
     def result(self) -> Range:
         if self.broken:

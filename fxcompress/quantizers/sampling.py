@@ -32,6 +32,7 @@ def extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
 
 def sample_extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
     """Those of each sample (index of dimension 0): shape ``[samples]``, or ``[samples, channels]``."""
+    x = torch.atleast_1d(x)  # one number for all samples
     if axis is None:
         # One sample at a time: torch.aminmax over one dimension takes twenty times as long as over a whole tensor.
         bounds = [torch.aminmax(_in_memory_order(sample)) for sample in x]
@@ -42,6 +43,7 @@ def sample_extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
 
 def sample_quantiles(x: Tensor, axis: int | None, shares: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """The values that these shares of each sample's values lie below: shape ``[samples]``, or ``[samples, channels]``."""
+    x = torch.atleast_1d(x)
     rows = x.flatten(1) if axis is None else x.movedim(axis, 1).flatten(2)
     ranked, finite = rows.float().sort(-1).values, rows.isfinite().all(-1)
     places = [round(share * (ranked.shape[-1] - 1)) for share in shares]
