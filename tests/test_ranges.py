@@ -113,10 +113,11 @@ def test_what_is_looked_at_does_not_depend_on_the_memory_format(seed):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_one_number_for_all_samples_has_a_range(name):
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=["for all samples", "a sample", "a sample, in a row"])
+def test_one_number_has_a_range(name, shape):
     statistic = ESTIMATORS[name].start(QuantizationSpec())
     for value in (-1.0, 2.0, 3.0):
-        statistic.update(torch.tensor(value))
+        statistic.update(torch.full(shape, value))
     low, high = statistic.result()
     assert -1 <= low <= high <= 3
 

@@ -44,7 +44,7 @@ def sample_extremes(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
 def sample_quantiles(x: Tensor, axis: int | None, shares: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """The values that these shares of each sample's values lie below: shape ``[samples]``, or ``[samples, channels]``."""
     x = torch.atleast_1d(x)
-    rows = x.flatten(1) if axis is None else x.movedim(axis, 1).flatten(2)
+    rows = x.reshape(len(x), -1) if axis is None else x.movedim(axis, 1).flatten(2)
     ranked, finite = rows.float().sort(-1).values, rows.isfinite().all(-1)
     places = [round(share * (ranked.shape[-1] - 1)) for share in shares]
     low, high = (torch.where(finite, ranked[..., place], torch.nan) for place in places)
@@ -62,6 +62,7 @@ def subsample(x: Tensor, axis: int | None) -> Tensor:
     The places are spread evenly over the sample and depend on its shape alone, so a sample gives the same values
     whichever batch it comes in and however it lies in memory. A small sample gives all of its values.
     """
+    x = torch.atleast_1d(x)  # one number for all samples
     x = x.unsqueeze(1) if axis is None else x.movedim(axis, 1)
     samples, channels, *rest = x.shape
     limit = PER_TENSOR if axis is None else PER_CHANNEL
