@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 def twin_of(model: nn.Module) -> nn.Module:
     """A copy of `model` in inference mode, with other parameters on the same memory; tied parameters stay tied."""
-    views = {id(one): shared(one) for one in model.parameters() if type(one) is nn.Parameter}
+    plain = [one for one in model.parameters() if type(one) is nn.Parameter and not one.is_inference()]  # no views of others
+    views = {id(one): shared(one) for one in plain}
     twin = _copied(model, views)
     twin.eval()  # what it returns is not used: some models' own `train` returns nothing
     return twin
