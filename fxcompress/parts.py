@@ -70,10 +70,7 @@ class PartlyCompiled(nn.Module):
     @classmethod
     def of_copy(cls, model: nn.Module, parts: dict[str, Compiled], *rest: Any, **options: Any) -> PartlyCompiled:
         """Of a copy of `model`, in inference mode, with `parts` in the place of its own."""
-        around = twin_of(model)
-        for path in parts:
-            around.set_submodule(path, nn.Identity())  # which need no copy
-        twin = private_copy(around)
+        twin = private_copy(model)
         for path, part in parts.items():
             twin.set_submodule(path, part)
         made = cls(twin, parts, *rest, **options)
