@@ -19,7 +19,7 @@ from fxcompress.masks.mask import source_constant
 from fxcompress.quantization.folding import scaled
 from fxcompress.quantization.quantized import activations_in_float, quantizer_calls, serves_weight
 from fxcompress.quantization.weights import weight_range
-from fxcompress.quantizers.ops import along
+from fxcompress.quantizers.ops import UNPACK, along, unpack
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import MinMax
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -167,9 +167,11 @@ def test_the_integers_of_the_file_are_those_that_were_trained(weights):
     found = 0
     for node in lowered.graph.find_nodes(op="call_function", target=torch.ops.fxcompress.dequantize.default):
         q, scale, zero_point, axis, _, block, *_ = node.args
-        if q.op == "get_attr":
-            stem = q.name.partition("_weight")[0] + "_weight"
-            integers = getattr(lowered, q.target).float()
+        packed, *shape = (q.args[0], *q.args[1:]) if q.target is UNPACK else (q,)
+        if packed.op == "get_attr":
+            stem = packed.name.partition("_weight")[0] + "_weight"
+            integers = getattr(lowered, packed.target)
+            integers = (unpack(integers, *shape) if shape else integers).float()
             steps = integers - along(getattr(lowered, zero_point.target), axis, block, integers.shape)
             others = [d for d in range(steps.dim()) if d != (stem == "up_weight")]  # than the output channels'
             same, flipped, gone = ((steps == x).amin(others) for x in (wanted[stem], -wanted[stem], torch.tensor(0)))

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture import private_copy
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.capture import Captured, capture_verified
-from fxcompress.errors import CaptureError
+from fxcompress.errors import CaptureError, FileWarning, warn_user
 from fxcompress.ir.modes import settle
 
 Forward = Callable[..., Any]
@@ -40,9 +40,12 @@ def capture_whole(
 ) -> Captured:
     """`model`, whose `parts` are compressed, as one graph, with their quantizers and masks, on copies of its tensors.
 
-    It is of `forward`, or else of the model's own where that can be traced, or else of the outputs of the parts that come last:
-    what post-processing starts from. With `unwrapped` the model's own is that of its class: a trainer may have put another on
-    the instance, which computes in mixed precision.
+    It is of `forward`, or else of the model's own where that can be traced, or else of the outputs of the parts that come last,
+    which is told: what post-processing starts from. With `unwrapped` the model's own is that of its class: a trainer may have
+    put another on the instance, which computes in mixed precision.
+
+    Warns:
+        FileWarning: it is of what the parts return.
 
     Raises:
         CaptureError: it cannot be traced.
@@ -63,7 +66,9 @@ def capture_whole(
         captured = capture(_up_to(twin, parts, example))
     except CaptureError as problem:
         raise CaptureError(f"{whole}. To write it as one file, {_REMEDY}") from problem
-    _keep_last(captured.graph_module)
+    last = _keep_last(captured.graph_module)
+    reason = str(whole).partition(". ")[0]  # without what to do about it, which is another thing here
+    warn_user(f"the file ends with what {', '.join(last)} returned, since {reason}. To have more in it, {_REMEDY}", FileWarning)
     return captured
 
 
@@ -140,8 +145,8 @@ def _collecting(model: nn.Module, parts: Sequence[str], expected: int | None) ->
                 vars(module)["forward"] = before[path]
 
 
-def _keep_last(graph_module: fx.GraphModule) -> None:
-    """Of the outputs by path keep those that no other is computed from; the only one without its path."""
+def _keep_last(graph_module: fx.GraphModule) -> list[str]:
+    """Of the outputs by path keep those that no other is computed from, the only one without its path; returns their paths."""
     graph = graph_module.graph
     output, info = graph.output_node(), graph._codegen.pytree_info  # type: ignore[attr-defined]
     outputs: Mapping[str, Any] = pytree.tree_unflatten(list(output.args[0]), info.out_spec)  # type: ignore[arg-type]
@@ -150,9 +155,11 @@ def _keep_last(graph_module: fx.GraphModule) -> None:
         for path, value in outputs.items()
         if all(set(leaf.users) <= {output} for leaf in pytree.tree_leaves(value) if isinstance(leaf, fx.Node))
     }
-    kept = next(iter(last.values())) if len(last) == 1 else last or outputs
+    last = last or dict(outputs)
+    kept = next(iter(last.values())) if len(last) == 1 else last
     leaves, spec = pytree.tree_flatten(kept)
     output.args = (tuple(leaves),)
     graph._codegen.pytree_info = info._replace(out_spec=spec)  # type: ignore[attr-defined]
     graph.eliminate_dead_code()
     graph_module.recompile()
+    return list(last)
