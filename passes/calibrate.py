@@ -19,6 +19,7 @@ from fxcompress.execution.agreement import decibels
 from fxcompress.execution.gradients import RandomSigns, output_gradients, samples_a_pass
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
+from fxcompress.ir.constants import constants
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.narrowing import worth_narrowing
 from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
@@ -75,7 +76,9 @@ class Calibrate(Pass):
                 context.progress("calibrating", seen, self.samples)
         context.notes.append(f"{seen} samples, {observer.arithmetic} forward")
         rewritten = observer.set_ranges()
-        asking = {node: found for node, found in observer.statistics.items() if isinstance(found, WeighedStatistic)}
+        fixed = constants(graph_module.graph)  # whose values are all known: there is nothing to weigh
+        weighed = {node: found for node, found in observer.statistics.items() if isinstance(found, WeighedStatistic)}
+        asking = {node: found for node, found in weighed.items() if node not in fixed}
         if asking:
             choosing, judging = divided(graph_module.graph, context, self._weighed, JUDGING)
             samples = self._weigh(

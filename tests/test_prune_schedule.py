@@ -190,26 +190,6 @@ def test_an_average_of_models_has_masks_of_zeros_and_ones(tmp_path):
     average.to_onnx(tmp_path / "model.onnx")
 
 
-class Normalized(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
-        self.second = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
-        self.last = nn.Linear(8, 4)
-        self.up, self.down = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2, 8))
-
-    def forward(self, x):
-        x = self.second(self.first(x).relu()).relu()
-        return nn.functional.linear(x, self.last.weight + self.up @ self.down, self.last.bias)
-
-
-@pytest.mark.parametrize("one", [passes.PruneFilters(amount=0.5, multiple=1), passes.Sparsify(level=0.5)])
-def test_layers_whose_weights_are_computed_are_named(one):
-    compiled = fxcompress.compile(Normalized().eval(), [one], example_inputs=torch.randn(2, 4))
-    (note,) = [note for note in compiled.report.notes if "computed" in note]
-    assert all(name in note for name in ("first", "second", "linear"))
-
-
 def test_channels_that_come_back_find_their_statistics():
     """What is masked has outputs of variance 0, which would be divided by once it is unmasked."""
     torch.manual_seed(0)
