@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,8 @@ from torch import nn
 import fxcompress
 from benchmarks import models, scoreboard
 from benchmarks.machine import describe_machine
-from benchmarks.medians import median, orders, paired_ratio
+from benchmarks.medians import median, paired_ratio
+from benchmarks.qat_step import measure
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
 from fxcompress.quantizers import kernels
@@ -143,21 +143,16 @@ def _without_kernels() -> Iterator[None]:
 
 
 def _measure(jobs: dict[str, Job], rounds: int, device: str) -> dict[str, np.ndarray]:
-    """Seconds of each job, ``[rounds]`` by name; jobs take turns, and the device is waited for."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for job in jobs.values():
-        for _ in range(3):
+    """As `qat_step.measure`; each job lasts until the device has done it."""
+
+    def finished(job: Job) -> Job:
+        def run() -> None:
             job()
-    names = list(jobs)
-    taken = {name: np.empty(rounds) for name in names}
-    for row, order in enumerate(orders(len(names), rounds)):
-        for position in order:
-            wait()
-            started = time.perf_counter()
-            jobs[names[position]]()
-            wait()
-            taken[names[position]][row] = time.perf_counter() - started
-    return taken
+            torch.cuda.synchronize()
+
+        return run
+
+    return measure({name: finished(job) if device == "cuda" else job for name, job in jobs.items()}, rounds, warm_up=3)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

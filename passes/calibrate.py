@@ -77,8 +77,8 @@ class Calibrate(Pass):
         context.notes.append(f"{seen} samples, {observer.arithmetic} forward")
         rewritten = observer.set_ranges()
         fixed = constants(graph_module.graph)  # whose values are all known: there is nothing to weigh
-        weighed = {node: found for node, found in observer.statistics.items() if isinstance(found, WeighedStatistic)}
-        asking = {node: found for node, found in weighed.items() if node not in fixed}
+        seen_by = observer.statistics.items()
+        asking = {node: found for node, found in seen_by if isinstance(found, WeighedStatistic) and node not in fixed}
         if asking:
             choosing, judging = divided(graph_module.graph, context, self._weighed, JUDGING)
             samples = self._weigh(

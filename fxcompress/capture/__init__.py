@@ -10,6 +10,7 @@ from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.inserted import is_compressed
 from fxcompress.capture.model import check_model
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
+from fxcompress.capture.recording import forwards_replaced
 from fxcompress.capture.tracing import plain_kernels
 from fxcompress.capture.training_trace import Modes
 from fxcompress.capture.twin import private_copy, twin_of, unwritten
@@ -22,6 +23,7 @@ __all__ = [
     "capture_submodules",
     "check_model",
     "does_not_run",
+    "forwards_replaced",
     "in_precision_of",
     "is_compressed",
     "plain_kernels",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,11 +21,20 @@ def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Examp
     behind all others, or by name, say nothing and are left out.
     """
     calls: dict[str, list[ExampleInputs]] = {}
+    with forwards_replaced(modules, lambda path, forward: _recorder(forward, calls, path)):
+        yield calls
+
+
+@contextmanager
+def forwards_replaced(
+    modules: Mapping[str, nn.Module], wrapped: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Put ``wrapped(path, forward)`` in the place of the `forward` of each of `modules`, and what was there back at the end."""
     before = {path: vars(module).get("forward") for path, module in modules.items()}
     try:
         for path, module in modules.items():
-            module.forward = _recorder(module.forward, calls, path)  # type: ignore[method-assign]
-        yield calls
+            module.forward = wrapped(path, module.forward)  # type: ignore[method-assign]
+        yield
     finally:
         for path, module in modules.items():
             if before[path] is None:

@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture import private_copy
+from fxcompress.capture import forwards_replaced, private_copy, reason_of
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.capture import Captured, capture_verified
 from fxcompress.errors import CaptureError, FileWarning, warn_user
@@ -67,7 +67,7 @@ def capture_whole(
     except CaptureError as problem:
         raise CaptureError(f"{whole}. To write it as one file, {_REMEDY}") from problem
     last = _keep_last(captured.graph_module)
-    reason = str(whole).partition(". ")[0]  # without what to do about it, which is another thing here
+    reason = f"{type(model).__name__} cannot be traced: {reason_of(whole)}"
     warn_user(f"the file ends with what {', '.join(last)} returned, since {reason}. To have more in it, {_REMEDY}", FileWarning)
     return captured
 
@@ -120,8 +120,6 @@ def _leaving_modules() -> Iterator[None]:
 def _collecting(model: nn.Module, parts: Sequence[str], expected: int | None) -> Iterator[dict[str, list[Any]]]:
     """The outputs of every call of `parts`, which raise `_Done` with the last of those `expected`."""
     calls: dict[str, list[Any]] = {}
-    modules = {path: model.get_submodule(path) for path in parts}
-    before = {path: vars(module).get("forward") for path, module in modules.items()}
 
     def collector(path: str, run: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -133,16 +131,8 @@ def _collecting(model: nn.Module, parts: Sequence[str], expected: int | None) ->
 
         return forward
 
-    try:
-        for path, module in modules.items():
-            vars(module)["forward"] = collector(path, module.forward)
+    with forwards_replaced({path: model.get_submodule(path) for path in parts}, collector):
         yield calls
-    finally:
-        for path, module in modules.items():
-            if before[path] is None:
-                vars(module).pop("forward", None)
-            else:
-                vars(module)["forward"] = before[path]
 
 
 def _keep_last(graph_module: fx.GraphModule) -> list[str]:

@@ -20,8 +20,8 @@ from fxcompress.quantizers import native
 class Kernel(Protocol):
     """Rounding to a grid, and its gradients; see `FakeQuantize` for what they are."""
 
-    def takes(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
-        """Whether the functions can be called with these."""
+    def takes(self, x: Tensor, scale: Tensor) -> bool:
+        """Whether the functions can be called with these, and a zero point as `scale` is."""
 
     def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
         """Write to `result`, laid out as `x` is, what `x` is on the grid."""
@@ -49,7 +49,14 @@ def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None, *, training:
     if training and x.device.type == "cpu":
         native.load()
     kernel = _on(x.device.type)
-    return kernel if kernel is not None and kernel.takes(x, scale, zero_point) else None
+    if kernel is None or not all(_is_plain(one, scale, x) for one in (scale, zero_point) if one is not None):
+        return None
+    return kernel if kernel.takes(x, scale) else None
+
+
+def _is_plain(one: Tensor, scale: Tensor, x: Tensor) -> bool:
+    """Whether `one`, of a grid, lies in memory as kernels read it: number after number, beside `x`."""
+    return one.dtype == torch.float32 and one.device == x.device and one.shape == scale.shape and one.is_contiguous()
 
 
 def _on(device: str) -> Kernel | None:

@@ -37,14 +37,9 @@ class CKernel:
             for function in functions.values():
                 function.argtypes, function.restype = arguments, result
 
-    def takes(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
-        """Whether the functions can be called with these."""
-        grid = [scale] if zero_point is None else [scale, zero_point]
-        if x.dtype not in TYPES or any(tensor.dtype != torch.float32 for tensor in grid):
-            return False
-        if any(tensor.device.type != "cpu" for tensor in (x, *grid)):
-            return False
-        if any(tensor.shape != scale.shape or not tensor.is_contiguous() for tensor in grid):
+    def takes(self, x: Tensor, scale: Tensor) -> bool:
+        """Whether the functions can be called with these, and a zero point as `scale` is."""
+        if x.dtype not in TYPES:
             return False
         return x.is_contiguous() and x.dim() > 0 and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
 

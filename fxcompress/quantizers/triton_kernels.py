@@ -72,14 +72,9 @@ def _backward(
 class TritonKernel:
     """The functions above, for tensors that fill a stretch of memory, with one scale or one for each index of an axis."""
 
-    def takes(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> bool:
-        """Whether the functions can be called with these."""
-        grid = [scale] if zero_point is None else [scale, zero_point]
-        if x.dtype not in TYPES or any(tensor.dtype != torch.float32 or tensor.device != x.device for tensor in grid):
-            return False
-        if any(tensor.shape != scale.shape or not tensor.is_contiguous() for tensor in grid):
-            return False
-        return is_dense(x) and around_scales(x, scale) is not None
+    def takes(self, x: Tensor, scale: Tensor) -> bool:
+        """Whether the functions can be called with these, and a zero point as `scale` is."""
+        return x.dtype in TYPES and is_dense(x) and around_scales(x, scale) is not None
 
     def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
         _, channels, inner = _around(x, scale)
