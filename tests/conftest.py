@@ -18,6 +18,13 @@ if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs are tested on CPUs, in Triton's interpreter
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """What a file of tests draws when it is imported is the same whichever files are imported before it."""
+    torch.manual_seed(0)
+    return (yield)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """A test that draws weights without a seed of its own draws the same ones in any order of the tests."""

@@ -22,18 +22,20 @@ FINE = [2 ** (step / 24) for step in range(-8, 9) if step]
 
 def search(seen: Distribution, spec: QuantizationSpec) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of the best range found for `seen`, shape ``[rows]``, within its extremes and zero."""
-    best = _Best(seen, spec)
-    apart = None if spec.symmetric or not ((best.low < 0) & (best.high > 0)).any() else _Best(seen, spec)
-    best.improve(COARSE)
-    if apart is None:
-        best.improve(FINE)
-        return best.low, best.high
-    for start in (best, apart):  # values may be spread alike to both sides, or to one side alone
+    together = _Best(seen, spec)
+    together.improve(COARSE)
+    if spec.symmetric or not ((together.low < 0) & (together.high > 0)).any():
+        together.improve(FINE)
+        return together.low, together.high
+    # Values may be spread alike to both sides, or to one side alone: whichever end moves first may go astray.
+    starts = [(together, False), (_Best(seen, spec), False), (_Best(seen, spec), True)]
+    for start, low_first in starts:
         for factors in (COARSE, FINE):
-            start.improve(factors, move_low=False)
-            start.improve(factors, move_high=False)
-    better = apart.error < best.error
-    return torch.where(better, apart.low, best.low), torch.where(better, apart.high, best.high)
+            start.improve(factors, move_low=low_first, move_high=not low_first)
+            start.improve(factors, move_low=not low_first, move_high=low_first)
+    error, low, high = (torch.stack([getattr(start, name) for start, _ in starts]) for name in ("error", "low", "high"))
+    least = error.argmin(0, keepdim=True)
+    return low.gather(0, least)[0], high.gather(0, least)[0]
 
 
 class _Best:
