@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -91,22 +92,7 @@ def compile(
     check_model(model)
     passes, found_target, example_inputs = _settled(passes, target, config, example_inputs, data)
     submodules = (config.submodules or None) if config is not None and submodules is None else submodules
-    if progress is True:
-        with shown(Console(stderr=True), "compiling") as show:
-            return compile(
-                model,
-                passes,
-                example_inputs=example_inputs,
-                data=data,
-                target=found_target,
-                verify=verify,
-                dump=dump,
-                submodules=submodules,
-                dynamic_shapes=dynamic_shapes,
-                progress=show,
-            )
-    every_size = isinstance(dynamic_shapes, str)
-    if every_size and dynamic_shapes != "auto":
+    if isinstance(dynamic_shapes, str) and dynamic_shapes != "auto":
         raise InputError(f"dynamic_shapes is None, 'auto', or what torch.export takes, not {dynamic_shapes!r}")
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
@@ -118,17 +104,30 @@ def compile(
         first, data = peek(data)
         example = find_example_inputs(model, example_inputs, [first])
     folder = as_path(dump) if dump is not None else None
-    settings = _Settings(tuple(chosen), found_target, verify, folder, progress or None)
-    whole = None
+    with shown(Console(stderr=True), "compiling") if progress is True else nullcontext(progress or None) as show:
+        settings = _Settings(tuple(chosen), found_target, verify, folder, show)
+        return _compile(model, example, data, submodules, dynamic_shapes, settings)
+
+
+def _compile(
+    model: Any,
+    example: Any,
+    data: Iterable[Any] | None,
+    submodules: Sequence[str] | None,
+    dynamic_shapes: Any,
+    settings: _Settings,
+) -> Compiled | PartlyCompiled:
+    """Compile the whole `model`; or its `submodules`, or those that trace where the whole does not."""
+    every_size, whole = isinstance(dynamic_shapes, str), None
     if submodules is None:
         try:
-            captured = capture_verified(model, example, dynamic_shapes=dynamic_shapes, check=verify)
+            captured = capture_verified(model, example, dynamic_shapes=dynamic_shapes, check=settings.verify)
             return settings.compile(captured, data, model)
         except CaptureError as problem:
             if not isinstance(model, nn.Module) or not (dynamic_shapes is None or every_size):
                 raise
             whole = problem
-    parts, found = capture_parts(model, example, submodules, whole, every_size=every_size, check=verify)
+    parts, found = capture_parts(model, example, submodules, whole, every_size=every_size, check=settings.verify)
     compiled, names = {}, file_names(parts)
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)
