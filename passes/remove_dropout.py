@@ -10,7 +10,7 @@ from torch import fx
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import source_line
-from fxcompress.ir.dialect import DROPOUTS
+from fxcompress.ir.dialect import IDLE
 from fxcompress.ir.signature import argument
 from fxcompress.rewrite.rule import Replacement
 
@@ -24,7 +24,7 @@ class RemoveDropout(Pass):
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         rewritten = []
-        for target in DROPOUTS:
+        for target in IDLE:
             for node in graph_module.graph.find_nodes(op="call_function", target=target):
                 if not argument(node, "train"):
                     x = node.args[0]

@@ -371,7 +371,7 @@ def test_constants_are_computed_at_capture():
     assert torch.allclose(graph_module(x), Masked()(x)) and not graph_module.state_dict()
 
 
-def test_no_grad_regions_are_part_of_the_graph():
+def test_no_grad_regions_are_part_of_the_graph_and_stop_gradients():
     class Frozen(nn.Module):
         def __init__(self):
             super().__init__()
@@ -383,8 +383,8 @@ def test_no_grad_regions_are_part_of_the_graph():
             return self.head(x)
 
     graph_module = capture(Frozen(), ExampleInputs((torch.randn(2, 4),)))
-    assert [node.name for node in calls(graph_module)] == ["body", "head"]
-    assert any("no_grad" in note for note in graph_module.meta["capture_notes"])
+    assert [node.name for node in calls(graph_module)] == ["body", "stop_gradient", "head"]
+    assert not graph_module.meta["capture_notes"]
 
 
 # ---------------------------------------------------------------------------------------------- training and inference

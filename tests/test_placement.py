@@ -38,6 +38,10 @@ def stochastic_depth(x, training):
     return torch.ops.fxcompress.drop_path(x, 0.1, [0], 1.0, training)
 
 
+def detached(x, training):
+    return x.detach()
+
+
 DEFAULT = QuantizationOptions(weights=OPENVINO_CPU.weights, activations=OPENVINO_CPU.activations, weight_estimator="min_max")
 
 
@@ -63,7 +67,9 @@ def test_nothing_goes_between_a_convolution_and_its_activation():
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["rounded first", "exact sums"])
-@pytest.mark.parametrize("drop", [F.dropout, F.dropout2d, F.alpha_dropout, stochastic_depth], ids=lambda drop: drop.__name__)
+@pytest.mark.parametrize(
+    "drop", [F.dropout, F.dropout2d, F.alpha_dropout, stochastic_depth, detached], ids=lambda drop: drop.__name__
+)
 def test_what_does_nothing_at_inference_changes_no_place(drop, exact):
     def between(drop):
         def forward(m, x):

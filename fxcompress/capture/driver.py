@@ -19,6 +19,7 @@ from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.float32 import compute_in_float32
 from fxcompress.capture.free_sizes import Dimensions, both, leading, several, without
 from fxcompress.capture.functionalize import functionalize, written_dropouts
+from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.inserted import InsertedModules
 from fxcompress.capture.model import check_weights
@@ -178,6 +179,7 @@ class _Capture:
             again = lambda new: _canonical(trace(), new, self._class_of)[0]  # noqa: E731
             lost = keep_training(module, self.traced, self.modes, self.example, again)
             lost = [one for one in lost if one not in told]
+            lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
@@ -201,6 +203,7 @@ def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
     program, own_names = with_safe_names(program)
     module = _functional(program, notes, class_of)
     note_contiguous_outputs(module.graph)
+    keep_stops(module)
     canonicalize(module.graph)
     return module, own_names
 
@@ -221,7 +224,7 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
 
 
 def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
-    inline_regions(module, notes)
+    inline_regions(module)
     freeze_numbers(module, notes)
     fold_constants(module)
     return functionalize(module.graph, notes)

@@ -8,41 +8,35 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxcompress.capture.gradients import stop_after
 from fxcompress.errors import CaptureError
 
 _GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
 
-def inline_regions(module: fx.GraphModule, notes: list[str]) -> None:
-    """Inline every `no_grad` and every disabled `autocast` region of `module`; `notes` says so of the former.
+def inline_regions(module: fx.GraphModule) -> None:
+    """Inline every `no_grad` and every disabled `autocast` region of `module`; what the former compute is detached.
 
     Raises:
         CaptureError: a region switches autocast on, which a graph of plain operations cannot say.
     """
     regions = [n for n in module.graph.nodes if n.op == "call_function" and n.target in (_GRAD, _AUTOCAST)]
     for node in regions:
-        if node.target is _GRAD:
-            skipped, note = 1, "a torch.no_grad() region of the model lets gradients pass in the graph"
-            if not node.args[0] and note not in notes and _has_parameters(node):
-                notes.append(note)
-        else:
-            skipped = 4
-            if node.args[2]:
-                raise CaptureError("the model switches autocast on in its forward; convert its dtype before capture instead")
+        skipped = 1 if node.target is _GRAD else 4
+        if node.target is _AUTOCAST and node.args[2]:
+            raise CaptureError("the model switches autocast on in its forward; convert its dtype before capture instead")
         body = module.get_submodule(node.args[skipped].target)
-        inline_regions(body, notes)
-        _inline(node, body, node.args[skipped + 1 :])
+        inline_regions(body)
+        _inline(node, body, node.args[skipped + 1 :], stops=node.target is _GRAD and not node.args[0])
 
 
-def _has_parameters(node: fx.Node) -> bool:
-    return any(getattr(n.meta.get("val"), "requires_grad", False) for n in node.all_input_nodes if n.op == "get_attr")
-
-
-def _inline(node: fx.Node, body: fx.GraphModule, inputs: Any) -> None:
+def _inline(node: fx.Node, body: fx.GraphModule, inputs: Any, stops: bool) -> None:
     values = dict(zip(body.graph.find_nodes(op="placeholder"), inputs))
     with node.graph.inserting_before(node):
         outputs = node.graph.graph_copy(body.graph, values)
+    if stops:
+        outputs = fx.map_arg(outputs, lambda value: stop_after(value, node))
     for reader in list(node.users):
         if reader.target is operator.getitem:
             reader.replace_all_uses_with(outputs[reader.args[1]], propagate_meta=False)

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
+from fxcompress.capture.gradients import own_backwards
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.data.inputs import ExampleInputs
@@ -110,6 +112,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
     messages = io.StringIO()
     try:
         with (
+            own_backwards() as told,
             plain_kernels(),
             forgetting(model),
             recurrent_layers_of_any_length(),
@@ -118,13 +121,16 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
         ):
             # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
+            one = partial(export, model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             try:
-                return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+                program = one()
             except RuntimeError as error:
                 if "modified inplace" not in str(error):
                     raise
-            with torch.no_grad():  # only there may the parts of a split be changed in place
-                return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+                with torch.no_grad():  # only there may the parts of a split be changed in place
+                    program = one()
+            program.graph_module.meta["own_backwards"] = tuple(told)
+            return program
     except Exception as error:
         hidden = _hidden_names(model)
         if hidden:

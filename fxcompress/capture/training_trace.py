@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxcompress.capture.naming import scope_of
-from fxcompress.capture.random_drops import DROPOUTS, find_drop
+from fxcompress.capture.random_drops import find_drop
 from fxcompress.capture.training_alignment import Alignment, Edge
 from fxcompress.capture.training_calls import calls_of, trains_alike
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
+from fxcompress.ir.dialect import IDLE
 from fxcompress.ir.modes import mode_argument
 from fxcompress.ir.signature import argument, arguments
 from fxcompress.ir.training_ops import DROP_PATH, SYNC_BATCH_NORM
@@ -164,8 +165,8 @@ def _chain(aligned: Alignment, edge: Edge) -> list[_Step] | None:
     while aligned.partner.get(value) is not wanted:
         if value in aligned.partner:
             return None
-        if value.target in DROPOUTS:
-            source, target, args, region = value.args[0], value.target, value.args[1:2], {value}
+        if value.target in IDLE:
+            source, target, args, region = value.args[0], value.target, value.args[1:-1], {value}
         else:
             drop = find_drop(aligned.training, value, aligned.partner)
             if drop is None:

@@ -8,7 +8,7 @@ from fxcompress.channels.call import Axes, Axis, Call, rule
 
 
 @rule("pointwise hardswish log_sigmoid softsign to _to_copy contiguous detach alias lift_fresh_copy")
-@rule("dropout feature_dropout alpha_dropout feature_alpha_dropout drop_path")
+@rule("dropout feature_dropout alpha_dropout feature_alpha_dropout drop_path stop_gradient")
 @rule("bernoulli ones_like zeros_like full_like rand_like randn_like")
 @rule("expand_as type_as")
 def _elementwise(call: Call) -> Axes:

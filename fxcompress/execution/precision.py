@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.ir.dialect import DROPOUTS, resolve
+from fxcompress.ir.dialect import IDLE, resolve
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -26,7 +26,7 @@ MULTIPLICATIONS = frozenset(
 )
 """What can run in bfloat16 for speed."""
 
-_MOVES = frozenset(DROPOUTS).union(
+_MOVES = frozenset(IDLE).union(
     resolve(name)
     for name in (
         *("relu", "hardtanh", "clamp", "maximum", "minimum", "max_pool1d", "max_pool2d", "max_pool3d", "add"),

@@ -18,7 +18,7 @@ from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 
 from fxcompress.errors import DialectError, describe
-from fxcompress.ir.training_ops import DROP_PATH
+from fxcompress.ir.training_ops import DROP_PATH, STOP_GRADIENT
 
 aten = torch.ops.aten
 
@@ -55,6 +55,7 @@ _OVERLOADS: dict[str, OpOverload] = {
     "index": aten.index.Tensor,
     "conv_transpose2d": aten.conv_transpose2d.input,
     "drop_path": DROP_PATH,
+    "stop_gradient": STOP_GRADIENT,
     "conv_transpose3d": aten.conv_transpose3d.input,
     "upsample_nearest2d": aten.upsample_nearest2d.vec,
     "upsample_bilinear2d": aten.upsample_bilinear2d.vec,
@@ -99,6 +100,7 @@ def resolve(name: str) -> OpOverload:
 
 
 DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")))
+IDLE = (*DROPOUTS, STOP_GRADIENT)
 """What does nothing outside training."""
 
 

@@ -1,4 +1,4 @@
-"""Operations of training that ATen has no name for: stochastic depth, and batch norms that see all processes' samples.
+"""Operations of training that ATen has no name for: stochastic depth, gradients that stop, batch norms over all processes.
 
 They are made of ATen calls, so gradients, `torch.compile` and `torch.func` see through them.
 """
@@ -15,6 +15,7 @@ _LIBRARY.define(
     "drop_path(Tensor input, float p, int[] dims, float scale, bool train=False) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded,),
 )
+_LIBRARY.define("stop_gradient(Tensor input, bool train=False) -> Tensor")
 _ARGUMENTS = (
     "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
     "float momentum, float eps, bool cudnn_enabled) -> Tensor"
@@ -34,6 +35,11 @@ def _drop_path(x: Tensor, p: float, dims: list[int], scale: float, train: bool =
         return x
     shape = [size if dim in dims else 1 for dim, size in enumerate(x.shape)]
     return x * (torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - p) * scale)
+
+
+def _stop_gradient(x: Tensor, train: bool = False) -> Tensor:
+    """`x`, which in training lets no gradient pass to what it was computed from."""
+    return x.detach() if train else x
 
 
 def _sync_batch_norm(
@@ -103,9 +109,11 @@ def _without_output(weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 _LIBRARY.impl("drop_path", _drop_path, "CompositeImplicitAutograd")
+_LIBRARY.impl("stop_gradient", _stop_gradient, "CompositeImplicitAutograd")
 _LIBRARY.impl("sync_batch_norm", _sync_batch_norm, "CompositeImplicitAutograd")
 _LIBRARY.impl("masked_batch_norm", _masked_batch_norm, "CompositeImplicitAutograd")
 
 DROP_PATH = torch.ops.fxcompress.drop_path.default
+STOP_GRADIENT = torch.ops.fxcompress.stop_gradient.default
 SYNC_BATCH_NORM = torch.ops.fxcompress.sync_batch_norm.default
 MASKED_BATCH_NORM = torch.ops.fxcompress.masked_batch_norm.default

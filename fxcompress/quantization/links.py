@@ -15,7 +15,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from fxcompress.ir.dialect import DROPOUTS, resolve
+from fxcompress.ir.dialect import IDLE, resolve
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.signature import argument
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
@@ -141,7 +141,7 @@ def _same_count(left: Sequence[int | torch.SymInt], right: Sequence[int | torch.
 
 
 COMMUTING: dict[OpOverload, Move] = {
-    **dict.fromkeys(ops("relu leaky_relu prelu").union(DROPOUTS), _pointwise),
+    **dict.fromkeys(ops("relu leaky_relu prelu").union(IDLE), _pointwise),
     **dict.fromkeys(ops("max_pool1d avg_pool1d adaptive_avg_pool1d"), _over_last(1)),
     **dict.fromkeys(ops("max_pool2d avg_pool2d adaptive_avg_pool2d"), _over_last(2)),
     **dict.fromkeys(ops("max_pool3d avg_pool3d adaptive_avg_pool3d"), _over_last(3)),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from torch import fx
 
-from fxcompress.ir.dialect import DROPOUTS
+from fxcompress.ir.dialect import IDLE
 from fxcompress.targets.table import Target
 
 
@@ -19,7 +19,7 @@ def fused_chain(node: fx.Node, fused: Collection[object]) -> Iterator[fx.Node]:
         if node.target in fused:
             yield from (*between, node)
             between = []
-        elif node.target in DROPOUTS:
+        elif node.target in IDLE:
             between.append(node)
         else:
             return
@@ -27,7 +27,7 @@ def fused_chain(node: fx.Node, fused: Collection[object]) -> Iterator[fx.Node]:
 
 def behind_dropouts(value: fx.Node) -> fx.Node:
     """What `value` is outside training: the value that dropouts, which alone read it, let pass."""
-    while value.target in DROPOUTS and isinstance(source := value.args[0], fx.Node) and len(source.users) == 1:
+    while value.target in IDLE and isinstance(source := value.args[0], fx.Node) and len(source.users) == 1:
         value = source
     return value
 

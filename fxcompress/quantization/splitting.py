@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxcompress.ir.dialect import DROPOUTS, resolve
+from fxcompress.ir.dialect import IDLE, resolve
 from fxcompress.ir.signature import argument
 from fxcompress.targets.table import ops
 
 LINEAR = resolve("linear")
-POINTWISE = ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish").union(DROPOUTS)
+POINTWISE = ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish").union(IDLE)
 
 TYPICAL = 0.99
 """The share of a row's weights that are not larger than its typical one."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxcompress.ir.dialect import DROPOUTS, resolve
+from fxcompress.ir.dialect import IDLE, resolve
 from fxcompress.ir.signature import argument
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.faults import Fault
@@ -51,7 +51,7 @@ def _readers(value: fx.Node) -> Iterator[bool]:
 JOINING = ops("cat stack")
 TRANSPARENT = (
     JOINING
-    | set(DROPOUTS)
+    | set(IDLE)
     | ops(
         "max_pool2d reshape flatten unflatten transpose permute squeeze unsqueeze slice select expand split"
         " split_with_sizes chunk pixel_shuffle channel_shuffle upsample_nearest2d constant_pad_nd"

@@ -1,0 +1,90 @@
+"""What forward says of gradients: where it stops them stays in the graph, and a backward pass of its own is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from fxcompress.ir.edit import attribute
+from fxcompress.ir.fake import insert_call
+from fxcompress.ir.training_ops import STOP_GRADIENT
+
+aten = torch.ops.aten
+
+_DETACHED = (aten.detach.default, aten.detach_copy.default)
+
+
+def stop_after(value: fx.Node, reader: fx.Node) -> fx.Node:
+    """`value` as its readers outside a `no_grad` region see it; the call is put in front of `reader`."""
+    return insert_call(reader, aten.detach.default, (value,), val=value.meta["val"]) if _has_gradient(value) else value
+
+
+def keep_stops(module: fx.GraphModule) -> None:
+    """Respell `detach` as what stops gradients in training, where it stands between a parameter and what reads it.
+
+    Relevance, which passes take from gradients in inference, goes through it: the outputs owe as much to what it reads.
+    """
+    trained: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            learned = isinstance(attribute(module, str(node.target)), nn.Parameter)
+        else:
+            learned = not trained.isdisjoint(node.all_input_nodes)
+        if node.op == "call_function" and node.target in _DETACHED:
+            value = node.args[0]
+            kept = insert_call(node, STOP_GRADIENT, (value, True)) if learned and _has_gradient(value) else value
+            node.replace_all_uses_with(kept, propagate_meta=False)
+            module.graph.erase_node(node)
+        elif learned:
+            trained.add(node)
+
+
+@contextlib.contextmanager
+def own_backwards() -> Iterator[list[str]]:
+    """Collects the backward passes of its own that a model brings, in `torch.autograd.Function`s and hooks on tensors.
+
+    A trace keeps what they compute forwards. Checkpointed functions are called as they are: to gradients they are no more.
+    """
+    told: list[str] = []
+    tell = lambda what: told.append(what) if what not in told else None  # noqa: E731
+    function, checkpoint = torch.autograd.Function.__dict__["apply"], CheckpointFunction.__dict__.get("apply")
+    hook = Tensor.register_hook
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not cls.__module__.startswith("torch."):
+            tell(f"the backward pass of {cls.__qualname__}: the graph's is that of the operations of its forward")
+        return function.__get__(None, cls)(*args, **kwargs)
+
+    def register_hook(tensor: Tensor, given: Any) -> Any:
+        tell(f"the hook {getattr(given, '__qualname__', given)} on the gradient of a tensor")
+        return hook(tensor, given)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    CheckpointFunction.apply = classmethod(lambda cls, run, preserve, *args: run(*args))  # type: ignore[assignment, method-assign]
+    Tensor.register_hook = register_hook  # type: ignore[assignment, method-assign]
+    try:
+        yield told
+    finally:
+        torch.autograd.Function.apply = function
+        if checkpoint is None:
+            del CheckpointFunction.apply
+        else:
+            CheckpointFunction.apply = checkpoint
+        Tensor.register_hook = hook  # type: ignore[method-assign]
+
+
+def backward_hooks(model: nn.Module) -> list[str]:
+    """The modules of `model` that change gradients by hooks, which the graph does not have."""
+    kinds = ("_backward_hooks", "_backward_pre_hooks")
+    found = [path or type(model).__name__ for path, module in model.named_modules() if any(getattr(module, k) for k in kinds)]
+    return [f"the hooks on the gradients of {', '.join(map(repr, found))}"] if found else []
+
+
+def _has_gradient(value: Any) -> bool:
+    held = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return isinstance(held, Tensor) and (held.is_floating_point() or held.is_complex())

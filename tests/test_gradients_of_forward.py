@@ -1,0 +1,131 @@
+"""What a model says of gradients in its forward: where it stops them, and backward passes of its own."""
+
+import onnx
+import pytest
+import torch
+from shape_networks import Do
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.errors import TrainingWarning
+
+X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+def no_grad(m, x):
+    with torch.no_grad():
+        y = m.layer(x)
+    return x + y
+
+
+def grad_inside_no_grad(m, x):
+    with torch.no_grad():
+        y = m.layer(x)
+        with torch.enable_grad():
+            z = m.layer(x)
+    return x + y * z
+
+
+def several(m, x):
+    with torch.no_grad():
+        y, index = m.layer(x).max(-1, keepdim=True)
+    return x * y + index
+
+
+def switched(m, x):
+    torch.set_grad_enabled(False)
+    y = m.layer(x)
+    torch.set_grad_enabled(True)
+    return x + y
+
+
+def in_training(m, x):
+    return m.layer(x.detach() if m.training else x)
+
+
+def nearest(m, x):
+    """The code book of a vector quantized network (van den Oord et al., arXiv 1711.00937), the gradient straight through."""
+    return x + (m.layer.weight[torch.cdist(x, m.layer.weight).argmin(-1)] - x).detach()
+
+
+FORWARDS = {
+    "detach": lambda m, x: x + m.layer(x).detach(),
+    "detach_": lambda m, x: x + m.layer(x).clone().detach_(),
+    "straight through": lambda m, x: x + (x.round() - x).detach(),
+    "reversed": lambda m, x: 2 * x.detach() - x,
+    "a detached weight": lambda m, x: nn.functional.linear(x, m.layer.weight.detach(), m.layer.bias),
+    "a detached scale": lambda m, x: x / x.detach().abs().mean(-1, keepdim=True),
+    "nearest": nearest,
+    "no_grad": no_grad,
+    "grad inside no_grad": grad_inside_no_grad,
+    "several results": several,
+    "switched": switched,
+    "in training only": in_training,
+    "a decorator": lambda m, x: x + torch.no_grad()(m.layer)(x),
+    "checkpoint": lambda m, x: checkpoint(m.layer, x, use_reentrant=False),
+    "reentrant checkpoint": lambda m, x: checkpoint(m.layer, x, use_reentrant=True),
+}
+
+
+def network(forward):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), Do(forward, layer=nn.Linear(8, 8)), nn.Linear(8, 4))
+
+
+def gradients(model):
+    model.train()(X).square().sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("kind", FORWARDS)
+def test_gradients_stop_where_they_stop_in_the_model(kind, recwarn):
+    model = network(FORWARDS[kind])
+    compiled = fxcompress.compile(model, [], data=[X])
+    torch.testing.assert_close(gradients(compiled), gradients(model))
+    assert not [one for one in recwarn if isinstance(one.message, TrainingWarning)]
+
+
+LETTING = {
+    "detach": lambda m, x: x + m.layer(x),
+    "straight through": lambda m, x: x + (x.round() - x),
+    "no_grad": lambda m, x: x + m.layer(x),
+    "a detached weight": lambda m, x: m.layer(x),
+}
+
+
+@pytest.mark.parametrize("kind", LETTING)
+def test_the_file_is_that_of_a_model_that_lets_them_pass(kind, tmp_path):
+    def written(forward):
+        compiled = fxcompress.compile(network(forward), fxcompress.defaults.training(), data=[X])
+        file = compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
+        return [node.op_type for node in onnx.load(file).graph.node]
+
+    assert written(FORWARDS[kind]) == written(LETTING[kind])
+
+
+@pytest.mark.parametrize("place", ["function", "hook", "module hook"])
+def test_a_backward_pass_of_its_own_is_told_before_anybody_trains(place):
+    def hooked(m, x):
+        y = m.layer(x)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: 2 * gradient)
+        return y
+
+    model = network({"function": lambda m, x: Reversed.apply(x), "hook": hooked}.get(place, lambda m, x: m.layer(x)))
+    if place == "module hook":
+        model[0].register_full_backward_hook(lambda module, inputs, outputs: None)
+    told = {"function": "Reversed", "hook": "hook .*hooked", "module hook": "gradients of '0'"}[place]
+    with pytest.warns(TrainingWarning, match=told):
+        fxcompress.compile(model, [passes.Quantize(), passes.Calibrate()], data=[X]).train()
