@@ -121,11 +121,11 @@ class Binarize(Pass):
             context.notes += [f"{node.name} is not binarized: {why}" for node, why in better_left.items()]
             chosen = [node for node in chosen if node not in better_left]
         else:
-            asked = select(graph, self.scopes)
-            empty = [scope for scope in self.scopes if not any(node.target is CONVOLUTION for node in select(graph, [scope]))]
+            named = [(scope, select(graph, [scope])) for scope in self.scopes]  # nothing where it is of another part
+            empty = [scope for scope, nodes in named if nodes and not any(node.target is CONVOLUTION for node in nodes)]
             if empty:
                 raise InputError(f"there is no convolution of two dimensions in {empty[0]!r}, and nothing else is binarized")
-            chosen = [node for node in chosen if node in asked]
+            chosen = [node for node in chosen if any(node in nodes for _, nodes in named)]
         problems = [f"  {describe(node)}: {why}" for node in chosen if (why := _obstacle(graph_module, node))]
         if problems:
             raise InputError("\n".join(["these convolutions cannot be binarized; leave them alone, ignored=[...]:", *problems]))

@@ -43,6 +43,7 @@ REFUSED = [
     ([QUANTIZATION, 3], {}, r"compression\[1\]: this is an object"),
     ({"algorithm": "movement_sparsity"}, {}, "take rb_sparsity"),
     ({"algorithm": "bootstrapNAS"}, {}, "take filter_pruning"),
+    ({"algorithm": "fracbits_quantization"}, {}, "FracBits is not here; take quantization"),
     ({**QUANTIZATION, "initializer": {"precision": {"type": "autoq"}}}, {}, "AutoQ is not here. Take 'hawq'"),
     ({**QUANTIZATION, "initializer": {"num_init_steps": 1, "range": {}}}, {}, "initializer.num_init_steps: NNCF has no key"),
     ({**QUANTIZATION, "initialiser": {}}, {}, r"NNCF has no key 'initialiser' here \(did you mean 'initializer'"),
@@ -108,6 +109,17 @@ def test_what_cannot_be_had_is_refused_with_the_key(compression, root, message):
 def test_numbers_that_floats_do_not_have_are_refused(text):
     with pytest.raises(ConfigError, match="bits are 2 to 8|this is a"):
         Config.parse(f"{{{text}}}", ".json")
+
+
+def test_algorithms_alone_are_a_file_too():
+    algorithms = [{"algorithm": "const_sparsity"}, {**QUANTIZATION, "preset": "mixed", "overflow_fix": "first_layer_only"}]
+    for one in (algorithms, algorithms[1]):
+        alone, whole = Config.parse(json.dumps(one), ".json"), Config.parse(json.dumps({"compression": one}), ".json")
+        assert alone == whole and alone.passes and alone.extra == {}
+        assert [note.replace("compression", "").lstrip(".") for note in whole.notes] == list(alone.notes)
+    for one, message in [([*algorithms[:1], 3], r"^\[1\]: this is an object"), ({**QUANTIZATION, "bits": 4}, "^bits: NNCF")]:
+        with pytest.raises(ConfigError, match=message):
+            Config.parse(json.dumps(one), ".json")
 
 
 def test_errors_name_the_line_below_comments(tmp_path, monkeypatch):

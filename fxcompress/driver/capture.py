@@ -27,6 +27,7 @@ from fxcompress.driver.effect import ROUNDING_DECIBELS
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.errors import CaptureError, PartialCaptureWarning, warn_user
 from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.ir.place import place_parts
 from fxcompress.report.rows import Row
 
 VERIFIED_SAMPLES = 2
@@ -106,6 +107,7 @@ def capture_parts(
     if not found.graphs:
         assert whole is not None
         raise whole
+    place_parts(model, {path: graph_module.graph for path, graph_module in found.graphs.items()})
     if whole:
         warn_user(_told(model, whole, found), PartialCaptureWarning)
     return {path: parts[graph_module] for path, graph_module in found.graphs.items()}, found

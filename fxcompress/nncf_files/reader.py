@@ -21,6 +21,7 @@ SAMPLES = ("model", "dataset", "optimizer", "batch_size", "epochs", "preprocessi
 
 REFUSED = {
     "movement_sparsity": "movement sparsity is not here; take rb_sparsity, which learns its masks too, or magnitude_sparsity",
+    "fracbits_quantization": "FracBits is not here; take quantization, with 'hawq' as the type of its 'precision'",
     "bootstrapNAS": "searching for architectures is not here; take filter_pruning, with pruning_flops_target",
 }
 ORDER = ("filter_pruning", "magnitude_sparsity", "rb_sparsity", "const_sparsity", "binarization", "quantization")
@@ -47,10 +48,18 @@ class NncfFile:
 
 
 def is_nncf_file(value: Any) -> bool:
-    """Whether the plain data `value` is a file of NNCF's, or of its sample scripts."""
+    """Whether the plain data `value` is a file of NNCF's, of its sample scripts, or of its algorithms alone."""
+    if _is_bare(value):
+        return True
     if not isinstance(value, dict) or "passes" in value:
         return False
     return any(name in value for name in ROOT) or sum(name in value for name in SAMPLES) >= 2
+
+
+def _is_bare(value: Any) -> bool:
+    """Whether `value` is what stands below ``compression``: an algorithm or a list of them, as files of Optimum are."""
+    listed = value if isinstance(value, list) else [value]
+    return any(isinstance(one, dict) and "algorithm" in one and "passes" not in one for one in listed)
 
 
 def read_nncf_file(document: Document) -> NncfFile:
@@ -60,13 +69,13 @@ def read_nncf_file(document: Document) -> NncfFile:
         ConfigError: a key is unknown, of a wrong type or out of its range, or asks for what cannot be had.
     """
     notes: list[str] = []
-    root = Section(document, (), document.value, notes)
+    root = Section(document, (), {} if _is_bare(document.value) else document.value, notes)
     device, scopes, inputs = _device(root), Scopes(root), _inputs(root)
     multiplier = root.number("compression_lr_multiplier", 1.0)
     assert multiplier is not None
     root.ignore("disable_shape_matching", "NNCF has it no more")
     found: list[tuple[int, list[Pass]]] = []
-    for position, (key, value) in enumerate(_algorithms(root)):
+    for position, (key, value) in enumerate(_algorithms(root, document.value)):
         section = Section(document, key, value, notes)
         name = section.text("algorithm")
         if name == "experimental_quantization":
@@ -90,13 +99,11 @@ def read_nncf_file(document: Document) -> NncfFile:
     return NncfFile(_teacher_first(listed), inputs, extra, tuple(notes))
 
 
-def _algorithms(root: Section) -> list[tuple[tuple[str | int, ...], Any]]:
-    if "compression" not in root:
-        return []
-    given = root.given["compression"]
-    if isinstance(given, list):
-        return [(("compression", position), one) for position, one in enumerate(given)]
-    return [(("compression",), given)]
+def _algorithms(root: Section, value: Any) -> list[tuple[tuple[str | int, ...], Any]]:
+    """The algorithms of the file with this `value`, each with its key."""
+    key: tuple[str, ...] = () if _is_bare(value) else ("compression",)
+    given = root.given["compression"] if "compression" in root else value if _is_bare(value) else []
+    return [((*key, i), one) for i, one in enumerate(given)] if isinstance(given, list) else [(key, given)]
 
 
 def _passes(section: Section, name: str, outer: Scopes, device: str, multiplier: float) -> list[Pass]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from torch import fx
 
 from fxcompress.errors import InputError
+from fxcompress.ir.place import Place, place_of
 
 EXPRESSION = "{re}"
 """What a scope begins with, or holds, that is a regular expression, to be found anywhere in a call path."""
@@ -53,18 +54,27 @@ def called(graph: fx.Graph, scope: str) -> set[fx.Node] | None:
         InputError: the expression is none.
     """
     matches = _matcher(scope)
+    had = [one for call in graph.output_node().meta.get("calls", ()) for one in _in_model(graph, call)]
     for exactly in (True, False):
         found = {node for node in graph.nodes if any(map(matches, _spellings(node, exactly)))}
         if found:
             return found
-        if any(matches(name) for call in graph.output_node().meta.get("calls", ()) for name in spelled(call, exactly)):
+        if any(matches(name) for call in had for name in spelled(call, exactly)):
             return set()
     return None
 
 
-def all_names(graph: fx.Graph) -> Iterator[str]:
-    """Every call path of `graph`, as NNCF would have written it."""
-    for node in graph.nodes:
+def is_of_modules(place: Place, scope: str) -> bool:
+    """Whether the call path, or the expression, `scope` names calls in a module outside of the parts that are compiled."""
+    modules = {one for call in place.outside.values() for one in (call, _WEIGHTED.sub(r"NNCF\1[", call))}
+    if EXPRESSION in scope:
+        return any(map(_matcher(scope), (f"{call}/" for call in modules)))
+    return scope in modules or scope.rpartition("/")[0] in modules
+
+
+def all_names(nodes: Iterable[fx.Node]) -> Iterator[str]:
+    """The call path of each of `nodes`, as NNCF would have written it."""
+    for node in nodes:
         yield from list(_spellings(node, True))[-1:]
 
 
@@ -84,7 +94,13 @@ def _spellings(node: fx.Node, exactly: bool) -> Iterable[str]:
         inputs = [one for one in node.graph.nodes if one.op == "placeholder"]
         return (f"/nncf_model_input_{inputs.index(node)}",)
     call = node.meta.get("call")
-    return spelled(call, exactly) if call else ()
+    return [name for one in _in_model(node.graph, call) for name in spelled(one, exactly)] if call else ()
+
+
+def _in_model(graph: fx.Graph, call: str) -> list[str]:
+    """The call path as the graph has it, and as the model has it that the graph is a part of."""
+    place = place_of(graph)
+    return [call] if place is None else [call, place.call(call)]
 
 
 @lru_cache(maxsize=100_000)
