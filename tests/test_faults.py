@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import onnx
 import pytest
 import torch
@@ -15,6 +18,7 @@ from fxcompress import QuantizationSpec, passes
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.execution.agreement import sqnr
 from fxcompress.targets import has_vnni
+from fxcompress.targets.faults import Fault
 
 ODD = torch.linspace(0.5, 2.0, 9)
 
@@ -418,3 +422,8 @@ def test_numbers_along_another_axis_behind_a_linear_layer_whose_weight_is_comput
     x = torch.randn(4, 2, 1, 1, 1)
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(1, 3)), nn.PReLU(2)).eval()
     agree(compile_here(model, x), x)
+
+
+def test_every_fault_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "targets.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == {fault.name for fault in Fault}

@@ -125,3 +125,12 @@ def test_a_mask_of_the_lowest_float32_is_no_infinity():
         Attention(), [passes.Quantize(), passes.Calibrate(precision="bfloat16")], data=[(x, torch.zeros_like(mask)), (x, mask)]
     )
     assert compiled.report.rows[-1].decibels > 25
+
+
+def test_a_convolution_that_puts_out_padding_alone_stays_in_float32():
+    """In bfloat16, torch 2.13 reads beyond its input there on CPUs with AMX, and may die."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 2, padding=(2, 1), dilation=(3, 2)), nn.Conv2d(8, 8, 1))
+    x = torch.randn(2, 8, 1, 9)
+    graph_module = capture(model, ExampleInputs((x,)))
+    low = choose_arithmetic("bfloat16", graph_module, [x]).low
+    assert [node.name for node in low] == ["_1"]

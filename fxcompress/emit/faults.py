@@ -10,6 +10,13 @@ from collections.abc import Callable, Collection
 import numpy as np
 import onnx_ir as ir
 
+from fxcompress.emit.convolutions import (
+    bytes_padded,
+    shallow_volumes_in_float,
+    single_columns,
+    strides_apart,
+    wide_groups_in_float,
+)
 from fxcompress.emit.kernels import channels_apart, maxima_apart, pools_apart, reductions_apart, scalings_apart
 from fxcompress.emit.rewiring import (
     POINTWISE,
@@ -133,25 +140,6 @@ def _hide_shapes(graph: ir.Graph) -> int:
     return len(found)
 
 
-def _slice_apart(graph: ir.Graph) -> int:
-    """Have a convolution of one place compute every place, of which its strides are taken behind it."""
-    found = [node for node in graph if node.op_type == "Conv" and _strides_over_padding(node)]
-    for node in found:
-        strides = list(node.attributes["strides"].as_ints())
-        node.attributes["strides"] = ir.AttrInt64s("strides", [1] * len(strides))
-        axes = list(range(2, 2 + len(strides)))
-        slices = ([0] * len(strides), [_END] * len(strides), axes, strides)
-        follow(graph, node.outputs[0], "Slice", *(constant(graph, one) for one in slices))
-    return len(found)
-
-
-def _strides_over_padding(node: ir.Node) -> bool:
-    kernel, strides, pads = (node.attributes.get(name) for name in ("kernel_shape", "strides", "pads"))
-    if kernel is None or strides is None or pads is None:
-        return False
-    return max(kernel.as_ints()) == 1 < max(strides.as_ints()) and max(pads.as_ints()) > 0
-
-
 def _detach_large_biases(graph: ir.Graph) -> int:
     """Add the bias behind the layer, where it is too many steps of the layer's sum."""
     found = [node for node in graph if node.op_type in ("Conv", "ConvTranspose", "Gemm") and _overflows(node)]
@@ -215,7 +203,11 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.JOINED_ROWS: _quantize_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,
     Fault.SHAPES_OF_CONVOLUTIONS: _hide_shapes,
-    Fault.STRIDED_PADDING: _slice_apart,
+    Fault.STRIDED_PADDING: strides_apart,
+    Fault.PADDED_OUTPUTS: bytes_padded,
+    Fault.WIDE_GROUPS: wide_groups_in_float,
+    Fault.SHALLOW_VOLUMES: shallow_volumes_in_float,
+    Fault.SINGLE_COLUMNS: single_columns,
     Fault.LARGE_BIASES: _detach_large_biases,
     Fault.SIGNED_ZERO_POINTS: _omit_signed_zero_points,
 }

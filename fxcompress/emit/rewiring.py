@@ -77,14 +77,15 @@ def constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None 
     return value
 
 
-def put_before(graph: ir.Graph, node: ir.Node, op_type: str, *constants: ir.Value, place: int = 0) -> None:
-    """A node between `node` and its input at `place`."""
+def put_before(graph: ir.Graph, node: ir.Node, op_type: str, *constants: ir.Value, place: int = 0) -> ir.Node:
+    """The node that is put between `node` and its input at `place`."""
     source = node.inputs[place]
     assert source is not None
     made = ir.Node("", op_type, [source, *constants], name=f"{node.name}/{op_type.lower()}")
     made.outputs[0].name = f"{node.name}/{op_type.lower()}/inner"
     graph.insert_before(node, made)
     node.replace_input_with(place, made.outputs[0])
+    return made
 
 
 def lift(graph: ir.Graph, node: ir.Node, place: int) -> None:

@@ -12,10 +12,13 @@ from torch import Tensor, fx
 from fxcompress.data.batch import Batch
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.precision import FLOAT32, MULTIPLICATIONS, Arithmetic, Precision
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.geometry import axes_of
 
 LEAST_DECIBELS = 30.0
 """How well each value agrees with float32, at least: bfloat16's own rounding is 50 dB below a value."""
 
+_CONVOLUTIONS = frozenset(resolve(f"conv{rank}d") for rank in (1, 2, 3))
 _SAMPLES = 2
 _TRIALS = 4
 
@@ -31,13 +34,18 @@ def choose_arithmetic(precision: Precision, graph_module: fx.GraphModule, inputs
     if precision == "float32" or (precision == "auto" and not native):
         return FLOAT32
     few = Batch.of(graph_module.graph).cut(inputs, 0, _SAMPLES)
-    low = {node for node in graph_module.graph.nodes if node.target in MULTIPLICATIONS}
+    low = {node for node in graph_module.graph.nodes if node.target in MULTIPLICATIONS and not _may_crash(node)}
     for _ in range(_TRIALS):
         lossy = _lossy(graph_module, few, low)
         if not lossy:
             return Arithmetic(low)
         low -= lossy
     return FLOAT32
+
+
+def _may_crash(node: fx.Node) -> bool:
+    """Whether `node` is a convolution that torch 2.13 reads beyond its input for, on CPUs with AMX."""
+    return node.target in _CONVOLUTIONS and any(axis.pads_alone for axis in axes_of(node))
 
 
 def _lossy(graph_module: fx.GraphModule, inputs: Sequence[Any], low: Collection[fx.Node]) -> set[fx.Node]:

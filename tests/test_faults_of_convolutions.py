@@ -1,0 +1,53 @@
+"""Geometries of integer convolutions that a runtime computes wrongly, on some CPUs, run as the simulation does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_faults import agree, compile_here
+from torch import nn
+
+# Sizes of the input; channels, filters and what else `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` takes.
+SINGLE_COLUMNS = [
+    ((7, 7), (1, 3, (2, 3)), {"stride": (1, 3), "dilation": (1, 2)}),
+    ((38, 4), (2, 3, (5, 4)), {"stride": (4, 2)}),
+    ((29, 4), (17, 3, (4, 2)), {"stride": (4, 3), "dilation": (3, 1)}),
+    ((9, 3), (16, 24, 3), {"stride": 2, "padding": (1, 0)}),
+    ((9, 2), (16, 24, 3), {"stride": 2, "padding": 1}),
+    ((9, 4), (16, 24, 3), {"stride": 2, "padding": (0, 0)}),
+    ((12, 9), (1, 17, (2, 5)), {"stride": (1, 2), "padding": (0, 2), "dilation": (3, 3)}),
+    ((10, 2), (3, 24, (5, 2)), {"stride": (1, 2), "dilation": (2, 1), "groups": 3}),
+    ((8, 23, 8), (16, 16, (3, 4, 3)), {"stride": (2, 2, 4), "padding": (0, 2, 0), "dilation": (1, 3, 3)}),
+]
+PADDED_OUTPUTS = [
+    ((1, 9), (8, 8, 2), {"stride": (1, 3), "padding": (2, 1), "dilation": (3, 2)}),
+    ((22, 1), (1, 1, (7, 1)), {"stride": (3, 2), "padding": (0, 1), "dilation": (3, 2)}),
+    ((1, 2), (8, 4, (5, 2)), {"stride": (2, 1), "padding": (2, 1), "dilation": (1, 3), "groups": 2}),
+    ((10, 17), (5, 40, (2, 1)), {"stride": (3, 2), "padding": (2, 0), "groups": 5}),
+    ((18, 1), (16, 2, (4, 1)), {"stride": (3, 4), "padding": (0, 1), "dilation": (3, 1), "groups": 2}),
+    ((1, 5, 4), (4, 15, (4, 4, 3)), {"padding": (3, 3, 0), "dilation": (2, 2, 1)}),
+]
+WIDE_GROUPS = [
+    ((32, 16), (5, 85, (1, 4)), {"stride": (4, 3), "padding": (1, 0), "groups": 5}),
+    ((15, 8), (4, 34, 2), {"stride": 4, "padding": (2, 0), "dilation": (2, 1), "groups": 2}),
+    ((16, 16), (85, 165, (1, 7)), {"stride": (1, 4), "padding": (0, 1), "dilation": (3, 1), "groups": 5}),
+    ((14,), (5, 165, 4), {"padding": 3, "groups": 5}),
+    ((11,), (3, 99, 3), {"groups": 3}),
+]
+SHALLOW_VOLUMES = [
+    ((1, 10, 7), (2, 17, (2, 5, 3)), {"stride": (2, 2, 1), "padding": (2, 1, 0), "dilation": (2, 2, 1)}),
+    ((1, 8, 3), (3, 8, (2, 4, 3)), {"padding": (1, 3, 1), "dilation": (1, 3, 1)}),
+    ((1, 12, 4), (1, 64, (3, 4, 2)), {"stride": (2, 3, 2), "padding": (1, 2, 0)}),
+]
+
+
+GEOMETRIES = SINGLE_COLUMNS + PADDED_OUTPUTS + WIDE_GROUPS + SHALLOW_VOLUMES
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("sizes", "layer", "options"), GEOMETRIES)
+def test_a_geometry_is_computed_as_it_is_simulated(sizes, layer, options, bias):
+    bias = bias or (sizes, layer, options) in PADDED_OUTPUTS  # without one, all may be zero
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(sizes) - 1]
+    x = torch.randn(5, layer[0], *sizes, generator=torch.Generator().manual_seed(0))
+    agree(compile_here(kind(*layer, bias=bias, **options), x), x)
