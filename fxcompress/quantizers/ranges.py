@@ -82,6 +82,10 @@ class _MeanBounds:
 class Percentile(Estimator):
     """The values that `low` and `high` percent of all values lie below: the range that the rare ones outside do not widen.
 
+    Attributes:
+        low: the share of values below the range, in percent.
+        high: the share of values below its end, in percent.
+
     Raises:
         InputError: not ``0 <= low < high <= 100``.
     """

@@ -47,7 +47,12 @@ class Schedule(Declared, ABC):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class _Ramp(Schedule):
-    """From `initial` to the target within `epochs`, after `warmup` epochs at `initial`."""
+    """From `initial` to the target within `epochs`, after `warmup` epochs at `initial`.
+
+    Attributes:
+        epochs: how many the way takes.
+        warmup: how many go before it.
+    """
 
     epochs: Annotated[int, Ge(1)]
     warmup: Epoch = 0
@@ -64,6 +69,10 @@ class Polynomial(_Ramp):
     Not concave, ``initial + (target - initial) t^power``.
 
     With power 3, the schedule of Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878, equation 1.
+
+    Attributes:
+        power: 1 for a straight line; the higher, the more bent.
+        concave: fast at first; else slow at first.
     """
 
     power: Annotated[float, Gt(0)] = 0.9
@@ -123,6 +132,10 @@ class MultiStep(Schedule):
     """`levels` in turn, each until the epoch of `epochs` at the same position; the target from the last one on.
 
     ``MultiStep(levels=(0.1, 0.3), epochs=(10, 20))`` is 0.1 in epochs 0 to 9, 0.3 in epochs 10 to 19, then the target.
+
+    Attributes:
+        levels: all but the last one, which is the target.
+        epochs: the first in which each level holds no more; they rise.
     """
 
     levels: tuple[Annotated[float, Ge(0), Lt(1)], ...]
@@ -140,7 +153,11 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Baseline(Schedule):
-    """`initial` for `warmup` epochs, then the target at once."""
+    """`initial` for `warmup` epochs, then the target at once.
+
+    Attributes:
+        warmup: how many epochs keep `initial`.
+    """
 
     warmup: Epoch = 0
 
@@ -153,6 +170,11 @@ class Adaptive(Schedule):
     """The level rises by `step` when the model has reached it: after `patience` epochs that began within `tolerance` of it.
 
     For methods that learn their zeros and get there in their own time.
+
+    Attributes:
+        step: by how much the level rises.
+        patience: epochs before it does.
+        tolerance: how far below the level the model may be, a share of all weights.
     """
 
     step: Annotated[float, Gt(0), Lt(1)] = 0.05
