@@ -2,13 +2,16 @@
 
 import contextlib
 import dataclasses
+import enum
 import importlib
 import json
+import os
 import subprocess
 import sys
 from typing import Annotated, ClassVar, Literal, Union, get_args, get_origin
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -116,6 +119,22 @@ def test_every_pass_makes_the_round_trip_through_every_format(one, data):
     assert [error.message for error in SCHEMA.iter_errors(written)] == []
 
 
+class Method(enum.StrEnum):
+    MIN_MAX = "min_max"
+
+
+class Size(enum.IntEnum):
+    SMALL = 4
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])
+def test_enumerations_are_written_as_what_they_are_equal_to(suffix):
+    calibrate = passes.Calibrate(estimator=Method.MIN_MAX, samples=Size.SMALL)
+    assert type(calibrate.estimator) is str and type(calibrate.samples) is int
+    config = Config(passes=[calibrate], extra={"method": Method.MIN_MAX, "size": Size.SMALL, "share": np.float64(0.5)})
+    assert Config.parse(config.text(suffix), suffix) == config
+
+
 def test_what_is_shown_as_python_makes_equal_passes():
     config = Config.parse(FULL)
     public = {name: getattr(fxcompress, name) for name in fxcompress.__all__}
@@ -203,6 +222,7 @@ BAD = {
     "passes: &a [*a]": "nested more than",
     "passes: " + "[" * 500 + "]" * 500: "nested",
     "passes: \x00": "a.yaml:1: ",
+    "passes: []\nnotes: [mine]": r"a.yaml:2: notes: there is no key",
     "a: &a [1,1,1,1,1,1,1,1,1]\n"
     + "".join(f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi")): "aliases",
 }
@@ -271,11 +291,13 @@ def test_comments_of_json_may_hold_anything(text, value):
     assert parse_document(text, ".json").value == value
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "missing.yaml", "bytes.yaml", "folder.yaml"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "missing.yaml", "bytes.yaml", "folder.yaml", "pipe.json", "endless.yaml"])
 def test_what_is_no_file_of_a_configuration_is_refused(tmp_path, name):
     (tmp_path / "a.txt").write_text(FULL)
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match=name):
         Config.load(tmp_path / name)
 

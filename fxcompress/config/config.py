@@ -33,6 +33,10 @@ PIPELINES: dict[str, Callable[[], list[Pass]]] = {
 """Lists of passes that a file can name in place of a pass."""
 
 
+NOT_IN_FILES = "notes"
+"""The attribute that reading a file makes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(Declared):
     """What to do with a model: ``compile(model, config=config, data=loader)``.
@@ -85,7 +89,7 @@ class Config(Declared):
             document.fail((), "a configuration is a mapping with the key 'passes'")
         reader, options = Reader(document, allow_imports), dict(document.value)
         options.pop("$schema", None)
-        declared = declarations(cls)
+        declared = {name: kind for name, kind in declarations(cls).items() if name != NOT_IN_FILES}
         for name in options:
             if name not in declared:
                 document.fail(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from fxcompress.config.config import PIPELINES, Config
+from fxcompress.config.config import NOT_IN_FILES, PIPELINES, Config
 from fxcompress.config.kinds import direct, is_options, known, needed
 from fxcompress.driver.interface import Pass
 from fxcompress.options.declared import declarations
@@ -26,7 +26,7 @@ def schema() -> dict[str, Any]:
     """The schema, as `fxcompress config schema` prints it."""
     made = _Schema()
     properties = made.options(Config)["properties"]
-    properties.pop("notes")
+    properties.pop(NOT_IN_FILES)
     passes = {"anyOf": [{"enum": sorted(PIPELINES)}, made.of(Pass)]}
     properties["passes"] |= {"items": passes, "type": ["array", "string", "object"]}
     return {

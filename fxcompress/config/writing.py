@@ -19,8 +19,12 @@ def value(one: Any, declared: Any, place: str) -> Any:
     Raises:
         ConfigError: it cannot be written; says what and where.
     """
-    if one is None or isinstance(one, (bool, int, float, str)):
+    if one is None or isinstance(one, bool):
         return one
+    if isinstance(one, (int, float)):
+        return int(one) if isinstance(one, int) else float(one)
+    if isinstance(one, str):
+        return str.__str__(one)
     if isinstance(one, Declared):
         options = written_options(one, place)
         if type(one) is direct(declared):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +69,11 @@ def load_document(path: str | os.PathLike[str]) -> Document:
     if file.suffix.lower() not in PARSERS:
         raise ConfigError(f"{file}: a configuration is a file of {', '.join(PARSERS)}, not {file.suffix or 'without a suffix'}")
     try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{file}: {file.stat().st_size} bytes are too many for a configuration ({LARGEST_FILE} at most)")
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):  # pipes and devices may have no end
+            raise ConfigError(f"{file}: cannot be read: it is {'a folder' if file.is_dir() else 'no ordinary file'}")
+        if found.st_size > LARGEST_FILE:
+            raise ConfigError(f"{file}: {found.st_size} bytes are too many for a configuration ({LARGEST_FILE} at most)")
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
         raise ConfigError(f"{file}: it is no text in UTF-8: {problem.reason} at byte {problem.start}") from None

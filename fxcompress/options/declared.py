@@ -20,8 +20,8 @@ class Declared:
     """A dataclass whose fields are options: each is checked against its declared type and range when an object is made.
 
     ``samples: Annotated[int, Ge(1)] = 32`` is all that is to be written. `__post_init__` is for what concerns several options,
-    and runs afterwards. What is declared as a list of any kind is kept as a tuple, and numbers as Python's own, so that equal
-    options are equal objects.
+    and runs afterwards. What is declared as a list of any kind is kept as a tuple, and numbers and texts as Python's own, so
+    that equal options are equal objects.
 
     Raises:
         InputError: an option is of another type or out of its range.

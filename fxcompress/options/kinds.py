@@ -59,7 +59,7 @@ def fits(value: Any, declared: Any) -> bool:
 
 
 def plain(value: Any, declared: Any) -> Any:
-    """`value` in the one form that all equal ones have: tuples for what is listed, dicts, and Python's own numbers.
+    """`value` in the one form that all equal ones have: tuples for what is listed, dicts, and Python's own numbers and texts.
 
     What does not fit the declaration stays as it is.
     """
@@ -74,6 +74,8 @@ def plain(value: Any, declared: Any) -> Any:
         return int(value)
     if declared is float and type(value) not in (int, float):
         return float(value)
+    if declared is str:
+        return str.__str__(value)  # of an enumeration, too, what it is equal to
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {plain(k, parts[0]): plain(v, parts[1]) for k, v in value.items()}
     if isinstance(origin, type) and issubclass(origin, Iterable):
