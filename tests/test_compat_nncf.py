@@ -16,6 +16,7 @@ import fxcompress.compat.nncf as nncf
 from fxcompress import Config
 from fxcompress.compat.nncf.places import PLACES
 from fxcompress.compat.nncf.torch.checkpoint_loading import load_state
+from fxcompress.compat.nncf.torch.dynamic_graph.graph_tracer import create_input_infos
 from fxcompress.compat.nncf.torch.initialization import PTInitializingDataLoader, register_default_init_args
 from fxcompress.compat.nncf.torch.structures import ExecutionParameters
 from fxcompress.errors import CheckpointError, ConfigError, InputError
@@ -405,12 +406,39 @@ def test_loaders_may_read_their_own_batches():
     assert controller.model is model
 
 
+def test_a_loader_may_be_its_own_iterator_and_networks_have_a_class():
+    class Images(PTInitializingDataLoader):
+        def __iter__(self):
+            self.rest = iter(self._data_loader)
+            return self
+
+        def __next__(self):
+            return next(self.rest)["image"]
+
+        def get_inputs(self, image):
+            return (image,), {}
+
+    from fxcompress.compat.nncf.torch.dynamic_graph import io_handling
+    from fxcompress.compat.nncf.torch.nncf_network import NNCFNetwork
+
+    def forward(model):
+        args, kwargs = io_handling.wrap_nncf_model_inputs_with_objwalk((batches[0]["image"],), {})
+        return io_handling.wrap_nncf_model_outputs_with_objwalk(model(*args, **kwargs))
+
+    batches = [{"image": x} for x, _ in loader()]
+    config = register_default_init_args(nncf.NNCFConfig.from_dict(FILE), Images(batches))
+    _, model = nncf.create_compressed_model(Net(), config, dummy_forward_fn=forward)
+    assert isinstance(model, NNCFNetwork) and not isinstance(Net(), NNCFNetwork)
+    assert forward(model).shape == model(batches[0]["image"]).shape
+
+
 def test_fillers_are_what_the_file_describes():
     given = [{"sample_size": [2, 3], "type": "long", "keyword": "ids", "filler": "zeros"}, {"sample_size": [1, 4]}]
     info = nncf.FillerInputInfo.from_nncf_config({"input_info": given})
     args, kwargs = info.get_forward_inputs()
     assert info.elements[0].shape == [2, 3] and info.elements[0].is_integer_input()
     assert kwargs["ids"].dtype == torch.int64 and not kwargs["ids"].any() and bool((args[0] == 1).all())
+    assert create_input_infos({"input_info": given}) == info.elements
     with pytest.raises(InputError, match="input_info"):
         nncf.FillerInputInfo.from_nncf_config({})
 

@@ -110,6 +110,16 @@ def unchanged(*args: Any, **kwargs: Any) -> Callable[[Kept], Kept]:
     return lambda one: one
 
 
+def as_it_is(value: Kept) -> Kept:
+    """An input or output of a model, which needs no mark."""
+    return value
+
+
+def as_they_are(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The inputs of a model, which need no mark."""
+    return args, kwargs
+
+
 def disable_logging() -> None:
     nncf_logger.disabled = True
 

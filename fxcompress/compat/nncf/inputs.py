@@ -87,6 +87,11 @@ class ExampleInputInfo(FillerInputInfo):
         return cls.of_example(ExampleInputs(example_input if isinstance(example_input, tuple) else (example_input,)))
 
 
+def create_input_infos(config: Mapping[str, Any]) -> list[FillerInputElement]:
+    """The inputs that ``input_info`` of `config` describes."""
+    return FillerInputInfo.from_nncf_config(config).elements
+
+
 def _element(tensor: Tensor, keyword: str | None) -> FillerInputElement:
     return FillerInputElement(list(tensor.shape), str(tensor.dtype).removeprefix("torch."), keyword)
 

@@ -23,6 +23,9 @@ from fxcompress.parts import PartlyCompiled
 from fxcompress.passes import AdaptBatchNorm, ChooseBits
 from fxcompress.training import adapt_batch_norm as _adapt
 
+NNCFNetwork = Compiled | PartlyCompiled
+"""What `create_compressed_model` returns beside the controller."""
+
 
 def create_compressed_model(
     model: nn.Module,

@@ -28,9 +28,11 @@ _ARGS = (
     "PTInitializingDataLoader QuantizationRangeInitArgs BNAdaptationInitArgs QuantizationPrecisionInitArgs LeGRInitArgs "
     "AutoQPrecisionInitArgs ModelEvaluationArgs ExecutionParameters"
 )
+_INPUTS = "FillerInputInfo FillerInputElement ExampleInputInfo"
+_WRAPPERS = "nncf_model_input nncf_model_output wrap_nncf_model_inputs_with_objwalk wrap_nncf_model_outputs_with_objwalk"
 PLACES: dict[str, dict[str, str]] = {
     "api": {},
-    "api.compression": {"controller": "CompressionAlgorithmController", "stages": "CompressionStage"},
+    "api.compression": {"controller": "CompressionAlgorithmController CompressionScheduler", "stages": "CompressionStage"},
     "common": {},
     "common.accuracy_aware_training": {"training_loop": "create_accuracy_aware_training_loop"},
     "common.accuracy_aware_training.training_loop": {
@@ -62,8 +64,8 @@ PLACES: dict[str, dict[str, str]] = {
     "torch.checkpoint_loading": {"model": "load_state"},
     "torch.dynamic_graph": {},
     "torch.dynamic_graph.context": {"environment": "no_nncf_trace"},
-    "torch.dynamic_graph.graph_tracer": {"inputs": "FillerInputInfo FillerInputElement ExampleInputInfo"},
-    "torch.dynamic_graph.io_handling": {"inputs": "FillerInputInfo FillerInputElement ExampleInputInfo"},
+    "torch.dynamic_graph.graph_tracer": {"inputs": f"{_INPUTS} ModelInputInfo create_input_infos"},
+    "torch.dynamic_graph.io_handling": {"inputs": _INPUTS, "environment": _WRAPPERS},
     "torch.dynamic_graph.patch_pytorch": {"environment": "register_operator"},
     "torch.exporter": {"inputs": "count_tensors generate_input_names_list generate_output_names_list get_export_args"},
     "torch.initialization": {
@@ -71,6 +73,7 @@ PLACES: dict[str, dict[str, str]] = {
     },
     "torch.layers": {"environment": "register_module"},
     "torch.model_creation": {"model": "create_compressed_model"},
+    "torch.nncf_network": {"model": "NNCFNetwork"},
     "torch.quantization": {},
     "torch.quantization.algo": {"controller": "QuantizationController"},
     "torch.structures": {"initialization": _ARGS},
@@ -83,7 +86,16 @@ PLACES: dict[str, dict[str, str]] = {
 }
 """NNCF's modules: for each the files here, and the names from them."""
 
-_OTHERS = {"register_module": "unchanged", "register_operator": "unchanged"}
+_OTHERS = {
+    "register_module": "unchanged",
+    "register_operator": "unchanged",
+    "nncf_model_input": "as_it_is",
+    "nncf_model_output": "as_it_is",
+    "wrap_nncf_model_inputs_with_objwalk": "as_they_are",
+    "wrap_nncf_model_outputs_with_objwalk": "as_it_is",
+    "ModelInputInfo": "FillerInputElement",
+}
+"""What a name is here that stands for something with another."""
 
 
 class _Finder(MetaPathFinder, Loader):
