@@ -269,9 +269,11 @@ class Auxiliary(nn.Module):
         return self.fc(self.drop(x.mean((2, 3)))), extra
 
 
-def test_what_returns_more_in_training_is_compressed_in_parts():
+@pytest.mark.parametrize("ignored", [[], ["Auxiliary/mean_0"], ["Auxiliary/Gate[gate]/relu_0"], ["{re}mean"]])
+def test_what_returns_more_in_training_is_compressed_in_parts(ignored):
     torch.manual_seed(0)
-    config = register_default_init_args(nncf.NNCFConfig.from_dict({**FILE, "compression": FILE["compression"][1]}), loader())
+    file = {**FILE, "compression": {**FILE["compression"][1], "ignored_scopes": ignored}}
+    config = register_default_init_args(nncf.NNCFConfig.from_dict(file), loader())
     controller, model = nncf.create_compressed_model(Auxiliary(), config)
     assert sorted(model.parts) == ["base", "fc", "gate.conv"] and type(controller) is nncf.QuantizationController
     x, y = loader()[0]

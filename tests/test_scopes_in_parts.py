@@ -70,6 +70,7 @@ FOUND = [
     ("betw*", set()),
     ("Net/Sequential[between]/NNCFConv2d[0]/conv2d_0", set()),
     (r"{re}Sequential\[between\]/", set()),
+    ("Net/__add___0", set()),
     ("optional:nothing", set()),
 ]
 
@@ -84,6 +85,7 @@ WRONG = [
     ("Net/ModuleDict[heads]/Block[a]/NNCFConv2d[conw]/conv2d_0", r"did you mean .*Block\[a\]/NNCFConv2d\[conv\]/conv2d_0"),
     ("Net/Sequential[betwen]/NNCFConv2d[0]/conv2d_0", "did you mean"),
     (r"{re}Conv9d\[", "matches nothing"),
+    ("Net/Sequential[backbone]/__add___0", "did you mean"),
     ("op:conv9d", "did you mean .*op:conv2d"),
     (op.tanh(var("x")), "the pattern"),
 ]

@@ -19,7 +19,8 @@ class Place:
         path: ``"backbone"``.
         calls: the same as call paths have it, ``"Net/Sequential[backbone]"``.
         parts: the graphs of all parts of the model, as captured, this one's among them.
-        outside: the modules in none of them, which stay as they are: the call path of each, by its path.
+        outside: the modules in none of them, which stay as they are, and those that hold parts: the call path of each, by its
+            path.
     """
 
     path: str
@@ -44,7 +45,7 @@ def place_of(graph: fx.Graph) -> Place | None:
 def place_parts(model: nn.Module, parts: Mapping[str, fx.Graph]) -> None:
     """Note in the graphs of all `parts` of `model`, by path, where each stands."""
     calls = _call_paths(model)
-    outside = {path: call for path, call in calls.items() if path and not _inside(path, parts)}
+    outside = {path: call for path, call in calls.items() if not _inside(path, parts)}
     copies = {path: _copy(graph) for path, graph in parts.items()}
     for path, graph in parts.items():
         place = Place(path, calls[path], tuple(copies.values()), outside)
@@ -60,7 +61,7 @@ def _copy(graph: fx.Graph) -> fx.Graph:
 
 
 def _inside(path: str, parts: Iterable[str]) -> bool:
-    return any(path == part or path.startswith(f"{part}.") or part.startswith(f"{path}.") for part in parts)
+    return any(path == part or path.startswith(f"{part}.") for part in parts)
 
 
 def _call_paths(model: nn.Module) -> dict[str, str]:

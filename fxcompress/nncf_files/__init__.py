@@ -2,7 +2,7 @@
 
 In: a document. Out: passes, inputs, settings of other programs, and notes on what was ignored.
 
-Imports: documents, quantizers, training, driver, passes.
+Imports: documents, pattern, quantizers, training, driver, passes.
 """
 
 from fxcompress.nncf_files.reader import NncfFile, is_nncf_file, read_nncf_file

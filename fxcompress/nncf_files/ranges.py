@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fxcompress.nncf_files.section import OPTIONAL, Scopes, Section
+from fxcompress.nncf_files.section import Scopes, Section
+from fxcompress.pattern.scopes import OPTIONAL
 from fxcompress.quantizers.options import QuantizationOptions
 from fxcompress.quantizers.ranges import Estimator, MeanMinMax, MeanPercentile, MinMax, Percentile, ThreeSigma
 

@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 from fxcompress.documents import Document, Key
 from fxcompress.documents.document import spelled
 from fxcompress.errors import did_you_mean
-
-OPTIONAL = "optional:"
-EXPRESSION = "{re}"
+from fxcompress.pattern.call_paths import EXPRESSION
+from fxcompress.pattern.scopes import OPTIONAL
 
 
 class Section:

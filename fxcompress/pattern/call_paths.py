@@ -65,7 +65,10 @@ def called(graph: fx.Graph, scope: str) -> set[fx.Node] | None:
 
 
 def is_of_modules(place: Place, scope: str) -> bool:
-    """Whether the call path, or the expression, `scope` names calls in a module outside of the parts that are compiled."""
+    """Whether the call path, or the expression, `scope` names calls of modules outside of the parts that are compiled.
+
+    Their code is not known, so that any operation is taken for one of theirs.
+    """
     modules = {one for call in place.outside.values() for one in (call, _WEIGHTED.sub(r"NNCF\1[", call))}
     if EXPRESSION in scope:
         return any(map(_matcher(scope), (f"{call}/" for call in modules)))

@@ -18,9 +18,10 @@ from fxcompress.compat.nncf.initialization import Batches, QuantizationPrecision
 from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
-from fxcompress.errors import CheckpointError, ScopeError
+from fxcompress.errors import CheckpointError
 from fxcompress.parts import PartlyCompiled
 from fxcompress.passes import AdaptBatchNorm, ChooseBits
+from fxcompress.pattern.scopes import OPTIONAL
 from fxcompress.training import adapt_batch_norm as _adapt
 
 NNCFNetwork = Compiled | PartlyCompiled
@@ -79,14 +80,25 @@ def _as_it_trains(
 ) -> Compiled | PartlyCompiled:
     """`compiled`, or the parts of `model` where it returns something else in training.
 
-    A scope of what is outside of the parts cannot be kept by them: then it is the whole after all, and warns when it trains.
+    The scopes have matched in the whole: those of what is outside of the parts match nothing in these.
     """
     lost = isinstance(compiled, Compiled) and compiled.meta.get("lost_in_training")
     parts = parts_that_train_alike(model, compiled.compilation.example) if lost and isinstance(compiled, Compiled) else []
-    try:
-        return fxcompress.compile(model, config=wanted, data=data, submodules=parts) if parts else compiled
-    except ScopeError:
-        return compiled
+    return fxcompress.compile(model, config=_unchecked(wanted), data=data, submodules=parts) if parts else compiled
+
+
+def _unchecked(wanted: Config) -> Config:
+    """`wanted`, whose scopes may match nothing."""
+    passes = []
+    for one in wanted.passes:
+        options: dict[str, Any] = {}
+        for name in ("ignored", "scopes", "overrides"):
+            given = getattr(one, name, None)
+            if given:
+                named = {f"{OPTIONAL}{scope.removeprefix(OPTIONAL)}": scope for scope in given}
+                options[name] = {new: given[old] for new, old in named.items()} if name == "overrides" else tuple(named)
+        passes.append(replace(one, **options) if options else one)  # type: ignore[type-var]
+    return replace(wanted, passes=tuple(passes))
 
 
 def _inputs(config: NNCFConfig, compiled: Compiled | PartlyCompiled) -> FillerInputInfo:
