@@ -62,9 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Batch 1, INFERENCE_PRECISION_HINT=f32, latency hint; all files of a network side by side, "
         f"{options.loads} x {options.rounds} rounds in turning order, compiled anew every {options.rounds}; medians.",
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.files or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in options.networks:
-            section.figures += measure(name, Path(folder), options)
+            section.figures += measure(name, folder, options)
     scoreboard.show([section], machine)
     scoreboard.write([section], machine, options.output, "formats")
     return 0
@@ -74,10 +76,12 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
     """Milliseconds of each file of the network `name`, and the ratios."""
     images = photographs.calibration_images(options.images)
     batches = list(images.split(1))
-    files = {FLOAT: peers.export_float(models.build(name), batches, folder / f"{name}.onnx")}
-    for number, (way, quantize) in enumerate(WAYS.items()):
-        files[way] = folder / f"{name}_{number}.onnx"
-        fxcompress.compile(models.build(name), [quantize, passes.Calibrate()], data=batches).to_onnx(files[way])
+    files = {way: folder / f"{name}_{number}.onnx" for number, way in enumerate((FLOAT, *WAYS))}
+    if not files[FLOAT].exists():
+        peers.export_float(models.build(name), batches, files[FLOAT])
+    for way, quantize in WAYS.items():
+        if not files[way].exists():
+            fxcompress.compile(models.build(name), [quantize, passes.Calibrate()], data=batches).to_onnx(files[way])
     sample = images[:1].numpy()
     taken = openvino_runner.latencies(files, sample, loads=options.loads, rounds=options.rounds)
     found = [Figure.of(name, way, median(seconds).scaled(1e3), "ms") for way, seconds in taken.items()]
@@ -92,6 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=16, help="for calibration")
     parser.add_argument("--loads", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--files", type=Path, help="folder to keep the models' files in, and to take them from")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     return parser.parse_args(arguments)
 
