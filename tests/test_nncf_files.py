@@ -273,3 +273,115 @@ def test_defaults_are_those_of_nncf():
     )
     assert parse({"algorithm": "magnitude_sparsity", **at_once}).passes == (passes.Sparsify(level=0.3, criterion="normalized"),)
     assert pruned == passes.PruneFilters(amount=0.5, schedule=Exponential(epochs=99), first=False, downsampling=False)
+
+
+PLACE = "Net/Conv2d[a]/conv2d_0"
+SCOPED = {"ignored_scopes": [PLACE], "target_scopes": [PLACE]}
+STAGED = dict.fromkeys(["batch_multiplier", "activations_quant_start_epoch", "weights_quant_start_epoch"], 3) | dict.fromkeys(
+    ["lr_poly_drop_start_epoch", "lr_poly_drop_duration_epochs", "disable_wd_start_epoch", "base_lr", "base_wd"], 7
+)
+LEVELS = {
+    "sparsity_target": 0.7,
+    "sparsity_target_epoch": 7,
+    "sparsity_level_setting_mode": "local",
+    "update_per_optimizer_step": True,
+    "steps_per_epoch": 3,
+    "multistep_steps": [3],
+    "multistep_sparsity_levels": [0.2, 0.3],
+    "patience": 4,
+    "power": 2.0,
+    "concave": False,
+}
+GRID = {"mode": "asymmetric", "bits": 4, "per_channel": False, "logarithm_scale": True, **SCOPED}
+HAWQ = {"bits": [8], "num_data_points": 7, "iter_number": 7, "tolerance": 0.1, "compression_ratio": 2.0} | {
+    "eval_subset_ratio": 0.5,
+    "warmup_iter_number": 3,
+    "traces_per_layer_path": "x",
+    "dump_init_precision_data": True,
+    "bitwidth_assignment_mode": "strict",
+    "bitwidth_per_scope": [[4, f"{PLACE}|WEIGHT"]],
+}
+ADAPTED = {"initializer": {"batchnorm_adaptation": {"num_bn_adaptation_samples": 5}}}
+RANGES = [{"type": "min_max"}, {"params": {"min_percentile": 1}}, {"num_init_samples": 7}, {"num_init_steps": 7}]
+KEYS = {
+    "quantization": [
+        {"preset": "mixed", "quantize_inputs": False, "quantize_outputs": True, "overflow_fix": "disable", **SCOPED},
+        {"export_to_onnx_standard_ops": False, "compression_lr_multiplier": 0.5, **ADAPTED},
+        *({"params": {name: value}} for name, value in STAGED.items()),
+        *({"weights": {name: value}} for name, value in {**GRID, "signed": False}.items()),
+        *({"activations": {name: value}} for name, value in {**GRID, "signed": True, "per_channel": True}.items()),
+        {"activations": {"unified_scale_ops": [[PLACE, PLACE]]}},
+        *({"initializer": {"range": given}} for given in RANGES),
+        *({"scope_overrides": {kind: {PLACE: {"initializer": {"range": RANGES[2]}}}}} for kind in ("weights", "activations")),
+        {"initializer": {"range": [RANGES[0], {**RANGES[2], "target_scopes": [PLACE]}]}},
+    ],
+    "binarization": [
+        {"mode": "dorefa", "compression_lr_multiplier": 0.5, "initializer": {"range": {}}, **SCOPED},
+        *({"params": {name: value}} for name, value in STAGED.items()),
+    ],
+    "magnitude_sparsity": [
+        {"sparsity_init": 0.1, **ADAPTED, **SCOPED},
+        {"params": {"sparsity_freeze_epoch": 7}},
+        {"params": {"weight_importance": "abs"}},
+    ],
+    "rb_sparsity": [
+        {"sparsity_init": 0.1, "compression_lr_multiplier": 0.5, **SCOPED},
+        {"params": {"sparsity_freeze_epoch": 7}},
+    ],
+    "const_sparsity": [SCOPED],
+    "filter_pruning": [
+        {"pruning_init": 0.1, **ADAPTED, **SCOPED},
+        *(
+            {"params": {name: value}}
+            for name, value in {
+                "filter_importance": "L1",
+                "pruning_target": 0.3,
+                "pruning_steps": 5,
+                "pruning_flops_target": 0.3,
+                "num_init_steps": 3,
+                "interlayer_ranking_type": "learned_ranking",
+                "all_weights": True,
+                "prune_first_conv": True,
+                "prune_downsample_convs": True,
+                "prune_batch_norms": False,
+                "legr_params": {"generations": 3},
+                "save_ranking_coeffs_path": "x",
+                "load_ranking_coeffs_path": "x",
+            }.items()
+        ),
+    ],
+    "knowledge_distillation": [{"scale": 2.0, "temperature": 3.0, **SCOPED}],
+}
+TYPED = {"knowledge_distillation": [{"type": "mse"}, {"type": "softmax"}]}
+TYPED |= {"filter_pruning": [{"params": {"schedule": kind}} for kind in ("exponential", "exponential_with_bias", "baseline")]}
+SCHEDULED = [{"params": {"schedule": kind}} for kind in ("polynomial", "exponential", "adaptive", "multistep")]
+
+
+def _joined(one, other):
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one | {name: _joined(one[name], value) if name in one else value for name, value in other.items()}
+    return other
+
+
+def _every_key():
+    for name, listed in KEYS.items():
+        for kind in TYPED.get(name, [{}]):
+            yield from ((name, kind, {key: value}) for one in listed for key, value in one.items())
+    for name in ("magnitude_sparsity", "rb_sparsity"):
+        yield from ((name, kind, {"params": {key: value}}) for kind in SCHEDULED for key, value in LEVELS.items())
+    for kind in ("hawq", "manual"):
+        typed = {"initializer": {"precision": {"type": kind}}}
+        yield from (("quantization", typed, {"initializer": {"precision": {key: value}}}) for key, value in HAWQ.items())
+
+
+@pytest.mark.parametrize(("name", "kind", "given"), _every_key(), ids=str)
+def test_no_key_is_passed_over_in_silence(name, kind, given):
+    usual = parse({"algorithm": name, **kind})
+    try:
+        asked = parse(_joined({"algorithm": name, **kind}, given))
+    except ConfigError as refused:
+        assert str(next(iter(given))) in str(refused)
+        return
+    told = set(asked.notes) - set(usual.notes)
+    assert asked != usual or told
+    assert asked != usual or any("ignored" in note or "take" in note for note in told)

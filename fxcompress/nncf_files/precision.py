@@ -13,6 +13,17 @@ from fxcompress.quantizers.spec import QuantizationSpec
 
 EXAMPLE = '[4, "Net/NNCFConv2d[conv]/conv2d_0|WEIGHT"]'
 TYPES = ("hawq", "autoq", "manual")
+OF_AUTOQ = ("eval_subset_ratio", "warmup_iter_number")
+OF_HAWQ = (
+    "bits",
+    "num_data_points",
+    "compression_ratio",
+    "iter_number",
+    "tolerance",
+    "bitwidth_assignment_mode",
+    "traces_per_layer_path",
+    "dump_init_precision_data",
+)
 _PLACE = re.compile(r"(.*?)\|(WEIGHT|OUTPUT|INPUT\d*)")
 _OLD_PLACE = re.compile(r"TargetType\.(OPERATION_WITH_WEIGHTS|OPERATOR_POST_HOOK|OPERATOR_PRE_HOOK) (?:\d+ )?(.*)")
 _OLD = {"OPERATION_WITH_WEIGHTS": "WEIGHT", "OPERATOR_POST_HOOK": "OUTPUT", "OPERATOR_PRE_HOOK": "INPUT"}
@@ -58,7 +69,7 @@ def choose_bits(section: Section) -> list[Pass]:
     kind = section.text("type", usual, of=TYPES)
     bits = section.numbers("bits", [2, 4, 8])
     samples, ratio = section.whole("num_data_points", 100), section.number("compression_ratio", 1.5)
-    for name in ("iter_number", "tolerance", "eval_subset_ratio", "warmup_iter_number"):
+    for name in ("iter_number", "tolerance", *OF_AUTOQ):
         section.number(name)
     mode = section.text("bitwidth_assignment_mode", "liberal", of=("liberal", "strict"))
     section.text("traces_per_layer_path")
@@ -70,7 +81,11 @@ def choose_bits(section: Section) -> list[Pass]:
             "RestorePrecision(bits=8, max_size=...), which needs no loss either",
         )
     if kind == "manual":
+        for name in (*OF_HAWQ, *OF_AUTOQ):
+            section.ignore(name, "bit widths are given by hand")
         return []
+    for name in OF_AUTOQ:
+        section.ignore(name, "it is of AutoQ")
     section.note("type", "HAWQ-V2 needs the training loss: config.given(loss=function), called with the model and a batch")
     section.note("compression_ratio", "of the bytes of weights, where NNCF counts bit operations; activations keep their bits")
     for name in ("iter_number", "tolerance"):

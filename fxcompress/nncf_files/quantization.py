@@ -7,7 +7,7 @@ from typing import Any
 
 from fxcompress.driver.interface import Pass
 from fxcompress.nncf_files.precision import bits_of_scopes, choose_bits
-from fxcompress.nncf_files.ranges import Ranges, read_ranges
+from fxcompress.nncf_files.ranges import SAMPLES, Ranges, read_ranges
 from fxcompress.nncf_files.section import Scopes, Section, unchecked
 from fxcompress.passes import AdaptBatchNorm, Calibrate, CanonicalizeActivations, Quantize, TrainQuantizers
 from fxcompress.quantizers.options import QuantizationOptions
@@ -154,9 +154,12 @@ def _overrides(section: Section, weights: Grid, activations: Grid, ranges: Range
             one = group.inner(scope, group.given[scope])
             spec, per_channel = _spec(one, grid.spec, is_weight=name == "weights")
             initializer = one.section("initializer")
-            own = read_ranges(initializer, section)[0] if initializer is not None else None
+            own = None
             if initializer is not None:
+                own, samples = read_ranges(initializer, section)
                 initializer.done()
+                if samples != SAMPLES:
+                    one.note("initializer", f"ignored, of it, {samples} samples: all ranges take the same")
             one.done()
             options: dict[str, Any] = {name: spec}
             if name == "weights" and per_channel is not None:

@@ -34,11 +34,12 @@ def read_ranges(initializer: Section, section: Section) -> tuple[Ranges, int]:
         found, samples = _one(one)
         one.done()
         return found, samples
-    found, most = Ranges(), 0
+    found, most, asked = Ranges(), 0, set[int]()
     for position, item in enumerate(given):
         one = initializer.inner("range", item, position)
         estimators, samples = _one(one)
         most = max(most, samples)
+        asked.add(samples)
         group = one.text("target_quantizer_group", of=("activations", "weights"))
         scopes = Scopes(one, of_part=True)
         one.done()
@@ -52,6 +53,8 @@ def read_ranges(initializer: Section, section: Section) -> tuple[Ranges, int]:
             continue
         for scope in scopes.targets if scopes.targets is not None else (all_but(scopes.ignored),):
             found.overrides[scope] = options.over(found.overrides.get(scope, QuantizationOptions()))
+    if len(asked) > 1:
+        initializer.note("range", f"all ranges take the same samples, the most that are asked for: {most}")
     return found, most or SAMPLES
 
 
@@ -69,6 +72,10 @@ def _one(section: Section) -> tuple[Ranges, int]:
         section.fail("num_init_samples", f"samples are 0 or more, not {samples}")
     if kind in ("percentile", "mean_percentile") and not 0 <= low < high <= 100:
         section.fail("params", f"percentiles are from 0 to 100, the low one below the high one, not {low:g} and {high:g}")
+    if params is not None:
+        if kind not in ("percentile", "mean_percentile"):
+            section.note("params", f"ignored: {kind} has none")
+        params.done()
     if kind == "threesigma":
         section.note(
             "type", "three standard deviations around the mean, not three median deviations, which are 0 behind a ReLU"

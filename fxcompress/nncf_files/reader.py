@@ -111,6 +111,8 @@ def _passes(section: Section, name: str, outer: Scopes, device: str, multiplier:
     try:
         if name == "knowledge_distillation":
             Scopes(section)
+            for one in ("ignored_scopes", "target_scopes"):
+                section.ignore(one, "a teacher is compared with what the whole model puts out")
             return [_distillation(section)]
         scopes = Scopes(section, outer)
         if name == "quantization":

@@ -9,6 +9,18 @@ from fxcompress.training.levels import Adaptive, Baseline, Exponential, Exponent
 
 SCHEDULES = ("polynomial", "exponential", "adaptive", "multistep")
 PRUNING_SCHEDULES = ("exponential", "exponential_with_bias", "baseline")
+OF_SCHEDULE = {
+    "power": ("polynomial",),
+    "concave": ("polynomial",),
+    "update_per_optimizer_step": ("polynomial",),
+    "sparsity_target": ("polynomial", "exponential", "adaptive"),
+    "sparsity_target_epoch": ("polynomial", "exponential"),
+    "patience": ("adaptive",),
+    "multistep_steps": ("multistep",),
+    "multistep_sparsity_levels": ("multistep",),
+}
+"""The schedules that keys are of; others do not look at them."""
+
 BY_HAND = "NNCF adapted batch norms only where a level was set by hand; list AdaptBatchNorm, or call adapt_batch_norm"
 
 
@@ -60,10 +72,10 @@ def _schedule(params: Section, initial: float | None, default: str) -> tuple[Sch
     patience = params.whole("patience", 1)
     steps = [int(step) for step in sorted(params.numbers("multistep_steps", [90]))]
     levels = params.numbers("multistep_sparsity_levels", [0.1, 0.5])
-    per_step, steps_per_epoch = params.flag("update_per_optimizer_step", False), params.whole("steps_per_epoch")
-    if per_step and steps_per_epoch is None:
-        params.note("update_per_optimizer_step", "ignored, since steps_per_epoch is not given: the level changes by epochs")
-    often = steps_per_epoch if per_step and kind == "polynomial" else None
+    often = _steps(params, kind)
+    for name, kinds in OF_SCHEDULE.items():
+        if kind not in kinds:
+            params.ignore(name, f"it is of the schedule {' or '.join(kinds)}")
     assert target is not None and epochs is not None and power is not None and patience is not None
     if kind == "multistep":
         if len(levels) != len(steps) + 1:
@@ -78,6 +90,17 @@ def _schedule(params: Section, initial: float | None, default: str) -> tuple[Sch
     if kind == "exponential":
         return Exponential(initial=start, epochs=epochs), target
     return Polynomial(initial=start, epochs=epochs, power=power, concave=concave, steps_per_epoch=often), target
+
+
+def _steps(params: Section, kind: str | None) -> int | None:
+    """The steps of an epoch, where the level changes with each of them."""
+    per_step, steps = params.flag("update_per_optimizer_step", False), params.whole("steps_per_epoch")
+    if per_step and steps is None and kind == "polynomial":
+        params.note("update_per_optimizer_step", "ignored, since steps_per_epoch is not given: the level changes by epochs")
+    if per_step and kind == "polynomial":
+        return steps
+    params.ignore("steps_per_epoch", "it is of update_per_optimizer_step, with the schedule polynomial")
+    return None
 
 
 def _is_local(params: Section) -> bool:
@@ -163,6 +186,7 @@ def _pruning_schedule(params: Section, initial: float) -> Schedule:
     steps, warmup = params.whole("pruning_steps", 100), params.whole("num_init_steps", 0)
     assert steps is not None and warmup is not None
     if kind == "baseline":
+        params.ignore("pruning_steps", "the schedule baseline prunes all at once, after num_init_steps")
         return Baseline(initial=initial, warmup=warmup)
     epochs = max(steps - 1, 1)  # the target is reached in the last of them
     ramp = Exponential if kind == "exponential" else ExponentialWithBias
