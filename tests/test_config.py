@@ -325,10 +325,11 @@ def test_no_damaged_file_is_read_with_another_error(place, piece):
 # ---------------------------------------------------------------------------------------- what is not in the library
 
 MINE = """
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 from fxcompress import Effect, Pass
+from fxcompress.training.levels import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Pass):
@@ -341,6 +342,22 @@ class Plain(Pass):
     effect = Effect.EXACT
     def run(self, graph_module, context):
         return []
+
+@dataclass(frozen=True, kw_only=True)
+class Steep(Schedule):
+    factor: float = 2.0
+    def level(self, epoch, target):
+        return target
+
+@dataclass(frozen=True, kw_only=True)
+class Wide(Mine):
+    sizes: list[int] = field(default_factory=list)
+    names: frozenset[str] = frozenset()
+    table: dict[str, list[float]] = field(default_factory=dict)
+    pairs: tuple[tuple[int, str], ...] = ()
+    schedule: Schedule | None = None
+    either: int | str | None = None
+    anything: Any = None
 """
 
 
@@ -363,6 +380,35 @@ def test_passes_of_others_are_imported_where_the_caller_allows_it(mine):
     assert again.passes[0] == config.passes[0] and type(again.passes[1]) is type(config.passes[1])
     with pytest.raises(ConfigError, match=r"Mine.count: .* of 1 or more, got 0"):
         Config.parse(text.replace("3", "0"), allow_imports=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sizes": [3, 1, 3]},
+        {"sizes": (2,)},
+        {"names": {"b", "a"}},
+        {"names": ["b", "a", "b"]},
+        {"table": {"a: b": [1.0, -0.0], "c": []}},
+        {"pairs": [(1, "a"), (2, "")]},
+        {"either": "3"},
+        {"either": 3},
+        {"anything": [1, {"a": [None, True]}, "nan"]},
+        {"count": 10**30},
+    ],
+    ids=str,
+)
+def test_passes_of_others_make_the_round_trip(mine, options):
+    module = importlib.import_module(mine)
+    made = module.Wide(**options, schedule=module.Steep(factor=3.0))
+    for suffix in (".yaml", ".json"):
+        read = Config.parse(Config(passes=[made]).text(suffix), suffix, allow_imports=True).passes[0]
+        assert read == made and repr(read) == repr(made) and type(read.schedule) is module.Steep
+    assert Config(passes=[module.Wide(sizes=[])]).text() == f"passes:\n- {mine}:Wide\n"
+    with pytest.raises(ConfigError, match="Steep is read only where it is declared"):
+        Config(passes=[module.Wide(anything=made.schedule)]).text()
+    with pytest.raises(ConfigError, match="JSON has finite numbers alone"):
+        Config(passes=[module.Wide(anything=float("inf"))]).text(".json")
 
 
 @pytest.mark.parametrize("name", ["os:system", "nowhere_at_all:Mine", "os:nothing", "collections:OrderedDict", "os.path:"])

@@ -35,7 +35,10 @@ def _yaml(value: dict[str, Any]) -> str:
 
 
 def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        raise ConfigError("JSON has finite numbers alone, and an option here is not; write a file of YAML or TOML") from None
 
 
 def _toml(value: dict[str, Any]) -> str:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
-from fxcompress.config.kinds import alternatives, direct, name_of
+from fxcompress.config.kinds import alternatives, direct, is_options, name_of
 from fxcompress.errors import ConfigError
 from fxcompress.options import Declared
 from fxcompress.options.declared import declarations
-from fxcompress.options.kinds import fits
+from fxcompress.options.kinds import fits, plain
 
 
 def value(one: Any, declared: Any, place: str) -> Any:
@@ -26,6 +26,8 @@ def value(one: Any, declared: Any, place: str) -> Any:
     if isinstance(one, str):
         return str.__str__(one)
     if isinstance(one, Declared):
+        if not any(map(is_options, alternatives(declared))):
+            raise ConfigError(f"{place} cannot be written: {name_of(type(one))} is read only where it is declared")
         options = written_options(one, place)
         if type(one) is direct(declared):
             return options
@@ -59,12 +61,13 @@ def written_options(one: Any, place: str) -> dict[str, Any]:
     return {
         f.name: value(given[f.name], declared[f.name], f"{place}.{f.name}")
         for f in dataclasses.fields(one)
-        if f.init and not _is_default(f, given[f.name])
+        if f.init and not _is_default(f, declared[f.name], given[f.name])
     }
 
 
-def _is_default(field: dataclasses.Field[Any], given: Any) -> bool:
+def _is_default(field: dataclasses.Field[Any], declared: Any, given: Any) -> bool:
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
+    default = plain(default, declared)
     return type(default) is type(given) and bool(default == given)

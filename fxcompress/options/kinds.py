@@ -21,6 +21,9 @@ _PLAIN = {
 }
 
 
+_LISTS = (list, tuple, set, frozenset)
+
+
 @dataclass(frozen=True)
 class OneOf:
     """A declaration that names what it takes: ``Annotated[str, OneOf(TABLE)]`` takes the keys of TABLE."""
@@ -79,7 +82,8 @@ def plain(value: Any, declared: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {plain(k, parts[0]): plain(v, parts[1]) for k, v in value.items()}
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        unordered = isinstance(value, (set, frozenset)) or origin in (set, frozenset)
+        items = sorted(set(value), key=repr) if unordered else value
         inner = parts if origin is tuple and parts[1:] != (...,) else itertools.repeat(parts[0])
         return tuple(plain(item, one) for item, one in zip(items, inner))
     return value
@@ -185,8 +189,11 @@ def _items_fit(value: Collection[Any], parts: tuple[Any, ...]) -> bool:
 
 
 def _is_listed(value: Any, origin: type) -> bool:
-    """Whether `value` can be read as `origin` is; a text is no list of texts."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, origin):
+    """Whether `value` can be read as `origin` is; a text is no list of texts, and a tuple, as options are kept, is one."""
+    if isinstance(value, (str, bytes)):
+        return False
+    kinds: dict[type, tuple[type, ...]] = {list: (list, tuple), set: _LISTS, frozenset: _LISTS}
+    if not isinstance(value, kinds.get(origin, (origin,))):
         return False
     try:
         iter(value)  # type: ignore[call-overload]
