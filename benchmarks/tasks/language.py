@@ -10,10 +10,12 @@ import csv
 import io
 import random
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import sentences
 from benchmarks.requirements import need
+from benchmarks.tasks.task import FLOAT, Stack, Task
 
 BLOCK, HELD_OUT, SEED = 100, 20, 0
 
@@ -58,3 +60,33 @@ def _write(path: Path, rows: list[tuple[str, int]]) -> None:
         writer = csv.writer(file)
         writer.writerow(("text", "label"))
         writer.writerows(rows)
+
+
+def _data(folder: Path, quick: bool) -> Sequence[str]:
+    train, valid = write(folder)
+    return ["--train", str(train), "--valid", str(valid)]
+
+
+TASK = Task(
+    name="language",
+    title="Film reviews, positive or negative",
+    score="accuracy in OpenVINO",
+    about=(
+        "all-MiniLM-L6-v2, fine-tuned on sentences of film reviews by Hugging Face's Trainer (AdamW); compression starts from "
+        "the fine-tuned FP32 model and trains as long again. Accuracy is of the emitted file in OpenVINO "
+        f"(INFERENCE_PRECISION_HINT=f32), on {BLOCK * HELD_OUT} sentences held out in blocks of {BLOCK} in a row."
+    ),
+    stacks={
+        FLOAT: Stack("FP32"),
+        "after": Stack("INT8 after training"),
+        "int8": Stack("INT8, trained", max_drop=0.3),
+        "w4a8": Stack("4-bit weights, 8-bit activations, trained"),
+        "sparse": Stack("half of the weights zero, INT8", max_drop=1.0),
+        "pruned": Stack("30% of the heads and neurons pruned, INT8, distilled", max_drop=1.0),
+        "distilled": Stack("INT8, trained and distilled"),
+    },
+    networks={"minilm": lambda: ["--model", str(model())]},
+    data=_data,
+    start=lambda folder: ["--model", str(folder / "model")],
+    quick=("--limit", "64", "--valid-limit", "64", "--epochs", "1"),
+)

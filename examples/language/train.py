@@ -115,7 +115,8 @@ def main():
     file = compression.to_onnx(options.output / "model.onnx")
     accuracy = accuracy_in_openvino(file, torch.utils.data.DataLoader(valid, options.batch, collate_fn=collate))
     print(compression.report)
-    found = {"stack": options.stack, "accuracy": accuracy, "bytes": file.stat().st_size, "sentences": len(train)}
+    trained = {"epochs": int(arguments.num_train_epochs), "trained_on": len(train)}
+    found = {"stack": options.stack, "score": accuracy, "bytes": file.stat().st_size, **trained}
     (options.output / "result.json").write_text(json.dumps(found))
     print(f"{options.stack}: {accuracy:.2f}% of {len(valid)} sentences in OpenVINO, {file.stat().st_size / 1e6:.1f} MB: {file}")
 

@@ -1,0 +1,75 @@
+"""The table of a task, from the results that its runs left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.medians import Estimate
+from benchmarks.scoreboard import Bar, Figure, Section
+from benchmarks.tasks.task import FLOAT, Run, Task
+
+Results = dict[Run, dict[str, Any]]
+
+
+def results(task: Task, folder: Path, seeds: int) -> Results:
+    """What the finished runs in `folder` found."""
+    every = [Run(network, stack, seed) for network in task.networks for stack in task.stacks for seed in range(seeds)]
+    paths = {run: run.folder(folder) / "result.json" for run in every}
+    return {run: json.loads(path.read_text()) for run, path in paths.items() if path.exists()}
+
+
+def sections(task: Task, found: Results) -> list[Section]:
+    """A table for each network that has rows."""
+    return [_section(task, network, of_network) for network in task.networks if (of_network := _of(found, network=network))]
+
+
+def _section(task: Task, network: str, found: Results) -> Section:
+    section = Section(f"{task.title}, {network}", task.about)
+    for name, stack in task.stacks.items():
+        of_stack = _of(found, stack=name)
+        if not of_stack:
+            continue
+        section.figures.append(_figure(stack.title, task.score, [one["score"] for one in of_stack.values()], "percent"))
+        floats = {run.seed: one["score"] for run, one in _of(found, stack=FLOAT).items()}
+        drops = [floats[run.seed] - one["score"] for run, one in of_stack.items() if run.seed in floats]
+        if name != FLOAT and drops:
+            bar = None if stack.max_drop is None else Bar("at most", stack.max_drop)
+            section.figures.append(_figure(stack.title, "drop", drops, "points", bar))
+        section.figures.append(_figure(stack.title, "file", [one["bytes"] / 1e3 for one in of_stack.values()], "kB"))
+    section.notes += _trainings(task, found)
+    missing = [
+        s.title for name, s in task.stacks.items() if not _of(found, stack=name) and network in (s.networks or (network,))
+    ]
+    return Section(
+        section.title, section.method, section.figures, [*section.notes, *([f"Not run: {'; '.join(missing)}."] * bool(missing))]
+    )
+
+
+def _trainings(task: Task, found: Results) -> list[str]:
+    """On how much and how often was trained, a sentence for all that were trained alike."""
+    alike: dict[str, list[str]] = {}
+    for name, stack in task.stacks.items():
+        if of_stack := _of(found, stack=name):
+            one = next(iter(of_stack.values()))
+            seeds = ", ".join(str(run.seed) for run in of_stack)
+            trained = (
+                f"{one['epochs']} epoch{'s' * (one['epochs'] != 1)} of {one['trained_on']}" if one["epochs"] else "not trained"
+            )
+            alike.setdefault(f"{trained}, seed{'s' * (len(of_stack) > 1)} {seeds}", []).append(stack.title)
+    return [f"{how}: {'; '.join(titles)}." for how, titles in alike.items()]
+
+
+def _figure(subject: str, quantity: str, values: Sequence[float], unit: str, bar: Bar | None = None) -> Figure:
+    mean = float(np.mean(values))
+    if len(values) == 1 or unit == "kB":
+        return Figure(subject, quantity, mean, unit, bar=bar)
+    return Figure.of(subject, quantity, Estimate(mean, min(values), max(values)), unit, bar)
+
+
+def _of(found: Results, **wanted: Any) -> Results:
+    return {run: one for run, one in found.items() if all(getattr(run, name) == value for name, value in wanted.items())}

@@ -1,0 +1,177 @@
+"""The tasks' data, examples and tables, on a few small scenes."""
+
+import gzip
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.scoreboard import MET, MISSED
+from benchmarks.tasks import __main__ as command
+from benchmarks.tasks import scenes, table
+from benchmarks.tasks.task import FLOAT, Run, Stack, Task, runs
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def idx(path, values):
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Files like Fashion-MNIST's: class 0 fills a wide rectangle, class 1 a tall one."""
+    images = np.zeros((2, 28, 28))
+    images[0, 10:18, 2:26] = images[1, 2:26, 10:18] = 255
+    for part in ("train", "t10k"):
+        idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images)
+        idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(2))
+    return tmp_path
+
+
+@pytest.fixture
+def data(items, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "SIZE", 32)
+    monkeypatch.setattr(scenes, "SIDES", (10, 16))
+    monkeypatch.setattr(scenes.pictures, "crops", lambda purpose, count, size: torch.full((count, 3, size, size), 0.25))
+    return scenes.write(tmp_path / "data", {"train": 16, "valid": 8}, items)
+
+
+def test_boxes_and_masks_say_the_same(data):
+    for part, count in (("train", 16), ("valid", 8)):
+        said = json.loads((data / part / "annotations.json").read_text())
+        assert [one["id"] for one in said["images"]] == list(range(count))
+        assert [one["id"] for one in said["annotations"]] == list(range(1, len(said["annotations"]) + 1))
+        for image in said["images"]:
+            mask = np.array(Image.open(data / part / "masks" / image["file_name"]))
+            pixels = np.array(Image.open(data / part / "images" / image["file_name"]))
+            assert (pixels[mask == 0] == 64).all() and (pixels[mask > 0].max(-1) > 64).all()
+            of_image = [one for one in said["annotations"] if one["image_id"] == image["id"]]
+            assert of_image and sum(one["area"] for one in of_image) == (mask > 0).sum()
+            boxed = np.zeros_like(mask)
+            for one in of_image:
+                left, top, width, height = one["bbox"]
+                inside = mask[top : top + height, left : left + width] == one["category_id"]
+                assert inside.any(0).all() and inside.any(1).all() and inside.sum() >= one["area"]
+                boxed[top : top + height, left : left + width] = 1
+            assert not mask[boxed == 0].any()
+
+
+def test_parts_of_a_scene_that_are_there_are_kept(data, items):
+    first = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
+    scenes.write(data, {"train": 16, "valid": 8}, items)
+    assert first == {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()}
+
+
+def test_little_of_an_item_is_covered_by_later_ones():
+    random = np.random.default_rng(0)
+    owner = np.ones((scenes.SIZE, scenes.SIZE), np.uint8)
+    assert scenes._place(np.ones((60, 60), bool), owner, [scenes.SIZE**2], random) is None
+    assert scenes._place(np.ones((10, 10), bool), owner, [scenes.SIZE**2], random) is not None
+
+
+def run_example(task, *arguments, monkeypatch):
+    script = EXAMPLES / task / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    monkeypatch.syspath_prepend(str(script.parent))
+    monkeypatch.delitem(sys.modules, "networks", raising=False)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_path, monkeypatch, capsys):
+    given = ["--train", data / "train", "--valid", data / "valid", "--classes", 3, "--batch", 4]
+    run_example(
+        "segmentation",
+        *given,
+        "--stack",
+        "float",
+        "--epochs",
+        2,
+        "--lr",
+        1e-2,
+        "--output",
+        tmp_path / "float",
+        monkeypatch=monkeypatch,
+    )
+    start = ["--start", tmp_path / "float" / "model.pt", "--epochs", 1, "--stack", "sparse"]
+    run_example("segmentation", *given, *start, "--output", tmp_path / "sparse", monkeypatch=monkeypatch)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("float", "sparse")]
+    assert all(one["trained_on"] == 16 and 0 < one["score"] <= 100 for one in results)
+    assert results[1]["bytes"] < 0.5 * results[0]["bytes"]
+    capsys.readouterr()
+    run_example("segmentation", *given, *start, "--output", tmp_path / "sparse", monkeypatch=monkeypatch)
+    assert "epoch 1 of" not in capsys.readouterr().out  # the checkpoint was the last
+    assert json.loads((tmp_path / "sparse" / "result.json").read_text()) == results[1]
+
+
+def test_mean_iou_is_of_the_classes_that_there_are(tmp_path, monkeypatch):
+    script = runpy.run_path(str(EXAMPLES / "segmentation" / "train.py"))
+    monkeypatch.setattr(
+        script["openvino"], "Core", lambda: type("Core", (), {"compile_model": lambda self, *_: lambda x: [x]})()
+    )
+    found = torch.nn.functional.one_hot(torch.tensor([[[0, 0, 1, 1]]]), 4).permute(0, 3, 1, 2)
+    masks = torch.tensor([[[0, 1, 1, 255]]])
+    assert script["mean_iou"]("", [(found, masks)], 4) == pytest.approx(50.0)  # 1 of 2 and 1 of 2
+
+
+TASK = Task(
+    *("small", "Small", "score in OpenVINO", "About."),
+    stacks={FLOAT: Stack("FP32"), "int8": Stack("INT8", ("--epochs", "3"), 0.2), "binary": Stack("binary", networks=("a",))},
+    networks={"a": lambda: ["--model", "a"], "b": lambda: ["--model", "b"]},
+    data=lambda folder, quick: [],
+    start=lambda folder: ["--start", str(folder / "model.pt")],
+)
+
+
+def test_every_float_model_runs_before_what_starts_from_it():
+    wanted = runs(TASK, ["a", "b"], ["int8", "binary"], 2)
+    assert [(run.network, run.stack) for run in wanted[:5]] == [
+        ("a", FLOAT),
+        ("a", "int8"),
+        ("a", "binary"),
+        ("b", FLOAT),
+        ("b", "int8"),
+    ]
+    assert [run.seed for run in wanted] == [0] * 5 + [1] * 5
+    given = wanted[1].command(TASK, Path("out"), ["--train", "x"], ["--epochs", "1"])
+    assert given == [
+        *("--train", "x", "--model", "a", "--start", "out/a/seed0/float/model.pt", "--epochs", "3"),
+        *("--stack", "int8", "--seed", "0", "--output", "out/a/seed0/int8", "--epochs", "1"),
+    ]
+
+
+def leave(folder, network, stack, seed, score, epochs=1):
+    path = Run(network, stack, seed).folder(folder)
+    path.mkdir(parents=True)
+    (path / "result.json").write_text(json.dumps({"score": score, "bytes": 1000, "epochs": epochs, "trained_on": 16}))
+
+
+def test_drops_are_against_the_float_model_of_the_same_seed(tmp_path):
+    for seed, (score, quantized) in enumerate([(80.0, 79.9), (60.0, 59.8)]):
+        leave(tmp_path, "a", FLOAT, seed, score, epochs=5)
+        leave(tmp_path, "a", "int8", seed, quantized)
+    leave(tmp_path, "b", FLOAT, 0, 80.0)
+    leave(tmp_path, "b", "int8", 0, 79.0)
+    first, second = table.sections(TASK, table.results(TASK, tmp_path, 2))
+    drop = next(figure for figure in first.figures if figure.quantity == "drop")
+    assert drop.value == pytest.approx(0.15) and drop.high == pytest.approx(0.2) and drop.verdict == MET
+    assert next(figure for figure in second.figures if figure.quantity == "drop").verdict == MISSED
+    assert "Not run: binary." in first.notes and not any("Not run" in note for note in second.notes)
+    assert "5 epochs of 16, seeds 0, 1: FP32." in first.notes
+
+
+def test_what_starts_from_a_float_model_that_failed_is_not_run(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setitem(command.TASKS, "small", TASK)
+    monkeypatch.setattr(command.subprocess, "run", lambda given, **_: ran.append(given) or type("Done", (), {"returncode": 1}))
+    assert command.main(["small", "--networks", "a", "--folder", str(tmp_path), "--", "--limit", "3"]) == 1
+    assert len(ran) == 1 and ran[0][-2:] == ["--limit", "3"]
+    assert "starts from the float model" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main(["small", "--only", "nothing"])
