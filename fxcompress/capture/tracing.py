@@ -22,6 +22,7 @@ from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, 
 from fxcompress.capture.gradients import own_backwards
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
+from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
 
@@ -116,6 +117,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             plain_kernels(),
             forgetting(model),
             recurrent_layers_of_any_length(),
+            suppression_of_any_number(),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
         ):

@@ -106,6 +106,7 @@ def _declare_result(emit: Emitter, value: ir.Value, fake: torch.Tensor, name: st
 def declare(emit: Emitter, value: ir.Value, fake: torch.Tensor) -> None:
     """Give `value` the shape and type of `fake`; complex numbers are pairs along one more axis at the end."""
     value.meta["val"] = fake
+    emit.symbols.bind_result(value, fake.shape)
     value.shape = emit.symbols.declared([*fake.shape, 2] if fake.is_complex() else fake.shape)
     if value.dtype not in _INTEGERS_IN_BYTES:
         value.dtype = onnx_type(fake.dtype)

@@ -191,9 +191,20 @@ def _has_signed_zero(node: ir.Node) -> bool:
     return point is not None and point.dtype == ir.DataType.INT8 and numbers is not None and not numbers.any()
 
 
+def _allow_more_overlap(graph: ir.Graph) -> int:
+    """Raise the overlap at which boxes are suppressed by the least that there is: what is no more than was allowed stays."""
+    found = [node for node in graph if node.op_type == "NonMaxSuppression" and numbers_of(node.inputs[3]) is not None]
+    for node in found:
+        allowed = np.asarray(numbers_of(node.inputs[3]), np.float32)
+        raised = np.clip(np.nextafter(allowed, np.float32(np.inf)), _SMALLEST, 1)  # smaller ones count as zero
+        node.replace_input_with(3, constant(graph, raised, f"{node.name}_overlap"))
+    return len(found)
+
+
 _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.CHANNELS_OF_ROWS: channels_apart,
     Fault.REDUCTIONS: reductions_apart,
+    Fault.SUPPRESSED_TIES: _allow_more_overlap,
 }
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,

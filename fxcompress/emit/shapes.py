@@ -1,7 +1,8 @@
 """Symbolic sizes in an ONNX graph: their names in declared shapes, and their values where an operator needs one.
 
 A size such as ``4*batch + 1`` is an expression over symbols that torch.export introduced. Each symbol is bound to the
-graph input whose shape holds it, so that a value is computed only where a constant will not do.
+graph input, or the call that finds so many values, whose shape holds it, so that a value is computed only where a constant will
+not do.
 """
 
 from __future__ import annotations
@@ -83,6 +84,14 @@ class SymbolicSizes:
                 known = self._sources.get(symbol)
                 if known is None or (found.is_Symbol and not known[2].is_Symbol):
                     self._sources[symbol] = (value, axis, found)
+
+    def bind_result(self, value: ir.Value, sizes: Sequence[Size]) -> None:
+        """Note the symbols that came up with `value`, how many values a call found: they are read from its shape."""
+        for axis, size in enumerate(sizes):
+            found = expression(size)
+            if isinstance(found, sympy.Symbol) and found not in self._sources:
+                self._sources[found] = (value, axis, found)
+                self._names[found] = f"{value.name}_dim_{axis}"
 
     def _new_name(self, owner: str, axis: int, rank: int, samples: int | None) -> str:
         taken = self._names.values()

@@ -30,3 +30,4 @@ class Fault(enum.Enum):
     SINGLE_COLUMNS = "computes the wrong values where an integer convolution of several columns strides to one"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
+    SUPPRESSED_TIES = "suppresses boxes that overlap a better one by as much as is allowed, as if it were more"

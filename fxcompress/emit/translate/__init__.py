@@ -23,5 +23,6 @@ from fxcompress.emit.translate import (  # noqa: F401
     selection,
     shape,
     special,
+    suppression,
     unpooling,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.shapes import Size, same
+from fxcompress.emit.shapes import Size, expression, same
 from fxcompress.emit.translation import Emitter, translation
 
 aten = torch.ops.aten
@@ -104,7 +104,7 @@ def repeat_interleave(
 
 @translation(aten.cat.default, aten.concat.default)
 def cat(emit: Emitter, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
-    parts = [t for t in tensors if tuple(emit.shape(t)) != (0,)]  # torch ignores empty 1-D tensors
+    parts = [t for t in tensors if list(map(expression, emit.shape(t))) != [0]]  # torch ignores empty 1-D tensors
     parts = [emit.cast(t, emit.result.dtype) for t in parts]
     return parts[0] if len(parts) == 1 else emit.Concat(*parts, axis=dim)
 

@@ -1,0 +1,50 @@
+"""torchvision's post-processing of boxes, which looks at how many there are, traced for any number of them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxcompress.ir.suppression_ops import suppress
+
+
+@contextlib.contextmanager
+def suppression_of_any_number() -> Iterator[None]:
+    """In this context torchvision's functions, whatever modules hold them, compute the same and ask for no number of boxes."""
+    boxes, utils = (sys.modules.get(f"torchvision.{name}") for name in ("ops.boxes", "models.detection._utils"))
+    replaced: list[tuple[Any, str, Callable[..., Any]]] = []
+    for owner, name, replacement in (
+        (boxes, "nms", _nms),
+        (boxes, "batched_nms", _batched_nms),
+        (utils, "_topk_min", _topk_min),
+    ):
+        original = getattr(owner, name, None)
+        holders = [] if original is None else [m for m in list(sys.modules.values()) if vars(m).get(name) is original]
+        replaced += [(holder, name, original) for holder in holders]
+        for holder in holders:
+            setattr(holder, name, replacement)
+    try:
+        yield
+    finally:
+        for holder, name, original in replaced:
+            setattr(holder, name, original)
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    return suppress(boxes, scores, iou_threshold)
+
+
+def _batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Each class lies beside the others, out of the reach of their boxes (and there may be no boxes)."""
+    ends = torch.cat([boxes.flatten(), boxes.new_zeros(1)])
+    width = ends.max() - ends.min() + 1
+    return suppress(boxes + (idxs.to(boxes) * width)[:, None], scores, iou_threshold)
+
+
+def _topk_min(input: Tensor, orig_kval: int, axis: int) -> Any:
+    return torch.sym_min(orig_kval, input.size(axis))
