@@ -17,7 +17,7 @@ from fxcompress.ir.suppression_ops import suppress
 def suppression_of_any_number() -> Iterator[None]:
     """In this context torchvision's functions, whatever modules hold them, compute the same and ask for no number of boxes."""
     boxes, utils = (sys.modules.get(f"torchvision.{name}") for name in ("ops.boxes", "models.detection._utils"))
-    replaced: list[tuple[Any, str, Callable[..., Any]]] = []
+    replaced: list[tuple[Any, str, Any]] = []
     for owner, name, replacement in (
         (boxes, "nms", _nms),
         (boxes, "batched_nms", _batched_nms),
