@@ -11,6 +11,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
 from fxcompress.inplace.default_parts import default_parts
 
@@ -209,7 +210,7 @@ class Skip(nn.Module):
 
 
 def test_models_without_a_loss_are_tried_whole():
-    assert default_parts(Parity(), None) == []
+    assert default_parts(Parity(), ExampleInputs((torch.randn(2, 1, 8, 10),))) == []
 
 
 @pytest.mark.parametrize("name", ["transformers", "lightning", "mmengine", "accelerate"])
@@ -228,3 +229,31 @@ def test_a_framework_that_is_unknown_is_named():
     compression = fxcompress.compress(Parity(), data=[torch.randn(2, 1, 8, 10)])
     with pytest.raises(InputError, match="'transformer'.*did you mean 'transformers'"):
         compression.callback("transformer")
+
+
+class Decoded(nn.Module):
+    """A head in the way of YOLO's: raw maps in training, boxes elsewhere; its forward takes the whole batch for the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.heads = nn.ModuleList([nn.Conv2d(8, 5, 1), nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))])
+
+    def forward(self, x):
+        if isinstance(x, dict):
+            return sum(one.square().mean() for one in self(x["images"]))
+        x = self.stem(x)
+        maps = [head(x) for head in self.heads]
+        return maps if self.training else torch.cat([one.flatten(2).sigmoid() for one in maps], 2)
+
+
+def test_what_returns_something_else_in_training_is_compressed_in_parts_that_do_not(tmp_path, recwarn):
+    torch.manual_seed(0)
+    model, x = Decoded(), torch.randn(4, 3, 16, 16)
+    compression = fxcompress.compress(model, fxcompress.defaults.training(), data=[x])
+    assert list(compression.compiled.parts) == ["stem", "heads.0", "heads.1"]
+    assert not [one for one in recwarn if "does not train" in str(one.message)]
+    model.train()({"images": x}).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    file = compression.to_onnx(tmp_path / "whole.onnx", verify="strict")
+    assert len(onnx.load(file).graph.output) == 1

@@ -15,6 +15,7 @@ FRAMEWORKS = {
     "torchvision": "benchmarks.integrations.torchvision_models",
     "timm": "benchmarks.integrations.timm_recipe",
     "lightning": "benchmarks.integrations.lightning_rows",
+    "ultralytics": "benchmarks.integrations.ultralytics_yolo",
 }
 """The module with the pipelines of each."""
 

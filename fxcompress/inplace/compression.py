@@ -108,8 +108,9 @@ def compress(
         passes: None for `fxcompress.defaults.training()`, or those of ``config=``.
         example_inputs, data: as of `fxcompress.compile`.
         submodules: paths of the submodules to compress; the rest of forward stays Python. None compresses the whole model,
-            or else the largest submodules that can be traced; but of models that compute a loss in forward, their parts: the
-            base model and the heads of Hugging Face's, backbone, neck and heads of detectors. The report lists them.
+            or else the largest submodules that can be traced; but of models that compute a loss in forward, or return other
+            things in training, their parts: the base model and the heads of Hugging Face's, backbone, neck and heads of
+            detectors, the outermost modules that return the same in both. The report lists them.
         dynamic_shapes: as of `fxcompress.compile`, but every size that can be is free, since trainers call models with many;
             None fixes all but the batch.
         options: others of `fxcompress.compile`.
@@ -141,7 +142,7 @@ def compress(
     twins = {path: graft(model.get_submodule(path), part) for path, part in compiled.parts.items()}
     left = compiled.left_alone
     if chosen_here:
-        left = {"": f"its forward takes what a loss needs as well, and stays Python; compressed are {', '.join(chosen_here)}"}
+        left = {"": f"its forward is another in training, and stays Python; compressed are {', '.join(chosen_here)}"}
     return Compression(model, PartlyCompiled(model, twins, left, compiled.example, every_size=compiled.every_size))
 
 

@@ -1,6 +1,7 @@
-"""The parts of a model that are compressed where nobody says which: those of models whose forward computes a loss as well.
+"""The parts of a model that are compressed where nobody says which, and no one graph is its forward in training and elsewhere.
 
-Such a forward takes labels in training and none elsewhere, so no one graph is both. What it calls is the same in both.
+A forward that computes a loss takes labels in training alone, and others return more or other things there: auxiliary heads,
+boxes that are not decoded yet. What they call is the same in both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import nn
 
 from fxcompress.capture import called_submodules
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.inplace.alike import parts_that_train_alike
 
 _DETECTOR = (
     *("backbone", "neck", "head", "bbox_head", "mask_head", "decode_head", "auxiliary_head", "classifier", "aux_classifier"),
@@ -27,10 +29,11 @@ def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
 
     * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads.
     * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well.
+    * Where it returns something else in training (Ultralytics' YOLO): the outermost submodules that do not.
     """
     candidates = [*_of_hugging_face(model)] or [*_of_detectors(model)]
     if not candidates:
-        return []
+        return parts_that_train_alike(model, example)
     called = called_submodules(model, example)
     return [path for path in candidates if path in called]
 

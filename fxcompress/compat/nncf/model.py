@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress.compat.nncf.alike import parts_that_train_alike
 from fxcompress.compat.nncf.configuration import NNCFConfig
 from fxcompress.compat.nncf.controller import CompressionAlgorithmController, QuantizationController, children
 from fxcompress.compat.nncf.environment import nncf_logger
@@ -19,6 +18,7 @@ from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
 from fxcompress.errors import CheckpointError
+from fxcompress.inplace.alike import parts_that_train_alike
 from fxcompress.parts import PartlyCompiled
 from fxcompress.passes import AdaptBatchNorm, ChooseBits
 from fxcompress.pattern.scopes import OPTIONAL

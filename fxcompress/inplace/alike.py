@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture import private_copy
+from fxcompress.capture import twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs
 
 
@@ -17,10 +17,9 @@ def parts_that_train_alike(model: nn.Module, example: ExampleInputs) -> list[str
 
     Auxiliary heads are what other modules have: they return more in training, and are called as the model's own code says.
     """
-    inference = _returned(model, example, training=False)
     try:
-        training = _returned(model, example, training=True)
-    except (RuntimeError, ValueError):
+        inference, training = (_returned(model, example, training=mode) for mode in (False, True))
+    except Exception:  # of the model's own: it does not run on the example, or not in training
         return []
     if inference.get("") == training.get(""):
         return []
@@ -39,12 +38,13 @@ def parts_that_train_alike(model: nn.Module, example: ExampleInputs) -> list[str
 
 
 def _returned(model: nn.Module, example: ExampleInputs, *, training: bool) -> dict[str, Any]:
-    """The structure of what each submodule that is called returns, by path; a copy of `model` runs, and random numbers stay."""
-    twin = private_copy(model).train(training)
+    """The structure of what each submodule that is called returns, by path; a twin of `model` runs, and random numbers stay."""
+    twin = twin_of(model)
+    twin.train(training)
     found: dict[str, Any] = {}
     for path, module in twin.named_modules():
         module.register_forward_hook(lambda *call, path=path: found.__setitem__(path, pytree.tree_structure(call[-1])))
     inputs = example.copy()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), unwritten(twin):
         twin(*inputs.args, **inputs.kwargs)
     return found
