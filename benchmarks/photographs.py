@@ -29,12 +29,12 @@ SEEDS = {"calibration": 1, "scoring": 2}
 
 def calibration_images(count: int = 300) -> Tensor:
     """`count` normalised crops, (count, 3, 224, 224) float32."""
-    return _crops("calibration", count)
+    return crops("calibration", count)
 
 
 def scoring_images(count: int = 500) -> Tensor:
     """`count` normalised crops of other pixels than the calibration crops, (count, 3, 224, 224) float32."""
-    return _crops("scoring", count)
+    return crops("scoring", count)
 
 
 @cache
@@ -46,10 +46,11 @@ def photographs() -> tuple[Tensor, ...]:
 
 
 @cache
-def _crops(purpose: str, count: int) -> Tensor:
-    random = np.random.default_rng(SEEDS[purpose])
+def crops(purpose: str, count: int, size: int = SIZE, seed: int = 0) -> Tensor:
+    """`count` normalised crops, (count, 3, size, size) float32; another `seed` gives others of the same pixels."""
+    random = np.random.default_rng([SEEDS[purpose], seed] if seed else SEEDS[purpose])
     parts = [_part(photograph, purpose) for photograph in photographs()]
-    return torch.stack([_crop(parts[i % len(parts)], random) for i in range(count)])
+    return torch.stack([_crop(parts[i % len(parts)], size, random) for i in range(count)])
 
 
 def _part(photograph: Tensor, purpose: str) -> Tensor:
@@ -61,15 +62,15 @@ def _part(photograph: Tensor, purpose: str) -> Tensor:
     return photograph.narrow(axis, start, stop - start)
 
 
-def _crop(part: Tensor, random: np.random.Generator) -> Tensor:
-    """One random crop of `part`, resized to SIZE by SIZE, augmented and normalised."""
+def _crop(part: Tensor, size: int, random: np.random.Generator) -> Tensor:
+    """One random crop of `part`, resized to `size` by `size`, augmented and normalised."""
     height, width = part.shape[1:]
     area = random.uniform(0.4, 1.0) * min(height, width) ** 2
     proportion = np.exp(random.uniform(np.log(4 / 5), np.log(5 / 4)))
     h, w = min(height, round(np.sqrt(area / proportion))), min(width, round(np.sqrt(area * proportion)))
     top, left = random.integers(height - h + 1), random.integers(width - w + 1)
     crop = part[:, top : top + h, left : left + w]
-    crop = F.interpolate(crop[None], (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)[0]
+    crop = F.interpolate(crop[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
     if random.random() < 0.5:
         crop = crop.flip(2)
     brightness, contrast = random.uniform(0.85, 1.15, size=2)

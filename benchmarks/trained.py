@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import models, pictures, sentences
+from benchmarks import models, photographs, pictures, sentences
 from benchmarks.openvino_runner import decibels, top1_agreement
 from benchmarks.requirements import need
 
@@ -84,6 +84,11 @@ def _faces(answers: Arrays, reference: Arrays) -> float:
 
 def _images(size: int) -> Callable[[str, int, int], tuple[Tensor, ...]]:
     return lambda purpose, count, seed: (pictures.normalized(pictures.crops(purpose, count, size, seed)),)
+
+
+def _crops(size: int) -> Callable[[str, int, int], tuple[Tensor, ...]]:
+    """Of the same photographs for both purposes, but of other pixels; calibration always has the same."""
+    return lambda purpose, count, seed: (photographs.crops(purpose, count, size, seed),)
 
 
 def _pixels(size: int) -> Callable[[str, int, int], tuple[Tensor, ...]]:
@@ -193,6 +198,10 @@ NETWORKS: dict[str, Network] = {
     "efficientnet_lite0": Network(_efficientnet_lite(0), _images(224), ("same class", _classes)),
     "efficientnet_lite1": Network(_efficientnet_lite(1), _images(240), ("same class", _classes)),
     "efficientnet_lite2": Network(_efficientnet_lite(2), _images(260), ("same class", _classes)),
+    "mobilenet_v2_crops": Network(_mobilenet_v2, _crops(224), ("same class", _classes)),
+    "efficientnet_lite0_crops": Network(_efficientnet_lite(0), _crops(224), ("same class", _classes)),
+    "efficientnet_lite1_crops": Network(_efficientnet_lite(1), _crops(240), ("same class", _classes)),
+    "efficientnet_lite2_crops": Network(_efficientnet_lite(2), _crops(260), ("same class", _classes)),
     "minilm_l6": Network(sentences.embedder, _reviews, ("same neighbour", _neighbours)),
     "craft": Network(_craft, _images(192), ("text pixels", _text_pixels)),
     "crnn": Network(_crnn, _lines, ("same character", _characters)),
@@ -201,4 +210,4 @@ NETWORKS: dict[str, Network] = {
     "mtcnn_rnet": Network(_mtcnn("RNet"), _face_pixels(24), ("same places", _faces)),
     "mtcnn_onet": Network(_mtcnn("ONet"), _face_pixels(48), ("same places", _faces)),
 }
-"""By name, in the order of the table."""
+"""By name, in the order of the table; of those called crops, other parts of the photographs of calibration are scored."""

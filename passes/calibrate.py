@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from itertools import chain
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, fx
 
-from fxcompress.data.batch import Leaves
-from fxcompress.data.samples import chunks, divided, in_small_batches
+from fxcompress.data.batch import Batch, Leaves
+from fxcompress.data.samples import chunks, divide, in_small_batches
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution.agreement import decibels
-from fxcompress.execution.gradients import RandomSigns, output_gradients, samples_a_pass
+from fxcompress.execution.gradients import MEMORY, Differentiable, RandomSigns, output_gradients, samples_a_pass
 from fxcompress.execution.low_precision import choose_arithmetic
-from fxcompress.execution.precision import FLOAT32, Arithmetic, Precision, channels_last
+from fxcompress.execution.observe import values_at
+from fxcompress.execution.precision import Arithmetic, Precision
 from fxcompress.ir.constants import constants
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.narrowing import worth_narrowing
-from fxcompress.quantization.quantized import activations_in_float, in_float, serves_weight
+from fxcompress.quantization.quantized import in_float, quantizer_calls, serves_weight
 from fxcompress.quantizers.estimator import Estimator, Statistic
 from fxcompress.quantizers.output_error import WeighedStatistic
 from fxcompress.quantizers.quantizer import Quantizer
@@ -62,59 +64,41 @@ class Calibrate(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
     gives: ClassVar[frozenset[str]] = frozenset({"calibrated"})
 
+    @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        estimator = find_estimator(self.estimator)
-        observer = _Observer(graph_module, estimator)
-        with torch.inference_mode():
-            seen = 0
-            for leaves, count in chunks(graph_module.graph, context, self.samples, self.chunk):
-                if not seen:
-                    with activations_in_float(graph_module):
-                        observer.arithmetic = choose_arithmetic(self.precision, graph_module, leaves)
-                observer.observe(leaves)
+        statistics = _Statistics(graph_module, find_estimator(self.estimator))
+        weighing = self._weighed if statistics.weighed else 0
+        stream = chunks(graph_module.graph, context, self.samples, self.chunk)
+        batch, ahead = Batch.of(graph_module.graph), [next(stream)]
+        while weighing and sum(count for _, count in ahead) < weighing + JUDGING and (more := next(stream, None)):
+            ahead.append(more)
+        choosing, others = divide(batch, [leaves for leaves, _ in ahead], weighing, JUDGING if weighing else 0)
+        seen = 0
+        with in_float(graph_module):
+            arithmetic = choose_arithmetic(self.precision, graph_module, ahead[0][0])
+            for leaves, count in chain(((leaves, batch.count(leaves)) for leaves in others), stream):
+                for node, x in values_at(graph_module, statistics.by_node, leaves, arithmetic):
+                    statistics.update(node, x)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
-        context.notes.append(f"{seen} samples, {observer.arithmetic} forward")
-        rewritten = observer.set_ranges()
-        fixed = constants(graph_module.graph)  # whose values are all known: there is nothing to weigh
-        seen_by = observer.statistics.items()
-        asking = {node: found for node, found in seen_by if isinstance(found, WeighedStatistic) and node not in fixed}
-        if asking:
-            choosing, judging = divided(graph_module.graph, context, self._weighed, JUDGING)
-            samples = self._weigh(
-                graph_module, asking, choosing, observer.arithmetic, samples_a_pass(observer.size / seen), context
-            )
-            rewritten = observer.set_ranges()
-            undone = _judge(graph_module, asking, judging, context)
-            _tell(asking, samples, undone, context)
+            signs, differentiable = RandomSigns(), Differentiable(arithmetic)
+            together = samples_a_pass(statistics.size / seen if seen else MEMORY)
+            for leaves, count in in_small_batches(graph_module.graph, choosing, together):
+                for node, x, gradient in output_gradients(graph_module, statistics.by_node, leaves, signs, differentiable):
+                    statistics.update(node, x, gradient)
+                seen += count
+                context.progress("weighing errors", seen, self.samples)
+        context.notes.append(f"{seen} samples, {arithmetic} forward")
+        rewritten = statistics.set_ranges()
+        if asking := statistics.weighed:
+            judging, _ = divide(batch, others, JUDGING, 0)
+            undone = _judge(graph_module, asking, judging, arithmetic, context)
+            _tell(asking, sum(map(batch.count, choosing)), undone, context)
         return rewritten
 
     @property
     def _weighed(self) -> int:
         return self.gradient_samples if self.samples is None else min(self.gradient_samples, self.samples)
-
-    def _weigh(
-        self,
-        graph_module: fx.GraphModule,
-        asking: Mapping[fx.Node, WeighedStatistic],
-        batches: Sequence[Leaves],
-        arithmetic: Arithmetic,
-        together: int,
-        context: Context,
-    ) -> int:
-        """Tell the statistics `asking` for it what the outputs owe to the values of their nodes; returns the samples.
-
-        A backward pass takes so many samples `together`.
-        """
-        seen, signs = 0, RandomSigns()
-        with in_float(graph_module):
-            for leaves, count in in_small_batches(graph_module.graph, batches, together):
-                for node, x, gradient in output_gradients(graph_module, asking, leaves, signs, arithmetic):
-                    if gradient is not None:
-                        asking[node].weigh(x, gradient)
-                seen += count
-                context.progress("weighing errors", seen, self._weighed)
-        return seen
 
 
 JUDGING = 16
@@ -143,7 +127,11 @@ class _Narrowing:
 
 
 def _judge(
-    graph_module: fx.GraphModule, asking: Mapping[fx.Node, WeighedStatistic], batches: Sequence[Leaves], context: Context
+    graph_module: fx.GraphModule,
+    asking: Mapping[fx.Node, WeighedStatistic],
+    batches: Sequence[Leaves],
+    arithmetic: Arithmetic,
+    context: Context,
 ) -> set[str]:
     """Undo ranges that gain too little, or do not bring the outputs on `batches` nearer to the float model's; their names."""
     assert context.reference is not None
@@ -157,7 +145,7 @@ def _judge(
         return set(found)
     if not worth:
         return set(found)
-    error = OutputDifference(graph_module, context.reference, batches)
+    error = OutputDifference(graph_module, context.reference, batches, arithmetic)
     verdict = keep_what_helps([changes[name] for name in worth], error, trials=TRIALS, margin=MARGIN)
     return found.keys() - {change.name for change in verdict.kept}
 
@@ -186,59 +174,40 @@ def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, undone: Coll
         )
 
 
-class _Observer(fx.Interpreter):
-    """Runs the graph in float, and keeps a statistic of each activation quantizer's input.
-
-    Weight quantizers have their range already and are passed by: ranges are those of the float model.
-    """
+class _Statistics:
+    """What each activation quantizer reads. Those of weights have their range already and are passed by."""
 
     def __init__(self, graph_module: fx.GraphModule, estimator: Estimator):
-        super().__init__(graph_module)
-        self.statistics: dict[fx.Node, Statistic] = {}
-        self.shared: dict[Quantizer, WeighedStatistic] = {}
-        self.estimator, self.arithmetic = estimator, FLOAT32
-        self.node: fx.Node | None = None
-        self.size = 0  # of all values seen, in bytes
-
-    def observe(self, leaves: Iterable[Any]) -> None:
-        self.run(*channels_last(leaves), enable_io_processing=False)
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.node = n
-        return super().run_node(n)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        assert self.node is not None
-        return self.arithmetic.call(self.node, target, args, kwargs)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        module = self.fetch_attr(target)
-        if not isinstance(module, Quantizer):
-            return module(*args, **kwargs)
-        (x,) = args
-        if not serves_weight(self.node):
-            if self.node not in self.statistics:
-                self.statistics[self.node] = self._started(module)
-            self.statistics[self.node].update(x)
-            self.size += x.numel() * x.element_size()
-        return x
-
-    def _started(self, quantizer: Quantizer) -> Statistic:
-        """A statistic for one more place of `quantizer`; where costs count, which add up, there is one for all its places."""
-        estimator = quantizer.estimator or self.estimator
-        if quantizer not in self.shared:
+        self.graph_module, self.size = graph_module, 0  # of all values seen, in bytes
+        self.by_node: dict[fx.Node, Statistic] = {}
+        shared: dict[Quantizer, WeighedStatistic] = {}  # costs add up: one for all places of a quantizer
+        for node, quantizer in quantizer_calls(graph_module).items():
+            if serves_weight(node):
+                continue
             channels = quantizer.scale.numel() if quantizer.scale.dim() else None
-            with torch.inference_mode(False):  # gradients, which it is told of later, are not those of inference mode
-                statistic = estimator.start(quantizer.spec, channels)
-            if not isinstance(statistic, WeighedStatistic):
-                return statistic
-            self.shared[quantizer] = statistic
-        return self.shared[quantizer]
+            self.by_node[node] = shared.get(quantizer) or (quantizer.estimator or estimator).start(quantizer.spec, channels)
+            if isinstance(started := self.by_node[node], WeighedStatistic):
+                shared[quantizer] = started
+
+    @property
+    def weighed(self) -> dict[fx.Node, WeighedStatistic]:
+        """Those that ask for gradients; what is computed from constants alone is known, and has none."""
+        fixed = constants(self.graph_module.graph)
+        return {
+            node: found for node, found in self.by_node.items() if isinstance(found, WeighedStatistic) and node not in fixed
+        }
+
+    def update(self, node: fx.Node, x: Tensor, gradient: Tensor | None = None) -> None:
+        statistic = self.by_node[node]
+        statistic.update(x)
+        self.size += x.numel() * x.element_size()
+        if gradient is not None and isinstance(statistic, WeighedStatistic):
+            statistic.weigh(x, gradient)
 
     def set_ranges(self) -> list[Replacement]:
         """Give each quantizer its range; one that serves several nodes gets the union of theirs."""
         ranges: dict[str, tuple[Tensor, Tensor]] = {}
-        for node, statistic in self.statistics.items():
+        for node, statistic in self.by_node.items():
             low, high = statistic.result()
             if not (low.isfinite().all() and high.isfinite().all()):
                 raise CalibrationError(
@@ -249,5 +218,5 @@ class _Observer(fx.Interpreter):
             known = ranges.get(str(node.target), (low, high))
             ranges[str(node.target)] = torch.minimum(low, known[0]), torch.maximum(high, known[1])
         for target, (low, high) in ranges.items():
-            self.module.get_submodule(target).set_range(low, high)
-        return [Replacement.at(node) for node in self.statistics]
+            self.graph_module.get_submodule(target).set_range(low, high)
+        return [Replacement.at(node) for node in self.by_node]

@@ -329,7 +329,7 @@ def test_crops_are_the_same_in_every_run_and_normalised():
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
     first = photographs.scoring_images(14)
-    photographs._crops.cache_clear()
+    photographs.crops.cache_clear()
     assert first.shape == (14, 3, 224, 224) and first.dtype == torch.float32
     assert torch.equal(first, photographs.scoring_images(14))
     assert torch.equal(first[:5], photographs.scoring_images(5))

@@ -125,24 +125,30 @@ def joined(graph: fx.Graph, source: CalibrationSource, count: int) -> list[Leave
 
 
 def divided(graph: fx.Graph, source: CalibrationSource, count: int, others: int) -> tuple[list[Leaves], list[Leaves]]:
-    """`joined` of the first `count` samples, and of at most `others` that come after them.
-
-    Where there are too few, up to a quarter of all of them are the others; of fewer than four, none. Batches whose
-    samples cannot be told apart stay whole.
+    """`joined` of the first `count` samples, and of at most `others` that come after them; see `divide`.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or `count` is not positive.
     """
     if count < 1:
         return joined(graph, source, count), []
-    batch, seen = Batch.of(graph), 0
-    together = [leaves for leaves, _ in chunks(graph, source, count + others, count)]
-    total = sum(map(batch.count, together))
+    batches = [leaves for leaves, _ in chunks(graph, source, count + others, count)]
+    return divide(Batch.of(graph), batches, count, others)
+
+
+def divide(batch: Batch, batches: Iterable[Leaves], count: int, others: int) -> tuple[list[Leaves], list[Leaves]]:
+    """The first `count` samples of `batches`, and the rest, which are to be `others` at least.
+
+    Where there are too few, up to a quarter of all of them are the others; of fewer than four, none. Batches whose
+    samples cannot be told apart stay whole.
+    """
+    sizes = [(leaves, batch.count(leaves)) for leaves in batches]
+    total, seen = sum(size for _, size in sizes), 0
     border = min(count, total - min(others, total // 4))
     first: list[Leaves] = []
     rest: list[Leaves] = []
-    for leaves in together:
-        size, left = batch.count(leaves), max(border - seen, 0)
+    for leaves, size in sizes:
+        left = max(border - seen, 0)
         inside = min(size, left) if batch.is_free else size if left else 0
         first += [batch.cut(leaves, 0, inside)] if inside else []
         rest += [batch.cut(leaves, inside, size)] if inside < size else []

@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.precision import FLOAT32, Arithmetic
+from fxcompress.ir.dialect import resolve
+from fxcompress.ir.signature import arguments
 
 CHUNK = 8
 """Samples a backward pass, for which all values of the graph are in memory."""
@@ -26,6 +28,35 @@ MEMORY = 2**28
 """Bytes of the values whose gradients are asked for, at most, in a backward pass of several samples."""
 
 TINY = 1e-12
+
+_CLAMP = resolve("clamp")
+
+
+class Differentiable(Arithmetic):
+    """The `given` arithmetic, but for calls whose derivative torch computes much more slowly than another's of the same kind.
+
+    A clamp between two numbers is a hardtanh, whose derivative takes one pass over memory rather than five. A convolution in
+    groups with a stride is float32: going back through it in bfloat16 takes forty times as long.
+    """
+
+    def __init__(self, given: Arithmetic):
+        super().__init__([node for node in given.low if not _strides_in_groups(node)])
+
+    def call(self, node: fx.Node, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        args, kwargs = self.arguments(node, target, args, kwargs)
+        return (_clamped if target is _CLAMP else target)(*args, **kwargs)
+
+
+def _clamped(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    if x.is_floating_point() and all(isinstance(limit, int | float) for limit in (min, max)) and min < max:
+        return torch.nn.functional.hardtanh(x, min, max)
+    return torch.clamp(x, min, max)
+
+
+def _strides_in_groups(node: fx.Node) -> bool:
+    told = arguments(node)
+    strides = told.get("stride", 1)
+    return told.get("groups", 1) != 1 and any(step != 1 for step in (strides if isinstance(strides, Sequence) else [strides]))
 
 
 def samples_a_pass(size: float) -> int:
@@ -67,8 +98,8 @@ def output_gradients(
 ) -> Iterator[tuple[fx.Node, Tensor, Tensor | None]]:
     """Each of `places` with its value and ``J^T v`` of it, for the samples of one batch.
 
-    The gradient is None where none of the outputs has one, where an operation has no derivative, and in inference mode, also
-    where the model's tensors were made in it.
+    The gradient is None where none of the outputs has one, where an operation has no derivative, of what is computed from
+    constants alone, and in inference mode, also where the model's tensors were made in it.
 
     Args:
         leaves: the flattened inputs.
@@ -76,13 +107,16 @@ def output_gradients(
         before: called with each place before it runs.
     """
     made: dict[fx.Node, Tensor] = {}
+    known: dict[fx.Node, Tensor] = {}
     leaves = [leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf for leaf in leaves]
     traceable = not any(held.is_inference() for held in (*graph_module.parameters(), *graph_module.buffers()))
     with torch.set_grad_enabled(traceable):
         execution = Execution(graph_module, leaves, arithmetic)
         *nodes, output = graph_module.graph.nodes
         for node in nodes:
-            if node in places:
+            if node in places and node in execution.constants:
+                known[node] = execution.value(node)
+            elif node in places:
                 execution.advance(node)
                 before(node, execution)
                 execution.run(node)
@@ -90,6 +124,8 @@ def output_gradients(
         execution.advance(output)
         outputs = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
         gradients = _gradients(outputs, list(made.values()), vectors)
+    for node, value in known.items():
+        yield node, value, None
     for (node, value), gradient in zip(made.items(), gradients):
         yield node, value.detach(), gradient
 

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx
 
+from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import CalibrationSource, chunks
 from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
-from fxcompress.execution.precision import Precision
+from fxcompress.execution.precision import Arithmetic, Precision
 
 
 def observe(
@@ -32,18 +33,24 @@ def observe(
     Raises:
         InputError: there is no data, or a batch does not fit the model.
     """
-    ordered = [node for node in graph_module.graph.nodes if node in places]
     seen, arithmetic = 0, None
     with torch.no_grad():
         for leaves, count in chunks(graph_module.graph, source, samples, chunk):
             arithmetic = arithmetic or choose_arithmetic(precision, graph_module, leaves)
-            execution = Execution(graph_module, leaves, arithmetic)
-            for node in ordered:
-                execution.advance(node)
-                execution.run(node)
-                yield node, execution.value(node)
+            yield from values_at(graph_module, places, leaves, arithmetic)
             seen += count
             source.progress(f"observing for {source.pass_name}", seen, samples)
+
+
+def values_at(
+    graph_module: fx.GraphModule, places: Collection[fx.Node], leaves: Leaves, arithmetic: Arithmetic
+) -> Iterator[tuple[fx.Node, Tensor]]:
+    """Each of `places` with its value for the samples of one batch, which runs no further than the last of them."""
+    execution = Execution(graph_module, leaves, arithmetic)
+    for node in [node for node in graph_module.graph.nodes if node in places]:
+        execution.advance(node)
+        execution.run(node)
+        yield node, execution.value(node)
 
 
 def check_finite(place: fx.Node, widths: Tensor) -> None:

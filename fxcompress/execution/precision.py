@@ -52,17 +52,27 @@ class Arithmetic:
 
     def call(self, node: fx.Node, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What `node` computes by ``target(*args, **kwargs)``."""
+        args, kwargs = self.arguments(node, target, args, kwargs)
+        return target(*args, **kwargs)
+
+    def arguments(self, node: fx.Node, target: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """`args` and `kwargs` in the type that `node`, which calls `target`, computes in."""
         if not self.low:
-            return target(*args, **kwargs)
+            return args, kwargs
         if node in self.low:
             if target is _ATTENTION:
                 args = (*args[:3], *map(_within_bfloat16, args[3:]))
                 kwargs = {name: _within_bfloat16(value) for name, value in kwargs.items()}
             args = tuple(self._lowered(source, value) for source, value in zip(node.args, args))
             kwargs = {name: self._lowered(node.kwargs[name], value) for name, value in kwargs.items()}
-        elif target not in _MOVES or not _all_low((args, kwargs)):
+        elif not _moves(target) or not _all_low((args, kwargs)):
             args, kwargs = pytree.tree_map_only(Tensor, _raised, (args, kwargs))
-        return target(*args, **kwargs)
+        return args, kwargs
+
+    def on(self, graph: fx.Graph) -> Arithmetic:
+        """The same for another `graph`, in which nodes have the names that they have here."""
+        names = {node.name for node in self.low}
+        return Arithmetic([node for node in graph.nodes if node.name in names and node.target in MULTIPLICATIONS])
 
     def _lowered(self, source: Any, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
@@ -76,6 +86,11 @@ class Arithmetic:
 
 
 FLOAT32 = Arithmetic()
+
+
+def _moves(target: Callable[..., Any]) -> bool:
+    """Whether `target` hands on the values it gets: so does a quantizer that is switched off."""
+    return target in _MOVES or getattr(target, "enabled", True) is False
 
 
 def _within_bfloat16(mask: Any) -> Any:

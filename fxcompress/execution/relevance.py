@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import CalibrationSource, in_small_batches, samples_of
-from fxcompress.execution.gradients import CHUNK, RandomSigns, output_gradients
+from fxcompress.execution.gradients import CHUNK, Differentiable, RandomSigns, output_gradients
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Arithmetic, Precision
@@ -51,7 +51,7 @@ def relevant_inputs(
     shown, wanting, seen, signs = dict.fromkeys(layers, 0), layers, 0, RandomSigns()
     arithmetic = None
     for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, source, samples), CHUNK):
-        arithmetic = arithmetic or choose_arithmetic(precision, graph_module, leaves)
+        arithmetic = arithmetic or Differentiable(choose_arithmetic(precision, graph_module, leaves))
         for node, rows in _relevant(graph_module, wanting, leaves, signs, arithmetic):
             shown[node] += len(rows)
             yield node, rows

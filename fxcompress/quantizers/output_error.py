@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fxcompress.quantizers import least_squares
 from fxcompress.quantizers.distribution import Distribution, Histogram
@@ -38,13 +39,13 @@ class OutputError(Estimator):
 class WeighedStatistic:
     """Keeps the extremes of all values, and, of those that come with gradients, a histogram of what their errors count.
 
-    It is told of all values first, then of gradients. What it is told by several places, which share a quantizer, adds up.
+    What it is told by several places, which share a quantizer, adds up.
     """
 
     def __init__(self, estimator: Estimator, spec: QuantizationSpec, channels: int | None):
         self.estimator, self.spec, self.per_tensor = estimator, spec, channels is None
         self.extremes = Extremes(spec.channel_axis)
-        self.seen, self.relevance = Histogram(channels or 1), Histogram(channels or 1, weighted=True)
+        self.seen, self.relevance = (Histogram(channels or 1, weighted=True) for _ in range(2))
         self.tails: list[tuple[Tensor, Tensor]] = []
         self.reach: list[Range] = []  # of each sample that is weighed
         self.found: Range | None = None
@@ -54,7 +55,7 @@ class WeighedStatistic:
         self.found = None
 
     def weigh(self, x: Tensor, gradient: Tensor) -> None:
-        """Take note of what the outputs owe to `x`: the `gradient`, of the same shape, of a random combination of them."""
+        """Take note of what the outputs owe to `x`, of which it was told: a `gradient`, of a random combination of them."""
         self.found = None
         low, high = self._bounds()
         if not (low.isfinite().all() and high.isfinite().all()):
@@ -67,10 +68,9 @@ class WeighedStatistic:
         else:
             values, slopes = (subsample(tensor, self.spec.channel_axis) for tensor in (x, gradient))
             count = torch.ones_like(values)
-        values = torch.minimum(torch.maximum(values, low[:, None]), high[:, None])  # of another batch, so of other rounding
         weights = slopes.nan_to_num(0.0, 0.0, 0.0).square() * count
         self.relevance.update(values, low, high, weights)
-        self.seen.update(values, low, high)
+        self.seen.update(values, low, high, count)
 
     def result(self) -> Range:
         if self.found is None:
@@ -80,7 +80,7 @@ class WeighedStatistic:
 
     def rival(self, estimator: Estimator) -> Range:
         """The range that `estimator` gives to the same values."""
-        return estimator.fit(self.seen, self.spec)
+        return estimator.fit(self._reaching(self.seen), self.spec)
 
     @property
     def informed(self) -> bool:
@@ -113,7 +113,13 @@ class WeighedStatistic:
     @property
     def errors(self) -> Distribution:
         """What is to be made small."""
-        return _Errors(self.relevance, self.tails) if self.tails else self.relevance
+        relevance = self._reaching(self.relevance)
+        return _Errors(relevance, self.tails) if self.tails else relevance
+
+    def _reaching(self, histogram: Histogram) -> Histogram:
+        """`histogram`, whose ends are those of all values, weighed or not."""
+        histogram.low, histogram.high = self._bounds()
+        return histogram
 
     def _bounds(self) -> Range:
         low, high = self.extremes.result()
@@ -131,8 +137,9 @@ class _Errors:
     def __init__(self, relevance: Histogram, tails: Sequence[tuple[Tensor, Tensor]]):
         self.relevance, self.low, self.high = relevance, relevance.low, relevance.high
         self.quantile, self.moments, self.magnitudes = relevance.quantile, relevance.moments, relevance.magnitudes
-        width = min(values.shape[1] for values, _ in tails)
-        self.values, self.slopes = (torch.cat([tail[side][:, :width] for tail in tails]) for side in (0, 1))
+        width = max(values.shape[1] for values, _ in tails)
+        padded = [[pad(one, (0, width - one.shape[1])) for one in tail] for tail in tails]
+        self.values, self.slopes = (torch.cat(parts) for parts in zip(*padded))
 
     def squared_error(self, scale: Tensor, zero_point: Tensor, levels: tuple[int, int]) -> Tensor:
         low, high = ((level - zero_point) * scale for level in levels)

@@ -13,7 +13,7 @@ PER_TENSOR, PER_CHANNEL = 2**13, 2**10
 """Values of one sample that a histogram takes in: of the whole sample, or of each of its channels."""
 
 EXTREME = 32
-"""Stretches of a sample with its highest values, and with its lowest, that are taken in whole."""
+"""Parts of a sample with its highest values, and with its lowest, that are taken in whole."""
 
 TAIL = 256
 """Values on each side of a sample that are kept by sample."""
@@ -79,7 +79,7 @@ class Sampled:
 
     Attributes:
         values, others: float32, ``[values]``.
-        count: for how many values of its sample each stands, ``[values]``.
+        count: for how many values of its sample each stands, ``[values]``; 0 where it is told twice.
         tails: the values of each sample that lie farthest out, on either side, and those of the other: ``[samples, tail]``.
     """
 
@@ -92,7 +92,7 @@ class Sampled:
 def subsample_with_extremes(x: Tensor, other: Tensor, signed: bool) -> Sampled:
     """Values of `x`, the extremes of each sample among them, and those of `other`, of the same shape.
 
-    Each sample is divided into stretches. Those with the highest and the lowest values are taken in whole, of each other one a
+    Each sample is divided into parts. Those with the highest and the lowest values are taken in whole, of each other one a
     single value for all of its values.
 
     Args:
@@ -104,22 +104,23 @@ def subsample_with_extremes(x: Tensor, other: Tensor, signed: bool) -> Sampled:
     if length <= 1:
         values, others = (tensor.float() for tensor in pair)
         return Sampled(values.flatten(), others.flatten(), torch.ones(values.numel()), _tails(values, others, signed))
-    stretched = PER_TENSOR * length
-    rest = [tensor[:, stretched:] for tensor in pair]
-    pair = [tensor[:, :stretched].view(samples, PER_TENSOR, length) for tensor in pair]
-    outer = [pair[0].amax(2).topk(EXTREME, 1).indices]
-    if signed:
-        outer.append(pair[0].amin(2).topk(EXTREME, 1, largest=False).indices)
-    whole = torch.zeros(samples, PER_TENSOR, dtype=torch.bool).scatter_(1, torch.cat(outer, 1), True)
-    place = ((torch.arange(PER_TENSOR, dtype=torch.float64) * GOLDEN % 1) * length).long().expand(samples, -1)[..., None]
-    single = [tensor.gather(2, place)[..., 0][~whole] for tensor in pair]
-    every = [torch.cat([tensor[whole].flatten(), remaining.flatten()]) for tensor, remaining in zip(pair, rest)]
-    row = torch.arange(samples)[:, None]
-    ends = [[torch.cat([x[row, index].flatten(1), left], 1).float() for x, left in zip(pair, rest)] for index in outer]
-    tails = [_tails(values, others, side == 1, side == 0) for side, (values, others) in enumerate(ends)]
-    values, others = (torch.cat(parts).float() for parts in zip(single, every))
-    count = torch.cat([torch.full((len(single[0]),), float(length)), torch.ones(len(every[0]))])
-    return Sampled(values, others, count, (torch.cat([t[0] for t in tails], 1), torch.cat([t[1] for t in tails], 1)))
+    row, stretched = torch.arange(samples)[:, None], PER_TENSOR * length
+    rest = [tensor[:, stretched:].float() for tensor in pair]
+    # A part is every so many values: one pass along memory finds the extremes of them all.
+    pair = [tensor[:, :stretched].view(samples, length, PER_TENSOR) for tensor in pair]
+    place = ((torch.arange(PER_TENSOR, dtype=torch.float64) * GOLDEN % 1) * length).long()
+    found = [[tensor[:, place, torch.arange(PER_TENSOR)].float(), left] for tensor, left in zip(pair, rest)]
+    count, tails = [torch.full((samples, PER_TENSOR), float(length)), torch.ones_like(rest[0])], []
+    for side, extreme in enumerate((pair[0].amax(1), -pair[0].amin(1))[: 2 if signed else 1]):
+        index = extreme.float().topk(EXTREME, 1).indices
+        ends = [tensor[row, :, index].float() for tensor in pair]
+        outer, owed = (torch.cat([x.flatten(1), left], 1) for x, left in zip(ends, rest))
+        tails.append(_tails(outer, owed, side == 1, side == 0))
+        alone = count[0].gather(1, index) > 0  # not among the highest already
+        count = [count[0].scatter(1, index, 0.0), *count[1:], alone[..., None].expand_as(ends[0]).float()]
+        found = [[*parts, end] for parts, end in zip(found, ends)]
+    values, others, weight = (torch.cat([part.flatten() for part in parts]) for parts in (*found, count))
+    return Sampled(values, others, weight, (torch.cat([t[0] for t in tails], 1), torch.cat([t[1] for t in tails], 1)))
 
 
 def _tails(values: Tensor, others: Tensor, signed: bool, high: bool = True) -> tuple[Tensor, Tensor]:
