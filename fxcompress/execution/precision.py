@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import IDLE, resolve
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -45,6 +46,7 @@ class Arithmetic:
 
     def __init__(self, low: Collection[fx.Node] = ()):
         self.low = frozenset(low)
+        self._fixed = constants(next(iter(self.low)).graph) if self.low else set()
         self._constants: dict[fx.Node, tuple[Tensor, Tensor]] = {}  # as they are, and in bfloat16
 
     def __str__(self) -> str:
@@ -77,7 +79,7 @@ class Arithmetic:
     def _lowered(self, source: Any, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
-        if not isinstance(source, fx.Node) or source.op != "get_attr":
+        if source not in self._fixed:
             return value.to(torch.bfloat16)
         known = self._constants.get(source)
         if known is None or known[0] is not value:
