@@ -12,9 +12,11 @@ import fxcompress
 from fxcompress import passes
 from fxcompress.errors import InputError
 from fxcompress.execution import gradients
-from fxcompress.execution.gradients import RandomSigns, output_gradients
+from fxcompress.execution.gradients import Differentiable, RandomSigns, output_gradients
+from fxcompress.execution.low_precision import choose_arithmetic
+from fxcompress.execution.precision import FLOAT32
 from fxcompress.quantization.narrowing import worth_narrowing
-from fxcompress.quantization.quantized import quantizer_calls, serves_weight
+from fxcompress.quantization.quantized import in_float, quantizer_calls, serves_weight
 from fxcompress.quantizers.output_error import CAUTION, OutputError
 from fxcompress.quantizers.ranges import ESTIMATORS
 from fxcompress.quantizers.sampling import PER_TENSOR, subsample_with_extremes
@@ -53,6 +55,56 @@ def test_samples_get_the_same_signs_whatever_their_batches():
     whole, parts = RandomSigns(sizes=[1.0]), RandomSigns(sizes=[1.0])
     split = torch.cat([parts([part])[0] for part in outputs[0].split([1, 2, 3])])
     assert torch.equal(whole(outputs)[0], split)
+
+
+class Strided(nn.Module):
+    """A clamp of every kind, and convolutions in groups, with a stride and without."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, stride=2, groups=8)
+        self.third, self.last = nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.first(x).clamp(-0.5, 0.7)
+        x = self.second(x).clamp(min=-0.2)
+        x = self.third(x).clamp(max=torch.tensor(0.3)).clamp(0.1, 0.1)
+        return self.last((x + self.third(x).clamp(max=0.4)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_calls_whose_derivative_is_slow_are_made_by_others_that_compute_the_same(precision):
+    torch.manual_seed(0)
+    model, x = Strided().eval(), data(4, 3, 12, 12)
+    compiled = fxcompress.compile(model, [passes.Quantize()], example_inputs=x)
+    places = [node for node in quantizer_calls(compiled) if not serves_weight(node)]
+    with in_float(compiled):
+        given = choose_arithmetic(precision, compiled, [x])
+        pairs = [
+            list(output_gradients(compiled, places, [x], RandomSigns(sizes=[1.0]), arithmetic))
+            for arithmetic in (FLOAT32, Differentiable(given))
+        ]
+    tolerance = {"float32": 1e-5, "bfloat16": 0.1}[precision]
+    for (node, value, gradient), (other, same, found) in zip(*pairs, strict=True):
+        assert node is other
+        for wanted, computed in ((value, same), (gradient, found)):
+            assert (wanted - computed.float()).norm() <= tolerance * wanted.norm() + 1e-6
+
+
+def test_data_is_read_once():
+    class Loader:
+        reads = 0
+
+        def __iter__(self):
+            Loader.reads += 1
+            return iter(data(64, 8).split(4))
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    compiled = fxcompress.compile(model, [passes.Quantize()], data=Loader())
+    before = Loader.reads
+    compiled = fxcompress.compile(model, PIPELINE, data=Loader())
+    assert Loader.reads == before * 2 + 1
+    assert any("64 samples" in note for note in compiled.report.notes)
 
 
 # ---------------------------------------------------------------------------------------------- what is looked at
@@ -100,6 +152,23 @@ def blind_to_the_last(channels=8):
     with torch.no_grad():
         linear.weight[:, -1] = 0
     return linear
+
+
+@given(seed=SEEDS, order=st.permutations(range(3)))
+@settings(deadline=None, max_examples=20)
+def test_what_is_told_in_another_order_is_the_same(seed, order):
+    """Also where only some of it lies below zero, and where what is not weighed lies farther out."""
+    told = [(data(4, 300, seed=seed).abs(), data(4, 300, seed=seed + 1)), (data(4, 300, seed=seed + 2), data(4, 300)), None]
+    ranges = []
+    for places in ((0, 1, 2), order):
+        statistic = OutputError().start(QuantizationSpec())
+        for pair in (told[place] for place in places):
+            statistic.update(torch.full((1, 300), 7.0) if pair is None else pair[0])
+            if pair is not None:
+                statistic.weigh(*pair)
+        assert float(statistic.rival(ESTIMATORS["min_max"])[1]) == 7
+        ranges.append(torch.stack(statistic.result()))
+    assert torch.allclose(*ranges, rtol=1e-4)
 
 
 def test_values_that_the_outputs_owe_nothing_to_do_not_widen_a_range():
