@@ -10,7 +10,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.quantization.acceptance import keep_what_helps
+from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 
 QUANTIZED = [passes.FoldBatchNorm(), passes.Quantize(), passes.Calibrate(estimator="min_max")]
 
@@ -128,3 +128,27 @@ def test_a_layer_that_is_left_as_it_was_is_written_as_it_was(tmp_path):
     compiled.to_onnx(tmp_path / "model.onnx")
     names = [node.name for node in compiled.graph.find_nodes(op="get_attr")]
     assert len(names) == len(set(names))
+
+
+class Outputs(nn.Module):
+    """Samples lie along another dimension of the second output, and along none of the third, where there is one."""
+
+    def __init__(self, pooled):
+        super().__init__()
+        self.linear, self.pooled = nn.Linear(3, 4), pooled
+
+    def forward(self, x):
+        y = self.linear(x)
+        return (y, y.T, y.mean(0)) if self.pooled else (y, y.T)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_difference_is_told_by_pieces_whatever_the_batches(pooled):
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    compiled = fxcompress.compile(Outputs(pooled), [passes.Quantize(), passes.Calibrate()], data=x.split(4))
+    reference = fxcompress.compile(Outputs(pooled), [], data=x.split(4))
+    reference.load_state_dict({name: tensor for name, tensor in compiled.state_dict().items() if "quantizer" not in name})
+    found = [OutputDifference(compiled, reference, [[part] for part in x.split(size)])() for size in (12, 4, 2)]
+    assert len(found[0]) == 6 and (found[0] > 0).all()
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-3, atol=1e-9)

@@ -10,7 +10,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.errors import InputError
+from fxcompress.errors import CalibrationError, InputError
 from fxcompress.execution import gradients
 from fxcompress.execution.gradients import Differentiable, RandomSigns, output_gradients
 from fxcompress.execution.low_precision import choose_arithmetic
@@ -169,6 +169,14 @@ def test_what_is_told_in_another_order_is_the_same(seed, order):
         assert float(statistic.rival(ESTIMATORS["min_max"])[1]) == 7
         ranges.append(torch.stack(statistic.result()))
     assert torch.allclose(*ranges, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sample", [0, 40, 60])
+def test_a_value_that_is_not_finite_is_an_error_wherever_it_comes(sample):
+    x = data(64, 8)
+    x[sample, 3] = torch.inf
+    with pytest.raises(CalibrationError, match="overflow"):
+        fxcompress.compile(nn.Linear(8, 4), PIPELINE, data=x.split(4))
 
 
 def test_values_that_the_outputs_owe_nothing_to_do_not_widen_a_range():

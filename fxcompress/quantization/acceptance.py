@@ -69,18 +69,48 @@ class OutputDifference:
         arithmetic: Arithmetic = FLOAT32,
     ):
         self.quantized, self.arithmetic = quantized, arithmetic.on(quantized.graph)
-        self.pieces = [piece for batch in batches for piece in Batch.of(quantized.graph).split(batch, PIECE)]
-        self.wanted = _outputs(reference, self.pieces, arithmetic.on(reference.graph))
+        self.dimensions, batch = _sample_dimensions(quantized.graph), Batch.of(quantized.graph)
+        size = PIECE if None in self.dimensions else sys.maxsize  # one run for all, where outputs can be told apart
+        self.batches = [piece for given in batches for piece in batch.split(given, min(size, batch.count(given)))]
+        self.wanted = self._pieces(reference, arithmetic.on(reference.graph))
         signals = [[energies(x, x)[0] for x in outputs] for outputs in self.wanted]
         self.signal = torch.tensor(signals, dtype=torch.float64).sum(0)
 
     def __call__(self) -> Tensor:
         """The energy of the difference over that of the output, added up over outputs: ``[pieces]``, their parts of the sum."""
-        pairs = zip(self.wanted, _outputs(self.quantized, self.pieces, self.arithmetic), strict=True)
+        pairs = zip(self.wanted, self._pieces(self.quantized, self.arithmetic), strict=True)
         noise = torch.tensor(
             [[energies(*pair)[1] for pair in zip(*outputs, strict=True)] for outputs in pairs], dtype=torch.float64
         )
         return (noise / self.signal.clamp(min=1e-30)).sum(1)
+
+    def _pieces(self, graph_module: fx.GraphModule, arithmetic: Arithmetic) -> list[list[Tensor]]:
+        """The outputs of every `PIECE` samples."""
+        found = _outputs(graph_module, self.batches, arithmetic)
+        if None in self.dimensions:
+            return found
+        return [
+            list(piece)
+            for outputs in found
+            for piece in zip(*(x.split(PIECE, dimension) for x, dimension in zip(outputs, self.dimensions, strict=True)))
+        ]
+
+
+def _sample_dimensions(graph: fx.Graph) -> list[int | None]:
+    """Along which dimension the samples lie in each output of floats: that of the inputs' free size, where there is one."""
+    batch = Batch.of(graph)
+    free = {
+        str(node.meta["val"].shape[dimension])
+        for node, dimension in zip(graph.find_nodes(op="placeholder"), batch.dimensions)
+        if dimension is not None and isinstance(node.meta["val"].shape[dimension], torch.SymInt)
+    }
+    values = [node.meta.get("val") for node in pytree.tree_leaves(graph.output_node().args) if isinstance(node, fx.Node)]
+    found: list[int | None] = []
+    for value in values:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            places = [dimension for dimension, size in enumerate(value.shape) if str(size) in free]
+            found.append(places[0] if len(places) == 1 else None)
+    return found or [None]
 
 
 class Undoable(Protocol):

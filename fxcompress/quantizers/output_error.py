@@ -57,12 +57,13 @@ class WeighedStatistic:
     def weigh(self, x: Tensor, gradient: Tensor) -> None:
         """Take note of what the outputs owe to `x`, of which it was told: a `gradient`, of a random combination of them."""
         self.found = None
-        low, high = self._bounds()
-        if not (low.isfinite().all() and high.isfinite().all()):
+        lowest, highest = sample_extremes(x, self.spec.channel_axis)
+        if not (lowest.isfinite().all() and highest.isfinite().all()):
             return  # an error, which the range tells
-        self.reach.append(sample_extremes(x, self.spec.channel_axis))
+        self.reach.append((lowest, highest))
+        low, high = lowest.amin(0).reshape(-1), highest.amax(0).reshape(-1)
         if self.per_tensor:
-            found = subsample_with_extremes(x, gradient, signed=bool((low < 0).any()))
+            found = subsample_with_extremes(x, gradient, signed=bool(low < 0))
             values, slopes, count = found.values[None], found.others[None], found.count[None]
             self.tails.append((found.tails[0], found.tails[1].nan_to_num(0.0, 0.0, 0.0)))
         else:
@@ -74,7 +75,9 @@ class WeighedStatistic:
 
     def result(self) -> Range:
         if self.found is None:
-            low, high = self.estimator.fit(self.errors, self.spec) if self.informed else self._bounds()
+            low, high = self._bounds()
+            if self.informed and low.isfinite().all() and high.isfinite().all():
+                low, high = self.estimator.fit(self.errors, self.spec)
             self.found = (low[0], high[0]) if self.per_tensor else (low, high)
         return self.found
 
