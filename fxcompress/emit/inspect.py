@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from fxcompress.emit.rewiring import dequantize_of
+from fxcompress.emit.rewiring import dequantize_of, numbers_of
 from fxcompress.errors import InputError
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import as_path
@@ -121,36 +121,55 @@ def _reads_integers(node: ir.Node) -> bool:
     return all(dequantize_of(value) is not None for value in node.inputs[:2])
 
 
-def _weights(node: ir.Node) -> list[tuple[ir.Value, ir.Node | None]]:
-    """The constant operands of two or more dimensions, each with the dequantize before it."""
-    found: list[tuple[ir.Value, ir.Node | None]] = []
+@dataclass(frozen=True)
+class _Weight:
+    """A constant operand of two or more dimensions, and what stands for zero in it, broadcast against it."""
+
+    value: ir.Value
+    zero: np.ndarray
+
+
+def _weights(node: ir.Node) -> list[_Weight]:
+    """The constant operands of `node`."""
+    found = []
     for value in node.inputs[:2]:
         dequantize = dequantize_of(value)
-        source = dequantize.inputs[0] if dequantize else value
-        if source is not None and source.const_value is not None and len(source.const_value.shape) >= 2:
-            found.append((source, dequantize))
+        weight = _dequantized(dequantize) if dequantize is not None else value and _Weight(value, np.asarray(0))
+        if weight and weight.value.const_value is not None and len(weight.value.const_value.shape) >= 2:
+            found.append(weight)
     return found
 
 
-def _weight_elements(weights: list[tuple[ir.Value, ir.Node | None]]) -> tuple[int, int, int]:
+def _dequantized(dequantize: ir.Node) -> _Weight | None:
+    """What `dequantize` reads, maybe brought into 8 bits, and relative to its zero point, on the way."""
+    value, subtracted = dequantize.inputs[0], None
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in ("Cast", "Sub"):
+        subtracted = numbers_of(producer.inputs[1]) if producer.op_type == "Sub" else subtracted
+        value = producer.inputs[0]
+    numbers = numbers_of(value)
+    if value is None or numbers is None:
+        return None
+    return _Weight(value, _zero_point(dequantize, numbers) if subtracted is None else subtracted.astype(numbers.dtype))
+
+
+def _weight_elements(weights: list[_Weight]) -> tuple[int, int, int]:
     """Elements in all, those stored as integers, and those that are zero; a shared weight counts once."""
     elements = integers = zeros = 0
-    for value, dequantize in {id(pair[0]): pair for pair in weights}.values():
-        tensor = value.const_value
+    for weight in {id(weight.value): weight for weight in weights}.values():
+        tensor = weight.value.const_value
         assert tensor is not None
-        values = tensor.numpy()
         elements += tensor.size
         integers += tensor.size if tensor.dtype in _INTEGERS else 0
-        zeros += int(np.count_nonzero(values == _zero_point(dequantize, values)))
+        zeros += int(np.count_nonzero(tensor.numpy() == weight.zero))
     return elements, integers, zeros
 
 
-def _zero_point(dequantize: ir.Node | None, values: np.ndarray) -> np.ndarray:
+def _zero_point(dequantize: ir.Node, values: np.ndarray) -> np.ndarray:
     """What stands for zero in `values`, broadcast against them: one number, or one for each channel or block."""
-    given = dequantize.inputs[2] if dequantize is not None and len(dequantize.inputs) > 2 else None
-    if dequantize is None or given is None or given.const_value is None:
+    given = numbers_of(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    if given is None:
         return np.asarray(0, values.dtype)
-    points = given.const_value.numpy().astype(values.dtype)
+    points = given.astype(values.dtype)
     axis = dequantize.attributes.get_int("axis", 1)
     block = dequantize.attributes.get_int("block_size", 0)
     if block:

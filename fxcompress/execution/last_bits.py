@@ -39,7 +39,15 @@ class LastBits(fx.Interpreter):
 def decided_by_last_bits(
     graph_module: fx.GraphModule, example: ExampleInputs, expected: Sequence[Any], found: Sequence[Any]
 ) -> bool:
-    """Whether `found` is as near to `expected`, the outputs of `graph_module`, as they are with other last bits on the way."""
+    """Whether `found` is as near to `expected`, the outputs of `graph_module`, as they are with other last bits on the way.
+
+    This loosens the promise of a pass that only rounds, and only as far as the model breaks it by itself: a run with other last
+    bits is a run of the same model on another CPU, so what differs no more than such runs do is no finding about the pass. Each
+    output is judged alone: one that last bits do not decide has to agree as ever, so a wrong rewrite is told by any output that
+    it reaches and that is stable. What cannot be told is a fault that only reaches outputs which last bits decide, and moves
+    them no more than these do. Too little is forgiven rather than too much: the last bit of a sum is taken for that of its
+    result, though cancelled terms leave larger errors.
+    """
     if len(expected) != len(found):
         return False
     leaves = pytree.tree_leaves((example.args, example.kwargs))
