@@ -7,6 +7,8 @@ import torch
 from test_faults import agree, compile_here
 from torch import nn
 
+from fxcompress import QuantizationSpec
+
 # Sizes of the input; channels, filters and what else `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` takes.
 SINGLE_COLUMNS = [
     ((7, 7), (1, 3, (2, 3)), {"stride": (1, 3), "dilation": (1, 2)}),
@@ -51,3 +53,11 @@ def test_a_geometry_is_computed_as_it_is_simulated(sizes, layer, options, bias):
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(sizes) - 1]
     x = torch.randn(5, layer[0], *sizes, generator=torch.Generator().manual_seed(0))
     agree(compile_here(kind(*layer, bias=bias, **options), x), x)
+
+
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 1), (1, 3)])
+@pytest.mark.parametrize("padding", [(0, 1), (1, 1)])
+def test_a_transposed_convolution_may_crop_as_much_as_its_kernel_spans(kernel, padding):
+    x = torch.randn(5, 16, 5, 4, generator=torch.Generator().manual_seed(0))
+    layer = nn.ConvTranspose2d(16, 9, kernel, padding=padding, dilation=(2, 1))
+    agree(compile_here(layer, x, activations=QuantizationSpec(signed=True)), x)

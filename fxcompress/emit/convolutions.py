@@ -91,14 +91,24 @@ def _is_deeper(node: ir.Node) -> bool:
     return odd and len(axes) == 3 and axes[0].size is not None and axes[0].extent > axes[0].size
 
 
+def wide_crops_in_float(graph: ir.Graph) -> int:
+    """Have transposed convolutions whose padding crops as much as the kernel spans compute in float."""
+    transposed = [node for node in graph if _is_integer(node, "ConvTranspose")]
+    return _in_float(graph, [node for node in transposed if any(_crops_all(axis) for axis in _axes(node))])
+
+
+def _crops_all(axis: Axis) -> bool:
+    return max(axis.before, axis.after) >= axis.extent
+
+
 def _in_float(graph: ir.Graph, nodes: list[ir.Node]) -> int:
     for node in nodes:
         put_before(graph, node, "Max", constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf"))
     return len(nodes)
 
 
-def _is_integer(node: ir.Node) -> bool:
-    return node.op_type == "Conv" and all(dequantize_of(value) is not None for value in node.inputs[:2])
+def _is_integer(node: ir.Node, op_type: str = "Conv") -> bool:
+    return node.op_type == op_type and all(dequantize_of(value) is not None for value in node.inputs[:2])
 
 
 def _filters(node: ir.Node) -> tuple[int, int, int]:

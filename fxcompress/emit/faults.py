@@ -15,6 +15,7 @@ from fxcompress.emit.convolutions import (
     shallow_volumes_in_float,
     single_columns,
     strides_apart,
+    wide_crops_in_float,
     wide_groups_in_float,
 )
 from fxcompress.emit.kernels import channels_apart, maxima_apart, pools_apart, reductions_apart, scalings_apart
@@ -218,6 +219,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.PADDED_OUTPUTS: bytes_padded,
     Fault.WIDE_GROUPS: wide_groups_in_float,
     Fault.SHALLOW_VOLUMES: shallow_volumes_in_float,
+    Fault.WIDE_CROPS: wide_crops_in_float,
     Fault.SINGLE_COLUMNS: single_columns,
     Fault.LARGE_BIASES: _detach_large_biases,
     Fault.SIGNED_ZERO_POINTS: _omit_signed_zero_points,

@@ -27,6 +27,7 @@ class Fault(enum.Enum):
     PADDED_OUTPUTS = "reads beyond its input where an integer convolution puts out what is of padding alone"
     WIDE_GROUPS = "computes the first group alone of an integer convolution of odd groups of more than 16 filters"
     SHALLOW_VOLUMES = "takes the wrong weights where an integer convolution is deeper than the volume that it reads"
+    WIDE_CROPS = "computes the wrong sums of signed integers where a transposed convolution crops as much as its kernel spans"
     SINGLE_COLUMNS = "computes the wrong values where an integer convolution of several columns strides to one"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
