@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emission import Call, captured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -346,3 +347,11 @@ def test_an_output_that_is_zero_by_construction_may_be_off_by_the_rounding_of_wh
     (far,) = simulation.compare([exact + 1e-2])
     assert not near.faulty
     assert far.faulty
+
+
+def test_what_cancels_within_one_operation_may_be_off_by_what_it_read():
+    graph_module = captured(Call(lambda x: (5 * x).log_softmax(1)), torch.ones(2, 1))
+    (agreement,) = Simulation(graph_module, [torch.ones(2, 1)]).compare([torch.full((2, 1), 4e-7)])
+    assert not agreement.faulty
+    (agreement,) = Simulation(graph_module, [torch.ones(2, 1)]).compare([torch.full((2, 1), 4e-4)])
+    assert agreement.faulty

@@ -12,7 +12,7 @@ from emission import Call, assert_same, captured, checked, in_onnxruntime, in_op
 from torch import Tensor, nn
 
 import fxcompress
-from fxcompress.emit import decomposition
+from fxcompress.emit import decomposition, torchlib
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.translation import UntranslatableError
 from fxcompress.errors import FileWarning
@@ -26,6 +26,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "logaddexp": lambda x: torch.logaddexp(x, x.flip(1)),
     "trapezoid": lambda x: torch.trapezoid(x),
     "stepped_write": lambda x: torch.slice_scatter(x, x[:, ::2] * 2, 1, 0, 5, 2),
+    "cross_entropy_smoothed": lambda x: F.cross_entropy(x[:, 0], x[:, 1].argmax(1), label_smoothing=0.3),
+    "cross_entropy_of_shares": lambda x: F.cross_entropy(x[:, 0], x[:, 1].softmax(1), reduction="none"),
+    "cross_entropy_weighted": lambda x: F.cross_entropy(x[:, 0], x[:, 1].argmax(1), torch.linspace(1, 2, 8), ignore_index=3),
+    "binary_cross_entropy": lambda x: F.binary_cross_entropy_with_logits(x, x.flip(1).sigmoid(), pos_weight=torch.arange(8.0)),
     "outer_sum": lambda x: torch.add(x.unsqueeze(1), x.unsqueeze(2)).diagonal(dim1=1, dim2=2),
     "promoted": lambda x: torch.logaddexp((x * 4).to(torch.int64).double(), x.double()).float(),
     "mse": lambda x: F.mse_loss(x, x.flip(1), reduction="none"),
@@ -36,6 +40,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_operators_without_a_translation_of_ours(name: str) -> None:
     assert_same(FUNCTIONS[name], ROWS, runtimes=RUNTIMES)
+
+
+def test_what_torchlib_would_leave_out_is_written_otherwise() -> None:
+    pool = torch.ops.aten.avg_pool3d.default
+    theirs = torchlib.find(pool, complex_inputs=False)
+    assert theirs is not None
+    for divisor, left_out in ((None, []), (3, ["divisor_override"])):
+        assert torchlib._left_out(pool, theirs, (ROWS, [2, 2, 2]), {"divisor_override": divisor}) == left_out
+    cubes = torch.randn(2, 3, 4, 4, 4)
+    assert_same(lambda x: F.avg_pool3d(x, 2, divisor_override=3), cubes, runtimes=RUNTIMES)
 
 
 def test_infinities_are_replaced() -> None:

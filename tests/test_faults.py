@@ -107,6 +107,43 @@ def test_a_maximum_along_any_dimension_before_a_convolution(dim, keepdim):
     agree(compile_here(model, x), x)
 
 
+NUMBERS = torch.linspace(-1, 1, 3)
+FEW = QuantizationSpec(bits=4, symmetric=False)  # values are clipped to their range
+CLIPPED = {
+    "sum": lambda x: (x + NUMBERS).clamp(-0.5, 0.75),
+    "difference": lambda x: (x - NUMBERS).clamp(-0.5, 0.75),
+    "difference the other way": lambda x: F.hardtanh(NUMBERS - x),
+    "product": lambda x: F.relu6(x * NUMBERS),
+    "quotient": lambda x: F.hardtanh(x / NUMBERS.add(2)),
+    "from above": lambda x: (x - NUMBERS).clamp(max=0.3),
+    "from below": lambda x: (x - NUMBERS).clamp(min=-0.3),
+    "read twice": lambda x: (x - NUMBERS).clamp(-0.5, 0.75) + x,
+    "plain": lambda x: x - NUMBERS,
+    "nothing": lambda x: x * 0.0,
+    "nothing of some": lambda x: x * torch.tensor([0.0, 1.0, 2.0]),
+    "bilinear": lambda x: F.hardtanh(F.bilinear(x, x, torch.ones(3, 3, 3), NUMBERS)),
+}
+
+
+@pytest.mark.parametrize("operation", CLIPPED.values(), ids=CLIPPED)
+def test_a_clip_of_what_was_computed_with_numbers_before_a_quantizer(operation):
+    x = torch.randn(4, 3)
+    agree(compile_here(Between(operation, nn.Identity(), nn.Linear(3, 5)), x, activations=FEW), x)
+
+
+@pytest.mark.parametrize("bound", [0.3, 0.75])
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
+def test_a_clip_of_what_was_computed_with_numbers_before_a_convolution(bound, shape):
+    numbers = NUMBERS.reshape(shape) if len(shape) > 1 else torch.linspace(-1, 1, 4)
+    x = torch.randn(4, 3, 5, 4)
+    agree(
+        compile_here(
+            Between(lambda x: (x - numbers).clamp(-0.5, bound), nn.Identity(), nn.Conv2d(3, 4, 1)), x, activations=FEW
+        ),
+        x,
+    )
+
+
 SCALINGS = {
     "vector": lambda y: y * ODD,
     "quotient": lambda y: y / ODD,

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.ir.constants import constants
+from fxcompress.ir.dialect import resolve
 from fxcompress.quantizers.ops import QUANTIZE, along
 
 FLOAT_ROUNDING = 2.0**-18
@@ -28,6 +29,9 @@ Runtimes approximate exp, tanh and erf to a few of them, and sums of thousands l
 
 MARGIN = 8.0
 """The energy of a difference may be this many times the energy of the largest drawn one (9 dB)."""
+
+_SUBTRACTING = frozenset(resolve(name) for name in ("log_softmax", "logsumexp", "logcumsumexp"))
+"""What subtracts within itself: of what it reads, not of what it gives, the last bits are lost."""
 
 _LARGEST_CONSTANTS = 2**26  # bytes that are kept from run to run
 _SPARE = 4099  # numbers more than twice what is taken at a time
@@ -79,13 +83,15 @@ class Dithered(fx.Interpreter):
             x, scale, _, axis, _, *block = args
             step = along(scale, axis, block[0] if block else 0, x.shape)
             args = (x + step * (self._noise(x) - 0.5), *args[1:])
-        return super().call_function(target, args, kwargs)
+        value = super().call_function(target, args, kwargs)
+        if target in _SUBTRACTING:
+            return value + FLOAT_ROUNDING * _root_mean_square(args[0]) * (2 * self._noise(value) - 1)
+        return value
 
     def _moved(self, value: Tensor) -> Tensor:
         if not value.is_floating_point() or not value.numel():
             return value
-        finite = value.where(value.isfinite(), 0)
-        size = finite.abs() + finite.square().mean().sqrt()
+        size = value.where(value.isfinite(), 0).abs() + _root_mean_square(value)
         return value + FLOAT_ROUNDING * size * (2 * self._noise(value) - 1)
 
     def _noise(self, like: Tensor) -> Tensor:
@@ -95,3 +101,7 @@ class Dithered(fx.Interpreter):
             self.drawn = torch.rand(2 * count + _SPARE, generator=self.generator)
         start = int(torch.randint(len(self.drawn) - count + 1, (), generator=self.generator))
         return self.drawn[start : start + count].view(like.shape).to(like)
+
+
+def _root_mean_square(value: Tensor) -> Tensor:
+    return value.where(value.isfinite(), 0).square().mean().sqrt()

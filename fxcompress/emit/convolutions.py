@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
+from fxcompress.emit.kernels import minus_infinity
 from fxcompress.emit.rewiring import constant, dequantize_of, follow, put_before
 from fxcompress.ir.geometry import Axis
 
@@ -103,7 +103,7 @@ def _crops_all(axis: Axis) -> bool:
 
 def _in_float(graph: ir.Graph, nodes: list[ir.Node]) -> int:
     for node in nodes:
-        put_before(graph, node, "Max", constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf"))
+        put_before(graph, node, "Max", minus_infinity(graph))
     return len(nodes)
 
 

@@ -18,7 +18,7 @@ from fxcompress.emit.convolutions import (
     wide_crops_in_float,
     wide_groups_in_float,
 )
-from fxcompress.emit.kernels import channels_apart, maxima_apart, pools_apart, reductions_apart, scalings_apart
+from fxcompress.emit.kernels import channels_apart, clips_apart, maxima_apart, pools_apart, reductions_apart, scalings_apart
 from fxcompress.emit.rewiring import (
     POINTWISE,
     constant,
@@ -211,6 +211,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,
     Fault.BARE_SUMS: _guard_bare_sums,
     Fault.POOLED_OUTPUTS: pools_apart,
+    Fault.CLIPPED_NUMBERS: clips_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.JOINED_ROWS: _quantize_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,

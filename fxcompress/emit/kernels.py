@@ -60,7 +60,7 @@ def pools_apart(graph: ir.Graph) -> int:
     """
     pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and _comes_from(node, _LINEAR)]
     for node in pools:
-        put_before(graph, node, "Max", constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf"))
+        put_before(graph, node, "Max", minus_infinity(graph))
     return len(pools)
 
 
@@ -119,6 +119,34 @@ def channels_apart(graph: ir.Graph) -> int:
         put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [-1]))
     return len(norms) + _run_apart(graph, [one for source in sources for one in _by_numbers(source) if _along_others(one)])
+
+
+def clips_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand in front of a clip of what was computed with numbers, or with zero."""
+    clips = [node for node in graph if node.op_type == "Clip" and _is_by_numbers_alone(node.inputs[0])]
+    found = [node for node in clips if any(reader.op_type == "QuantizeLinear" for reader, _ in node.outputs[0].uses())]
+    for node in found:
+        put_before(graph, node, "Max", minus_infinity(graph))
+    return len(found)
+
+
+def _is_by_numbers_alone(value: ir.Value | None) -> bool:
+    """Whether `value` is computed with a constant of several numbers, or zero, and not in the kernel of a layer."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type not in ("Add", "Div", "Mul", "Sub"):
+        return False
+    known = [numbers for numbers in map(numbers_of, node.inputs) if numbers is not None]
+    if all(numbers.size == 1 and numbers.all() for numbers in known):
+        return False
+    sources = [source.producer() for source in node.inputs if source is not None]
+    return not any(
+        source and source.op_type in _LINEAR | _CONVOLUTIONS and _is_constant(source.inputs[1]) for source in sources
+    )
+
+
+def minus_infinity(graph: ir.Graph) -> ir.Value:
+    """No number is smaller: a maximum with it changes nothing, and no runtime knows that."""
+    return constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf")
 
 
 def _is_constant(value: ir.Value | None) -> bool:

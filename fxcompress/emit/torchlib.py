@@ -7,7 +7,10 @@ loaded when the first such call comes.
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,10 +22,18 @@ from torch.utils import _pytree as pytree
 from fxcompress.emit.complex_parts import as_pairs
 from fxcompress.emit.translation import Emitter, UntranslatableError
 from fxcompress.emit.types import number, onnx_type
+from fxcompress.ir.signature import same_value, signature
 
 _OPSET = 18  # that torchlib is written for
-_WRONG = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit.default}
-"""Written so that some of the results are something else: the variance for its inverse root."""
+_WRONG = {
+    torch.ops.aten.native_batch_norm.default,
+    torch.ops.aten._native_batch_norm_legit.default,
+    torch.ops.aten.cross_entropy_loss.default,
+}
+"""Written so that some of the results are something else (the variance for its inverse root), or for some arguments only."""
+_WITHOUT_EFFECT = {"C", "HxW", "device", "implicit", "layout", "memory_format", "non_blocking", "path", "pin_memory"}
+_WITHOUT_EFFECT |= {"return_debug_mask", "sorted", "sparse_grad"}
+"""Parameters that change no value, or follow from the shapes of others."""
 _LARGEST_KNOWN = 4096  # elements; constants up to this size are known while a call is simplified
 
 
@@ -58,8 +69,10 @@ def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, k
         An `onnx_ir.Value`, or a list of them where the call has several results.
 
     Raises:
-        UntranslatableError: it is not `portable`.
+        UntranslatableError: it is not `portable`, or leaves out what the call asks for.
     """
+    if left_out := _left_out(target, function, args, kwargs):
+        raise UntranslatableError(f"torchlib's translation of {target} leaves out {', '.join(left_out)}")
     recording = _Recording(emit)
     recording.record(function, *_promoted(emit, target, args, kwargs))
     recording.simplify(emit.graph.opset_imports[""])
@@ -67,6 +80,24 @@ def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, k
     if portable and found:
         raise UntranslatableError(f"torchlib writes {target} with {', '.join(sorted(found))}")
     return recording.move()
+
+
+def _left_out(target: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
+    """The arguments of a call that are not their defaults, and that `function` never reads."""
+    declared = signature(target)
+    given = {**dict(zip(declared.names, args)), **kwargs}
+    defaults = dict(zip(declared.names, declared.defaults))
+    return [name for name in _never_read(function) & given.keys() if not same_value(given[name], defaults[name])]
+
+
+@functools.cache
+def _never_read(function: Callable[..., Any]) -> frozenset[str]:
+    """The parameters that the source of a torchlib function does not name again, of those that may change a value."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(getattr(function, "function", function)))).body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    parameters = {one.arg for one in (*definition.args.args, *definition.args.kwonlyargs)}
+    read = {inner.id for line in definition.body for inner in ast.walk(line) if isinstance(inner, ast.Name)}
+    return frozenset(parameters - read - _WITHOUT_EFFECT)
 
 
 def _promoted(emit: Emitter, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -13,6 +13,9 @@ class Fault(enum.Enum):
 
     BARE_SUMS = "moves the scales of an integer sum without a bias behind what reads it, or into one of several readers"
     POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
+    CLIPPED_NUMBERS = (
+        "clips before it adds or multiplies several numbers, not behind, where that is quantized and the batch is free"
+    )
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"

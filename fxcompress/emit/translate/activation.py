@@ -66,6 +66,11 @@ def log_sigmoid(emit: Emitter, x: ir.Value) -> ir.Value:
     return emit.Neg(emit.Softplus(emit.Neg(x)))
 
 
+@translation(aten.log_sigmoid_forward.default)
+def log_sigmoid_forward(emit: Emitter, x: ir.Value) -> list[ir.Value | None]:
+    return [log_sigmoid(emit, x), None]
+
+
 @translation(aten.softshrink.default)
 def softshrink(emit: Emitter, x: ir.Value, lambd: float = 0.5) -> ir.Value:
     return emit.Shrink(x, bias=float(lambd), lambd=float(lambd))
