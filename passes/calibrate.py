@@ -20,7 +20,7 @@ from fxcompress.execution.agreement import decibels
 from fxcompress.execution.gradients import MEMORY, Differentiable, RandomSigns, output_gradients, samples_a_pass
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.observe import values_at
-from fxcompress.execution.precision import Arithmetic, Precision
+from fxcompress.execution.precision import Precision
 from fxcompress.ir.constants import constants
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.narrowing import worth_narrowing
@@ -92,7 +92,7 @@ class Calibrate(Pass):
         rewritten = statistics.set_ranges()
         if asking := statistics.weighed:
             judging, _ = divide(batch, others, JUDGING, 0)
-            undone = _judge(graph_module, asking, judging, arithmetic, context)
+            undone = _judge(graph_module, asking, judging, context)
             _tell(asking, sum(map(batch.count, choosing)), undone, context)
         return rewritten
 
@@ -130,7 +130,6 @@ def _judge(
     graph_module: fx.GraphModule,
     asking: Mapping[fx.Node, WeighedStatistic],
     batches: Sequence[Leaves],
-    arithmetic: Arithmetic,
     context: Context,
 ) -> set[str]:
     """Undo ranges that gain too little, or do not bring the outputs on `batches` nearer to the float model's; their names."""
@@ -145,7 +144,7 @@ def _judge(
         return set(found)
     if not worth:
         return set(found)
-    error = OutputDifference(graph_module, context.reference, batches, arithmetic)
+    error = OutputDifference(graph_module, context.reference, batches)
     verdict = keep_what_helps([changes[name] for name in worth], error, trials=TRIALS, margin=MARGIN)
     return found.keys() - {change.name for change in verdict.kept}
 

@@ -71,11 +71,6 @@ class Arithmetic:
             args, kwargs = pytree.tree_map_only(Tensor, _raised, (args, kwargs))
         return args, kwargs
 
-    def on(self, graph: fx.Graph) -> Arithmetic:
-        """The same for another `graph`, in which nodes have the names that they have here."""
-        names = {node.name for node in self.low}
-        return Arithmetic([node for node in graph.nodes if node.name in names and node.target in MULTIPLICATIONS])
-
     def _lowered(self, source: Any, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
