@@ -40,7 +40,7 @@ class Calibrate(Pass):
     Args:
         estimator: chooses the ranges: a name in `fxcompress.quantizers.ranges.ESTIMATORS`, or an `Estimator`. A quantizer
             with an estimator of its own (see `Quantize`) keeps to that.
-        samples: at most so many samples; None for all of the data.
+        samples: at most so many samples, those among them that judge narrower ranges; None for all of the data.
         gradient_samples: of these, at most, for what the outputs owe to each value, where the estimator asks for it: as
             ``"output_error"`` does. They take a backward pass.
         precision: of the forward passes. ``"auto"`` takes bfloat16 for convolutions and matrix products where the CPU
