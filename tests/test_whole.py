@@ -1,6 +1,7 @@
 """A model compressed in parts is written as one file, through its parts, and what is compiled once keeps its quantizers."""
 
 import copy
+import warnings
 
 import numpy as np
 import onnx
@@ -57,6 +58,37 @@ def test_a_copy_that_was_compiled_in_parts_is_one_file_too(tmp_path):
     assert names(onnx.load(file).graph.input) == [("input_1", ["batch", 1, 6, 6])]
     assert sqnr(compiled(images(3)), torch.from_numpy(run(file, images(3))[0])) > 40
     assert compiled.to_openvino(tmp_path / "whole.xml", verify="strict").exists()
+
+
+class Viewed(nn.Module):
+    """As heads of detectors: what is contiguous is read by `view`."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.boxes = nn.Conv2d(4, 6, 3, padding=1)
+
+        def forward(self, x):
+            return self.boxes(x).permute(0, 2, 3, 1).contiguous()
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.head = nn.Conv2d(1, 4, 3), self.Head()
+
+    def forward(self, x):
+        return self.head(self.base(x).relu()).view(x.shape[0], -1)
+
+
+@pytest.mark.parametrize("compress", [fxcompress.compile, fxcompress.compress])
+def test_what_a_part_returns_contiguous_can_be_viewed_in_the_file(tmp_path, compress):
+    torch.manual_seed(0)
+    model = Viewed().eval()
+    compressed = compress(model, data=[images(8, seed=1)], submodules=["base", "head"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file = compressed.to_onnx(tmp_path / "whole.onnx", verify="strict")
+    expected = compressed(images(3)) if compress is fxcompress.compile else model(images(3))
+    assert run(file, images(3))[0].shape == expected.shape == (3, 96)
 
 
 def test_the_file_is_of_the_weights_as_they_are_when_it_is_written(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.modes import training_twin
+from fxcompress.ir.output_layout import contiguous_outputs, laid_out
 
 _live: weakref.WeakValueDictionary[str, nn.Module] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
@@ -98,6 +99,7 @@ def _run_node_by_node(module: nn.Module, graph: fx.Graph, prefix: str) -> None:
     """Let `module` run its `graph` node by node, which hands the scopes of its nodes on to the trace."""
     inference = _under(graph, prefix)
     training = (training_twin(inference) if is_compressed(module) else None) or inference
+    contiguous = contiguous_outputs(graph)
     name = "_compressed_code" if hasattr(module, "_compressed_code") else "forward"
     signature = inspect.signature(getattr(module, name))
 
@@ -106,7 +108,7 @@ def _run_node_by_node(module: nn.Module, graph: fx.Graph, prefix: str) -> None:
         bound.apply_defaults()
         chosen = training if module.training else inference
         with fx.traceback.preserve_node_meta():
-            return fx.Interpreter(module, graph=chosen).run(*bound.args)
+            return laid_out(fx.Interpreter(module, graph=chosen).run(*bound.args), contiguous)
 
     run.__signature__ = signature  # type: ignore[attr-defined]
     if isinstance(module, fx.GraphModule):  # whose graph torch.export would run itself
