@@ -326,13 +326,17 @@ def test_accuracy_aware_training(mode, params):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 10)
 
+    def validate(one, epoch):
+        assert one is model and not torch.is_grad_enabled()
+        return 38.0
+
     loop = nncf.create_accuracy_aware_training_loop(config, controller, 40.0)
     with pytest.raises(InputError, match="has not run"):
         _ = loop.statistics
     result = loop.run(
         model,
         train_epoch_fn=train_epoch,
-        validate_fn=lambda one, epoch: 38.0,
+        validate_fn=validate,
         configure_optimizers_fn=configure,
         tensorboard_writer=None,
         log_dir=None,

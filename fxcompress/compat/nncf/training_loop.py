@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fxcompress.compat.nncf.controller import HIGHEST, CompressionAlgorithmController
@@ -75,7 +76,8 @@ class AccuracyAwareTrainingLoop:
         done, scores = 0, [0.0]
 
         def validate(_: Any) -> float:
-            scores[0] = float(validate_fn(model, epoch=done))
+            with torch.no_grad():  # as NNCF does, whose scripts count on it
+                scores[0] = float(validate_fn(model, epoch=done))
             return scores[0]
 
         def train(_: Any, epoch: int, scheduled: bool = True) -> None:
