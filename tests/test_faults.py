@@ -464,3 +464,13 @@ def test_numbers_along_another_axis_behind_a_linear_layer_whose_weight_is_comput
 def test_every_fault_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "targets.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == {fault.name for fault in Fault}
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (4, 6, 8), (4, 2, 6, 8)])
+@pytest.mark.parametrize(
+    "between", [lambda y, x: y, lambda y, x: 0.5 * y + x, lambda y, x: 30 * y], ids=["bare", "sum", "large"]
+)
+def test_a_mish_behind_an_attention(shape, between):
+    x = torch.randn(shape)
+    model = Call(lambda x: F.mish(between(F.scaled_dot_product_attention(x, x, x), x)))
+    agree(fxcompress.compile(model, data=[(x,)]), x)

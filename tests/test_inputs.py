@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import fxcompress
 from fxcompress.data.inputs import ExampleInputs, example_inputs, peek
-from fxcompress.errors import InputError
+from fxcompress.errors import CaptureError, InputError
 
 
 class Pair(nn.Module):
@@ -109,3 +110,23 @@ def test_an_iterator_is_read_no_further_than_need_be(wanted, again):
     assert list(itertools.islice(data, wanted)) == list(range(wanted))
     assert list(itertools.islice(data, again)) == list(range(again))
     assert next(source) == max(wanted, again)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.randn(0, 8), "holds no samples"),
+        (torch.randn(4, 8).to_sparse(), "is sparse_coo, not dense"),
+        (torch.randn(4, 8, device="meta"), "is on (the meta device|meta)"),
+    ],
+)
+@pytest.mark.parametrize("as_data", [False, True])
+def test_tensors_of_which_nothing_can_be_seen_are_refused(batch, message, as_data):
+    how = {"data": [batch]} if as_data else {"example_inputs": (batch,)}
+    with pytest.raises(InputError, match=message):
+        fxcompress.compile(nn.Linear(8, 4), None if as_data else [], **how)
+
+
+def test_a_type_that_the_model_does_not_take_is_told_as_the_model_tells_it():
+    with pytest.raises(CaptureError, match="does not run on the example inputs .*same dtype"):
+        fxcompress.compile(nn.Linear(8, 4), data=[torch.ones(4, 8, dtype=torch.long)])

@@ -154,15 +154,26 @@ def _on_device(found: ExampleInputs, model: Any, move: bool) -> ExampleInputs:
         raise InputError(f"the example inputs {found!r} hold no tensor; {_HOW}")
     state = model.state_dict if isinstance(model, ExportedProgram) else model.state_dict(keep_vars=True)
     device = next((t.device for t in state.values() if isinstance(t, Tensor)), None)
-    if device is None:
-        return found
-    if move:
-        args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(device), (found.args, found.kwargs))
-        return ExampleInputs(args, kwargs)
     for name, leaf in found.leaves():
-        if isinstance(leaf, Tensor) and leaf.device != device:
+        if not isinstance(leaf, Tensor):
+            continue
+        if not move and device is not None and leaf.device != device:
             raise InputError(f"{name} is on {leaf.device}, but the model is on {device}; move it: {name}.to({str(device)!r})")
-    return found
+        if unusable := _unusable(leaf):
+            raise InputError(f"{name} of the example inputs, {describe_value(leaf)}, {unusable}; {_HOW}")
+    if not move or device is None:
+        return found
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(device), (found.args, found.kwargs))
+    return ExampleInputs(args, kwargs)
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    """Why nothing can be computed with `tensor`, or seen of it."""
+    if tensor.is_meta:
+        return "is on the meta device and holds no values"
+    if tensor.layout is not torch.strided:
+        return f"is {str(tensor.layout).removeprefix('torch.')}, not dense; call its to_dense()"
+    return "holds no samples" if tensor.dim() and not tensor.shape[0] else None
 
 
 def peek(data: Iterable[Any]) -> tuple[Any, Iterable[Any]]:

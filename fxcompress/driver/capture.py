@@ -129,8 +129,8 @@ def _agreement(graph_module: fx.GraphModule, example: ExampleInputs, model: nn.M
     Raises:
         CaptureError: worse than rounding explains.
     """
-    computed = outputs(graph_module, example)
     reference = _reference(model, given)
+    computed = outputs(graph_module, example)
     if len(computed) == len(reference):
         reference = [
             r.to(c.dtype) if isinstance(r, Tensor) and isinstance(c, Tensor) and r.is_floating_point() else r

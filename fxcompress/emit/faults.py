@@ -18,7 +18,15 @@ from fxcompress.emit.convolutions import (
     wide_crops_in_float,
     wide_groups_in_float,
 )
-from fxcompress.emit.kernels import channels_apart, clips_apart, maxima_apart, pools_apart, reductions_apart, scalings_apart
+from fxcompress.emit.kernels import (
+    channels_apart,
+    clips_apart,
+    maxima_apart,
+    mishes_spelled,
+    pools_apart,
+    reductions_apart,
+    scalings_apart,
+)
 from fxcompress.emit.rewiring import (
     POINTWISE,
     constant,
@@ -205,6 +213,7 @@ def _allow_more_overlap(graph: ir.Graph) -> int:
 _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.CHANNELS_OF_ROWS: channels_apart,
     Fault.REDUCTIONS: reductions_apart,
+    Fault.MISH_OF_ATTENTION: mishes_spelled,
     Fault.SUPPRESSED_TIES: _allow_more_overlap,
 }
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -142,6 +143,33 @@ def _is_by_numbers_alone(value: ir.Value | None) -> bool:
     return not any(
         source and source.op_type in _LINEAR | _CONVOLUTIONS and _is_constant(source.inputs[1]) for source in sources
     )
+
+
+def mishes_spelled(graph: ir.Graph) -> int:
+    """Spell Mish out behind a product, which may be that of an attention.
+
+    With ``e = exp(x)``, ``tanh(log(1 + e))`` is ``n / (n + 2)`` for ``n = e * (e + 2)``; from 20 on it is 1 in float32.
+    """
+    found = [node for node in graph if node.op_type == "Mish" and _comes_from(node, {"MatMul"})]
+    two, limit = (constant(graph, np.asarray(n, np.float32), f"constant/float32_{n}") for n in (2.0, 20.0))
+    for node in found:
+        x, value = node.inputs[0], node.outputs[0]
+        step = partial(_inserted, graph, node)
+        grown = step("Exp", step("Min", x, limit))
+        ratio = step("Mul", grown, step("Add", grown, two))
+        spelled = step("Mul", x, step("Div", ratio, step("Add", ratio, two)))
+        spelled.type, spelled.shape = value.type, value.shape
+        take_over(graph, value, spelled)
+        graph.remove(node, safe=True)
+    return len(found)
+
+
+def _inserted(graph: ir.Graph, node: ir.Node, op_type: str, *inputs: ir.Value | None) -> ir.Value:
+    """What a new operation in front of `node` puts out."""
+    made = ir.Node("", op_type, inputs, name=f"{node.name}/{op_type.lower()}_{len(graph)}")
+    made.outputs[0].name = f"{made.name}/inner"
+    graph.insert_before(node, made)
+    return made.outputs[0]
 
 
 def minus_infinity(graph: ir.Graph) -> ir.Value:

@@ -25,6 +25,7 @@ class Fault(enum.Enum):
     )
     CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of three dimensions or more"
     REDUCTIONS = "takes the wrong one of several numbers that it computes with in the kernel of a sum, mean or maximum"
+    MISH_OF_ATTENTION = "does not load a Mish in the kernel of an attention"
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     PADDED_OUTPUTS = "reads beyond its input where an integer convolution puts out what is of padding alone"
