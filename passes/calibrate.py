@@ -21,6 +21,7 @@ from fxcompress.execution.gradients import MEMORY, Differentiable, RandomSigns, 
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.observe import values_at
 from fxcompress.execution.precision import Precision
+from fxcompress.execution.unsettled_norms import warn_of_unsettled_norms
 from fxcompress.ir.constants import constants
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.narrowing import worth_narrowing
@@ -47,6 +48,9 @@ class Calibrate(Pass):
             computes them natively, twice as fast: its rounding, at most 0.2% of a value, is below half a step of an
             8-bit range. ``"float32"`` and ``"bfloat16"`` force one.
         chunk: samples a forward pass: batches of fewer are joined, where the model's batch size is free.
+
+    Warns:
+        TrainingWarning: most batch norms have statistics that are not those of the data, as in a network that was never run.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or no estimator has this name.
@@ -75,6 +79,7 @@ class Calibrate(Pass):
         choosing, others = divide(batch, [leaves for leaves, _ in ahead], weighing, JUDGING if weighing else 0)
         seen = 0
         with in_float(graph_module):
+            warn_of_unsettled_norms(graph_module, ahead[0][0])
             arithmetic = choose_arithmetic(self.precision, graph_module, ahead[0][0])
             for leaves, count in chain(((leaves, batch.count(leaves)) for leaves in others), stream):
                 for node, x in values_at(graph_module, statistics.by_node, leaves, arithmetic):

@@ -76,12 +76,13 @@ def test_little_of_an_item_is_covered_by_later_ones():
     assert scenes._place(np.ones((10, 10), bool), owner, [scenes.SIZE**2], random) is not None
 
 
-def run_example(task, *arguments, monkeypatch):
+def run_example(task, *arguments, monkeypatch, name="__main__"):
+    """Run the example as a script, or import it by another name; returns what it defines."""
     script = EXAMPLES / task / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.delitem(sys.modules, "networks", raising=False)
-    runpy.run_path(str(script), run_name="__main__")
+    return runpy.run_path(str(script), run_name=name)
 
 
 def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_path, monkeypatch, capsys):
@@ -111,7 +112,7 @@ def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_pa
 
 
 def test_mean_iou_is_of_the_classes_that_there_are(tmp_path, monkeypatch):
-    script = runpy.run_path(str(EXAMPLES / "segmentation" / "train.py"))
+    script = run_example("segmentation", monkeypatch=monkeypatch, name="train")
     monkeypatch.setattr(
         script["openvino"], "Core", lambda: type("Core", (), {"compile_model": lambda self, *_: lambda x: [x]})()
     )
@@ -153,17 +154,26 @@ def leave(folder, network, stack, seed, score, epochs=1):
 
 
 def test_drops_are_against_the_float_model_of_the_same_seed(tmp_path):
-    for seed, (score, quantized) in enumerate([(80.0, 79.9), (60.0, 59.8)]):
+    for seed, (score, quantized) in enumerate([(80.0, 79.9), (60.0, 59.8), (70.0, 69.85)]):
         leave(tmp_path, "a", FLOAT, seed, score, epochs=5)
         leave(tmp_path, "a", "int8", seed, quantized)
-    leave(tmp_path, "b", FLOAT, 0, 80.0)
-    leave(tmp_path, "b", "int8", 0, 79.0)
-    first, second = table.sections(TASK, table.results(TASK, tmp_path, 2))
+        leave(tmp_path, "b", FLOAT, seed, score)
+        leave(tmp_path, "b", "int8", seed, score - 1)
+    first, second = table.sections(TASK, table.results(TASK, tmp_path, 3))
     drop = next(figure for figure in first.figures if figure.quantity == "drop")
     assert drop.value == pytest.approx(0.15) and drop.high == pytest.approx(0.2) and drop.verdict == MET
     assert next(figure for figure in second.figures if figure.quantity == "drop").verdict == MISSED
     assert "Not run: binary." in first.notes and not any("Not run" in note for note in second.notes)
-    assert "5 epochs of 16, seeds 0, 1: FP32." in first.notes
+    assert "5 epochs of 16, seeds 0, 1, 2: FP32." in first.notes
+
+
+def test_no_bar_is_judged_on_fewer_than_three_seeds(tmp_path):
+    for seed in range(2):
+        leave(tmp_path, "a", FLOAT, seed, 80.0)
+        leave(tmp_path, "a", "int8", seed, 90.0)
+    (section,) = table.sections(TASK, table.results(TASK, tmp_path, 3))
+    assert all(figure.verdict is None for figure in section.figures)
+    assert "No bar is judged on fewer than 3 seeds." in section.notes
 
 
 def test_what_starts_from_a_float_model_that_failed_is_not_run(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,9 @@ from benchmarks.tasks.task import FLOAT, Run, Task
 
 Results = dict[Run, dict[str, Any]]
 
+JUDGED = 3
+"""Seeds that it takes to judge a bar: one says little about a few tenths of a point."""
+
 
 def results(task: Task, folder: Path, seeds: int) -> Results:
     """What the finished runs in `folder` found."""
@@ -38,10 +41,12 @@ def _section(task: Task, network: str, found: Results) -> Section:
         floats = {run.seed: one["score"] for run, one in _of(found, stack=FLOAT).items()}
         drops = [floats[run.seed] - one["score"] for run, one in of_stack.items() if run.seed in floats]
         if name != FLOAT and drops:
-            bar = None if stack.max_drop is None else Bar("at most", stack.max_drop)
+            bar = Bar("at most", stack.max_drop) if stack.max_drop is not None and len(drops) >= JUDGED else None
             section.figures.append(_figure(stack.title, "drop", drops, "points", bar))
         section.figures.append(_figure(stack.title, "file", [one["bytes"] / 1e3 for one in of_stack.values()], "kB"))
     section.notes += _trainings(task, found)
+    if any(stack.max_drop is not None and 0 < len(_of(found, stack=name)) < JUDGED for name, stack in task.stacks.items()):
+        section.notes.append(f"No bar is judged on fewer than {JUDGED} seeds.")
     missing = [
         s.title for name, s in task.stacks.items() if not _of(found, stack=name) and network in (s.networks or (network,))
     ]

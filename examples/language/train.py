@@ -28,6 +28,7 @@ def stacks(steps_per_epoch):
     grids = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True), exact_sums=True)
     return {
         "float": [],
+        "control": [],
         "after": fxcompress.defaults.post_training(),
         "int8": int8,
         "w4a8": [passes.CanonicalizeActivations(), grids, passes.Calibrate(), passes.TrainQuantizers()],
