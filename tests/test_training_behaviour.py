@@ -107,6 +107,56 @@ def test_what_is_dropped_at_random_stays_dropped_however_it_is_written(drop, for
     assert not torch.equal(compiled.train()(X), compiled(X))
 
 
+@pytest.mark.parametrize(
+    "drop",
+    [F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout],
+    ids=lambda drop: drop.__name__,
+)
+@pytest.mark.parametrize("where", ["beside", "before and after", "twice"])
+def test_what_reads_a_value_beside_a_dropout_reads_it_undropped(drop, where, silent):
+    """An idle dropout returns its input itself, and a trace may take the one for the other from there on."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            if where == "beside":
+                return x + self.second(drop(x, P, self.training))
+            if where == "twice":
+                return drop(x, P, self.training) * x + self.second(drop(x, P, self.training))
+            return x.relu(), self.second(drop(x, P, self.training)), x.sigmoid()
+
+    model = Net()
+    x = X
+    if drop in (F.dropout1d, F.dropout3d):  # of inputs of other ranks
+        kind = nn.Conv1d if drop is F.dropout1d else nn.Conv3d
+        model.first, model.second = kind(6, 6, 3, padding=1), kind(6, 6, 1)
+        x = X.flatten(2) if drop is F.dropout1d else X.unsqueeze(2)
+    compiled = fxcompress.compile(model, [], example_inputs=x)
+    outputs = []
+    for one in (model.train(), compiled.train()):
+        torch.manual_seed(3)
+        outputs.append(one(x))
+    torch.testing.assert_close(*outputs)
+
+
+def test_another_value_read_in_training_is_told():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            y = self.first(x).relu()
+            return self.second(x if self.training else y) + y
+
+    with pytest.warns(TrainingWarning, match="in training it reads something else for conv2d"):
+        fxcompress.compile(Net(), fxcompress.defaults.training(), data=[X])
+
+
 def test_samples_are_dropped_as_often_as_in_the_model(silent):
     model = Residual(of_rows)
     compiled = fxcompress.compile(model, [], example_inputs=X)
@@ -306,6 +356,10 @@ def test_what_training_would_lose_is_told_before_anybody_trains(kind, words):
         compiled.train()
     with pytest.warns(TrainingWarning, match=words):
         fxcompress.compile(kind(), [passes.Sparsify(level=0.5)], example_inputs=x)
+    if kind is Auxiliary:  # in parts it trains as it is
+        compression = fxcompress.compress(kind(), [passes.FoldBatchNorm()], example_inputs=x)
+        assert list(compression.compiled.parts) == ["layer"]
+        return
     with pytest.warns(TrainingWarning, match=words):
         fxcompress.compress(kind(), [passes.FoldBatchNorm()], example_inputs=x)
 

@@ -215,7 +215,10 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
     reason = _make_functional(module, notes)
     if reason is None:
         return module
-    module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
+    try:
+        module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
+    except Exception as error:
+        raise CaptureError(f"an in-place operation cannot be replaced: {reason}; torch's own way fails as well") from error
     record_calls(module.graph, class_of)
     reason = _make_functional(module, notes)
     if reason is not None:

@@ -15,9 +15,6 @@ from fxcompress.ir.signature import argument
 
 aten = torch.ops.aten
 
-DROPOUTS = frozenset(
-    {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default}
-)
 _UNIFORM = {aten.rand.default, aten.rand_like.default, aten.uniform.default}
 _BERNOULLI = {aten.bernoulli.p, aten.bernoulli.default}
 _STEPS, _TRIED = 24, 8

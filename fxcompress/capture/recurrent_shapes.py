@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
+
+from fxcompress.capture.traced_kernels import traced_by
 
 aten = torch.ops.aten
 
-_KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
 
-
-@contextlib.contextmanager
-def recurrent_layers_of_any_length() -> Iterator[None]:
+def recurrent_layers_of_any_length() -> AbstractContextManager[None]:
     """In this context, fake tensors pass through recurrent layers by the shapes of the results alone."""
-    kernels: dict[Any, Callable[..., Any]] = {
-        aten.lstm.input: _lstm,
-        aten.gru.input: _recurrent,
-        aten.rnn_tanh.input: _recurrent,
-        aten.rnn_relu.input: _recurrent,
-    }
-    saved = {operator: dict(operator.py_kernels) for operator in kernels}
-    for operator, kernel in kernels.items():
-        operator.py_kernels.update(dict.fromkeys(_KEYS, kernel))
-        operator._dispatch_cache.clear()
-    try:
-        yield
-    finally:
-        for operator, before in saved.items():
-            operator.py_kernels.clear()
-            operator.py_kernels.update(before)
-            operator._dispatch_cache.clear()
+    recurrent = dict.fromkeys((aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent)
+    return traced_by({aten.lstm.input: _lstm, **recurrent})
 
 
 def _recurrent(x: Tensor, hx: Tensor, params: Sequence[Tensor], *options: Any) -> tuple[Tensor, Tensor]:

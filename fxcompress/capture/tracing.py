@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
 from fxcompress.capture.gradients import own_backwards
+from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.capture.suppression import suppression_of_any_number
@@ -117,6 +118,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             plain_kernels(),
             forgetting(model),
             recurrent_layers_of_any_length(),
+            distinct_dropouts(),
             suppression_of_any_number(),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),

@@ -23,7 +23,7 @@ from fxcompress.capture.tracing import plain_kernels
 from fxcompress.data.inputs import ExampleInputs
 
 _Call = tuple[Callable[..., Any], list[Any], bool]
-"""A function, its arguments that are no tensors, and whether it is told that it trains; a layer that knows no modes is."""
+"""A function, its arguments, tensors as which they are, and whether it is told that it trains; a layer without modes is."""
 
 
 def trains_alike(inference: list[_Call] | None, training: list[_Call] | None) -> bool:
@@ -47,33 +47,48 @@ def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
         return None
     if not recorder.readable or random.getstate() != python or _numpy_state() != numpy:
         return None
-    leaves, form = pytree.tree_flatten(result)
-    return [*recorder.calls, (calls_of, [str(form), len(leaves)], True)]
+    form = pytree.tree_structure(result)
+    return [*recorder.calls, (calls_of, [str(form), *recorder.literals(result)], True)]
 
 
 class _Recorder(TorchFunctionMode):
+    """Tensors are numbered as they come up: in two runs of the same calls the same ones have the same numbers."""
+
     def __init__(self, counters: Collection[int]) -> None:
         super().__init__()
         self.counters, self.readable = counters, True
         self.calls: list[_Call] = []
+        self.numbered: dict[int, tuple[int, Tensor]] = {}  # and kept, so that no other has the same id
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not (func is Tensor.add_ and id(args[0]) in self.counters):  # batch norms count what nobody reads
-            self.calls.append(self._call(func, args, kwargs))
-        return func(*args, **kwargs)
+        if func is Tensor.add_ and id(args[0]) in self.counters:  # batch norms count what nobody reads
+            return func(*args, **kwargs)
+        self.calls.append(self._call(func, args, kwargs))
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and _flag(func) is not None and id(result) in self.numbered:
+            result = result.view_as(result)  # an idle dropout, whose result is its input
+        self.literals(result)
+        return result
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> _Call:
         flag = _flag(func)
         if flag is None:
             self.readable &= func not in _MODES_BY_POSITION
-            return func, _literals((args, kwargs)), True
+            return func, self.literals((args, kwargs)), True
         given = inspect.signature(func).bind(*args, **kwargs)
         given.apply_defaults()
         if func is F.multi_head_attention_forward and given.arguments["dropout_p"]:
             self.readable = False  # it calls dropout in training only
         trains = bool(given.arguments.pop(flag))
-        return func, _literals(dict(given.arguments)), trains
+        return func, self.literals(dict(given.arguments)), trains
+
+    def literals(self, value: Any) -> list[Any]:
+        """The leaves of `value`, each tensor by its number."""
+        return [self._number(leaf) if isinstance(leaf, Tensor) else leaf for leaf in pytree.tree_leaves(value)]
+
+    def _number(self, tensor: Tensor) -> str:
+        return f"%{self.numbered.setdefault(id(tensor), (len(self.numbered), tensor))[0]}"
 
 
 _MODES_BY_POSITION = {
@@ -88,10 +103,6 @@ def _flag(func: Any) -> str | None:
     if not inspect.isfunction(func):
         return None
     return next((name for name in ("training", "use_input_stats") if name in inspect.signature(func).parameters), None)
-
-
-def _literals(value: Any) -> list[Any]:
-    return [leaf for leaf in pytree.tree_leaves(value) if not isinstance(leaf, Tensor)]
 
 
 def _same(left: list[Any], right: list[Any]) -> bool:

@@ -83,8 +83,8 @@ def keep_training(
         if node.op == "call_function":
             _keep_mode(node, twin)
     missing = aligned.only_in_inference()
-    kept = _keep_drops(aligned)
-    return [*told, *_differences(aligned, kept, missing)]
+    kept, others = _keep_drops(aligned)
+    return [*told, *_differences(aligned, kept, missing), *_lines("in training it reads something else for", others)]
 
 
 def note_attention_dropout(graph: fx.Graph) -> None:
@@ -140,20 +140,25 @@ def _keep_mode(training: fx.Node, inference: fx.Node) -> None:
 # ------------------------------------------------------------------------------------------------ stochastic depth
 
 
-def _keep_drops(aligned: Alignment) -> set[fx.Node]:
-    """Put the drops that training makes between a value and its readers into inference, idle; the calls that they were."""
+def _keep_drops(aligned: Alignment) -> tuple[set[fx.Node], list[fx.Node]]:
+    """Put the drops that training makes between a value and its readers into inference, idle.
+
+    Returns the calls that they were, and the readers that read another value that both have.
+    """
     kept: set[fx.Node] = set()
+    others: list[fx.Node] = []
     made: dict[fx.Node, fx.Node] = {}
     for edge in aligned.edges:
         drops = _chain(aligned, edge)
         if drops is None:
+            others += [edge.reader] if edge.training in aligned.partner and edge.reader.op == "call_function" else []
             continue
         for source, value, target, args, region in drops:
             if value not in made:
                 made[value] = _insert(made.get(source) or aligned.partner[source], value, target, args)
             kept |= region
         _let_read(edge, made[edge.training])
-    return kept
+    return kept, others
 
 
 _Step = tuple[fx.Node, fx.Node, Any, tuple[Any, ...], set[fx.Node]]
