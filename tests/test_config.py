@@ -396,7 +396,7 @@ def test_passes_of_others_are_imported_where_the_caller_allows_it(mine):
         {"anything": [1, {"a": [None, True]}, "nan"]},
         {"count": 10**30},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_passes_of_others_make_the_round_trip(mine, options):
     module = importlib.import_module(mine)

@@ -24,7 +24,8 @@ def suppression_of_any_number() -> Iterator[None]:
         (utils, "_topk_min", _topk_min),
     ):
         original = getattr(owner, name, None)
-        holders = [] if original is None else [m for m in list(sys.modules.values()) if vars(m).get(name) is original]
+        modules = [] if original is None else [*sys.modules.values()]  # which may be None, or anything that a package put there
+        holders = [one for one in modules if getattr(one, "__dict__", {}).get(name) is original]
         replaced += [(holder, name, original) for holder in holders]
         for holder in holders:
             setattr(holder, name, replacement)
