@@ -38,7 +38,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.requirements import need
 from benchmarks.scoreboard import Bar, Figure, Section
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.driver import verify
+from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.storage.atomic import write_text
 
 NETWORKS = {
@@ -115,7 +115,7 @@ def examine(case: Case, path: Path) -> None:
         compiled = compile_default(model, data)
         row["seconds"] = time.process_time() - started
         simulated = tensors(compiled, held_out)
-        row["decibels"][FLOAT] = verify.agreement(tensors(model, held_out), simulated)
+        row["decibels"][FLOAT] = agreement(tensors(model, held_out), simulated)
         run_file(row, compiled, held_out, simulated, {OPENVINO: in_openvino, ONNXRUNTIME: in_onnxruntime})
     with row.stage("train"):
         trained = train(model, data)
@@ -174,7 +174,7 @@ def train(model: nn.Module, data: Sequence[ExampleInputs]) -> Any:
 @torch.no_grad()
 def tensors(model: nn.Module, example: ExampleInputs) -> list[Tensor]:
     """The outputs of `model`, those that a file has."""
-    return [value for value in verify.outputs(model, example) if isinstance(value, Tensor)]
+    return [value for value in outputs(model, example) if isinstance(value, Tensor)]
 
 
 Runtime = Callable[[Path, list[np.ndarray]], list[np.ndarray]]
@@ -188,7 +188,7 @@ def run_file(row: Row, compiled: Any, example: ExampleInputs, simulated: list[Te
         for quantity, run in runtimes.items():
             with row.stage(quantity.partition(" /")[0]):
                 found = [torch.from_numpy(value) for value in run(path, given)]
-                row["decibels"][quantity] = verify.agreement(simulated, found)
+                row["decibels"][quantity] = agreement(simulated, found)
 
 
 def in_openvino(path: Path, inputs: list[np.ndarray]) -> list[np.ndarray]:

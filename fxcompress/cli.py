@@ -145,6 +145,11 @@ def _add_compile(commands) -> None:
         help="calibration data: a folder of images, an array of samples, arrays by the names of several inputs, "
         "or the word 'random' to try the speed only",
     )
+    command.add_argument(
+        "--weights-only",
+        action="store_true",
+        help="weights alone in 4 bits, for models that generate; --data may be left out, and chooses the integers",
+    )
     command.add_argument("--samples", type=_positive, metavar="N", help="calibrate on at most N (300)")
     command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")
     command.add_argument("--mean", type=_numbers, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")

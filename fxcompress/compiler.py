@@ -15,11 +15,11 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from fxcompress import defaults
-from fxcompress.capture import check_model, is_compressed
+from fxcompress.capture import check_model, has_pictures, is_compressed
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
+from fxcompress.data.inputs import ExampleInputs, peek
 from fxcompress.data.inputs import example_inputs as find_example_inputs
-from fxcompress.data.inputs import peek
 from fxcompress.driver.capture import Captured, capture_parts, capture_verified
 from fxcompress.driver.compilation import Compilation
 from fxcompress.driver.interface import Context, Pass
@@ -78,8 +78,9 @@ def compile(
         dump: a folder for the graph after every pass (as `Compiled.dump`, but written while compiling).
         submodules: paths of the submodules to compile, where the whole forward cannot be traced. None compiles the whole
             model or else the largest submodules that trace.
-        dynamic_shapes: None for a free batch size; ``"auto"`` for every size that the model leaves free, such as the length
-            of a sequence, or the height and width of an image; or as `torch.export.export` takes it.
+        dynamic_shapes: None for every size that the model leaves free, such as the batch and the length of a sequence, but for
+            the height and width of pictures (inputs of floats in four or more dimensions); ``"auto"`` for those as well;
+            ``"batch"`` for none but the batch; or as `torch.export.export` takes it.
         progress: called as ``progress(description, done, total)``; True for a line on the terminal.
 
     Raises:
@@ -92,8 +93,8 @@ def compile(
     check_model(model)
     passes, found_target, example_inputs = _settled(passes, target, config, example_inputs, data)
     submodules = (config.submodules or None) if config is not None and submodules is None else submodules
-    if isinstance(dynamic_shapes, str) and dynamic_shapes != "auto":
-        raise InputError(f"dynamic_shapes is None, 'auto', or what torch.export takes, not {dynamic_shapes!r}")
+    if isinstance(dynamic_shapes, str) and dynamic_shapes not in ("auto", "batch"):
+        raise InputError(f"dynamic_shapes is None, 'auto', 'batch', or what torch.export takes, not {dynamic_shapes!r}")
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
     _check_compressed_once(model, chosen)
@@ -118,21 +119,41 @@ def _compile(
     settings: _Settings,
 ) -> Compiled | PartlyCompiled:
     """Compile the whole `model`; or its `submodules`, or those that trace where the whole does not."""
-    every_size, whole = isinstance(dynamic_shapes, str), None
+    whole = None
     if submodules is None:
         try:
-            captured = capture_verified(model, example, dynamic_shapes=dynamic_shapes, check=settings.verify)
-            return settings.compile(captured, data, model)
+            return settings.compile(_captured(model, example, dynamic_shapes, settings.verify), data, model)
         except CaptureError as problem:
-            if not isinstance(model, nn.Module) or not (dynamic_shapes is None or every_size):
+            if not isinstance(model, nn.Module) or not (dynamic_shapes is None or isinstance(dynamic_shapes, str)):
                 raise
             whole = problem
-    parts, found = capture_parts(model, example, submodules, whole, every_size=every_size, check=settings.verify)
+    free = _sizes(dynamic_shapes, "lengths" if has_pictures(example) else "auto")
+    parts, found = capture_parts(model, example, submodules, whole, dynamic_shapes=free, check=settings.verify)
     compiled, names = {}, file_names(parts)
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)
         compiled[path] = settings.compile(part, given, model, names[path])
-    return PartlyCompiled.of_copy(model, compiled, found.left_alone, example, every_size=every_size)
+    return PartlyCompiled.of_copy(model, compiled, found.left_alone, example, every_size=free == "auto")
+
+
+def _sizes(dynamic_shapes: Any, default: str) -> Any:
+    """What `capture` is told, where `compile` is told `dynamic_shapes`."""
+    if dynamic_shapes is None:
+        return default
+    return None if isinstance(dynamic_shapes, str) and dynamic_shapes == "batch" else dynamic_shapes
+
+
+def _captured(model: Any, example: ExampleInputs, dynamic_shapes: Any, check: bool) -> Captured:
+    """`model` as a graph; with the lengths of the example where nobody asked for free ones, and no file could have them."""
+    captured = capture_verified(model, example, dynamic_shapes=_sizes(dynamic_shapes, "lengths"), check=check)
+    problem = unwritable(captured.graph_module) if dynamic_shapes is None else None
+    if problem is None:
+        return captured
+    fixed = capture_verified(model, example, check=check)
+    if unwritable(fixed.graph_module) is not None:
+        return captured
+    note = f"lengths are fixed to those of the example inputs, since a file cannot have them free: {problem}"
+    return replace(fixed, row=replace(fixed.row, notes=(*fixed.row.notes, note)))
 
 
 def _settled(

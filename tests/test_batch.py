@@ -176,9 +176,17 @@ def test_data_of_several_sizes_with_dynamic_shapes(name):
     assert f"{sum(map(len, data))} samples" in str(compiled.report.notes)
 
 
-def test_other_sizes_without_dynamic_shapes_are_explained():
-    with pytest.raises(InputError, match=r"expected the shape \[batch, 5\], got \[2, 9\]; dynamic_shapes='auto'"):
-        fxcompress.compile(Tokens().eval(), QUANTIZE, data=[torch.randint(50, (2, n)) for n in (5, 9)])
+def test_other_sizes_of_pictures_without_dynamic_shapes_are_explained():
+    with pytest.raises(InputError, match=r"expected the shape \[batch, 3, 8, 8\], got \[2, 3, 8, 9\]; dynamic_shapes='auto'"):
+        fxcompress.compile(pictures().eval(), QUANTIZE, data=[torch.randn(2, 3, 8, n) for n in (8, 9)])
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_lengths_are_free_by_default(samples):
+    data = [torch.randint(50, (samples, n)) for n in (5, 9, 7)]
+    compiled = fxcompress.compile(Tokens().eval(), QUANTIZE, data=data)
+    for batch, length in ((3, 4), (1, 12)):
+        assert compiled(torch.randint(50, (batch, length))).shape[0] == batch
 
 
 def test_a_number_that_changes_is_no_constant():
@@ -210,3 +218,18 @@ def test_what_samples_share_must_be_the_same():
     assert not batch.fit_together([x, True], [x, False])
     assert not batch.fit_together([x, step], [torch.randn(2, 4), step])
     assert not Batch((None,)).fit_together([x], [x])
+
+
+class Running(nn.Module):
+    """What no file computes along a free size."""
+
+    def forward(self, x):
+        return x.cumprod(1)
+
+
+def test_lengths_are_fixed_where_no_file_can_have_them_free(tmp_path):
+    x = torch.randn(2, 5)
+    compiled = fxcompress.compile(Running(), [], example_inputs=x)
+    assert "lengths are fixed to those of the example inputs" in str(compiled.report.notes)
+    compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
+    assert compiled(torch.randn(3, 5)).shape == (3, 5)

@@ -262,6 +262,16 @@ def test_weights_alone_from_a_configuration_and_ignored_scopes(here, capsys):
     assert "nothing is quantized, so there is nothing to ignore: leave out 0" in complaint(capsys, *command, "folds.yaml")
 
 
+def test_weights_alone_with_data_and_without(here, capsys):
+    command = ["compile", f"{here}:Box.build", "--input-shape", "1,3,8,8", "--weights-only"]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "StoreIntegers" in shown and "without calibration data" in shown
+    assert cli.main([*command, "--data", "random"]) == 0
+    assert "calibrated on 300 samples of noise" in capsys.readouterr().out
+    assert "--weights-only does not go with --sensitivity" in complaint(capsys, *command, "--sensitivity", "a.md")
+
+
 def test_noise_and_ignored_scopes(here, capsys):
     options = ["--data", "random", "--samples", "3", "--input-shape", "1,3,8,8", "--ignore", "0", "--target", "onnxruntime"]
     assert cli.main(["compile", f"{here}:Box.build", *options]) == 0

@@ -20,7 +20,15 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.errors import CalibrationError, CaptureError, FileWarning, InputError, PlanError, ScopeError
+from fxcompress.errors import (
+    CalibrationError,
+    CaptureError,
+    FileWarning,
+    InputError,
+    PartialCaptureWarning,
+    PlanError,
+    ScopeError,
+)
 from fxcompress.execution.agreement import agreement, outputs, sqnr
 from fxcompress.parts import SubmoduleData
 from fxcompress.targets import has_vnni
@@ -408,3 +416,38 @@ def test_what_passes_add_takes_no_name_that_the_model_has_given(taken, read):
     compiled = fxcompress.compile(Named(), data=[images()])
     assert (compiled.get_buffer(taken) == 7).all()
     assert agreement([compiled(images())], [compiled.lower()(images())]) > 80
+
+
+class _Says(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, scale=None, shift=None, twice=False):
+        y = self.layer(x) * (1.0 if scale is None else scale)
+        return y * 2 if twice else y
+
+
+class _SaysNothing(nn.Module):
+    """Calls its part with arguments that say nothing, and cannot be traced itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = _Says()
+
+    def forward(self, x):
+        y = self.part(x=x, shift=None, scale=x, twice=False)
+        return y * 2 if y.sum() > 0 else y - 1
+
+
+def test_arguments_that_are_none_say_nothing():
+    model, x = _SaysNothing(), torch.randn(2, 4)
+    with pytest.warns(PartialCaptureWarning):
+        whole = fxcompress.compile(model, [], example_inputs=x)
+    torch.testing.assert_close(whole(x), model(x))
+    compiled = fxcompress.compile(model.part, [], example_inputs={"x": x, "scale": None, "twice": True})
+    torch.testing.assert_close(compiled(x=x, scale=None, shift=None, twice=True), model.part(x, twice=True))
+    alone = fxcompress.compile(model.part, [], example_inputs=x)
+    torch.testing.assert_close(alone(x, scale=None), model.part(x))
+    with pytest.raises(InputError, match="compiled for calls without scale; it takes x"):
+        alone(x, scale=x)

@@ -47,9 +47,7 @@ def tokens(batch, length, seed=0):
 
 def written(model, path, *stages):
     given = decoding_inputs(model, tokens(2, 8), past=5)
-    return fxcompress.compile(model, stages, example_inputs=given, dynamic_shapes="auto").to_onnx(
-        path / "m.onnx", verify="strict"
-    )
+    return fxcompress.compile(model, stages, example_inputs=given).to_onnx(path / "m.onnx", verify="strict")
 
 
 def runtimes(path):
@@ -91,7 +89,7 @@ def test_outputs_are_named_as_pipelines_look_for_them(tmp_path):
 def test_compressed_weights_are_calibrated_on_steps(tmp_path):
     model = llama()
     given = [decoding_inputs(model, tokens(4, 24, seed), past=past) for seed, past in ((1, 8), (2, 8), (3, 8))]
-    compiled = fxcompress.compile(model, [passes.CompressWeights(group_size=16)], data=given, dynamic_shapes="auto")
+    compiled = fxcompress.compile(model, [passes.CompressWeights(group_size=16)], data=given)
     path = compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
     names, run = runtimes(path)
     step = decoding_inputs(model, tokens(1, 7), past=6)

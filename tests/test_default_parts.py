@@ -154,7 +154,7 @@ def test_calls_that_the_graph_is_not_made_for_are_told(call, told):
 
 def test_sizes_are_fixed_where_that_is_asked_for_and_others_are_refused():
     model = Labelled()
-    fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=[tokens(7)], dynamic_shapes=None)
+    fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=[tokens(7)], dynamic_shapes="batch")
     assert model(**tokens(7, count=2))["logits"].shape == (2, 3)
     with pytest.raises(InputError, match=r"input_ids=int64\[any, 7\], not int64\[4, 9\]"):
         model(**tokens(9))

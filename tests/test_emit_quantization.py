@@ -180,8 +180,8 @@ def test_integers_that_are_off_by_one_step_are_not_lowered(monkeypatch):
     compiled = fxcompress.compile(nn.Linear(256, 32), [passes.Quantize(), passes.Calibrate()], data=[x])
     compiled.lower()
 
-    def off_by_one(self: Quantizer, values: Tensor) -> Tensor:
-        integers = exact(self, values)
+    def off_by_one(self: Quantizer, *given: Any) -> Tensor:
+        integers = exact(self, *given)
         integers.view(-1)[17] -= 1
         return integers
 

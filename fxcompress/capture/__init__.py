@@ -7,6 +7,7 @@ Imports: ir, data.
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.float32 import in_precision_of
+from fxcompress.capture.free_sizes import has_pictures
 from fxcompress.capture.inserted import is_compressed
 from fxcompress.capture.model import check_model
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
@@ -24,6 +25,7 @@ __all__ = [
     "check_model",
     "does_not_run",
     "forwards_replaced",
+    "has_pictures",
     "in_precision_of",
     "is_compressed",
     "plain_kernels",

@@ -17,7 +17,7 @@ from fxcompress.capture.batch import find_batch
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.float32 import compute_in_float32
-from fxcompress.capture.free_sizes import Dimensions, both, leading, several, without
+from fxcompress.capture.free_sizes import Dimensions, Ties, both, leading, lengths, several, without
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.inline import inline_regions
@@ -37,6 +37,7 @@ from fxcompress.errors import CaptureError, source_line
 from fxcompress.ir.calls import record_calls
 from fxcompress.ir.constants import mark_computed
 from fxcompress.ir.exclusion import one_thread_at_a_time
+from fxcompress.ir.fake import settle_sizes
 from fxcompress.ir.modes import set_training
 from fxcompress.ir.output_layout import note_contiguous_outputs
 
@@ -65,7 +66,8 @@ def capture(
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch; ``"auto"`` for every size that the model
-            leaves free: those that its code fixes stay, and those at which the graph is not the model.
+            leaves free: those that its code fixes stay, and those at which the graph is not the model. ``"lengths"`` for those
+            but the sizes of pictures.
         given: `example_inputs` in the precision that the graph is to take, where that is not the model's.
         modes: of each module of `model` in training, by its path; None for the model's own, or what its `train()` gives.
 
@@ -81,10 +83,9 @@ def capture(
     prepare(traced, example_inputs)
     modes = modes or training_modes(model, traced)
     one = _Capture(model, example_inputs, given or example_inputs, traced, modes, inserted)
-    if isinstance(dynamic_shapes, str):
-        return one.with_every_free_size() or one.with_free_batch()
-    if dynamic_shapes is None:
-        return one.with_free_batch()
+    if dynamic_shapes is None or isinstance(dynamic_shapes, str):
+        chosen = {None: leading, "lengths": lengths, "auto": several}[dynamic_shapes]
+        return one.with_free_sizes(chosen(example_inputs)) or one.with_free_batch()
     return one.traced_by(lambda: trace(traced, example_inputs, dynamic_shapes))
 
 
@@ -102,23 +103,25 @@ class _Capture:
     modes: Modes
     inserted: InsertedModules | None
 
-    def with_every_free_size(self) -> fx.GraphModule | None:
-        """The model with all sizes free that can be, the batch among them; None where the batch cannot, or not with others."""
+    def with_free_sizes(self, sizes: Dimensions) -> fx.GraphModule | None:
+        """The model with those of `sizes` free that can be, and the batch; None where the batch cannot, or not with others."""
         assert self.traced is not None
-        free = both(leading(self.example), several(self.example))
-        while any(free):
+        free = both(leading(self.example), sizes)
+        ties: Ties = []
+        while free != leading(self.example):
             try:
-                program, _ = trace_free(self.traced, self.example, free)
+                program, _ = trace_free(self.traced, self.example, free, ties)
             except CaptureError:
                 return None
-            found = None if program is None else self.graph(program, self._freely(free))
+            found = None if program is None else self.graph(program, self._freely(free, ties))
             if found is None or not (batch := Batch.of(found.graph)).is_free:
                 return None
-            wrong = untrue(found, self.traced, batch.first(self.example, 2))
-            if not any(wrong):
+            wrong, tied = untrue(found, self.traced, batch.first(self.example, 2))
+            if not any(wrong) and not tied:
                 return found
-            free, before = without(free, wrong), free
-            if free == before:
+            before = free, ties
+            free, ties = without(free, wrong), [*ties, *(tie for tie in tied if tie not in ties)]
+            if (free, ties) == before:
                 return None
         return None
 
@@ -152,9 +155,9 @@ class _Capture:
         found = None if program is None else self.graph(program, self._freely(sizes))
         return found if found and Batch.of(found.graph).is_free else None
 
-    def _freely(self, sizes: Dimensions) -> Trace:
+    def _freely(self, sizes: Dimensions, ties: Ties = ()) -> Trace:
         def again() -> ExportedProgram:
-            program, reason = trace_free(self.traced, self.example, sizes)
+            program, reason = trace_free(self.traced, self.example, sizes, ties)
             if program is None:
                 raise CaptureError(reason)
             return program
@@ -211,6 +214,7 @@ def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
 def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> fx.GraphModule:
     """`program` as a module without in-place operations, regions or constant computations."""
     module = program.module(check_guards=False)
+    settle_sizes(module.graph)
     record_calls(module.graph, class_of)
     reason = _make_functional(module, notes)
     if reason is None:
@@ -219,6 +223,7 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
         module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise CaptureError(f"an in-place operation cannot be replaced: {reason}; torch's own way fails as well") from error
+    settle_sizes(module.graph)
     record_calls(module.graph, class_of)
     reason = _make_functional(module, notes)
     if reason is not None:

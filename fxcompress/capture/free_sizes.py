@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from fxcompress.ir.fake import static_sizes
 
 Dimensions = Sequence[frozenset[int]]
 """Of each flattened input the dimensions whose sizes are to be free."""
+
+
+Ties = Sequence[Sequence[tuple[int, int]]]
+"""Dimensions whose sizes are one and the same, each as the position of a flattened input and a dimension of it."""
 
 
 def leading(example: ExampleInputs) -> Dimensions:
@@ -35,6 +40,23 @@ def several(example: ExampleInputs) -> Dimensions:
         frozenset(d for d, held in enumerate(leaf.shape) if held > 1) if isinstance(leaf, Tensor) else frozenset()
         for leaf in leaves
     ]
+
+
+def lengths(example: ExampleInputs) -> Dimensions:
+    """As `several`, without the dimensions of pictures: networks of one size of picture are faster, and few see another."""
+    pictured = {id(leaf) for leaf in _pictures(example)}
+    leaves = (leaf for _, leaf in example.leaves())
+    return [frozenset() if id(leaf) in pictured else free for leaf, free in zip(leaves, several(example), strict=True)]
+
+
+def has_pictures(example: ExampleInputs) -> bool:
+    return bool(_pictures(example))
+
+
+def _pictures(example: ExampleInputs) -> list[Tensor]:
+    """Inputs of floats in four or more dimensions that stand by themselves: those in containers are keys and values."""
+    alone = [*example.args, *example.kwargs.values()]
+    return [one for one in alone if isinstance(one, Tensor) and one.is_floating_point() and one.dim() >= 4]
 
 
 def both(one: Dimensions, other: Dimensions) -> Dimensions:
@@ -66,6 +88,23 @@ def dynamic_shapes(model: nn.Module, example: ExampleInputs, dimensions: Dimensi
         if free:
             shapes[leaf] = dict.fromkeys(free, kind)
     return shapes.dynamic_shapes(model, example.args, example.kwargs)
+
+
+@contextmanager
+def tied(model: nn.Module, ties: Ties) -> Iterator[None]:
+    """Calls of `model`, in which a trace learns that sizes are the same."""
+
+    def check(module: nn.Module, args: Any, kwargs: Any) -> None:
+        leaves = pytree.tree_leaves((args, kwargs))
+        for (position, dimension), *others in ties:
+            for other, its_dimension in others:
+                torch._check(leaves[position].shape[dimension] == leaves[other].shape[its_dimension])
+
+    handle = model.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def are_free(program: ExportedProgram) -> bool:

@@ -25,6 +25,8 @@ def _recurrent(x: Tensor, hx: Tensor, params: Sequence[Tensor], *options: Any) -
 
 
 def _lstm(x: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if hx[0].shape[-1] != hx[1].shape[-1]:  # with projections, which files have for one number of steps alone
+        int(x.shape[1 if options[5] else 0])
     return _output(x, hx[0], options), torch.empty_like(hx[0]), torch.empty_like(hx[1])
 
 

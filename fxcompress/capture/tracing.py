@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
-from fxcompress.capture.free_sizes import Dimensions, are_free, dynamic_shapes, widened
+from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
@@ -55,15 +55,20 @@ def trace(model: nn.Module, example: ExampleInputs, shapes: Any = None) -> Expor
     return _export(model, example, shapes)
 
 
-def trace_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> tuple[ExportedProgram | None, str]:
+def trace_free(
+    model: nn.Module, example: ExampleInputs, free: Dimensions, ties: Ties = ()
+) -> tuple[ExportedProgram | None, str]:
     """`model` as a program with sizes that are `free`, as many of them as can be; None, where none can, and why.
+
+    Sizes of the `ties` are the same, which the trace need not find out by itself.
 
     Raises:
         CaptureError: `model` cannot be traced, whatever its sizes.
     """
-    program, reason = _traced_free(model, example, free)
-    if program is None and remember_others(model, example, free):
+    with tied(model, ties):
         program, reason = _traced_free(model, example, free)
+        if program is None and remember_others(model, example, free):
+            program, reason = _traced_free(model, example, free)
     return program, reason
 
 

@@ -6,7 +6,6 @@ even ones only, and nothing in it tells.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.batch import close, graph_outputs
-from fxcompress.capture.free_sizes import Dimensions
+from fxcompress.capture.free_sizes import Dimensions, Ties
 from fxcompress.capture.tracing import plain_kernels
 from fxcompress.capture.twin import unwritten
 from fxcompress.data.batch import Batch
@@ -23,8 +22,9 @@ from fxcompress.data.sized import sized_inputs
 from fxcompress.ir.fake import static_sizes
 
 
-def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> Dimensions:
-    """The dimensions of each flattened input that are free in `graph_module`, but at another size it is not `model`.
+def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> tuple[Dimensions, Ties]:
+    """The dimensions of each flattened input that are free in `graph_module`, but at another size it is not `model`; and those
+    that it has free of each other, but must be the same: the length of a mask, which the model would make fit.
 
     Sizes at which the model itself fails tell nothing, nor does a size of one, which torch broadcasts. The number of samples
     has been tried already, where it was found.
@@ -34,12 +34,24 @@ def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInput
     shapes = list(map(_declared, inputs, leaves, batch.dimensions))
     same, others = sized_inputs([shape for shape in shapes if shape is not None], example)
     wrong: set[str] = set()
-    for name, ways in ((name, ways) for name, alternatives in others for ways in alternatives):
-        wider = [leaves for leaves in ways if 1 not in _changed(shapes, same, leaves).values()]
-        tried = ((leaves, expected) for leaves in wider if (expected := _outputs(model, leaves, example)) is not None)
-        if any(not _agrees(graph_module, leaves, expected) for leaves, expected in islice(tried, 1)):
-            wrong.add(name)
-    return [frozenset(d for d, size in enumerate(shape or ()) if isinstance(size, str) and size in wrong) for shape in shapes]
+    ties: set[frozenset[str]] = set()
+    for name, alternatives in others:
+        for ways in alternatives:
+            changes = [(leaves, _changed(shapes, same, leaves)) for leaves in ways]
+            tried = [
+                (set(change), _agrees(graph_module, leaves, expected))
+                for leaves, change in changes
+                if 1 not in change.values() and (expected := _outputs(model, leaves, example)) is not None
+            ]
+            if tried and not tried[0][1]:
+                right = next((names for names, agrees in tried if agrees and len(names) > 1), None)
+                ties |= {frozenset(right)} if right else set()
+                wrong |= set() if right else {name}
+    dimensions = [(position, d, size) for position, shape in enumerate(shapes) for d, size in enumerate(shape or ())]
+    return (
+        [frozenset(d for p, d, size in dimensions if p == position and size in wrong) for position in range(len(shapes))],
+        [[(position, d) for position, d, size in dimensions if size in tie] for tie in ties],
+    )
 
 
 def _declared(node: fx.Node, example: Any, samples: int | None) -> list[int | str] | None:

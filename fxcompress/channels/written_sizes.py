@@ -57,6 +57,15 @@ def _sizes(channels: Channels, kept: Kept, node: fx.Node) -> None:
     _set(node, name, sizes)
 
 
+@_adjusts("unflatten")
+def _unflattened(channels: Channels, kept: Kept, node: fx.Node) -> None:
+    given = arguments(node)
+    axes = channels.of(node)
+    first = given["dim"] % (len(axes) - len(given["sizes"]) + 1)
+    sizes = [size if ids is None or size == -1 else len(kept(ids)) for size, ids in zip(given["sizes"], axes[first:])]
+    _set(node, "sizes", sizes)
+
+
 @_adjusts("split split_with_sizes")
 def _pieces(channels: Channels, kept: Kept, node: fx.Node) -> None:
     given = arguments(node)

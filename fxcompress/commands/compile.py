@@ -63,20 +63,16 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     report = check_report_path(arguments.sensitivity) if arguments.sensitivity else None
     config = Config.load(arguments.config, allow_imports=arguments.allow_imports) if arguments.config else None
     samples, target = arguments.samples or SAMPLES, arguments.target or (config.target if config else "openvino")
-    if arguments.data is None:
-        raise InputError(f"INT8 needs calibration data to set its ranges: {HOW_DATA}")
-    if arguments.data != RANDOM and not Path(arguments.data).exists():
-        raise InputError(f"there is no file or folder {arguments.data}; give {HOW_DATA}")
-    if Path(arguments.data).is_dir():
-        find_images(arguments.data)  # an empty folder is known before the model is built
+    _check_data(arguments)
     with shown(Console(stderr=True, quiet=console.quiet), "loading the model") as show:
         model = load_model(arguments.model, trust=arguments.trust)
-        data = calibration_data(arguments, model, config.example() if config else None, samples)
-        example = data.example if isinstance(data, RandomData) else first_batch(data)
+        inputs = config.example() if config else None
+        data = calibration_data(arguments, model, inputs, samples) if arguments.data else None
+        example = _example(arguments, model, data, inputs)
         show("compiling", 0, None)
         compiled = fxcompress.compile(
             model,
-            _passes(config, arguments, data.samples),
+            _passes(config, arguments, data.samples if data else None),
             example_inputs=example,
             data=data,
             target=target,
@@ -86,14 +82,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         )
         show("writing", 0, None)
         files = write(compiled, output, arguments)
-        measured = sensitivity(compiled, data, progress=show) if report else None
+        measured = sensitivity(compiled, data, progress=show) if report and data else None
     if arguments.json:
         kernels = {str(file): integer_kernels(file) for file in files}
         held = [{**plain_summary(file), "kernels": kernels[str(file)]} for file in files]
-        print_json({**compiled.report.plain(), "data": str(data), "files": held})
+        print_json({**compiled.report.plain(), "data": data and str(data), "files": held})
         return
     console.print(compiled.report.table())
-    lines = [f"calibrated on {data}", *map(describe, files)]
+    lines = [f"calibrated on {data}" if data else "without calibration data", *map(describe, files)]
     before = sum(row.bytes for row in compiled.report.rows if row.name.endswith("Capture"))
     if arguments.batch_size is None and target == "openvino":
         lines.append("its batch size is free; with --batch-size 1 small networks run up to a fifth faster in OpenVINO")
@@ -106,6 +102,30 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             f"most is lost at {worst.place}, {worst.decibels:.1f} dB by itself; {measured.write(report)} has all places"
         )
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    """Raise InputError for what is known of the options about data before the model is built."""
+    if arguments.weights_only and (arguments.config or arguments.sensitivity):
+        other = "--config" if arguments.config else "--sensitivity"
+        why = "which has its own passes" if arguments.config else "which needs the floats behind the integers"
+        raise InputError(f"--weights-only does not go with {other}, {why}; leave one of them out")
+    if arguments.data is None:
+        if not arguments.weights_only:
+            raise InputError(f"INT8 needs calibration data to set its ranges: {HOW_DATA}")
+    elif arguments.data != RANDOM and not Path(arguments.data).exists():
+        raise InputError(f"there is no file or folder {arguments.data}; give {HOW_DATA}")
+    elif Path(arguments.data).is_dir():
+        find_images(arguments.data)  # an empty folder is known before the model is built
+
+
+def _example(
+    arguments: argparse.Namespace, model: nn.Module | ExportedProgram, data: Calibration | None, inputs: ExampleInputs | None
+) -> ExampleInputs | None:
+    """What the model is traced with; None for what the model says of itself."""
+    if data is None:
+        return example_for(model, arguments.input_shape) or inputs
+    return data.example if isinstance(data, RandomData) else first_batch(data)
 
 
 def write(compiled: Compiled | PartlyCompiled, output: Path, arguments: argparse.Namespace) -> list[Path]:
@@ -135,8 +155,10 @@ def describe(file: Path) -> str:
     )
 
 
-def _passes(config: Config | None, arguments: argparse.Namespace, samples: int) -> list[Pass]:
+def _passes(config: Config | None, arguments: argparse.Namespace, samples: int | None) -> list[Pass]:
     """Those of `config`, which has samples of its own unless the command line says otherwise, or the default ones."""
+    if arguments.weights_only:
+        return with_options(defaults.weights_only(), arguments.ignore)
     if config is None:
         return post_training(arguments.ignore, samples)
     return with_options(config.passes, arguments.ignore, arguments.samples)

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
+from fxcompress.quantization.by_rows import ByRows
 from fxcompress.quantizers.ops import QUANTIZE, along
 
 FLOAT_ROUNDING = 2.0**-18
@@ -58,7 +59,7 @@ class Constants:
         return interpreter.env
 
 
-class Dithered(fx.Interpreter):
+class Dithered(ByRows):
     """Runs a lowered graph with every value moved at random by as much as a rounding may."""
 
     def __init__(self, graph_module: fx.GraphModule, exact: set[fx.Node], seed: int):

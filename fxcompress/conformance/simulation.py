@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.conformance.client import FileProblem
 from fxcompress.conformance.rounding import FLOOR, MARGIN, Constants, Dithered
 from fxcompress.execution.agreement import decibels, difference
+from fxcompress.quantization.by_rows import ByRows
 
 _DRAWS = 4
 
@@ -48,7 +49,7 @@ class Simulation:
         self.graph_module, self.inputs = graph_module, inputs
         self.constants = constants or Constants(graph_module)
         self.explained = {} if explained is None else explained
-        self.exact = self._leaves(fx.Interpreter(graph_module))
+        self.exact = self._leaves(ByRows(graph_module))
         self._draws: list[list[Any]] = []
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.interface import float32_inputs
 from fxcompress.errors import InputError
 from fxcompress.report.rows import Row
+from fxcompress.storage.memory import give_back
 
 Verify = bool | Literal["strict"]
 
@@ -59,7 +60,10 @@ class CheckedFile:
         lowered, example = self.lower(), float32_inputs(self.example)
         strict = verify == "strict"
         check = FileCheck(lowered, example, self.runtime, self.emit, self.write, strict, Path(path)) if verify else None
-        written = self.write(self.emit(lowered, **self.names), path, check=check)
+        give_back()
+        model = self.emit(lowered, **self.names)
+        give_back()
+        written = self.write(model, path, check=check)
         if check:
             self.row, self.mismatch = check.row, check.mismatch
         return written

@@ -18,9 +18,8 @@ from fxcompress.errors import InputError
 def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int | None = None) -> dict[str, Any]:
     """`inputs` as a step of generation: the tokens from `past` on, behind the cache of those before.
 
-    A model of Hugging Face compiled on such inputs, with ``dynamic_shapes="auto"``, gives one file that reads a prompt and
-    generates from it: its cache goes in as ``past_key_values.0.key`` and so on, of any length or none, and comes out as
-    ``present.0.key``.
+    A model of Hugging Face compiled on such inputs gives one file that reads a prompt and generates from it: its cache goes in
+    as ``past_key_values.0.key`` and so on, of any length or none, and comes out as ``present.0.key``.
 
     Args:
         model: of `transformers`, one that returns a cache. It runs once, in the mode that it is in.

@@ -84,26 +84,27 @@ def capture_parts(
     names: Sequence[str] | None,
     whole: CaptureError | None,
     *,
-    every_size: bool,
+    dynamic_shapes: Any,
     check: bool,
 ) -> tuple[dict[str, Captured], PartialCapture]:
     """The submodules `names`, or the largest ones that can be captured where the `whole` cannot; that is warned of.
 
-    With `every_size` all sizes are free that can be, not the batch alone.
+    `dynamic_shapes` are as of `capture`; those for torch.export are of the whole, and say nothing of parts.
 
     Raises:
         CaptureError: none can, or the model does not run.
         ScopeError: `names` names no submodule.
     """
     parts: dict[fx.GraphModule, Captured] = {}
+    shapes = dynamic_shapes if isinstance(dynamic_shapes, str) else None
 
     def capture_one(module: nn.Module, inputs: ExampleInputs, modes: Modes) -> fx.GraphModule:
-        done = capture_verified(module, inputs, dynamic_shapes="auto" if every_size else None, check=check, modes=modes)
+        done = capture_verified(module, inputs, dynamic_shapes=shapes, check=check, modes=modes)
         parts[done.graph_module] = done
         return done.graph_module
 
     why = reason_of(whole) if whole else ""
-    found = capture_submodules(model, example, names, capture=capture_one, why=why, several_sizes=every_size)
+    found = capture_submodules(model, example, names, capture=capture_one, why=why, several_sizes=shapes == "auto")
     if not found.graphs:
         assert whole is not None
         raise whole

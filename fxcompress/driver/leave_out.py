@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,21 @@ def check_complete(parameters: Sequence[str], positional: int, named: Iterable[s
             f"the model was compiled for calls with {', '.join(missing)}, which this call leaves out; where only a loss needs "
             f"that, call compiled.without({', '.join(map(repr, missing))}), which returns the other outputs"
         )
+
+
+def without_nothing(named: Mapping[str, Any], parameters: Collection[str]) -> dict[str, Any]:
+    """The arguments `named` that are among `parameters`; the others must be None, which says nothing.
+
+    Raises:
+        InputError: another one is given.
+    """
+    unknown = [name for name, value in named.items() if name not in parameters and value is not None]
+    if unknown:
+        raise InputError(
+            f"the model was compiled for calls without {', '.join(unknown)}; it takes {', '.join(parameters)}. "
+            "Compile it with example inputs that have what is to be given"
+        )
+    return {name: value for name, value in named.items() if name in parameters}
 
 
 def _parameters(graph: fx.Graph) -> dict[str, int]:

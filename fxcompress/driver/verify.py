@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import Effect
 from fxcompress.errors import VerificationError
-from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.execution.agreement import agreement
 from fxcompress.execution.last_bits import decided_by_last_bits
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.quantization.by_rows import outputs_by_rows
 from fxcompress.quantization.quantized import activations_in_float
 from fxcompress.rewrite.rule import Replacement
 
@@ -29,7 +30,7 @@ class Verifier:
 
     def __init__(self, graph_module: fx.GraphModule, example: ExampleInputs):
         self.graph_module, self.example = graph_module, example
-        self.outputs = outputs(graph_module, example)
+        self.outputs = outputs_by_rows(graph_module, example)
         self.snapshot = _Snapshot(graph_module)
 
     def check(
@@ -53,7 +54,7 @@ class Verifier:
         snapshot = _Snapshot(self.graph_module)
         if not rewritten and snapshot.shows_what(self.snapshot):
             return float("inf")
-        after = outputs(self.graph_module, self.example)
+        after = outputs_by_rows(self.graph_module, self.example)
         decibels, kept = self._agreement(effect, before, self.graph_module, after)
         if not kept:
             culprit = self._culprit(effect, before, rewritten, retry)
@@ -90,7 +91,7 @@ class Verifier:
         if effect.kept(decibels):
             return decibels, True
         with activations_in_float(graph_module):
-            expected, found = (outputs(one, self.example) for one in pair)
+            expected, found = (outputs_by_rows(one, self.example) for one in pair)
             decibels = max(decibels, agreement(expected, found))
             return decibels, effect.kept(decibels) or decided_by_last_bits(pair[0], self.example, expected, found)
 
@@ -105,7 +106,7 @@ class Verifier:
             middle = (low + high) // 2
             trial = fx.GraphModule(self.graph_module, copy_graph(before))
             done = retry(trial, limit=middle)
-            if self._agreement(effect, before, trial, outputs(trial, self.example))[1]:
+            if self._agreement(effect, before, trial, outputs_by_rows(trial, self.example))[1]:
                 low = middle
             else:
                 high, culprit = middle, done[-1]

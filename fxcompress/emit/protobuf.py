@@ -12,6 +12,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from fxcompress.storage.memory import give_back
+
+_GIVEN_BACK = 2**20  # bytes of a weight after which memory is given back
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
 
@@ -28,6 +31,8 @@ def write_protobuf(model: ir.Model, path: Path) -> None:
         file.write(_prefix(_GRAPH, len(graph) + sum(map(len, tensors))) + graph)
         for tensor in tensors:
             file.writelines(tensor.parts())
+            if tensor.tensor.nbytes > _GIVEN_BACK:
+                give_back()
 
 
 class _Written:

@@ -112,7 +112,7 @@ def compress(
             things in training, their parts: the base model and the heads of Hugging Face's, backbone, neck and heads of
             detectors, the outermost modules that return the same in both. The report lists them.
         dynamic_shapes: as of `fxcompress.compile`, but every size that can be is free, since trainers call models with many;
-            None fixes all but the batch.
+            ``"batch"`` fixes all but the batch.
         options: others of `fxcompress.compile`.
 
     Raises:

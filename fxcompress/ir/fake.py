@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch.utils import _pytree as pytree
 
 
 def fake_value(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -33,3 +34,20 @@ def static_sizes(shape: Iterable[Any]) -> tuple[Any, ...]:
     """`shape` with a number for each size that was found to be constant; the others stay `torch.SymInt`."""
     constants = [size if isinstance(size, int) else size.node.maybe_as_int() for size in shape]
     return tuple(size if constant is None else constant for size, constant in zip(shape, constants))
+
+
+def settle_sizes(graph: fx.Graph) -> None:
+    """Give the values of `graph` numbers for the sizes that were found to be constant only after they had been traced."""
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(_settled, node.meta["val"])
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, torch.SymInt):
+        return static_sizes((value,))[0]
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return value
+    size, stride = static_sizes(value.shape), static_sizes(value.stride())
+    changed = any(type(new) is not type(old) for new, old in zip((*size, *stride), (*value.shape, *value.stride())))
+    return value.new_empty_strided(size, stride) if changed else value

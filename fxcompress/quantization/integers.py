@@ -25,18 +25,17 @@ def store_weight(
     signed one has no zero point.
     """
     stem, kind = node.name.removesuffix("_quantizer"), quantizer.dtype
-    integers, points = quantizer.integers(masked(graph_module, node.args[0])), quantizer.zero_point  # type: ignore[arg-type]
+    weight, points = masked(graph_module, node.args[0]), quantizer.zero_point  # type: ignore[arg-type]
     block, narrow = quantizer.spec.group_size or 0, quantizer.spec.bits <= 4
     widened = in_integers and not block
-    if widened and not narrow:
-        axis = quantizer.spec.scale_axis
-        relative = integers - along(points, axis, block, integers.shape)
-        low, high = INTEGER_RANGES["int8"]
-        if low <= relative.min() and relative.max() <= high:
-            integers, points, kind = relative, torch.zeros_like(points), "int8"
-    elif not widened and quantizer.signed and points.any():  # OpenVINO unpacks only unsigned ones with a zero point quickly
+    if not widened and quantizer.signed and points.any():  # OpenVINO unpacks only unsigned ones with a zero point quickly
         shift = -INTEGER_RANGES[kind][0]
-        integers, points, kind = integers + shift, points + shift, f"u{kind}"
+        kind, points = f"u{kind}", points + shift
+        stored = quantizer.integers(weight, STORAGE[kind], shift)
+    elif widened and not narrow:
+        stored, points, kind = _relative(quantizer, weight)
+    else:
+        stored = quantizer.integers(weight, STORAGE[kind])
 
     def constant(name: str, value: Tensor) -> fx.Node:
         return insert_constant(graph_module, f"{stem}_{name}", value, before=node, created_by=created_by)
@@ -45,7 +44,6 @@ def store_weight(
         return insert_function(target, *args, name=f"{stem}_{name}", value=like, before=node, created_by=created_by)
 
     scale, zero_point = constant("scale", quantizer.scale.detach().clone()), constant("zero_point", points.to(STORAGE[kind]))
-    stored = integers.to(STORAGE[kind])
     if narrow:
         packed, shape = constant(kind, pack(stored)), list(stored.shape)
         held = call(UNPACK, packed, shape, kind, name="unpack", like=stored.to("meta"))
@@ -55,6 +53,18 @@ def store_weight(
     dequantized = call(DEQUANTIZE, held, *grid, name="dequantize", like=node.meta["val"])
     node.replace_all_uses_with(dequantized)
     graph_module.graph.erase_node(node)
+
+
+def _relative(quantizer: Quantizer, weight: Tensor) -> tuple[Tensor, Tensor, str]:
+    """The integers of `weight` relative to their zero points, where that fits 8 signed bits; their zero points and type."""
+    integers, points = quantizer.integers(weight, torch.int16), quantizer.zero_point
+    relative = integers - along(points.to(torch.int16), quantizer.spec.scale_axis, quantizer.spec.group_size or 0, weight.shape)
+    low, high = INTEGER_RANGES["int8"]
+    if low <= relative.min() and relative.max() <= high:
+        integers, points, kind = relative, torch.zeros_like(points), "int8"
+    else:
+        kind = quantizer.dtype
+    return integers.to(STORAGE[kind]), points, kind
 
 
 def read_by_integer_kernels(graph_module: fx.GraphModule, target: Target) -> set[fx.Node]:

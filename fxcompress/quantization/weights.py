@@ -11,8 +11,8 @@ from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import Estimator, MinMax, Range
 from fxcompress.quantizers.spec import QuantizationSpec
 
-ROWS = 4096
-"""Rows that an estimator is shown at once, which bounds the memory of its histograms."""
+ROWS, VALUES = 4096, 2**20
+"""Rows that an estimator is shown at once, and values in them, which bounds its memory."""
 
 
 def fit(quantizer: Quantizer, weight: Tensor) -> None:
@@ -52,5 +52,6 @@ def _by_group(groups: Tensor, spec: QuantizationSpec, estimator: Estimator) -> R
 
 
 def _by_row(rows: Tensor, spec: QuantizationSpec, estimator: Estimator) -> Range:
-    low, high = zip(*(estimator.fit_values(some, spec) for some in rows.split(ROWS)))
+    count = max(1, min(ROWS, VALUES // rows.shape[1]))
+    low, high = zip(*(estimator.fit_values(some, spec) for some in rows.split(count)))
     return torch.cat(low), torch.cat(high)

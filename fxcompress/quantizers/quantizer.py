@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.quantizers.straight_through import fake_quantize
 
 _LEAST_SCALE = 1e-45  # the least float above zero
+
+_PIECE = 2**21  # values that are rounded at a time
 
 
 class Quantizer(nn.Module):
@@ -138,10 +141,29 @@ class Quantizer(nn.Module):
         return fake_quantize(x, *self.broadcast(x.shape), None, None, self.levels, 1.0)
 
     @torch.no_grad()
-    def integers(self, x: Tensor) -> Tensor:
-        """The integers that stand for `x`, as float."""
-        scale, zero_point = self.broadcast(x.shape)
-        return torch.div(x, scale).round_().add_(zero_point).clamp_(*self.levels)
+    def integers(self, x: Tensor, dtype: torch.dtype | None = None, shift: int = 0) -> Tensor:
+        """The integers that stand for `x`, with `shift` added, as floats or of `dtype`: a few rows at a time."""
+        result = torch.empty_like(x, dtype=dtype or x.dtype)
+        step = max(1, _PIECE * len(x) // max(1, x.numel())) if self.by_rows else 1
+        for rows in (slice(start, start + step) for start in range(0, len(x), step)) if self.by_rows else (...,):
+            scale, zero_point = self._grid_of(x[rows], rows)
+            result[rows] = torch.div(x[rows], scale).round_().add_(zero_point).clamp_(*self.levels).add_(shift)
+        return result
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each index of the first axis has scales of its own, so that it can be rounded apart from the others."""
+        axis = self.spec.scale_axis
+        return axis is not None and (axis == 0) != bool(self.spec.group_size)
+
+    def rounded_rows(self, x: Tensor, rows: Any) -> Tensor:
+        """Those of `rows` (a slice or indices) of what this module makes of `x`, where it is `by_rows` and switched on."""
+        return fake_quantize(x[rows], *self._grid_of(x[rows], rows), None, None, self.levels, 1.0)
+
+    def _grid_of(self, part: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
+        grid = self.spec.scale_axis, self.spec.group_size or 0, part.shape
+        scale, zero_point = ((one[rows] if self.by_rows else one) for one in (self.scale, self.zero_point))
+        return along(scale, *grid), along(zero_point, *grid)
 
     def broadcast(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """`scale` and `zero_point`, as they broadcast over a tensor of this shape."""

@@ -1,0 +1,51 @@
+"""Graphs with large weights in integers run a few rows at a time, to the same values as in one piece."""
+
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import defaults, passes
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.execution.agreement import agreement, outputs
+from fxcompress.quantization import by_rows
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.inner, self.head = nn.Embedding(51, 24), nn.Linear(24, 35), nn.Linear(35, 51)
+        self.out = nn.Linear(51, 24, bias=False)
+
+    def forward(self, tokens):
+        x = self.head(self.inner(self.table(tokens)).relu())
+        return self.out(x), x
+
+
+OPTIONS = [{}, {"group_size": 5}, {"symmetric": True}, {"bits": 8, "group_size": None}, {"head": 4}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_large_weights_are_run_by_rows(options, monkeypatch):
+    model, tokens = Tied().eval(), torch.randint(0, 51, (3, 7))
+    stack = [passes.CompressWeights(**{"group_size": 12, **options}), passes.StoreIntegers()]
+    compiled = fxcompress.compile(model, stack, example_inputs=tokens)
+    monkeypatch.setattr(by_rows, "_LARGE", 200)
+    monkeypatch.setattr(by_rows, "_PIECE", 100)
+    whole = outputs(compiled, ExampleInputs((tokens,)))
+    rounded = fxcompress.compile(model, stack[:1], example_inputs=tokens)
+    assert len(by_rows.ByRows(rounded).rounded) == 4
+    assert agreement(whole, by_rows.outputs_by_rows(rounded, ExampleInputs((tokens,)))) > 130
+    interpreter = by_rows.ByRows(compiled)
+    assert len(interpreter.later) == (4 if options.get("head") != 4 else 2)  # rows of an odd width begin within a byte
+    assert agreement(whole, by_rows.outputs_by_rows(compiled, ExampleInputs((tokens,)))) > 130
+
+
+def test_a_file_is_checked_by_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(by_rows, "_LARGE", 200)
+    monkeypatch.setattr(by_rows, "_PIECE", 100)
+    tokens = torch.randint(0, 51, (3, 7))
+    compiled = fxcompress.compile(Tied().eval(), defaults.weights_only(), example_inputs=tokens)
+    assert all(row.decibels > 100 for row in compiled.report.rows if row.effect == "exact")
+    compiled.to_onnx(tmp_path / "m.onnx")
+    assert compiled.report.rows[-1].decibels > 80 and not compiled.report.rows[-1].notes
