@@ -84,8 +84,9 @@ class _Recorder(TorchFunctionMode):
         return func, self.literals(dict(given.arguments)), trains
 
     def literals(self, value: Any) -> list[Any]:
-        """The leaves of `value`, each tensor by its number."""
-        return [self._number(leaf) if isinstance(leaf, Tensor) else leaf for leaf in pytree.tree_leaves(value)]
+        """The leaves of `value`, each tensor by its number, those that are bounds of slices too."""
+        leaves = pytree.tree_leaves(pytree.tree_map_only(slice, lambda one: (one.start, one.stop, one.step), value))
+        return [self._number(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def _number(self, tensor: Tensor) -> str:
         return f"%{self.numbered.setdefault(id(tensor), (len(self.numbered), tensor))[0]}"

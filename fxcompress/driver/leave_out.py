@@ -77,18 +77,8 @@ def check_complete(parameters: Sequence[str], positional: int, named: Iterable[s
 
 
 def without_nothing(named: Mapping[str, Any], parameters: Collection[str]) -> dict[str, Any]:
-    """The arguments `named` that are among `parameters`; the others must be None, which says nothing.
-
-    Raises:
-        InputError: another one is given.
-    """
-    unknown = [name for name, value in named.items() if name not in parameters and value is not None]
-    if unknown:
-        raise InputError(
-            f"the model was compiled for calls without {', '.join(unknown)}; it takes {', '.join(parameters)}. "
-            "Compile it with example inputs that have what is to be given"
-        )
-    return {name: value for name, value in named.items() if name in parameters}
+    """The arguments `named` without those that are None, which says nothing, and not among `parameters`."""
+    return {name: value for name, value in named.items() if name in parameters or value is not None}
 
 
 def _parameters(graph: fx.Graph) -> dict[str, int]:
