@@ -3,5 +3,5 @@
 In: a file, the lowered graph in it, example inputs. Out: a row of the report, a warning or an error that names the first
 node that differs.
 
-Imports: report, ir, data, quantizers, execution, emit.
+Imports: report, storage, ir, data, quantizers, execution, quantization, emit.
 """
