@@ -21,7 +21,7 @@ from fxcompress.config import Config
 from fxcompress.config.config import text_or_none
 from fxcompress.conformance.writing import CheckedFile, Verify
 from fxcompress.driver.compilation import Compilation
-from fxcompress.driver.leave_out import check_complete, leave_out, without_nothing
+from fxcompress.driver.leave_out import leave_out, without_nothing
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
@@ -136,15 +136,10 @@ class Compiled(fx.GraphModule):
 
         contiguous = output_layout.contiguous_outputs(self.graph)
         _, *known = inspect.signature(inference).parameters.values()
-        names = [one.name for one in known if one.default is one.empty]
-        taken = dict.fromkeys(one.name for one in known)
 
         @functools.wraps(inference)
         def forward(self: Compiled, *args: Any, **kwargs: Any) -> Any:
-            if not kwargs.keys() <= taken.keys():
-                kwargs = without_nothing(kwargs, taken)
-            if len(args) + len(kwargs) < len(names):
-                check_complete(names, len(args), kwargs)
+            kwargs = without_nothing(known, len(args), kwargs)
             return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
 
         type(self).forward = forward

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,9 +77,14 @@ def check_complete(parameters: Sequence[str], positional: int, named: Iterable[s
         )
 
 
-def without_nothing(named: Mapping[str, Any], parameters: Collection[str]) -> dict[str, Any]:
-    """The arguments `named` without those that are None, which says nothing, and not among `parameters`."""
-    return {name: value for name, value in named.items() if name in parameters or value is not None}
+def without_nothing(known: Sequence[inspect.Parameter], positional: int, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments `named` without those that are None, which says nothing, and not `known`; the others are complete."""
+    parameters = {one.name for one in known}
+    said = {name: value for name, value in named.items() if name in parameters or value is not None}
+    needed = [one.name for one in known if one.default is one.empty]
+    if positional + len(said) < len(needed):
+        check_complete(needed, positional, said)
+    return said
 
 
 def _parameters(graph: fx.Graph) -> dict[str, int]:
