@@ -93,6 +93,9 @@ def dynamic_shapes(model: nn.Module, example: ExampleInputs, dimensions: Dimensi
 @contextmanager
 def tied(model: nn.Module, ties: Ties) -> Iterator[None]:
     """Calls of `model`, in which a trace learns that sizes are the same."""
+    if not ties:
+        yield
+        return
 
     def check(module: nn.Module, args: Any, kwargs: Any) -> None:
         leaves = pytree.tree_leaves((args, kwargs))
