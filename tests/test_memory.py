@@ -26,7 +26,7 @@ def tensors():
     gc.collect()
     found = {}
     for one in gc.get_objects():
-        if type(one) in (torch.Tensor, nn.Parameter) and one.device.type == "cpu":
+        if type(one) in (torch.Tensor, nn.Parameter) and one.device.type == "cpu" and one.layout is torch.strided:
             storage = one.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
     return sum(found.values())

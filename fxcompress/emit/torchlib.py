@@ -34,6 +34,8 @@ _WRONG = {
 _WITHOUT_EFFECT = {"C", "HxW", "device", "implicit", "layout", "memory_format", "non_blocking", "path", "pin_memory"}
 _WITHOUT_EFFECT |= {"return_debug_mask", "sorted", "sparse_grad"}
 """Parameters that change no value, or follow from the shapes of others."""
+_SELDOM_READ = {"Loop", "Scan", "NegativeLogLikelihoodLoss"}
+"""What OpenVINO reads in few forms or none, as it does sequences of tensors."""
 _LARGEST_KNOWN = 4096  # elements; constants up to this size are known while a call is simplified
 
 
@@ -63,7 +65,7 @@ def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, k
     """Append what `function`, torchlib's translation of `target`, writes for a call with these arguments.
 
     Args:
-        portable: refuse sequences of tensors and loops, of which OpenVINO reads few.
+        portable: refuse sequences of tensors, loops and what else OpenVINO seldom reads.
 
     Returns:
         An `onnx_ir.Value`, or a list of them where the call has several results.
@@ -76,7 +78,8 @@ def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, k
     recording = _Recording(emit)
     recording.record(function, *_promoted(emit, target, args, kwargs))
     recording.simplify(emit.graph.opset_imports[""])
-    found = {node.op_type for node in recording.model.graph if "Sequence" in node.op_type or node.op_type in ("Loop", "Scan")}
+    types = {node.op_type for node in recording.model.graph}
+    found = {one for one in types if "Sequence" in one or one in _SELDOM_READ}
     if portable and found:
         raise UntranslatableError(f"torchlib writes {target} with {', '.join(sorted(found))}")
     return recording.move()

@@ -116,7 +116,7 @@ def allowed(declared: Any) -> str:
         return f"that is a list, each {inner}"
     name = getattr(declared, "__name__", declared)
     if inspect.isabstract(declared):
-        return f"that is a {name}, of {', '.join(one.__name__ for one in members(declared))}"
+        return f"that is a {name}, of {', '.join(dict.fromkeys(one.__name__ for one in members(declared)))}"
     return f"that is a {name}"
 
 

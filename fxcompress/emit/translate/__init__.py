@@ -13,6 +13,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     indexing,
     linear,
     logic,
+    losses,
     normalization,
     pooling,
     quantization,
