@@ -17,8 +17,9 @@ def parts_that_train_alike(model: nn.Module, example: ExampleInputs) -> list[str
 
     Auxiliary heads are what other modules have: they return more in training, and are called as the model's own code says.
     """
+    twin = twin_of(model)
     try:
-        inference, training = (_returned(model, example, training=mode) for mode in (False, True))
+        inference, training = (_returned(twin, example, training=mode) for mode in (False, True))
     except Exception:  # of the model's own: it does not run on the example, or not in training
         return []
     if inference.get("") == training.get(""):
@@ -37,14 +38,17 @@ def parts_that_train_alike(model: nn.Module, example: ExampleInputs) -> list[str
     return below("", model)
 
 
-def _returned(model: nn.Module, example: ExampleInputs, *, training: bool) -> dict[str, Any]:
-    """The structure of what each submodule that is called returns, by path; a twin of `model` runs, and random numbers stay."""
-    twin = twin_of(model)
+def _returned(twin: nn.Module, example: ExampleInputs, *, training: bool) -> dict[str, Any]:
+    """The structure of what each submodule of `twin` that is called returns, by path; its tensors and random numbers stay."""
     twin.train(training)
     found: dict[str, Any] = {}
-    for path, module in twin.named_modules():
+    hooks = [
         module.register_forward_hook(lambda *call, path=path: found.__setitem__(path, pytree.tree_structure(call[-1])))
+        for path, module in twin.named_modules()
+    ]
     inputs = example.copy()
     with torch.no_grad(), torch.random.fork_rng(devices=[]), unwritten(twin):
         twin(*inputs.args, **inputs.kwargs)
+    for hook in hooks:
+        hook.remove()
     return found

@@ -99,8 +99,8 @@ def resolve(name: str) -> OpOverload:
     return getattr(packet, functional[0])
 
 
-DROPOUTS = tuple(map(resolve, ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")))
-IDLE = (*DROPOUTS, STOP_GRADIENT)
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")
+IDLE = tuple(map(resolve, (*_DROPOUTS, "stop_gradient")))
 """What does nothing outside training."""
 
 

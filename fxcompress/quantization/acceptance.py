@@ -196,10 +196,7 @@ def _decibels(error: Tensor) -> str:
 @torch.no_grad()
 def _outputs(graph_module: fx.GraphModule, batches: Sequence[Leaves]) -> list[list[Tensor]]:
     """The floating-point outputs of the graph as it stands, compiled or not, for each batch."""
-    executions, output = (
-        [Execution(graph_module, batch) for batch in batches],
-        next(iter(reversed(graph_module.graph.nodes))),
-    )
+    executions, output = [Execution(graph_module, batch) for batch in batches], graph_module.graph.output_node()
     advance_together(executions, output)
     found = [pytree.tree_leaves(fx.map_arg(output.args, execution.value)) for execution in executions]
     return [[x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()] for leaves in found]

@@ -59,9 +59,8 @@ class ByRows(fx.Interpreter):
         if target is LINEAR and (isinstance(args[1], _Later) or args[1].numel() >= _LARGE):
             x, weight, *rest = args
             bias = rest[0] if rest else kwargs.get("bias")
-            result = x.new_empty(
-                *x.shape[:-1], weight.shape[0]
-            )  # first: among the pieces it would keep memory from being used again
+            # First: among the pieces it would keep memory from being used again.
+            result = x.new_empty(*x.shape[:-1], weight.shape[0])
             for start, stop, rows in _pieces(weight):
                 some = (x, rows, None if bias is None else bias[start:stop])
                 result[..., start:stop] = super().call_function(target, some, {})

@@ -146,7 +146,7 @@ class Quantizer(nn.Module):
         result = torch.empty_like(x, dtype=dtype or x.dtype)
         step = max(1, _PIECE * len(x) // max(1, x.numel())) if self.by_rows else 1
         for rows in (slice(start, start + step) for start in range(0, len(x), step)) if self.by_rows else (...,):
-            scale, zero_point = self._grid_of(x[rows], rows)
+            scale, zero_point = self.broadcast(x[rows].shape, rows)
             result[rows] = torch.div(x[rows], scale).round_().add_(zero_point).clamp_(*self.levels).add_(shift)
         return result
 
@@ -158,17 +158,13 @@ class Quantizer(nn.Module):
 
     def rounded_rows(self, x: Tensor, rows: Any) -> Tensor:
         """Those of `rows` (a slice or indices) of what this module makes of `x`, where it is `by_rows` and switched on."""
-        return fake_quantize(x[rows], *self._grid_of(x[rows], rows), None, None, self.levels, 1.0)
+        return fake_quantize(x[rows], *self.broadcast(x[rows].shape, rows), None, None, self.levels, 1.0)
 
-    def _grid_of(self, part: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
-        grid = self.spec.scale_axis, self.spec.group_size or 0, part.shape
-        scale, zero_point = ((one[rows] if self.by_rows else one) for one in (self.scale, self.zero_point))
-        return along(scale, *grid), along(zero_point, *grid)
-
-    def broadcast(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """`scale` and `zero_point`, as they broadcast over a tensor of this shape."""
+    def broadcast(self, shape: torch.Size, rows: Any = None) -> tuple[Tensor, Tensor]:
+        """`scale` and `zero_point`, or those of some `rows`, as they broadcast over a tensor of this shape."""
         grid = self.spec.scale_axis, self.spec.group_size or 0, shape
-        return along(self.scale, *grid), along(self.zero_point, *grid)
+        scale, zero_point = (self.scale, self.zero_point) if rows is None else (self.scale[rows], self.zero_point[rows])
+        return along(scale, *grid), along(zero_point, *grid)
 
     @property
     def whole_axes(self) -> tuple[int, ...]:
