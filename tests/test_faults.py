@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import onnx
+import openvino
 import pytest
 import torch
 from emission import Call, batches, checked, in_openvino
@@ -474,3 +475,25 @@ def test_a_mish_behind_an_attention(shape, between):
     x = torch.randn(shape)
     model = Call(lambda x: F.mish(between(F.scaled_dot_product_attention(x, x, x), x)))
     agree(fxcompress.compile(model, data=[(x,)]), x)
+
+
+class OfLevels(nn.Module):
+    """Layers that read several levels of features, as detectors' heads do."""
+
+    def __init__(self, kind: type[nn.Module], bias: bool) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(nn.Conv2d(3, 8, 3, stride, 1, bias=bias) for stride in (1, 2, 4))
+        self.layers = nn.ModuleList([kind(8, 8, 3, padding=1, bias=bias), nn.Conv2d(8, 4, 1, bias=bias)])
+
+    def forward(self, x):
+        return [self.layers[1](self.layers[0](level(x).relu()).relu()) for level in self.levels]
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("bias", [True, False])
+def test_biases_are_added_in_the_kernels_of_their_layers(kind, bias):
+    x = torch.randn(2, 3, 9, 12)
+    core = openvino.Core()
+    network = core.compile_model(core.read_model(agree(compile_here(OfLevels(kind, bias), x), x)), "CPU")
+    kinds = [node.get_rt_info()["layerType"].astype(str) for node in network.get_runtime_model().get_ops()]
+    assert "Eltwise" not in kinds

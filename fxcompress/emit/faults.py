@@ -39,6 +39,7 @@ from fxcompress.emit.rewiring import (
     rank_of,
     readers,
 )
+from fxcompress.emit.zero_points import middles_signed, zero_points_in_biases
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
@@ -71,6 +72,16 @@ def _guard_bare_sums(graph: ir.Graph) -> int:
         bias = constant(graph, np.full((channels,), _SMALLEST), f"constant/float32_smallest_{channels}")
         node.resize_inputs(3)
         node.replace_input_with(2, bias)
+    return len(found)
+
+
+def _copy_shared_biases(graph: ir.Graph) -> int:
+    """Give every convolution a bias that nothing else reads."""
+    found = [node for node in graph if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 2]
+    found = [node for node in found if numbers_of(node.inputs[2]) is not None and _is_shared(node.inputs[2])]  # type: ignore[arg-type]
+    for node in found:
+        bias = np.asarray(numbers_of(node.inputs[2]))
+        node.replace_input_with(2, constant(graph, bias, f"{node.name}/bias"))
     return len(found)
 
 
@@ -211,6 +222,7 @@ def _allow_more_overlap(graph: ir.Graph) -> int:
 
 
 _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
+    Fault.SHARED_BIASES: _copy_shared_biases,
     Fault.CHANNELS_OF_ROWS: channels_apart,
     Fault.REDUCTIONS: reductions_apart,
     Fault.MISH_OF_ATTENTION: mishes_spelled,
@@ -219,6 +231,8 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,
     Fault.BARE_SUMS: _guard_bare_sums,
+    Fault.MIDDLES: middles_signed,
+    Fault.ZERO_POINTS: zero_points_in_biases,
     Fault.POOLED_OUTPUTS: pools_apart,
     Fault.CLIPPED_NUMBERS: clips_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,

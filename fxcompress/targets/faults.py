@@ -12,6 +12,9 @@ class Fault(enum.Enum):
     """
 
     BARE_SUMS = "moves the scales of an integer sum without a bias behind what reads it, or into one of several readers"
+    SHARED_BIASES = "adds the bias of a convolution in a step of its own, in float, where another convolution reads it as well"
+    MIDDLES = "takes time for a zero point, also where unsigned bytes have their middle as it, and are signed ones"
+    ZERO_POINTS = "takes time for the zero point of what an integer convolution reads, also where nothing is padded"
     POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
     CLIPPED_NUMBERS = (
         "clips before it adds or multiplies several numbers, not behind, where that is quantized and the batch is free"

@@ -1,0 +1,103 @@
+"""Zero points that a runtime need not subtract while it computes: they are part of a bias, or of the type."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from fxcompress.emit.rewiring import constant, numbers_of
+
+_MIDDLE = 128  # of unsigned bytes: what is less it is a signed one
+
+
+def zero_points_in_biases(graph: ir.Graph) -> int:
+    """Have convolutions without padding read integers without a zero point, which the bias makes up for.
+
+    The sum over q w is the sum over (q - z) w and z times the sum of w, which is known. Padding is zeros, z in integers, and
+    would be missing at the borders.
+    """
+    found = [node for node in graph if node.op_type == "Conv" and _has_known_excess(node)]
+    for node in found:
+        (dequantize, weight), bias = (value.producer() for value in node.inputs[:2]), numbers_of(node.inputs[2])  # type: ignore[union-attr]
+        assert dequantize is not None and weight is not None and bias is not None
+        less = bias.astype(np.float64) - _excess(dequantize, weight)
+        node.replace_input_with(2, constant(graph, less.astype(np.float32), f"{node.name}/bias"))
+        node.replace_input_with(0, _without_zero_point(graph, dequantize))
+    return len(found)
+
+
+def _has_known_excess(node: ir.Node) -> bool:
+    pads = node.attributes["pads"].as_ints() if "pads" in node.attributes else []
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    read, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
+    if read is None or weight is None or any(pads) or numbers_of(bias) is None:
+        return False
+    if not _is_dequantize(read) or not _is_dequantize(weight):
+        return False
+    point = _zero_point(read)
+    return point.size == 1 and bool(point.any()) and not _zero_point(weight).any() and _integers(weight) is not None
+
+
+def _is_dequantize(node: ir.Node) -> bool:
+    return node.op_type == "DequantizeLinear"
+
+
+def _zero_point(dequantize: ir.Node) -> np.ndarray:
+    point = numbers_of(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    return np.zeros((), np.int64) if point is None else point.astype(np.int64)
+
+
+def _integers(dequantize: ir.Node) -> np.ndarray | None:
+    """The constant that is dequantized, which may be cast from fewer bits."""
+    value = dequantize.inputs[0]
+    source = value.producer() if value is not None else None
+    held = numbers_of(source.inputs[0] if source is not None and source.op_type == "Cast" else value)
+    return None if held is None else held.astype(np.int64)
+
+
+def _excess(dequantize: ir.Node, weight: ir.Node) -> np.ndarray:
+    """What the zero point adds to the outputs of each filter, (filters,)."""
+    integers, step = _integers(weight), numbers_of(dequantize.inputs[1])
+    scale = numbers_of(weight.inputs[1])
+    assert integers is not None and step is not None and scale is not None
+    sums = integers.reshape(len(integers), -1).sum(1) * int(_zero_point(dequantize).item())
+    return sums * scale.astype(np.float64).reshape(-1) * float(step.item())
+
+
+def _without_zero_point(graph: ir.Graph, dequantize: ir.Node) -> ir.Value:
+    """What `dequantize` puts out, more by its zero point."""
+    integers, scale = dequantize.inputs[:2]
+    assert integers is not None
+    for reader, _ in integers.uses():
+        if _is_dequantize(reader) and len(reader.inputs) == 2 and reader.inputs[1] is scale:
+            return reader.outputs[0]
+    made = ir.Node("", "DequantizeLinear", [integers, scale], name=f"{dequantize.name}/raised")
+    graph.insert_after(dequantize, made)
+    known = dequantize.outputs[0]
+    made.outputs[0].name, made.outputs[0].type, made.outputs[0].shape = f"{known.name}/raised", known.type, known.shape
+    return made.outputs[0]
+
+
+def middles_signed(graph: ir.Graph) -> int:
+    """Have unsigned bytes whose zero point is their middle be signed ones, which have none: the same numbers."""
+    found = [node for node in graph if node.op_type == "QuantizeLinear" and _is_centred(node)]
+    for node in found:
+        zero = constant(graph, np.zeros((), np.int8), "constant/int8_0")
+        node.replace_input_with(2, zero)
+        integers = node.outputs[0]
+        integers.type = ir.TensorType(ir.DataType.INT8)
+        for reader, _ in integers.uses():
+            reader.replace_input_with(2, zero)
+    return len(found)
+
+
+def _is_centred(quantize: ir.Node) -> bool:
+    """Whether bytes are quantized with their middle as zero point, and nothing but dequantizes reads them."""
+    point = quantize.inputs[2] if len(quantize.inputs) > 2 else None
+    number = numbers_of(point)
+    if point is None or number is None or point.dtype != ir.DataType.UINT8 or number.size != 1 or number.item() != _MIDDLE:
+        return False
+    integers = quantize.outputs[0]
+    readers = [reader for reader, _ in integers.uses()]
+    same = all(_is_dequantize(one) and len(one.inputs) > 2 and _zero_point(one).item() == _MIDDLE for one in readers)
+    return same and not integers.is_graph_output()
