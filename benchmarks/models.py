@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.requirements import need
 
@@ -42,7 +42,7 @@ def import_torchvision():
     """torchvision, also beside a torch that its compiled operators were not built for.
 
     Its import registers shapes for two operators of its extension. Where the extension does not load they are unknown,
-    so they are declared first; no network here calls them.
+    so they are declared first, and the one that detectors call is written in Python.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
@@ -50,7 +50,21 @@ def import_torchvision():
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     module = need("torchvision")
     module._operators_declared_for_import = library  # the declarations live as long as this object
+    if not module.extension._has_ops():
+        library.impl("nms", _suppress, "CPU")
+        module.ops.boxes._assert_has_ops = lambda: None
     return module
+
+
+def _suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """The boxes that no better one overlaps by more than `threshold`, the best first."""
+    order = scores.argsort(descending=True)
+    overlaps = import_torchvision().ops.box_iou(boxes[order], boxes[order]) > threshold
+    kept = torch.ones(len(order), dtype=torch.bool)
+    for place in range(len(order)):
+        if kept[place]:
+            kept[place + 1 :] &= ~overlaps[place, place + 1 :]
+    return order[kept]
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -81,7 +81,8 @@ def run_example(task, *arguments, monkeypatch, name="__main__"):
     script = EXAMPLES / task / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
     monkeypatch.syspath_prepend(str(script.parent))
-    monkeypatch.delitem(sys.modules, "networks", raising=False)
+    for name_beside in ("networks", "coco"):
+        monkeypatch.delitem(sys.modules, name_beside, raising=False)
     return runpy.run_path(str(script), run_name=name)
 
 
@@ -119,6 +120,42 @@ def test_mean_iou_is_of_the_classes_that_there_are(tmp_path, monkeypatch):
     found = torch.nn.functional.one_hot(torch.tensor([[[0, 0, 1, 1]]]), 4).permute(0, 3, 1, 2)
     masks = torch.tensor([[[0, 1, 1, 255]]])
     assert script["mean_iou"]("", [(found, masks)], 4) == pytest.approx(50.0)  # 1 of 2 and 1 of 2
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """The example's own reader of COCO's format, with images of 16 x 16."""
+    pytest.importorskip("pycocotools")
+    path = EXAMPLES / "detection" / "coco.py"
+    return runpy.run_path(str(path), run_name="coco")
+
+
+def test_boxes_of_a_mirrored_scene_lie_where_its_items_do(data, reader, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *_: torch.zeros(()))
+    plain, mirrored = (reader["Annotated"](data / "train", 32, mirrored=mirrored) for mirrored in (False, True))
+    for (image, target), (turned, of_turned) in zip(plain, mirrored):
+        assert torch.equal(image.flip(2), turned) and torch.equal(target["labels"], of_turned["labels"])
+        for (left, top, right, bottom), (a, b, c, d) in zip(target["boxes"].tolist(), of_turned["boxes"].tolist()):
+            assert (a, b, c, d) == (32 - right, top, 32 - left, bottom)
+
+
+@pytest.mark.parametrize(("found", "score"), [("all", 100.0), ("none", 0.0), ("elsewhere", 0.0)])
+def test_mean_precision_is_that_of_what_a_file_finds(data, reader, monkeypatch, found, score):
+    """In images of half the size, whose boxes are to be told in the scene's own pixels."""
+    images = reader["Annotated"](data / "valid", 16)
+    looks = iter(range(len(images)))
+
+    def network(_):
+        target = images[next(looks)][1]
+        count = 0 if found == "none" else None
+        boxes = target["boxes"][:count] + (0 if found == "all" else 50)
+        return {"boxes": boxes.numpy(), "scores": np.ones(len(boxes), np.float32), "labels": target["labels"][:count].numpy()}
+
+    network.outputs = [
+        type("Output", (str,), {"names": property(lambda self: {f"0.{self}"})})(one) for one in ("boxes", "scores", "labels")
+    ]
+    monkeypatch.setattr(reader["openvino"], "Core", lambda: type("Core", (), {"compile_model": lambda self, *_: network})())
+    assert reader["mean_precision"]("", images) == pytest.approx(score, abs=1e-6)
 
 
 TASK = Task(

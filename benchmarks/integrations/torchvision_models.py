@@ -23,7 +23,6 @@ _TRAINED_ON, _CALIBRATED_ON = ((96, 128), (128, 96), (100, 131)), ((96, 128), (1
 def cases() -> Iterator[Case]:
     """Detectors train and predict; segmenters train in whole, in another size than they were calibrated with."""
     vision = import_torchvision()
-    _declare_suppression(vision)
     small: dict[str, Any] = {"weights": None, "weights_backbone": None}
     sized = small | {"min_size": 96, "max_size": 160}
     detection, segmentation = vision.models.detection, vision.models.segmentation
@@ -44,23 +43,6 @@ def cases() -> Iterator[Case]:
         ),
     }.items():
         yield f"{name}: train on another size, write", 2, partial(_segmenter, build)
-
-
-def _declare_suppression(vision: Any) -> None:
-    """Non-maximum suppression in Python, where the operators of torchvision are not built for this torch."""
-    if vision.extension._has_ops():
-        return
-
-    def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-        order, kept = scores.argsort(descending=True).tolist(), []
-        overlaps = vision.ops.box_iou(boxes, boxes)
-        for index in order:
-            if not kept or overlaps[index, kept].max() <= threshold:
-                kept.append(index)
-        return torch.tensor(kept, dtype=torch.long)
-
-    vision._operators_declared_for_import.impl("nms", suppress, "CPU")
-    vision.ops.boxes._assert_has_ops = lambda: None
 
 
 def _scenes(sizes: Any, seed: int) -> list[Batch]:

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from benchmarks import scoreboard
 from benchmarks.machine import describe_machine
-from benchmarks.tasks import language, segmentation
+from benchmarks.tasks import detection, language, segmentation
 from benchmarks.tasks.table import results, sections
 from benchmarks.tasks.task import FLOAT, Task, runs
 
 ROOT = Path(__file__).parents[2]
-TASKS: dict[str, Task] = {task.name: task for task in (language.TASK, segmentation.TASK)}
+TASKS: dict[str, Task] = {task.name: task for task in (detection.TASK, language.TASK, segmentation.TASK)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

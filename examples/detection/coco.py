@@ -1,0 +1,62 @@
+"""Images with COCO's annotations, and COCO's score of the file that finds them."""
+
+import contextlib
+import io
+
+import numpy as np
+import openvino
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+class Annotated(torch.utils.data.Dataset):
+    """The images of a folder and what COCO says of them; every other look at one is mirrored where it is to be trained on."""
+
+    def __init__(self, folder, size, limit=None, mirrored=False):
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells the time
+            self.coco = COCO(folder / "annotations.json")
+        self.folder, self.size, self.mirrored = folder / "images", size, mirrored
+        self.ids, self.categories = sorted(self.coco.getImgIds())[:limit], sorted(self.coco.getCatIds())
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, position):
+        told = self.coco.loadImgs(self.ids[position])[0]
+        image = Image.open(self.folder / told["file_name"]).convert("RGB").resize((self.size, self.size))
+        image = torch.from_numpy(np.array(image, np.float32) / 255).permute(2, 0, 1)
+        boxes, labels = [], []
+        for one in self.coco.loadAnns(self.coco.getAnnIds(told["id"], iscrowd=False)):
+            left, top, width, height = one["bbox"]
+            boxes.append([left, top, left + width, top + height])
+            labels.append(1 + self.categories.index(one["category_id"]))
+        scale = torch.tensor([self.size / told["width"], self.size / told["height"]] * 2)
+        boxes = torch.tensor(boxes).reshape(-1, 4) * scale
+        if self.mirrored and torch.rand(()) < 0.5:
+            image, boxes[:, [2, 0]] = image.flip(2), self.size - boxes[:, [0, 2]]
+        return image, {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def mean_precision(file, data):
+    """COCO's mean average precision, in percent, of what OpenVINO computes in real single precision."""
+    network = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = {name: output for output in network.outputs for name in output.names}
+    found = []
+    for position, number in enumerate(data.ids):
+        told, results = data.coco.loadImgs(number)[0], network([data[position][0].numpy()])
+        across, down = told["width"] / data.size, told["height"] / data.size
+        kinds = (next(value for name, value in outputs.items() if kind in name) for kind in ("boxes", "scores", "labels"))
+        for (left, top, right, bottom), score, label in zip(*(results[value] for value in kinds)):
+            box = [left * across, top * down, (right - left) * across, (bottom - top) * down]
+            kind = data.categories[int(label) - 1]
+            found.append({"image_id": number, "category_id": kind, "bbox": [*map(float, box)], "score": float(score)})
+    if not found:
+        return 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        scored = COCOeval(data.coco, data.coco.loadRes(found), "bbox")
+        scored.params.imgIds = data.ids
+        for step in (scored.evaluate, scored.accumulate, scored.summarize):
+            step()
+    return 100 * float(scored.stats[0])
