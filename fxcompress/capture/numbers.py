@@ -12,17 +12,14 @@ from torch._ops import OpOverload
 
 from fxcompress.capture.functionalize import is_in_place
 from fxcompress.errors import source_line
-
-aten = torch.ops.aten
-
-_READS = {aten.item.default, aten._local_scalar_dense.default}
+from fxcompress.ir.dialect import NUMBER_READS
 
 
 def freeze_numbers(module: fx.GraphModule, notes: list[str]) -> None:
     """Replace each number read from parameters, buffers and constants alone by itself; `notes` says so of the first two."""
     known: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target not in _READS:
+        if node.op != "call_function" or node.target not in NUMBER_READS:
             continue
         tensor = _evaluated(node.args[0], module, known)
         if not isinstance(tensor, Tensor):

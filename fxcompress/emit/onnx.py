@@ -30,7 +30,7 @@ from fxcompress.emit.shapes import known_number
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.errors import EmitError, InputError, describe
 from fxcompress.ir.constants import fold_computed
-from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.dialect import NUMBER_READS, copy_graph
 from fxcompress.ir.edit import without_modules
 from fxcompress.targets.faults import Fault
 
@@ -184,6 +184,8 @@ class _Walk:
 
     def _call(self, node: fx.Node) -> Any:
         if isinstance(node.meta.get("val"), _SIZE | int | float):
+            if node.target in NUMBER_READS and isinstance(read := self.values[node.args[0]], ir.Value):
+                self.emit.symbols.bind_number(node.meta["val"], read)
             return node.meta["val"]  # sizes are computed where they are used
         if not node.users:
             return None

@@ -1,8 +1,8 @@
 """Symbolic sizes in an ONNX graph: their names in declared shapes, and their values where an operator needs one.
 
 A size such as ``4*batch + 1`` is an expression over symbols that torch.export introduced. Each symbol is bound to the
-graph input, or the call that finds so many values, whose shape holds it, so that a value is computed only where a constant will
-not do.
+graph input, or the call that finds so many values, whose shape holds it, or to the tensor that it is the number in, so that a
+value is computed only where a constant will not do.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class SymbolicSizes:
     def __init__(self) -> None:
         self._names: dict[sympy.Symbol, str] = {}
         self._sources: dict[sympy.Symbol, tuple[ir.Value, int, sympy.Expr]] = {}
+        self._numbers: dict[sympy.Expr | int, ir.Value] = {}
         self._values: dict[sympy.Expr, ir.Value] = {}
 
     def bind(self, value: ir.Value, sizes: Sequence[Size], samples: int | None = None) -> None:
@@ -92,6 +93,10 @@ class SymbolicSizes:
             if isinstance(found, sympy.Symbol) and found not in self._sources:
                 self._sources[found] = (value, axis, found)
                 self._names[found] = f"{value.name}_dim_{axis}"
+
+    def bind_number(self, size: Size, value: ir.Value) -> None:
+        """Note that `size` is what the tensor `value` holds, of one integer: how many tokens go to an expert, say."""
+        self._numbers[expression(size)] = value
 
     def _new_name(self, owner: str, axis: int, rank: int, samples: int | None) -> str:
         taken = self._names.values()
@@ -127,6 +132,8 @@ class SymbolicSizes:
         return self._values[size]
 
     def _symbol(self, emit: Writer, symbol: sympy.Symbol) -> ir.Value:
+        if symbol in self._numbers:
+            return emit.op("Reshape", emit.op("Cast", self._numbers[symbol], to=ir.DataType.INT64), [1])
         if symbol not in self._sources:
             raise UnknownSizeError(f"size {symbol} depends on the data, not on the shapes of the inputs")
         source, axis, held = self._sources[symbol]

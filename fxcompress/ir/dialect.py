@@ -63,6 +63,9 @@ _OVERLOADS: dict[str, OpOverload] = {
     "linalg_vector_norm": aten.linalg_vector_norm.default,
 }
 
+NUMBER_READS = frozenset({aten.item.default, aten._local_scalar_dense.default})
+"""Calls that give a number out of a tensor."""
+
 COMMUTATIVE: frozenset[OpOverload] = frozenset(
     {aten.add.Tensor, aten.mul.Tensor, aten.maximum.default, aten.minimum.default}
     | {aten.logical_and.default, aten.logical_or.default, aten.eq.Tensor, aten.ne.Tensor}
