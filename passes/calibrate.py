@@ -26,7 +26,8 @@ from fxcompress.ir.constants import constants
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.centring import centred, is_read_padded
 from fxcompress.quantization.narrowing import worth_narrowing
-from fxcompress.quantization.quantized import in_float, quantizer_calls, serves_weight
+from fxcompress.quantization.quantized import in_float, quantized_layers, quantizer_calls, serves_weight
+from fxcompress.quantization.restoration import leave_in_float
 from fxcompress.quantizers.estimator import Estimator, Range, Statistic
 from fxcompress.quantizers.output_error import WeighedStatistic
 from fxcompress.quantizers.quantizer import Quantizer
@@ -96,6 +97,7 @@ class Calibrate(Pass):
                 seen += count
                 context.progress("weighing errors", seen, self.samples)
         context.notes.append(f"{seen} samples, {arithmetic} forward")
+        statistics.leave_unseen(context)
         rewritten = statistics.set_ranges()
         if asking := statistics.weighed:
             judging, _ = divide(batch, others, JUDGING, 0)
@@ -199,6 +201,7 @@ class _Statistics:
     def __init__(self, graph_module: fx.GraphModule, estimator: Estimator):
         self.graph_module, self.size = graph_module, 0  # of all values seen, in bytes
         self.by_node: dict[fx.Node, Statistic] = {}
+        self.met: set[fx.Node] = set()  # those that some value came to
         shared: dict[Quantizer, WeighedStatistic] = {}  # costs add up: one for all places of a quantizer
         for node, quantizer in quantizer_calls(graph_module).items():
             if serves_weight(node):
@@ -218,10 +221,23 @@ class _Statistics:
 
     def update(self, node: fx.Node, x: Tensor, gradient: Tensor | None = None) -> None:
         statistic = self.by_node[node]
+        self.met.add(node)
         statistic.update(x)
         self.size += x.numel() * x.element_size()
         if gradient is not None and isinstance(statistic, WeighedStatistic):
             statistic.weigh(x, gradient)
+
+    def leave_unseen(self, context: Context) -> None:
+        """Leave those layers in float to which the data brings no value, as to an expert that gets no token of it."""
+        unseen = self.by_node.keys() - self.met
+        if not unseen:
+            return
+        layers = [one for one in quantized_layers(self.graph_module, context.target) if not unseen.isdisjoint(one.activations)]
+        names = [one.node.name for one in layers]
+        leave_in_float(self.graph_module, [one.node for one in layers], context.target, context.reference)
+        left = self.met.intersection(self.graph_module.graph.nodes)
+        self.by_node = {node: statistic for node, statistic in self.by_node.items() if node in left}
+        context.notes.append(f"no value of the data came to what is left in float, {len(names)} in all: {', '.join(names[:5])}")
 
     def set_ranges(self) -> list[Replacement]:
         """Give each quantizer its range; one that serves several nodes gets the union of theirs."""

@@ -67,6 +67,7 @@ class SmoothActivations(Pass):
         for value, x in observe(graph_module, context, readers, samples=self.samples, precision=self.precision):
             bounds[value].update(x)
         tokens = self._tokens(graph_module, context, [linear for linears in readers.values() for linear in linears])
+        readers = {value: linears for value, linears in readers.items() if all(linear in tokens for linear in linears)}
         for value, linears in readers.items():
             check_finite(value, bounds[value].high - bounds[value].low)
             layers = [ConstantLinear(graph_module, linear) for linear in linears]
@@ -86,5 +87,5 @@ class SmoothActivations(Pass):
             precision=self.precision,
         ):
             found[linear].append(rows)
-        joined = {linear: torch.cat(parts) for linear, parts in found.items()}
+        joined = {linear: torch.cat(parts) for linear, parts in found.items() if parts}
         return {linear: rows[:: max(1, math.ceil(len(rows) / self.tokens))] for linear, rows in joined.items()}

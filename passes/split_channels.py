@@ -65,7 +65,7 @@ class SplitChannels(Pass):
             widths[value] = torch.maximum(widths.get(value, width), width)
         rewritten: list[Replacement] = []
         resized: set[fx.Node] = set()
-        for value, inner in found.items():
+        for value, inner in [(value, inner) for value, inner in found.items() if value in widths]:
             check_finite(value, widths[value])
             stands_out = [prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
             burden = widths[value] * torch.stack(stands_out).amax(0)

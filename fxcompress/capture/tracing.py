@@ -23,6 +23,7 @@ from fxcompress.capture.gradients import own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
+from fxcompress.capture.selected import loops_over_all_places
 from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
@@ -120,6 +121,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
     try:
         with (
             own_backwards() as told,
+            loops_over_all_places() as looped,
             plain_kernels(),
             forgetting(model),
             recurrent_layers_of_any_length(),
@@ -138,7 +140,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-            program.graph_module.meta["own_backwards"] = tuple(told)
+            program.graph_module.meta |= {"own_backwards": tuple(told), "loops_over_all_places": tuple(looped)}
             return program
     except Exception as error:
         hidden = _hidden_names(model)

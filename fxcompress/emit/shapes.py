@@ -53,6 +53,19 @@ def same(a: Size, b: Size) -> bool:
     return bool(expression(a) == expression(b))
 
 
+def broadcast_shape(*shapes: Sequence[Size]) -> list[Size]:
+    """The shape that `shapes`, which torch has found to go together, are broadcast to; asks nothing of symbolic sizes."""
+    rank = max(map(len, shapes))
+    columns = zip(*[[1] * (rank - len(shape)) + list(shape) for shape in shapes])
+    return [max(column, key=_told) for column in columns]
+
+
+def _told(size: Size) -> int:
+    """How much `size` tells of what others are broadcast to: one nothing, an unknown one that it is that, a known one all."""
+    known = expression(size)
+    return 1 if not isinstance(known, int) else 0 if known == 1 else 2
+
+
 class Writer(Protocol):
     """What appends the nodes that compute a size."""
 

@@ -96,7 +96,7 @@ def output_gradients(
     arithmetic: Arithmetic = FLOAT32,
     before: Callable[[fx.Node, Execution], None] = lambda node, execution: None,
 ) -> Iterator[tuple[fx.Node, Tensor, Tensor | None]]:
-    """Each of `places` with its value and ``J^T v`` of it, for the samples of one batch.
+    """Each of `places` that gets any values with them, and ``J^T v`` of them, for the samples of one batch.
 
     The gradient is None where none of the outputs has one, where an operation has no derivative, of what is computed from
     constants alone, and in inference mode, also where the model's tensors were made in it.
@@ -127,7 +127,8 @@ def output_gradients(
     for node, value in known.items():
         yield node, value, None
     for (node, value), gradient in zip(made.items(), gradients):
-        yield node, value.detach(), gradient
+        if value.numel():
+            yield node, value.detach(), gradient
 
 
 def _gradients(

@@ -45,12 +45,16 @@ def observe(
 def values_at(
     graph_module: fx.GraphModule, places: Collection[fx.Node], leaves: Leaves, arithmetic: Arithmetic
 ) -> Iterator[tuple[fx.Node, Tensor]]:
-    """Each of `places` with its value for the samples of one batch, which runs no further than the last of them."""
+    """Each of `places` with its value for the samples of one batch, which runs no further than the last of them.
+
+    One that gets no values, as an expert to which no token goes, is left out.
+    """
     execution = Execution(graph_module, leaves, arithmetic)
     for node in [node for node in graph_module.graph.nodes if node in places]:
         execution.advance(node)
         execution.run(node)
-        yield node, execution.value(node)
+        if (value := execution.value(node)).numel():
+            yield node, value
 
 
 def check_finite(place: fx.Node, widths: Tensor) -> None:

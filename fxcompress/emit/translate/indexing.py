@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.shapes import Size
+from fxcompress.emit.shapes import broadcast_shape
 from fxcompress.emit.translate.shape import broadcast
 from fxcompress.emit.translation import Emitter, translation
 
@@ -98,7 +98,7 @@ def index(emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.
     order = axes + rest
     front = x if order == sorted(order) else emit.Transpose(x, perm=order)
     shapes = [emit.shape(i) for i in given]
-    common: Sequence[Size] = torch.broadcast_shapes(*shapes)
+    common = broadcast_shape(*shapes)
     columns = [
         emit.Unsqueeze(broadcast(emit, emit.cast(i, torch.int64), shape, common), [len(common)])
         for i, shape in zip(given, shapes)
@@ -115,6 +115,19 @@ def index(emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.
 
 def _by_mask(emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None]) -> ir.Value:
     emit.unsupported("indexing by a boolean mask gives a shape that depends on the data; use torch.where instead")
+
+
+@translation(aten.index_add.default)
+def index_add(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, source: ir.Value, alpha: Any = 1) -> ir.Value:
+    """Slices of `source` are added to those of `x` along `dim` at `index`, of any number."""
+    rank = max(emit.rank(x), 1)
+    axis = dim % rank
+    order = [axis, *(one for one in range(rank) if one != axis)]
+    front = [one if axis == 0 else emit.Transpose(one, perm=order) for one in (x, source)]
+    added = front[1] if alpha == 1 else emit.Mul(front[1], alpha)
+    places = emit.Reshape(emit.cast(index, torch.int64), [-1, 1])
+    summed = emit.op("ScatterND", front[0], places, added, reduction="add")
+    return summed if axis == 0 else emit.Transpose(summed, perm=[order.index(one) for one in range(rank)])
 
 
 @translation(aten.index_put.default)

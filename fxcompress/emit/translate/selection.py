@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.shapes import broadcast_shape
 from fxcompress.emit.translate.shape import broadcast
 from fxcompress.emit.translation import Emitter, translation
 
@@ -42,7 +43,7 @@ def hypot(emit: Emitter, x: ir.Value, other: ir.Value) -> ir.Value:
 
 @translation(aten.masked_select.default)
 def masked_select(emit: Emitter, x: ir.Value, mask: ir.Value) -> ir.Value:
-    shape = torch.broadcast_shapes(emit.shape(x), emit.shape(mask))
+    shape = broadcast_shape(emit.shape(x), emit.shape(mask))
     flat = [emit.Reshape(broadcast(emit, v, emit.shape(v), shape), [-1]) for v in (x, mask)]
     return emit.Compress(flat[0], flat[1], axis=0)
 

@@ -1,0 +1,149 @@
+"""Mixtures of experts, whose tokens are divided by numbers that the data gives: one file, of any number of tokens, or none."""
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fxcompress
+
+WIDTH, COUNT = 8, 4
+
+
+class Split(nn.Module):
+    """Tokens sorted by their expert and split into as many as each gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(WIDTH, COUNT)
+        self.weight = nn.Parameter(torch.randn(COUNT, WIDTH, WIDTH))
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        best = self.router(tokens).argmax(-1)
+        sizes, order = F.one_hot(best, COUNT).sum(0).tolist(), best.argsort()
+        parts = [F.linear(part, weight) for part, weight in zip(tokens[order].split(sizes), self.weight)]
+        return torch.zeros_like(tokens).index_add(0, order, torch.cat(parts), alpha=0.5).view(x.shape)
+
+
+class Narrow(Split):
+    """The same, each expert's tokens cut out by where they begin."""
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        best = self.router(tokens).argmax(-1)
+        sizes, order = F.one_hot(best, COUNT).sum(0), best.argsort()
+        parts, start, sorted_tokens = [], 0, tokens[order]
+        for weight, size in zip(self.weight, sizes.tolist()):
+            torch._check(start + size <= tokens.shape[0])
+            parts.append(F.linear(sorted_tokens.narrow(0, start, size), weight))
+            start = start + size
+        return torch.cat(parts)[order.argsort()].view(x.shape)
+
+
+class Hit(nn.Module):
+    """A loop over those experts that any token goes to."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(WIDTH, COUNT)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(COUNT))
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        shares, best = self.router(tokens).softmax(-1).topk(2, -1)
+        mask = F.one_hot(best, COUNT).permute(2, 1, 0)
+        result = torch.zeros_like(tokens)
+        for expert in torch.greater(mask.sum((-1, -2)), 0).nonzero():
+            rank, token = torch.where(mask[expert].squeeze(0))
+            found = self.experts[int(expert[0])](tokens[None, token].reshape(-1, WIDTH)) * shares[token, rank, None]
+            result.index_add_(0, token, found)
+        return result.view(x.shape)
+
+
+def runs(path):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    name = session.get_inputs()[0].name
+    return [lambda x: session.run(None, {name: x})[0], lambda x: compiled([x])[0]]
+
+
+def built(kind, biases=(0.0, 0.0, 0.0, 0.0)):
+    torch.manual_seed(0)
+    model = kind().eval()
+    with torch.no_grad():
+        model.router.bias.copy_(torch.tensor(biases))
+    return model, [torch.randn(4, 6, WIDTH) for _ in range(3)]
+
+
+@pytest.mark.parametrize("kind", [Split, Narrow, Hit])
+def test_any_number_of_tokens_goes_to_any_expert(kind, tmp_path):
+    model, data = built(kind)
+    run = runs(fxcompress.compile(model, [], data=data).to_onnx(tmp_path / "m.onnx"))
+    for batch, length in ((1, 1), (3, 9), (2, 40)):
+        x = torch.randn(batch, length, WIDTH)
+        wanted = model(x).detach().numpy()
+        for runtime in run:
+            np.testing.assert_allclose(runtime(x.numpy()), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Split, Hit])
+def test_an_expert_that_no_data_reaches_stays_in_float(kind, tmp_path):
+    model, data = built(kind, biases=(0.0, 0.0, -90.0, 0.0))
+    compiled = fxcompress.compile(model, data=data)
+    notes = [note for row in compiled.report.rows for note in row.notes]
+    left = [note for note in notes if note.startswith("no value of the data came to what is left in float, 1 in all")]
+    assert bool(left) == (kind is Hit)  # of the others one quantizer serves all experts, in front of the split
+    assert any("quantizer" in str(node.target) for node in compiled.graph.nodes)
+    x = torch.randn(3, 5, WIDTH)
+    wanted = compiled(x).detach().numpy()
+    onnx, vino = runs(compiled.to_onnx(tmp_path / "m.onnx", verify="strict"))
+    np.testing.assert_allclose(vino(x.numpy()), wanted, atol=1e-4)
+    assert np.abs(onnx(x.numpy()) - wanted).max() < 0.1 * np.abs(wanted).max()  # a rounding that falls the other way
+
+
+def test_a_loop_over_those_that_are_hit_is_told():
+    model, data = built(Hit)
+    (row, *_) = fxcompress.compile(model, [], data=data).report.rows
+    assert any("a loop over the places of 4 that are set goes over all of them" in note for note in row.notes)
+
+
+def test_a_loop_that_does_something_where_nothing_is_set_is_not_compiled_as_a_whole():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            y = self.layer(x)
+            for _ in (x.sum((0, 1)) > 1e9).nonzero():
+                y = y + 1
+            return y
+
+    model, data = Counting().eval(), [torch.randn(4, 6, WIDTH)]
+    with pytest.warns(fxcompress.errors.PartialCaptureWarning, match="agrees with the model"):
+        compiled = fxcompress.compile(model, [], data=data)
+    assert list(compiled.parts) == ["layer"]
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_slices_are_added_along_any_axis(dim, tmp_path):
+    class Add(nn.Module):
+        def forward(self, x, y, places):
+            return x.index_add(dim, places, y, alpha=2)
+
+    shape = [3, 4, 5]
+    more = [6 if axis == dim % 3 else size for axis, size in enumerate(shape)]
+    given = torch.randn(shape), torch.randn(more), torch.randint(0, 3, (6,))
+    path = fxcompress.compile(Add(), [], example_inputs=given, dynamic_shapes="batch").to_onnx(
+        tmp_path / "m.onnx", verify=False
+    )
+    wanted = Add()(*given).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {one.name: value.numpy() for one, value in zip(session.get_inputs(), given)}
+    np.testing.assert_allclose(session.run(None, feed)[0], wanted, atol=1e-5)
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(list(feed.values()))[0], wanted, atol=1e-5)
