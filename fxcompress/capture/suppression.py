@@ -17,18 +17,18 @@ from fxcompress.ir.suppression_ops import suppress
 def suppression_of_any_number() -> Iterator[None]:
     """In this context torchvision's functions, whatever modules hold them, compute the same and ask for no number of boxes."""
     boxes, utils = (sys.modules.get(f"torchvision.{name}") for name in ("ops.boxes", "models.detection._utils"))
-    replaced: list[tuple[Any, str, Any]] = []
-    for owner, name, replacement in (
-        (boxes, "nms", _nms),
-        (boxes, "batched_nms", _batched_nms),
-        (utils, "_topk_min", _topk_min),
-    ):
-        original = getattr(owner, name, None)
-        modules = [] if original is None else [*sys.modules.values()]  # which may be None, or anything that a package put there
-        holders = [one for one in modules if getattr(one, "__dict__", {}).get(name) is original]
-        replaced += [(holder, name, original) for holder in holders]
-        for holder in holders:
-            setattr(holder, name, replacement)
+    owners = (boxes, "nms", _nms), (boxes, "batched_nms", _batched_nms), (utils, "_topk_min", _topk_min)
+    ours = {id(original): ours for owner, name, ours in owners if (original := getattr(owner, name, None)) is not None}
+    modules = [*sys.modules.values()] if ours else []  # one may be None, or anything that a package put there
+    replaced: list[tuple[Any, str, Any]] = [
+        (holder, name, held[name])
+        for holder in modules
+        if isinstance(held := getattr(holder, "__dict__", None), dict)
+        for _, name, _ in owners
+        if id(held.get(name)) in ours
+    ]
+    for holder, name, original in replaced:
+        setattr(holder, name, ours[id(original)])
     try:
         yield
     finally:

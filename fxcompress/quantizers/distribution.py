@@ -5,6 +5,7 @@ Everything is by row: one row a scale.
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import torch
@@ -80,6 +81,12 @@ class Histogram:
         self.exponent = torch.full((rows,), _LEAST_EXPONENT)  # all values are below 2 ** exponent in size
         self.low = torch.full((rows,), torch.inf)
         self.high = torch.full((rows,), -torch.inf)
+
+    def reaching(self, low: Tensor, high: Tensor) -> Histogram:
+        """The same counts, of values of which others that were not counted lie between `low` and `high`, (rows,)."""
+        reaching = copy.copy(self)
+        reaching.low, reaching.high = low, high
+        return reaching
 
     def update(self, values: Tensor, low: Tensor, high: Tensor, weights: Tensor | None = None) -> None:
         """Count `values`, ``[rows, values]``, which lie between `low` and `high`, ``[rows]``, as may others uncounted.

@@ -83,7 +83,7 @@ class WeighedStatistic:
 
     def rival(self, estimator: Estimator) -> Range:
         """The range that `estimator` gives to the same values."""
-        return estimator.fit(self._reaching(self.seen), self.spec)
+        return estimator.fit(self.seen.reaching(*self._bounds()), self.spec)
 
     @property
     def informed(self) -> bool:
@@ -116,13 +116,8 @@ class WeighedStatistic:
     @property
     def errors(self) -> Distribution:
         """What is to be made small."""
-        relevance = self._reaching(self.relevance)
+        relevance = self.relevance.reaching(*self._bounds())  # to the ends of all values, weighed or not
         return _Errors(relevance, self.tails) if self.tails else relevance
-
-    def _reaching(self, histogram: Histogram) -> Histogram:
-        """`histogram`, whose ends are those of all values, weighed or not."""
-        histogram.low, histogram.high = self._bounds()
-        return histogram
 
     def _bounds(self) -> Range:
         low, high = self.extremes.result()

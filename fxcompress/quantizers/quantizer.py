@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -144,11 +144,18 @@ class Quantizer(nn.Module):
     def integers(self, x: Tensor, dtype: torch.dtype | None = None, shift: int = 0) -> Tensor:
         """The integers that stand for `x`, with `shift` added, as floats or of `dtype`: a few rows at a time."""
         result = torch.empty_like(x, dtype=dtype or x.dtype)
-        step = max(1, _PIECE * len(x) // max(1, x.numel())) if self.by_rows else 1
-        for rows in (slice(start, start + step) for start in range(0, len(x), step)) if self.by_rows else (...,):
+        for rows in self._pieces(x):
             scale, zero_point = self.broadcast(x[rows].shape, rows)
             result[rows] = torch.div(x[rows], scale).round_().add_(zero_point).clamp_(*self.levels).add_(shift)
         return result
+
+    def _pieces(self, x: Tensor) -> Iterator[Any]:
+        """Indices of the rows of `x` that are rounded together: all of them, where the grid is not one of rows."""
+        if not self.by_rows:
+            yield ...
+            return
+        step = max(1, _PIECE * len(x) // max(1, x.numel()))
+        yield from (slice(start, start + step) for start in range(0, len(x), step))
 
     @property
     def by_rows(self) -> bool:
