@@ -86,6 +86,36 @@ def run_example(task, *arguments, monkeypatch, name="__main__"):
     return runpy.run_path(str(script), run_name=name)
 
 
+@pytest.fixture
+def folders(tmp_path):
+    """Bright and dark images of odd sizes, in a folder each."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 24), ("valid", 8)):
+        for name, mean in (("bright", 180), ("dark", 60)):
+            (folder := tmp_path / "folders" / part / name).mkdir(parents=True)
+            for number in range(count // 2):
+                size = (*random.integers(16, 40, 2), 3)
+                pixels = random.integers(mean - 50, mean + 50, size).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "folders"
+
+
+def test_a_classifier_is_trained_compressed_and_measured_in_openvino(folders, tmp_path, monkeypatch, capsys):
+    given = ["--train", folders / "train", "--valid", folders / "valid", "--model", "residual", "--size", 16, "--batch", 8]
+    float_ = ["--stack", "float", "--epochs", 4, "--lr", "1e-2", "--output", tmp_path / "float"]
+    run_example("classification", *given, *float_, monkeypatch=monkeypatch)
+    start = ["--start", tmp_path / "float" / "model.pt", "--epochs", 1, "--stack", "int8", "--output", tmp_path / "int8"]
+    for _ in range(2):
+        capsys.readouterr()
+        run_example("classification", *given, *start, monkeypatch=monkeypatch)
+    assert "epoch 1 of" not in capsys.readouterr().out  # the checkpoint was the last
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("float", "int8")]
+    assert [one["score"] for one in results] == [100, 100] and results[1]["bytes"] < 0.4 * results[0]["bytes"]
+    (folders / "valid" / "grey").mkdir()
+    with pytest.raises(SystemExit, match="has other classes.*grey"):
+        run_example("classification", *given, *start, monkeypatch=monkeypatch)
+
+
 def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_path, monkeypatch, capsys):
     given = ["--train", data / "train", "--valid", data / "valid", "--classes", 3, "--batch", 4]
     run_example(
