@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from recipes import recipes
 from torch import nn
 
+import fxcompress
 from fxcompress.capture import capture
 from fxcompress.capture.partial import capture_submodules
 from fxcompress.data.batch import Batch
@@ -603,3 +604,41 @@ def test_what_a_model_remembers_of_a_call_does_not_fix_the_batch(called):
     assert Batch.of(graph_module.graph).is_free
     assert model.shape is shape
     assert torch.equal(graph_module(x[:3]), model(x[:3]))
+
+
+class Recurrence(nn.Module):
+    """A loop over tokens, written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.step = nn.Embedding(9, 4), nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        x, state = self.table(tokens), torch.zeros(tokens.shape[0], 4)
+        for position in range(tokens.shape[1]):
+            state = self.step(state + x[:, position])
+        return state
+
+
+def test_a_length_that_cannot_be_free_is_told():
+    notes = fxcompress.compile(Recurrence(), [], example_inputs=torch.ones(2, 5, dtype=torch.int64)).report.rows[0].notes
+    assert any(note.startswith("tokens: the length is fixed to 5, that of the example inputs") for note in notes)
+
+
+class Counted(nn.Module):
+    """Python's own length of a batch, and a part of the model that forward puts where it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.layer = self.layer.to(x.dtype)
+        return self.layer(x) + torch.ones(len(x), 1) * len(x)
+
+
+def test_the_length_of_a_tensor_is_free():
+    model = Counted().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 4))
+    x = torch.randn(7, 4)
+    torch.testing.assert_close(compiled(x), model(x))

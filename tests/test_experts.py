@@ -64,6 +64,26 @@ class Hit(nn.Module):
         return result.view(x.shape)
 
 
+class Named(Hit):
+    """The same, where experts are found by name, and the router is moved to where it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleDict({f"expert_{place}": expert for place, expert in enumerate(self.experts)})
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        self.router = self.router.to(torch.float32)
+        shares, best = self.router(tokens).softmax(-1).topk(1, -1)
+        mask = F.one_hot(best, COUNT).permute(2, 1, 0)
+        result = torch.zeros_like(tokens)
+        for expert in torch.greater(mask.sum((-1, -2)), 0).nonzero():
+            rank, token = torch.where(mask[expert].squeeze(0))
+            found = self.experts[f"expert_{expert[0]}"](tokens[token]) * shares[token, rank, None]
+            result.index_add_(0, token, found)
+        return result.view(x.shape)
+
+
 def runs(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -79,7 +99,7 @@ def built(kind, biases=(0.0, 0.0, 0.0, 0.0)):
     return model, [torch.randn(4, 6, WIDTH) for _ in range(3)]
 
 
-@pytest.mark.parametrize("kind", [Split, Narrow, Hit])
+@pytest.mark.parametrize("kind", [Split, Narrow, Hit, Named])
 def test_any_number_of_tokens_goes_to_any_expert(kind, tmp_path):
     model, data = built(kind)
     run = runs(fxcompress.compile(model, [], data=data).to_onnx(tmp_path / "m.onnx"))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 from fxcompress.capture import free_sizes
+from fxcompress.capture.assembly import assemble
 from fxcompress.capture.batch import find_batch
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.float32 import compute_in_float32
-from fxcompress.capture.free_sizes import Dimensions, Ties, both, leading, lengths, several, without
+from fxcompress.capture.free_sizes import Dimensions, Ties, both, fixed_lengths, leading, lengths, several, without
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.inline import inline_regions
@@ -30,7 +31,7 @@ from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import untrue
-from fxcompress.capture.twin import shared, twin_of
+from fxcompress.capture.twin import twin_of
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
@@ -85,7 +86,10 @@ def capture(
     one = _Capture(model, example_inputs, given or example_inputs, traced, modes, inserted)
     if dynamic_shapes is None or isinstance(dynamic_shapes, str):
         chosen = {None: leading, "lengths": lengths, "auto": several}[dynamic_shapes]
-        return one.with_free_sizes(chosen(example_inputs)) or one.with_free_batch()
+        found = one.with_free_sizes(chosen(example_inputs)) or one.with_free_batch()
+        if dynamic_shapes is not None:
+            found.meta["capture_notes"] += fixed_lengths(found.graph, example_inputs)
+        return found
     return one.traced_by(lambda: trace(traced, example_inputs, dynamic_shapes))
 
 
@@ -186,7 +190,7 @@ class _Capture:
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
-        result = _assemble(module, rename(module.graph))
+        result = assemble(module, rename(module.graph))
         if self.inserted is not None:
             self.inserted.put_back(result)
         mark_computed(result.graph)
@@ -198,7 +202,7 @@ class _Capture:
         return result.eval()
 
 
-# -------------------------------------------------------------------------------------------------------- assembly
+# ------------------------------------------------------------------------------------------------------ the dialect
 
 
 def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> tuple[fx.GraphModule, dict[str, str]]:
@@ -258,42 +262,3 @@ def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedPr
         node.replace_all_uses_with(new)
         program.graph.erase_node(node)
     return program
-
-
-def _assemble(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    """A plain graph module with `graph` and every parameter and buffer of `module`, on the same memory."""
-    result = fx.GraphModule(nn.Module(), fx.Graph())
-    done: dict[int, Tensor] = {}
-    for path, tensor, persistent in _tensors(module, graph):
-        new = done.setdefault(id(tensor), shared(tensor))
-        parent, _, name = path.rpartition(".")
-        owner = _submodule(result, parent)
-        if isinstance(new, nn.Parameter):
-            owner.register_parameter(name, new)
-        else:
-            owner.register_buffer(name, new, persistent=persistent)
-    result.graph = graph
-    return result
-
-
-def _tensors(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, Tensor, bool]]:
-    seen = set()
-    for prefix, owner in module.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for name, tensor in [*owner._parameters.items(), *owner._buffers.items()]:
-            if tensor is not None:
-                seen.add(dot + name)
-                yield dot + name, tensor, name not in owner._non_persistent_buffers_set
-    for node in graph.find_nodes(op="get_attr"):
-        if node.target not in seen:
-            seen.add(node.target)
-            parent, _, name = node.target.rpartition(".")
-            yield node.target, getattr(module.get_submodule(parent), name), False
-
-
-def _submodule(root: nn.Module, path: str) -> nn.Module:
-    for part in path.split(".") if path else ():
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root._modules[part]  # type: ignore[assignment]
-    return root

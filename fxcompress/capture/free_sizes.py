@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
@@ -57,6 +57,22 @@ def _pictures(example: ExampleInputs) -> list[Tensor]:
     """Inputs of floats in four or more dimensions that stand by themselves: those in containers are keys and values."""
     alone = [*example.args, *example.kwargs.values()]
     return [one for one in alone if isinstance(one, Tensor) and one.is_floating_point() and one.dim() >= 4]
+
+
+def fixed_lengths(graph: fx.Graph, example: ExampleInputs) -> list[str]:
+    """A note of the inputs of integers, tokens and masks of them, whose lengths `graph` has as numbers."""
+    told: dict[int, list[str]] = {}
+    leaves = [leaf for _, leaf in example.leaves()]
+    for node, leaf in zip(graph.find_nodes(op="placeholder"), leaves, strict=True):
+        if isinstance(leaf, Tensor) and leaf.dim() == 2 and not (leaf.is_floating_point() or leaf.is_complex()):
+            batch, length = (isinstance(size, int) for size in static_sizes(node.meta["val"].shape))
+            if length and not batch and leaf.shape[1] > 1:
+                told.setdefault(leaf.shape[1], []).append(node.name)
+    return [
+        f"{', '.join(names)}: the length is fixed to {length}, that of the example inputs, since forward needs it as a number, "
+        "as a loop over tokens does, or does something else at others; give an example as long as the file is to take, and pad"
+        for length, names in told.items()
+    ]
 
 
 def both(one: Dimensions, other: Dimensions) -> Dimensions:

@@ -34,6 +34,8 @@ class _Loops(TorchFunctionMode):
             note = f"a loop over the places of {count} that are set goes over all of them; it must do nothing at the others"
             self.told += [] if note in self.told else [note]
             return tuple(torch.tensor([place]) for place in range(count))  # a tensor's own iterator unbinds it
+        if func is Tensor.__format__ and (known := getattr(args[0], "constant", None)) is not None:
+            return format(known, *args[1:])  # a place in the name of a module
         result = func(*args, **(kwargs or {}))
         if func in _NONZERO and isinstance(result, Tensor) and args[0].dim() == 1 and isinstance(args[0].shape[0], int):
             result._places = args[0].shape[0]  # type: ignore[attr-defined]

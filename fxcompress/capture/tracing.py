@@ -25,6 +25,7 @@ from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.capture.selected import loops_over_all_places
 from fxcompress.capture.suppression import suppression_of_any_number
+from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
 
@@ -127,6 +128,8 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             recurrent_layers_of_any_length(),
             distinct_dropouts(),
             suppression_of_any_number(),
+            symbolic_lengths(),
+            idle_conversions(),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
         ):

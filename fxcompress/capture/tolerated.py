@@ -1,0 +1,45 @@
+"""What torch.export does not take though nothing comes of it: `len` of a tensor, a move of a module to where it is."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def symbolic_lengths() -> Iterator[None]:
+    """In this context ``len(x)`` of a tensor is ``x.shape[0]``, which may be symbolic: Python's own has to be a number."""
+    own = builtins.len
+
+    def length(one: Any, /) -> Any:
+        return one.shape[0] if isinstance(one, Tensor) and one.dim() else own(one)
+
+    builtins.len = length  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.len = own
+
+
+@contextlib.contextmanager
+def idle_conversions() -> Iterator[None]:
+    """In this context ``module.to(...)`` is the module where it is there, and so in its dtype, already."""
+    own = nn.Module.to
+
+    def to(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
+        tensors = [*module.parameters(), *module.buffers()]
+        there = all(device in (None, one.device) for one in tensors)
+        so = all(dtype in (None, one.dtype) for one in tensors if one.is_floating_point() or one.is_complex())
+        return module if there and so and layout is None else own(module, *args, **kwargs)
+
+    nn.Module.to = to  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.to = own  # type: ignore[method-assign]
