@@ -160,7 +160,7 @@ def _parts(found: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine what is asked for; the exit status tells whether all is well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="NAME", help="those that this name or glob matches, also if they have a row")
+    parser.add_argument("--only", metavar="NAME", nargs="+", help="those that a name or glob matches, also if they have a row")
     parser.add_argument("--failed", action="store_true", help="those whose row is not well, anew")
     parser.add_argument("--limit", type=float, default=240, help="seconds that a network may take")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no network after so many")
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     path = options.output / "family.json"
     known = {row["name"]: row for row in (json.loads(path.read_text())["rows"] if path.exists() else [])}
-    chosen = list(heads(options.only or "*"))
+    chosen = [head for pattern in options.only or ["*"] for head in heads(pattern)]
     versions = [f"{name} {need(name).__version__}" for name in ("transformers", "torch", "openvino", "onnxruntime")]
     started, heading = time.monotonic(), f"{date.today().isoformat()}, {', '.join(versions)}"
     for head in chosen:

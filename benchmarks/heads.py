@@ -24,6 +24,7 @@ SIZES: dict[str, Any] = {
     "n_embd": 32,
     "dim": 32,
     "embedding_size": 32,
+    "emb_dim": 32,
     "intermediate_size": 48,
     "ffn_dim": 48,
     "d_ff": 48,
@@ -292,6 +293,7 @@ _DETR = {
 
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: options for name, options in _WAVES.items() if "odec" not in name and name not in ("", "")},
+    "LongformerModel": {"attention_window": 8},
     "LukeModel": {"entity_vocab_size": 8, "entity_emb_size": 8},
     "RoCBertModel": {"pronunciation_vocab_size": 96, "shape_vocab_size": 96},
     "XmodModel": {"default_language": "en_XX"},

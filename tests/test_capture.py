@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections import OrderedDict
 
@@ -642,3 +643,28 @@ def test_the_length_of_a_tensor_is_free():
     compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 4))
     x = torch.randn(7, 4)
     torch.testing.assert_close(compiled(x), model(x))
+
+
+class Remembering(nn.Module):
+    """A table that is made once for all networks of the class."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x) + self.table(x.shape[-1])
+
+    @staticmethod
+    @functools.lru_cache
+    def table(width):
+        return torch.arange(width) * 0.5
+
+
+def test_a_trace_leaves_nothing_in_the_caches_of_functions():
+    model, x = Remembering().eval(), torch.randn(2, 4)
+    expected = nn.functional.linear(x, model.layer.weight, model.layer.bias) + torch.arange(4) * 0.5
+    compiled = fxcompress.compile(model, [], example_inputs=x)
+    for one in (model, compiled):
+        torch.testing.assert_close(one(x), expected)
+        assert type(one(x)) is torch.Tensor

@@ -1,11 +1,14 @@
-"""What modules remember of their calls: sizes and tables for them, as attributes. A trace must leave none, and find none.
+"""What modules remember of their calls: sizes and tables for them. A trace must leave none, and find none.
 
-Heads of detectors keep the grid of the last image, and make it anew where a size is not that of the call before.
+Heads of detectors keep the grid of the last image as an attribute, and make it anew where a size is not that of the last call;
+others let `functools.lru_cache` keep what they made, for all networks of a class, also for the user's own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +24,10 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 @contextlib.contextmanager
 def forgetting(model: nn.Module) -> Iterator[None]:
-    """Put back all attributes of the modules of `model` in the end: symbolic sizes of a trace mean nothing to another."""
+    """Put back all attributes of the modules of `model` in the end: symbolic sizes of a trace mean nothing to another.
+
+    Functions that remember their results, of the packages that the modules are from, forget them.
+    """
     held = [(module, _attributes(module), [dict(vars(module)[name]) for name in _REGISTRIES]) for module in model.modules()]
     try:
         yield
@@ -33,6 +39,8 @@ def forgetting(model: nn.Module) -> Iterator[None]:
             for name, registry in zip(_REGISTRIES, registries):
                 vars(module)[name].clear()
                 vars(module)[name].update(registry)
+        for remembering in _remembering(model):
+            remembering.cache_clear()
 
 
 @torch.no_grad()
@@ -56,6 +64,17 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
             module._buffers.update(buffers)
     after = [_attributes(module) for module in model.modules()]
     return any(one.keys() != other.keys() or any(one[k] is not other[k] for k in one) for one, other in zip(before, after))
+
+
+def _remembering(model: nn.Module) -> list[Any]:
+    """The functions with an `lru_cache` in the packages that the modules of `model`, other than torch's, are from."""
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
+    kind = functools._lru_cache_wrapper
+    return (
+        [one for one in gc.get_objects() if type(one) is kind and str(one.__module__).partition(".")[0] in packages]
+        if packages
+        else []
+    )
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture.memory import forgetting
 from fxcompress.capture.tracing import plain_kernels
 from fxcompress.data.inputs import ExampleInputs
 
@@ -37,7 +38,7 @@ def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
     """The calls of torch's functions that `model` makes, in its present mode; None where a run cannot tell."""
     python, numpy = random.getstate(), _numpy_state()
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), plain_kernels():
+        with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), plain_kernels():
             state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
             counters = {id(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")}
             args, kwargs = pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
