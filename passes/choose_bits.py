@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.inputs import describe_value
+from fxcompress.data.batch import leading_size
+from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import InputError
@@ -110,7 +111,8 @@ class ChooseBits(Pass):
         random = torch.Generator().manual_seed(SEED)
         with _in_float(graph_module, list(weights.values())):
             for batch in context.data:
-                count = len(pytree.tree_leaves(batch)[0])
+                leaves = [leaf for _, leaf in batch.leaves()] if isinstance(batch, ExampleInputs) else pytree.tree_leaves(batch)
+                count = leading_size(leaves) or 1
                 loss = self.loss(graph_module, batch)
                 _check_loss(loss)
                 with _twice_differentiable():

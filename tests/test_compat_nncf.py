@@ -18,6 +18,7 @@ from fxcompress.compat.nncf.places import PLACES
 from fxcompress.compat.nncf.torch.checkpoint_loading import load_state
 from fxcompress.compat.nncf.torch.dynamic_graph.graph_tracer import create_input_infos
 from fxcompress.compat.nncf.torch.initialization import PTInitializingDataLoader, register_default_init_args
+from fxcompress.compat.nncf.torch.nncf_network import NNCFNetwork
 from fxcompress.compat.nncf.torch.structures import ExecutionParameters
 from fxcompress.errors import CheckpointError, ConfigError, InputError
 from fxcompress.quantizers.quantizer import Quantizer
@@ -227,7 +228,7 @@ def test_what_cannot_be_traced_as_a_whole_is_compressed_in_parts(tmp_path):
     torch.manual_seed(0)
     original, config = Detector(), register_default_init_args(nncf.NNCFConfig.from_dict(file), loader())
     controller, model = nncf.create_compressed_model(copy.deepcopy(original), config)
-    assert controller.compression_rate == pytest.approx(0.25) and len(model.parts) == 2
+    assert controller.compression_rate == pytest.approx(0.25) and len(controller.compression.compiled.parts) == 2
     train(controller, model, 2)
     assert controller.compression_rate == pytest.approx(0.5)
     controller.compression_rate = 0.75
@@ -275,7 +276,10 @@ def test_what_returns_more_in_training_is_compressed_in_parts(ignored):
     file = {**FILE, "compression": {**FILE["compression"][1], "ignored_scopes": ignored}}
     config = register_default_init_args(nncf.NNCFConfig.from_dict(file), loader())
     controller, model = nncf.create_compressed_model(Auxiliary(), config)
-    assert sorted(model.parts) == ["base", "fc", "gate.conv"] and type(controller) is nncf.QuantizationController
+    assert (
+        sorted(controller.compression.compiled.parts) == ["base", "fc", "gate.conv"]
+        and type(controller) is nncf.QuantizationController
+    )
     x, y = loader()[0]
     output, extra = model.train()(x)
     (CRITERION(output, y) + CRITERION(extra, y)).backward()
@@ -362,7 +366,7 @@ def test_without_compression_there_is_nothing_to_do():
     controller, model = create({"input_info": FILE["input_info"], "model": "net"})
     x = loader()[0][0]
     torch.manual_seed(0)
-    assert torch.allclose(model(x), Net().eval()(x), atol=1e-5)
+    assert torch.allclose(model.eval()(x), Net().eval()(x), atol=1e-5)
     assert controller.compression_rate == 0.0 and controller.loss() == 0
 
 
@@ -425,7 +429,6 @@ def test_a_loader_may_be_its_own_iterator_and_networks_have_a_class():
             return (image,), {}
 
     from fxcompress.compat.nncf.torch.dynamic_graph import io_handling
-    from fxcompress.compat.nncf.torch.nncf_network import NNCFNetwork
 
     def forward(model):
         args, kwargs = io_handling.wrap_nncf_model_inputs_with_objwalk((batches[0]["image"],), {})
@@ -477,3 +480,101 @@ def test_the_package_stands_in_the_place_of_nncf(monkeypatch):
 
 def test_the_same_file_is_the_same_configuration(tmp_path):
     assert nncf.NNCFConfig.from_dict(FILE).as_config().passes == Config.parse(__import__("json").dumps(FILE), ".json").passes
+
+
+class Scaled(nn.Module):
+    classes = 4
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x, scale=None):
+        return self.last(self.first(x) * scale) if scale is not None else self.last(self.first(x))
+
+    def predict(self, x, scale):
+        return self(x, scale=scale).argmax(-1)
+
+
+class Dicts(PTInitializingDataLoader):
+    def get_inputs(self, batch):
+        return (batch["x"],), {"scale": batch["scale"]}
+
+    def get_target(self, batch):
+        return batch["y"]
+
+
+def scaled(initializer):
+    file = {"compression": {"algorithm": "quantization", "initializer": initializer}}
+    batches = [{"x": torch.rand(8, 8), "scale": torch.rand(8, 8), "y": torch.randint(4, (8,))} for _ in range(2)]
+    config = register_default_init_args(nncf.NNCFConfig.from_dict(file), Dicts(batches), criterion=CRITERION)
+    return nncf.create_compressed_model(Scaled(), config)[1], batches[0]
+
+
+def test_a_compressed_model_keeps_its_class_attributes_and_methods():
+    original, config = Net(), register_default_init_args(nncf.NNCFConfig.from_dict(FILE), loader())
+    original.tag, original.last.training = "mine", False
+    _, model = nncf.create_compressed_model(original, config)
+    assert isinstance(model, Net) and model.tag == "mine" and isinstance(model.last, nn.Conv2d)
+    assert model.training and not model.last.training
+    assert original.forward.__func__ is Net.forward and not isinstance(original, NNCFNetwork)
+    model, batch = scaled({})
+    assert model.classes == 4 and model.predict(batch["x"], batch["scale"]).shape == (8,)
+
+
+def test_a_loader_may_give_inputs_by_position_and_by_name_also_where_bits_are_chosen():
+    model, batch = scaled({"precision": {"type": "hawq", "bits": [4, 8], "num_data_points": 8}})
+    assert model(batch["x"], scale=batch["scale"]).shape == (8, 4)
+    assert 4 in {one.spec.bits for one in model.modules() if isinstance(one, Quantizer)}
+
+
+def test_without_data_or_sizes_the_model_is_called_as_the_script_calls_it():
+    config = nncf.NNCFConfig.from_dict({"compression": {"algorithm": "magnitude_sparsity"}})
+
+    def call(model):
+        return model(torch.rand(2, 8), scale=torch.ones(8))
+
+    _, model = nncf.create_compressed_model(Scaled(), config, dummy_forward_fn=call)
+    assert model(torch.rand(3, 8), scale=torch.ones(8)).shape == (3, 4)
+    with pytest.raises(InputError, match="does not call the model"):
+        nncf.create_compressed_model(Scaled(), config, dummy_forward_fn=lambda one: None)
+
+
+def test_what_needs_data_says_how_to_register_it():
+    with pytest.raises(InputError, match="register_default_init_args"):
+        nncf.create_compressed_model(Net(), nncf.NNCFConfig.from_dict(FILE))
+
+
+def test_states_are_loaded_into_models_that_are_wrapped_and_from_them():
+    _, model = create()
+    wrapped, state = nn.DataParallel(model), copy.deepcopy(model.state_dict())
+    for one in (model, wrapped):
+        for given in (state, wrapped.state_dict()):
+            assert load_state(one, given, is_resume=True) == len(state)
+    assert load_state(nn.DataParallel(Net()), state) == len(Net().state_dict())
+
+
+def test_accuracy_without_compression_is_that_of_the_original_where_none_is_given():
+    params = {"maximal_absolute_accuracy_degradation": 1.0, "maximal_total_epochs": 2}
+    file = {**FILE, "accuracy_aware_training": {"mode": "early_exit", "params": params}}
+    seen = []
+    config = nncf.NNCFConfig.from_dict(file)
+    register_default_init_args(config, loader(), model_eval_fn=lambda model: seen.append(model) or 50.0)
+    original = Net()
+    controller, _ = nncf.create_compressed_model(original, config)
+    assert not seen and nncf.create_accuracy_aware_training_loop(config, controller).baseline == 50.0 and seen == [original]
+    assert nncf.create_accuracy_aware_training_loop(config, controller, 49.0).baseline == 49.0 and len(seen) == 1
+    with pytest.raises(InputError, match="how accurate"):
+        nncf.create_accuracy_aware_training_loop(dict(config), controller)
+
+
+@pytest.mark.parametrize("do_copy", [True, False])
+def test_stripping_puts_torchs_own_quantization_in(do_copy):
+    controller, model = create()
+    x = loader()[0][0]
+    expected = model.eval()(x)
+    stripped = controller.strip(do_copy)
+    assert (stripped is model) is not do_copy
+    assert not any(isinstance(one, Quantizer) for one in stripped.modules())
+    assert torch.allclose(stripped(x), expected, atol=2e-2)
+    assert "fake_quantize" in str(torch.jit.trace(stripped, x).inlined_graph)

@@ -507,12 +507,28 @@ def test_every_option_of_the_schema_has_its_sentence():
         {"passes": [], "target": "x"},
         {"passes": [], "targets": "openvino"},
         {},
+        {"passes": "x"},
+        {"passes": {"a": 1}},
+        {"passes": ["RestorePrecision"]},
+        {"passes": [{"RestorePrecision": None}]},
+        {"passes": [{"Sparsify": {"schedule": {"Exponential": None}}}]},
+        {"passes": [{"Sparsify": {"scopes": {"conv1": {}}}}]},
+        {"passes": [{"Calibrate": {"samples": 1.5}}]},
+        {"passes": [], "$schema": {}},
     ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(value):
     assert list(SCHEMA.iter_errors(value))
     with pytest.raises(ConfigError):
         Config.parse(json.dumps(value), ".json")
+
+
+@pytest.mark.parametrize(
+    "value", [{"passes": "Calibrate"}, {"passes": {"Calibrate": None}}, {"passes": [{"Calibrate": {"samples": 4.0}}]}]
+)
+def test_the_schema_takes_what_the_reader_takes(value):
+    assert not list(SCHEMA.iter_errors(value))
+    Config.parse(json.dumps(value), ".json")
 
 
 def test_the_command_line_checks_shows_and_prints_the_schema(tmp_path, capsys):

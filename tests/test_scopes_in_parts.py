@@ -29,7 +29,7 @@ class Net(nn.Module):
         self.heads = nn.ModuleDict({"a": Block(), "b": nn.Sequential(nn.Flatten(), nn.Linear(256, 2))})
 
     def forward(self, x):
-        x = self.between(self.backbone(x))
+        x = self.between(self.backbone(x)) + x
         return self.heads["a"](x), self.heads["b"](x)
 
 
@@ -71,6 +71,7 @@ FOUND = [
     ("Net/Sequential[between]/NNCFConv2d[0]/conv2d_0", set()),
     (r"{re}Sequential\[between\]/", set()),
     ("Net/__add___0", set()),
+    (r"{re}^Net/[^/]*add", set()),
     ("optional:nothing", set()),
 ]
 
@@ -86,6 +87,9 @@ WRONG = [
     ("Net/Sequential[betwen]/NNCFConv2d[0]/conv2d_0", "did you mean"),
     (r"{re}Conv9d\[", "matches nothing"),
     ("Net/Sequential[backbone]/__add___0", "did you mean"),
+    ("Net/__mul___0", "matches nothing"),
+    ("Net/__add___1", "matches nothing"),
+    (r"{re}^Net/.*mul", "matches nothing"),
     ("op:conv9d", "did you mean .*op:conv2d"),
     (op.tanh(var("x")), "the pattern"),
 ]

@@ -10,6 +10,7 @@ from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.free_sizes import has_pictures
 from fxcompress.capture.inserted import is_compressed
 from fxcompress.capture.model import check_model
+from fxcompress.capture.outside import calls_outside
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
 from fxcompress.capture.recording import forwards_replaced
 from fxcompress.capture.tracing import plain_kernels
@@ -20,6 +21,7 @@ __all__ = [
     "Modes",
     "PartialCapture",
     "called_submodules",
+    "calls_outside",
     "capture",
     "capture_submodules",
     "check_model",

@@ -88,7 +88,8 @@ class Config(Declared):
         if not isinstance(document.value, dict):
             document.fail((), "a configuration is a mapping with the key 'passes'")
         reader, options = Reader(document, allow_imports), dict(document.value)
-        options.pop("$schema", None)
+        if not isinstance(options.pop("$schema", ""), str):
+            document.fail(("$schema",), "this is a text: where the schema is")
         declared = {name: kind for name, kind in declarations(cls).items() if name != NOT_IN_FILES}
         for name in options:
             if name not in declared:

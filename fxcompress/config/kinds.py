@@ -72,6 +72,15 @@ def direct(declared: Any) -> type | None:
     return found[0] if len(found) == 1 and members(found[0]) == [found[0]] else None
 
 
+def stands_alone(one: type) -> bool:
+    """Whether an object of the class `one` can be made without options."""
+    try:
+        one()
+    except (InputError, TypeError):
+        return False
+    return True
+
+
 def needed(one: type) -> list[str]:
     """The options of the class `one` that have no default."""
     fields = dataclasses.fields(one) if dataclasses.is_dataclass(one) else ()

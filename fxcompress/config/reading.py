@@ -29,6 +29,8 @@ class Reader:
             ConfigError: nothing; names the file, the line, the key, and what is allowed.
         """
         found = self._found(given, declared, key)
+        if isinstance(found, float) and found.is_integer() and not fits(found, declared):
+            found = int(found)  # 3.0 is a whole number, as JSON's schemas have it
         if not fits(found, declared):
             self._refuse(given, declared, key)
         return found

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from fxcompress.config.config import NOT_IN_FILES, PIPELINES, Config
-from fxcompress.config.kinds import direct, is_options, known, needed
+from fxcompress.config.kinds import direct, is_options, known, needed, stands_alone
 from fxcompress.driver.interface import Pass
 from fxcompress.options.declared import declarations
 from fxcompress.options.documented import sentences, summary
@@ -28,7 +28,8 @@ def schema() -> dict[str, Any]:
     properties = made.options(Config)["properties"]
     properties.pop(NOT_IN_FILES)
     passes = {"anyOf": [{"enum": sorted(PIPELINES)}, made.of(Pass)]}
-    properties["passes"] |= {"items": passes, "type": ["array", "string", "object"]}
+    told = {"description": properties["passes"]["description"]}
+    properties["passes"] = {"anyOf": [{"type": "array", "items": passes}, passes], **told}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A configuration of fxcompress",
@@ -76,8 +77,9 @@ class _Schema:
         classes = known(base)
         if direct(base):
             return self._reference(base)
-        named = {name: {"anyOf": [self._reference(one), {"type": "null"}]} for name, one in classes.items()}
-        alone = [name for name, one in classes.items() if not needed(one)]
+        alone = [name for name, one in classes.items() if stands_alone(one)]
+        named = {name: self._reference(one) for name, one in classes.items()}
+        named |= {name: {"anyOf": [named[name], {"type": "null"}]} for name in alone}
         one_of_them = {
             "type": "object",
             "properties": named,

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from fxcompress.capture import (
     Modes,
     PartialCapture,
+    calls_outside,
     capture,
     capture_submodules,
     does_not_run,
@@ -108,7 +109,8 @@ def capture_parts(
     if not found.graphs:
         assert whole is not None
         raise whole
-    place_parts(model, {path: graph_module.graph for path, graph_module in found.graphs.items()})
+    graphs = {path: graph_module.graph for path, graph_module in found.graphs.items()}
+    place_parts(model, graphs, calls_outside(model, example, graphs))
     if whole:
         warn_user(_told(model, whole, found), PartialCaptureWarning)
     return {path: parts[graph_module] for path, graph_module in found.graphs.items()}, found

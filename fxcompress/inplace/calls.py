@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -15,6 +15,27 @@ from fxcompress.errors import InputError
 from fxcompress.ir.fake import static_sizes
 
 _MISSING = object()
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What a tensor is to be: its sizes, None for those that are free, and the name of its type."""
+
+    sizes: tuple[int | None, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, value: Tensor) -> _Sizes:
+        sizes = tuple(size if isinstance(size, int) else None for size in static_sizes(value.shape))
+        return cls(sizes, str(value.dtype).removeprefix("torch."))
+
+    def fit(self, given: Any) -> bool:
+        if not isinstance(given, Tensor) or given.dim() != len(self.sizes):
+            return False
+        return all(size is None or size == other for size, other in zip(self.sizes, given.shape))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('any' if size is None else str(size) for size in self.sizes)}]"
 
 
 class Calls:
@@ -65,12 +86,12 @@ class Calls:
         return call(*(given.get(key, self.expected.get(key)) for key in self.known))
 
     def _expected(self, graph: fx.Graph, example: ExampleInputs) -> dict[str, Any]:
-        """What each known argument was in the example, with the value in the graph in the place of each tensor."""
+        """What each known argument was in the example, with what is asked for in the place of each tensor."""
         leaves, form = pytree.tree_flatten((example.args, example.kwargs))
         traced = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
         if len(traced) != len(leaves):
             return {}
-        held = [value if isinstance(leaf, Tensor) else leaf for leaf, value in zip(leaves, traced)]
+        held = [_Sizes.of(value) if isinstance(leaf, Tensor) else leaf for leaf, value in zip(leaves, traced)]
         args, kwargs = pytree.tree_unflatten(held, form)
         return dict(zip(self.known, (*args, *kwargs.values())))
 
@@ -97,11 +118,7 @@ def _check(module: str, name: str, expected: Any, given: Any) -> None:
 
 
 def _fits(expected: Any, given: Any) -> bool:
-    if not isinstance(expected, Tensor):
-        return _same(expected, given)
-    if not isinstance(given, Tensor) or given.dim() != expected.dim():
-        return False
-    return all(not isinstance(size, int) or size == other for size, other in zip(static_sizes(expected.shape), given.shape))
+    return expected.fit(given) if isinstance(expected, _Sizes) else _same(expected, given)
 
 
 def _same(expected: Any, given: Any) -> bool:
@@ -110,9 +127,8 @@ def _same(expected: Any, given: Any) -> bool:
 
 def _described(expected: Any) -> str:
     """As `describe_value`, with ``any`` for the sizes that are free."""
-    if isinstance(expected, Tensor):
-        sizes = ", ".join("any" if isinstance(size, torch.SymInt) else str(size) for size in static_sizes(expected.shape))
-        return f"{str(expected.dtype).removeprefix('torch.')}[{sizes}]"
+    if isinstance(expected, _Sizes):
+        return str(expected)
     if isinstance(expected, (list, tuple)):
         return f"{type(expected).__name__}({', '.join(map(_described, expected))})"
     return describe_value(expected)

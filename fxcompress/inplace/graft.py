@@ -103,8 +103,11 @@ def _give(module: nn.Module, target: str, value: Any) -> str:
         where.append(name)
     if isinstance(value, torch.Tensor):
         own = owner._parameters.get(leaf, owner._buffers.get(leaf))
-        if own is not None and own.shape == value.shape and torch.equal(own, value):
-            return target
+        if own is not None and own.shape == value.shape:
+            if leaf in owner._buffers and own.dtype == value.dtype:
+                own.copy_(value)  # statistics that a pass took anew are the module's own
+            if torch.equal(own, value):
+                return target
     name = _free(owner, leaf)
     if isinstance(value, nn.Parameter):
         owner.register_parameter(name, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -21,12 +21,14 @@ class Place:
         parts: the graphs of all parts of the model, as captured, this one's among them.
         outside: the modules in none of them, which stay as they are, and those that hold parts: the call path of each, by its
             path.
+        called: what those of them call that run, all by their call paths.
     """
 
     path: str
     calls: str
     parts: tuple[fx.Graph, ...]
     outside: Mapping[str, str]
+    called: Mapping[str, Collection[str]]
 
     def call(self, inside: str) -> str:
         """The call path in the model, of one that begins with the part's own class."""
@@ -42,13 +44,13 @@ def place_of(graph: fx.Graph) -> Place | None:
     return graph.output_node().meta.get(_KEY)
 
 
-def place_parts(model: nn.Module, parts: Mapping[str, fx.Graph]) -> None:
-    """Note in the graphs of all `parts` of `model`, by path, where each stands."""
-    calls = _call_paths(model)
+def place_parts(model: nn.Module, parts: Mapping[str, fx.Graph], called: Mapping[str, Collection[str]]) -> None:
+    """Note in the graphs of all `parts` of `model`, by path, where each stands, and what is `called` outside of them."""
+    calls = call_paths(model)
     outside = {path: call for path, call in calls.items() if not _inside(path, parts)}
     copies = {path: _copy(graph) for path, graph in parts.items()}
     for path, graph in parts.items():
-        place = Place(path, calls[path], tuple(copies.values()), outside)
+        place = Place(path, calls[path], tuple(copies.values()), outside, called)
         for one in (graph, copies[path]):
             one.output_node().meta[_KEY] = place
 
@@ -64,8 +66,8 @@ def _inside(path: str, parts: Iterable[str]) -> bool:
     return any(path == part or path.startswith(f"{part}.") for part in parts)
 
 
-def _call_paths(model: nn.Module) -> dict[str, str]:
-    """Of each module of `model`, by its path."""
+def call_paths(model: nn.Module) -> dict[str, str]:
+    """The call path of each module of `model`, by its path."""
     found = {"": type(model).__name__}
     for path, module in model.named_modules(remove_duplicate=False):
         if path:

@@ -189,8 +189,8 @@ def _items_fit(value: Collection[Any], parts: tuple[Any, ...]) -> bool:
 
 
 def _is_listed(value: Any, origin: type) -> bool:
-    """Whether `value` can be read as `origin` is; a text is no list of texts, and a tuple, as options are kept, is one."""
-    if isinstance(value, (str, bytes)):
+    """Whether `value` can be read as `origin` is; a text or a dict is no list, and a tuple, as options are kept, is one."""
+    if isinstance(value, (str, bytes, Mapping)):
         return False
     kinds: dict[type, tuple[type, ...]] = {list: (list, tuple), set: _LISTS, frozenset: _LISTS}
     if not isinstance(value, kinds.get(origin, (origin,))):

@@ -64,21 +64,29 @@ def called(graph: fx.Graph, scope: str) -> set[fx.Node] | None:
     return None
 
 
-def is_of_modules(place: Place, scope: str) -> bool:
-    """Whether the call path, or the expression, `scope` names calls of modules outside of the parts that are compiled.
+def is_outside(place: Place, scope: str) -> bool:
+    """Whether the call path, or the expression, `scope` names calls, or modules, outside of the parts that are compiled.
 
-    Their code is not known, so that any operation is taken for one of theirs.
+    What a module calls that did not run, as in a model that returns there in training alone, is not known: any will do.
     """
-    modules = {one for call in place.outside.values() for one in (call, _WEIGHTED.sub(r"NNCF\1[", call))}
+    modules = {one: call in place.called for call in place.outside.values() for one in (call, _WEIGHTED.sub(r"NNCF\1[", call))}
+    matches = _matcher(scope)
+    calls = [call for found in place.called.values() for call in found]
+    if any(matches(name) for call in calls for exactly in (True, False) for name in spelled(call, exactly)):
+        return True
     if EXPRESSION in scope:
-        return any(map(_matcher(scope), (f"{call}/" for call in modules)))
-    return scope in modules or scope.rpartition("/")[0] in modules
+        return any(matches(f"{call}/") for call in modules)
+    return scope in modules or not modules.get(scope.rpartition("/")[0], True)
 
 
 def all_names(nodes: Iterable[fx.Node]) -> Iterator[str]:
-    """The call path of each of `nodes`, as NNCF would have written it."""
+    """The call path of each of `nodes`, as NNCF would have written it, and of what is called outside of the parts."""
+    place = None
     for node in nodes:
+        place = place or place_of(node.graph)
         yield from list(_spellings(node, True))[-1:]
+    for calls in place.called.values() if place else ():
+        yield from (spelled(call, True)[-1] for call in calls)
 
 
 def _matcher(scope: str):

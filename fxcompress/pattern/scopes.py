@@ -10,7 +10,7 @@ from torch import fx
 from fxcompress.errors import InputError, ScopeError, did_you_mean
 from fxcompress.ir.place import place_of
 from fxcompress.pattern import Pattern
-from fxcompress.pattern.call_paths import EXPRESSION, all_names, called, is_call_path, is_of_modules
+from fxcompress.pattern.call_paths import EXPRESSION, all_names, called, is_call_path, is_outside
 from fxcompress.pattern.explain import explain
 from fxcompress.pattern.matcher import find
 
@@ -83,7 +83,7 @@ def _is_elsewhere(graph: fx.Graph, scope: Scope) -> bool:
         return True
     if isinstance(scope, Pattern):
         return False
-    return scope in place.outside or _globbed(place.outside, scope) or (is_call_path(scope) and is_of_modules(place, scope))
+    return scope in place.outside or _globbed(place.outside, scope) or (is_call_path(scope) and is_outside(place, scope))
 
 
 def _unknown(graph: fx.Graph, scope: Scope) -> str:

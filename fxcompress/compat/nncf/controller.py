@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from fxcompress.compat.nncf.inputs import FillerInputInfo
 from fxcompress.compat.nncf.stripping import stripped
-from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
-from fxcompress.parts import PartlyCompiled
+from fxcompress.inplace.compression import Compression
 from fxcompress.training.controller import CompositeController, CompressionStage, Controller
 from fxcompress.training.scheduler import Scheduler
 
@@ -69,13 +68,16 @@ class CompressionAlgorithmController:
 
     Attributes:
         model: the compressed one.
+        original: the user's, where accuracy is to be compared with its.
     """
 
-    def __init__(self, model: Compiled | PartlyCompiled, inputs: FillerInputInfo | None = None, name: str | None = None):
-        self.model, self.name = model, name
-        self.own = model.controller
+    original: nn.Module | None = None
+
+    def __init__(self, compression: Compression, inputs: FillerInputInfo | None = None, name: str | None = None):
+        self.compression, self.model, self.name = compression, compression.model, name
+        self.own = compression.controller
         self.scheduler = CompressionScheduler(self.own.scheduler)
-        model.nncf = SimpleNamespace(input_infos=inputs or FillerInputInfo([]))  # type: ignore[assignment]
+        self.model.nncf = SimpleNamespace(input_infos=inputs or FillerInputInfo([]))  # type: ignore[assignment]
 
     def loss(self) -> Tensor:
         return self.own.loss()
@@ -91,7 +93,7 @@ class CompressionAlgorithmController:
 
     def get_compression_state(self) -> dict[str, Any]:
         """What `create_compressed_model` needs to make a model whose state can be loaded: plain data."""
-        return {"scheduler": self.scheduler.get_state(), "config": self.model.config_text()}
+        return {"scheduler": self.scheduler.get_state(), "config": self.compression.compiled.config_text()}
 
     def distributed(self) -> None:
         """Nothing is to be done: see docs/training.md."""
@@ -113,17 +115,23 @@ class CompressionAlgorithmController:
     ) -> None:
         """Write the model as an ONNX file, or in OpenVINO's format to a path that ends in ``.xml``."""
         if str(save_path).endswith(".xml"):
-            self.model.to_openvino(save_path)
+            self.compression.to_openvino(save_path)
             return
         opset = int(save_format.partition("_")[2]) if save_format and save_format.partition("_")[2].isdigit() else None
         lowest = None if opset is None or opset < 20 else opset
-        self.model.to_onnx(save_path, input_names=input_names, output_names=output_names, opset=lowest)
+        self.compression.to_onnx(save_path, input_names=input_names, output_names=output_names, opset=lowest)
 
     def strip(self, do_copy: bool = True) -> nn.Module:
         """The model with torch's own `fake_quantize` in place of quantizers, for exporters that know that."""
         twin = stripped(copy.deepcopy(self.model) if do_copy else self.model)
         twin.nncf = self.model.nncf
         return twin
+
+    prepare_for_inference = strip
+
+    def strip_model(self, model: nn.Module, do_copy: bool = False) -> nn.Module:
+        """As `strip`, of this controller's `model`."""
+        return self.strip(do_copy)
 
     @property
     def leveled(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import random
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -13,11 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 from fxcompress.compat.nncf.controller import NNCFStatistics
 
-nncf_logger = logging.getLogger("nncf")
+nncf_logger = logger = logging.getLogger("nncf")
 CACHE_MODELS_PATH = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache")) / "nncf" / "models"
 
 Kept = TypeVar("Kept")
@@ -34,6 +35,19 @@ def is_dist_avail_and_initialized() -> bool:
 
 def is_main_process() -> bool:
     return not is_dist_avail_and_initialized() or distributed.get_rank() == 0
+
+
+def is_linux() -> bool:
+    return platform.system() == "Linux"
+
+
+def is_windows() -> bool:
+    return platform.system() == "Windows"
+
+
+def get_model_device(model: nn.Module) -> torch.device:
+    """Where the first parameter of `model` is."""
+    return next((one.device for one in model.parameters()), torch.device("cpu"))
 
 
 def get_rank() -> int:
@@ -82,6 +96,28 @@ def prepare_for_tensorboard(statistics: NNCFStatistics) -> dict[str, float]:
 def no_nncf_trace() -> Iterator[None]:
     """Nothing is to be done: models are traced by torch.export."""
     yield
+
+
+forward_nncf_trace = disable_tracing = no_nncf_trace
+
+
+class TracedTensor(Tensor):
+    """What no tensor is: models are not traced while they run."""
+
+
+class CompressionParameter(nn.Parameter):
+    """What no parameter is: those of quantizers and masks are torch's own."""
+
+
+def get_current_context() -> None:
+    """None: models are not traced while they run."""
+
+
+def force_build_cpu_extensions() -> None:
+    """Nothing is to be done: kernels are built when they are first needed."""
+
+
+force_build_cuda_extensions = force_build_cpu_extensions
 
 
 def is_tracing_state() -> bool:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from fxcompress.compat.nncf.configuration import NNCFConfig
+from fxcompress.data.inputs import ExampleInputs
 
 
 class PTInitializingDataLoader:
@@ -114,16 +117,44 @@ def register_default_init_args(
     return nncf_config
 
 
-class Batches:
-    """The inputs of a loader's batches, as `fxcompress.compile` takes data."""
+@dataclass(frozen=True)
+class Given(ExampleInputs):
+    """A call of the model with what a loader says are the inputs in what it yields."""
 
-    def __init__(self, loader: Any):
-        self.loader = loader
+    loader: Any = None
+    yielded: Any = None
+
+
+class Batches:
+    """The batches of a loader as `fxcompress.compile` takes data, on `device`."""
+
+    def __init__(self, loader: Any, device: torch.device):
+        self.loader, self.device = loader, device
 
     def __iter__(self) -> Iterator[Any]:
-        if not hasattr(self.loader, "get_inputs"):
-            yield from self.loader
-            return
-        for batch in self.loader:
-            args, kwargs = self.loader.get_inputs(batch)
-            yield kwargs if kwargs and not args else tuple(args) if isinstance(args, (tuple, list)) else (args,)
+        for yielded in self.loader:
+            if hasattr(self.loader, "get_inputs"):
+                args, kwargs = self.loader.get_inputs(yielded)
+                inputs = on(ExampleInputs(tuple(args) if isinstance(args, (tuple, list)) else (args,), kwargs), self.device)
+                yield Given(inputs.args, inputs.kwargs, self.loader, yielded)
+            else:
+                yield pytree.tree_map_only(Tensor, lambda one: one.to(self.device), yielded)
+
+
+def on(inputs: ExampleInputs, device: torch.device) -> ExampleInputs:
+    """`inputs` with all tensors on `device`."""
+    args, kwargs = pytree.tree_map_only(Tensor, lambda one: one.to(device), (inputs.args, inputs.kwargs))
+    return ExampleInputs(args, kwargs)
+
+
+def precision_loss(structure: QuantizationPrecisionInitArgs) -> Callable[[nn.Module, Any], Any]:
+    """The loss that bit widths are chosen by, of a model and a batch of `Batches`."""
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        if not isinstance(batch, Given):
+            return structure.criterion_fn(model(batch[0]), batch[1], structure.criterion)
+        device = next(model.parameters()).device
+        target = pytree.tree_map_only(Tensor, lambda one: one.to(device), batch.loader.get_target(batch.yielded))
+        return structure.criterion_fn(model(*batch.args, **batch.kwargs), target, structure.criterion)
+
+    return loss

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-import fxcompress
+from fxcompress.capture import is_compressed, private_copy
+from fxcompress.capture.recording import recording
 from fxcompress.compat.nncf.configuration import NNCFConfig
 from fxcompress.compat.nncf.controller import CompressionAlgorithmController, QuantizationController, children
 from fxcompress.compat.nncf.environment import nncf_logger
-from fxcompress.compat.nncf.initialization import Batches, QuantizationPrecisionInitArgs, QuantizationRangeInitArgs
+from fxcompress.compat.nncf.initialization import (
+    Batches,
+    QuantizationPrecisionInitArgs,
+    QuantizationRangeInitArgs,
+    on,
+    precision_loss,
+)
 from fxcompress.compat.nncf.inputs import FillerInputInfo
+from fxcompress.compat.nncf.stripping import stripped
 from fxcompress.compiled import Compiled
 from fxcompress.config import Config
-from fxcompress.errors import CheckpointError
-from fxcompress.inplace.alike import parts_that_train_alike
+from fxcompress.data.inputs import ExampleInputs
+from fxcompress.errors import CheckpointError, InputError
+from fxcompress.inplace.compression import Compression, compress
 from fxcompress.parts import PartlyCompiled
 from fxcompress.passes import AdaptBatchNorm, ChooseBits
-from fxcompress.pattern.scopes import OPTIONAL
 from fxcompress.training import adapt_batch_norm as _adapt
 
-NNCFNetwork = Compiled | PartlyCompiled
-"""What `create_compressed_model` returns beside the controller."""
+_MADE: WeakKeyDictionary[nn.Module, Compression] = WeakKeyDictionary()
+"""What was made by `create_compressed_model`, by the model that it returned."""
+
+
+class _Compressed(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, nn.Module) and any(map(is_compressed, instance.modules()))
+
+
+class NNCFNetwork(metaclass=_Compressed):
+    """Every model that is compressed, or whose parts are, is an instance; it keeps its own class."""
+
+
+def get_nncf_network_type(model: nn.Module) -> type:
+    """The class of `model`, which it keeps."""
+    return type(model)
 
 
 def create_compressed_model(
@@ -37,7 +61,7 @@ def create_compressed_model(
     wrap_outputs_fn: Callable[..., Any] | None = None,
     dump_graphs: bool = False,
 ) -> tuple[CompressionAlgorithmController, nn.Module]:
-    """A controller, and `model` compressed as `config` says; `model` itself stays as it is.
+    """A controller, and a copy of `model` compressed as `config` says, with its class, attributes and methods.
 
     Its parts are compressed where it cannot be traced as a whole, or returns something else in training (auxiliary heads).
 
@@ -45,10 +69,11 @@ def create_compressed_model(
 
     Args:
         compression_state: of `get_compression_state`: ranges and masks are not looked for, but come with the model's state.
-        dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn, dump_graphs: not needed, and not looked at.
+        dummy_forward_fn: calls the model that it is given; looked at where neither data nor ``input_info`` say with what.
+        wrap_inputs_fn, wrap_outputs_fn, dump_graphs: not needed, and not looked at.
 
     Raises:
-        ConfigError, InputError: see `fxcompress.Config` and `fxcompress.compile`.
+        ConfigError, InputError: see `fxcompress.Config` and `fxcompress.compress`.
     """
     config = config if isinstance(config, NNCFConfig) else NNCFConfig.from_dict(config)
     wanted = config.as_config()
@@ -56,49 +81,52 @@ def create_compressed_model(
         nncf_logger.warning("%s", note)
     data: Any = None
     if config.has_extra_struct(QuantizationRangeInitArgs):
-        data = Batches(config.get_extra_struct(QuantizationRangeInitArgs).data_loader)
+        data = Batches(config.get_extra_struct(QuantizationRangeInitArgs).data_loader, _device(model))
     if compression_state is not None:
         wanted, data = _resumed(wanted, compression_state), _first(data)
-    if data is None and wanted.inputs:
-        example = wanted.example()
-        assert example is not None
-        data = [_on(example, model)] if compression_state is not None or not _needs_data(wanted) else None
+    example = None if data is not None else _example(wanted, model, dummy_forward_fn)
+    if example is not None and compression_state is not None:
+        data = [example]
+    if data is None and any(one.reads_data for one in wanted.passes):
+        raise InputError("compression needs data, for ranges and the like: register_default_init_args(config, loader)")
     if config.has_extra_struct(QuantizationPrecisionInitArgs) and any(isinstance(one, ChooseBits) for one in wanted.passes):
-        wanted = wanted.given(loss=_loss(config.get_extra_struct(QuantizationPrecisionInitArgs)))
-    compiled = _as_it_trains(fxcompress.compile(model, config=wanted, data=data), model, wanted, data)
-    algorithms = {path.rpartition("/")[2] for path, _ in children(compiled.controller)}
+        wanted = wanted.given(loss=precision_loss(config.get_extra_struct(QuantizationPrecisionInitArgs)))
+    twin = _copy(model)
+    compression = compress(twin, config=wanted, example_inputs=example, data=data, dynamic_shapes=None)
+    algorithms = {path.rpartition("/")[2] for path, _ in children(compression.controller)}
     alone = len(algorithms) == 1 and algorithms <= {"TrainQuantizers", "Binarize"}
     kind = QuantizationController if alone else CompressionAlgorithmController
-    made = kind(compiled, _inputs(config, compiled))
+    made = kind(compression, _inputs(config, compression.compiled))
+    made.original = model if config.get("accuracy_aware_training") else None
+    _MADE[twin] = compression
     if compression_state is not None:
         made.scheduler.load_state(compression_state["scheduler"])
-    return made, compiled
+    return made, twin
 
 
-def _as_it_trains(
-    compiled: Compiled | PartlyCompiled, model: nn.Module, wanted: Config, data: Any
-) -> Compiled | PartlyCompiled:
-    """`compiled`, or the parts of `model` where it returns something else in training.
-
-    The scopes have matched in the whole: those of what is outside of the parts match nothing in these.
-    """
-    lost = isinstance(compiled, Compiled) and compiled.meta.get("lost_in_training")
-    parts = parts_that_train_alike(model, compiled.compilation.example) if lost and isinstance(compiled, Compiled) else []
-    return fxcompress.compile(model, config=_unchecked(wanted), data=data, submodules=parts) if parts else compiled
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy of `model`, each of whose modules is in training where the original is."""
+    twin = private_copy(model)
+    for copied, original in zip(twin.modules(), model.modules()):
+        copied.training = original.training
+    return twin
 
 
-def _unchecked(wanted: Config) -> Config:
-    """`wanted`, whose scopes may match nothing."""
-    passes = []
-    for one in wanted.passes:
-        options: dict[str, Any] = {}
-        for name in ("ignored", "scopes", "overrides"):
-            given = getattr(one, name, None)
-            if given:
-                named = {f"{OPTIONAL}{scope.removeprefix(OPTIONAL)}": scope for scope in given}
-                options[name] = {new: given[old] for new, old in named.items()} if name == "overrides" else tuple(named)
-        passes.append(replace(one, **options) if options else one)  # type: ignore[type-var]
-    return replace(wanted, passes=tuple(passes))
+def _example(wanted: Config, model: nn.Module, dummy_forward_fn: Callable[..., Any] | None) -> ExampleInputs | None:
+    """A call of `model` as the file describes it, or as `dummy_forward_fn` makes it; None where neither is there."""
+    if dummy_forward_fn is None:
+        example = wanted.example()
+        return None if example is None else on(example, _device(model))
+    twin = private_copy(model)
+    with recording({"": twin}) as calls, torch.no_grad():
+        dummy_forward_fn(twin)
+    if not calls:
+        raise InputError("dummy_forward_fn does not call the model that it is given")
+    return calls[""][0]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((one.device for one in model.parameters()), torch.device("cpu"))
 
 
 def _inputs(config: NNCFConfig, compiled: Compiled | PartlyCompiled) -> FillerInputInfo:
@@ -115,27 +143,8 @@ def _resumed(wanted: Config, state: Mapping[str, Any]) -> Config:
     return replace(wanted, passes=tuple(one for one in wanted.passes if not isinstance(one, (ChooseBits, AdaptBatchNorm))))
 
 
-def _needs_data(config: Config) -> bool:
-    return any(one.reads_data for one in config.passes)
-
-
 def _first(data: Any) -> Any:
     return None if data is None else [next(iter(data))]
-
-
-def _on(example: Any, model: nn.Module) -> Any:
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
-    if example.kwargs:
-        return {name: value.to(device) for name, value in example.kwargs.items()}
-    return tuple(value.to(device) for value in example.args)
-
-
-def _loss(args: QuantizationPrecisionInitArgs) -> Callable[[nn.Module, Any], Any]:
-    def loss(model: nn.Module, batch: Any) -> Any:
-        device = next(model.parameters()).device
-        return args.criterion_fn(model(batch[0].to(device)), batch[1].to(device), args.criterion)
-
-    return loss
 
 
 def load_state(
@@ -151,7 +160,7 @@ def load_state(
     """
     ignored = tuple(keys_to_ignore or ())
     given = {name.removeprefix("module."): value for name, value in state_dict_to_load.items()}
-    own = model.state_dict()
+    own = {name.removeprefix("module."): value for name, value in model.state_dict().items()}
     fitting = {
         name: value
         for name, value in given.items()
@@ -162,10 +171,25 @@ def load_state(
         raise CheckpointError(
             f"the state is of another model: it lacks {missing[:5]}, and has {other[:5]}, of another name or shape"
         )
-    model.load_state_dict(fitting, strict=False)
+    getattr(model, "module", model).load_state_dict(fitting, strict=False)
     return len(fitting)
+
+
+def strip(model: nn.Module, do_copy: bool = True) -> nn.Module:
+    """`model` with torch's own `fake_quantize` in place of quantizers; see the controller's `strip`."""
+    return stripped(copy.deepcopy(model) if do_copy else model)
+
+
+class BatchnormAdaptationAlgorithm:
+    """`adapt_batch_norm` as an object."""
+
+    def __init__(self, data_loader: Any, num_bn_adaptation_samples: int, device: Any = None):
+        self.data_loader, self.samples = data_loader, num_bn_adaptation_samples
+
+    def run(self, model: nn.Module) -> None:
+        adapt_batch_norm(model, self.data_loader, self.samples)
 
 
 def adapt_batch_norm(model: nn.Module, data: Any, samples: int | None = 2000) -> int:
     """See `fxcompress.training.adapt_batch_norm`; `data` may be a loader that reads its own batches."""
-    return _adapt(model, Batches(data), samples)
+    return _adapt(_MADE[model].compiled if model in _MADE else model, Batches(data, _device(model)), samples)

@@ -28,24 +28,32 @@ _ARGS = (
     "PTInitializingDataLoader QuantizationRangeInitArgs BNAdaptationInitArgs QuantizationPrecisionInitArgs LeGRInitArgs "
     "AutoQPrecisionInitArgs ModelEvaluationArgs ExecutionParameters"
 )
+_LOGGING = "nncf_logger disable_logging set_log_level"
 _INPUTS = "FillerInputInfo FillerInputElement ExampleInputInfo"
 _WRAPPERS = "nncf_model_input nncf_model_output wrap_nncf_model_inputs_with_objwalk wrap_nncf_model_outputs_with_objwalk"
 PLACES: dict[str, dict[str, str]] = {
     "api": {},
     "api.compression": {"controller": "CompressionAlgorithmController CompressionScheduler", "stages": "CompressionStage"},
+    "api.statistics": {"controller": "Statistics"},
     "common": {},
     "common.accuracy_aware_training": {"training_loop": "create_accuracy_aware_training_loop"},
+    "common.accuracy_aware_training.statistics": {"training_loop": "TrainingLoopStatistics"},
     "common.accuracy_aware_training.training_loop": {
-        "training_loop": "create_accuracy_aware_training_loop TrainingLoopStatistics"
+        "training_loop": (
+            "create_accuracy_aware_training_loop TrainingLoopStatistics EarlyExitCompressionTrainingLoop "
+            "AdaptiveCompressionTrainingLoop"
+        ),
     },
     "common.hardware": {},
     "common.hardware.config": {"environment": "HWConfigType TargetDevice"},
-    "common.logging": {"environment": "nncf_logger disable_logging set_log_level"},
-    "common.logging.logger": {"environment": "nncf_logger disable_logging set_log_level"},
+    "common.initialization": {},
+    "common.initialization.batchnorm_adaptation": {"model": "BatchnormAdaptationAlgorithm"},
+    "common.logging": {"environment": _LOGGING},
+    "common.logging.logger": {"environment": _LOGGING},
     "common.statistics": {"controller": "NNCFStatistics"},
     "common.utils": {},
-    "common.utils.os": {"environment": "safe_open"},
-    "common.utils.logger": {"environment": "nncf_logger disable_logging set_log_level"},
+    "common.utils.os": {"environment": "safe_open is_linux is_windows"},
+    "common.utils.logger": {"environment": f"logger {_LOGGING}"},
     "common.utils.tensorboard": {"environment": "prepare_for_tensorboard"},
     "config": {"configuration": "NNCFConfig"},
     "config.config": {"configuration": "NNCFConfig"},
@@ -59,11 +67,21 @@ PLACES: dict[str, dict[str, str]] = {
         "model": "create_compressed_model load_state",
         "initialization": "register_default_init_args",
         "configuration": "NNCFConfig",
-        "environment": "no_nncf_trace register_module register_operator disable_logging",
+        "environment": (
+            "no_nncf_trace forward_nncf_trace disable_tracing register_module register_operator disable_logging "
+            "nncf_model_input nncf_model_output force_build_cpu_extensions force_build_cuda_extensions"
+        ),
     },
     "torch.checkpoint_loading": {"model": "load_state"},
     "torch.dynamic_graph": {},
-    "torch.dynamic_graph.context": {"environment": "no_nncf_trace"},
+    "torch.batchnorm_adaptation": {"model": "BatchnormAdaptationAlgorithm"},
+    "torch.composite_compression": {"controller": "PTCompositeCompressionAlgorithmController"},
+    "torch.compression_method_api": {"controller": "PTCompressionAlgorithmController"},
+    "torch.dynamic_graph.context": {
+        "environment": "no_nncf_trace forward_nncf_trace disable_tracing get_current_context",
+    },
+    "torch.dynamic_graph.trace_tensor": {"environment": "TracedTensor"},
+    "torch.layer_utils": {"environment": "CompressionParameter"},
     "torch.dynamic_graph.graph_tracer": {"inputs": f"{_INPUTS} ModelInputInfo create_input_infos"},
     "torch.dynamic_graph.io_handling": {"inputs": _INPUTS, "environment": _WRAPPERS},
     "torch.dynamic_graph.patch_pytorch": {"environment": "register_operator"},
@@ -73,14 +91,14 @@ PLACES: dict[str, dict[str, str]] = {
     },
     "torch.layers": {"environment": "register_module"},
     "torch.model_creation": {"model": "create_compressed_model"},
-    "torch.nncf_network": {"model": "NNCFNetwork"},
+    "torch.nncf_network": {"model": "NNCFNetwork get_nncf_network_type"},
     "torch.quantization": {},
     "torch.quantization.algo": {"controller": "QuantizationController"},
     "torch.structures": {"initialization": _ARGS},
     "torch.utils": {
         "environment": (
             "is_main_process safe_thread_call manual_seed is_dist_avail_and_initialized get_rank get_world_size "
-            "is_tracing_state no_jit_trace add_domain"
+            "is_tracing_state no_jit_trace add_domain get_model_device"
         ),
     },
 }
@@ -89,6 +107,11 @@ PLACES: dict[str, dict[str, str]] = {
 _OTHERS = {
     "register_module": "unchanged",
     "register_operator": "unchanged",
+    "PTCompositeCompressionAlgorithmController": "CompressionAlgorithmController",
+    "PTCompressionAlgorithmController": "CompressionAlgorithmController",
+    "Statistics": "NNCFStatistics",
+    "EarlyExitCompressionTrainingLoop": "AccuracyAwareTrainingLoop",
+    "AdaptiveCompressionTrainingLoop": "AccuracyAwareTrainingLoop",
     "nncf_model_input": "as_it_is",
     "nncf_model_output": "as_it_is",
     "wrap_nncf_model_inputs_with_objwalk": "as_they_are",

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from fxcompress.compat.nncf.configuration import NNCFConfig
 from fxcompress.compat.nncf.controller import HIGHEST, CompressionAlgorithmController
+from fxcompress.compat.nncf.initialization import ModelEvaluationArgs
 from fxcompress.errors import InputError
 from fxcompress.nncf_files.accuracy import ADAPTIVE, DEFAULTS, DROPS, EARLY_EXIT
 from fxcompress.training import adaptive_level, early_exit
@@ -43,12 +46,19 @@ class TrainingLoopStatistics:
 class AccuracyAwareTrainingLoop:
     """Runs `fxcompress.training.early_exit` or `adaptive_level` as the configuration says."""
 
-    def __init__(self, config: Mapping[str, Any], controller: CompressionAlgorithmController, baseline: float):
-        section = config.get("accuracy_aware_training") or {}
+    def __init__(
+        self,
+        nncf_config: Mapping[str, Any],
+        compression_controller: CompressionAlgorithmController,
+        uncompressed_model_accuracy: float | None = None,
+        **additional_runner_args: Any,
+    ):
+        section = nncf_config.get("accuracy_aware_training") or {}
         if section.get("mode") not in (EARLY_EXIT, ADAPTIVE):
             raise InputError(f"accuracy_aware_training has a mode, {EARLY_EXIT!r} or {ADAPTIVE!r}, not {section.get('mode')!r}")
         self.mode, self.params = section["mode"], {**DEFAULTS, **section.get("params", {})}
-        self.controller, self.baseline = controller, baseline
+        self.controller, given = compression_controller, uncompressed_model_accuracy
+        self.baseline = _accuracy(nncf_config, self.controller.original) if given is None else given
         self.result: TrainingResult | None = None
 
     def run(
@@ -72,7 +82,7 @@ class AccuracyAwareTrainingLoop:
             configure_optimizers_fn: returns an optimizer and a scheduler of its learning rate.
         """
         optimizer, rates = configure_optimizers_fn() if configure_optimizers_fn else (None, None)
-        compressed = getattr(model, "module", model)
+        compressed = self.controller.compression
         done, scores = 0, [0.0]
 
         def validate(_: Any) -> float:
@@ -132,12 +142,25 @@ class AccuracyAwareTrainingLoop:
 def create_accuracy_aware_training_loop(
     nncf_config: Mapping[str, Any],
     compression_ctrl: CompressionAlgorithmController,
-    uncompressed_model_accuracy: float,
+    uncompressed_model_accuracy: float | None = None,
     **additional_runner_args: Any,
 ) -> AccuracyAwareTrainingLoop:
     """The loop that `nncf_config` asks for; what concerns NNCF's own log files is not looked at.
 
+    Args:
+        uncompressed_model_accuracy: None for what the registered ``model_eval_fn`` finds of the model before compression.
+
     Raises:
-        InputError: it asks for none.
+        InputError: it asks for none, or nothing says how accurate the model was.
     """
     return AccuracyAwareTrainingLoop(nncf_config, compression_ctrl, uncompressed_model_accuracy)
+
+
+def _accuracy(config: Mapping[str, Any], model: nn.Module | None) -> float:
+    if model is None or not isinstance(config, NNCFConfig) or not config.has_extra_struct(ModelEvaluationArgs):
+        raise InputError(
+            "nothing says how accurate the model is without compression: give uncompressed_model_accuracy, or a model_eval_fn "
+            "to register_default_init_args"
+        )
+    with torch.no_grad():
+        return float(config.get_extra_struct(ModelEvaluationArgs).eval_fn(model))
