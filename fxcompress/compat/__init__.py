@@ -2,6 +2,6 @@
 
 In: their configurations and calls. Out: compiled models and controllers under their names.
 
-Imports: documents, pattern, data, quantizers, training, passes, nncf_files, config, compiled, parts, integrations,
+Imports: documents, data, capture, quantizers, training, passes, nncf_files, config, compiled, parts, integrations,
 inplace.
 """
