@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds, and help is read without it
     import torch
 
 TARGETS = ("onnxruntime", "openvino")
+EFFORTS = ("normal", "high")
 _MOST_ELEMENTS = 2**31
 
 EXAMPLES = """\
@@ -149,6 +150,11 @@ def _add_compile(commands) -> None:
         "--weights-only",
         action="store_true",
         help="weights alone in 4 bits, for models that generate; --data may be left out, and chooses the integers",
+    )
+    command.add_argument(
+        "--effort",
+        choices=EFFORTS,
+        help="'high' trains weights and ranges on the data, without labels: minutes rather than seconds (normal)",
     )
     command.add_argument("--samples", type=_positive, metavar="N", help="calibrate on at most N (300)")
     command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")

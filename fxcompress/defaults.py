@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fxcompress import passes
 from fxcompress.driver.interface import Pass
+from fxcompress.options.declared import check_arguments
+
+Effort = Literal["normal", "high"]
 
 
-def post_training() -> list[Pass]:
-    """INT8 without training: what ``compile(model, data=loader)`` runs."""
+@check_arguments()
+def post_training(*, effort: Effort = "normal") -> list[Pass]:
+    """INT8 without labels: what ``compile(model, data=loader)`` runs.
+
+    Args:
+        effort: ``"high"`` trains weights and ranges on the calibration data as well, which takes minutes rather than seconds.
+
+    Raises:
+        InputError: there is no such effort.
+    """
     return [
         passes.FoldConstants(),
         passes.FoldBatchNorm(),
@@ -17,6 +30,7 @@ def post_training() -> list[Pass]:
         passes.Quantize(),
         passes.RoundWeights(),
         passes.Calibrate(estimator="output_error"),
+        *([passes.ReconstructOutputs()] if effort == "high" else []),
     ]
 
 

@@ -25,6 +25,7 @@ from fxcompress.passes.lower_binarizers import LowerBinarizers
 from fxcompress.passes.lower_quantizers import LowerQuantizers
 from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
+from fxcompress.passes.reconstruct_outputs import ReconstructOutputs
 from fxcompress.passes.remove_dropout import RemoveDropout
 from fxcompress.passes.remove_filters import RemoveFilters
 from fxcompress.passes.restore_precision import RestorePrecision
@@ -57,6 +58,7 @@ __all__ = [
     "LowerQuantizers",
     "PruneFilters",
     "Quantize",
+    "ReconstructOutputs",
     "RemoveDropout",
     "RemoveFilters",
     "RestorePrecision",

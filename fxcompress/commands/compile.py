@@ -106,6 +106,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def _check_data(arguments: argparse.Namespace) -> None:
     """Raise InputError for what is known of the options about data before the model is built."""
+    if arguments.effort and (arguments.config or arguments.weights_only):
+        other = "--config" if arguments.config else "--weights-only"
+        raise InputError(f"--effort is of the default passes, and {other} asks for others; leave one of them out")
     if arguments.weights_only and (arguments.config or arguments.sensitivity):
         other = "--config" if arguments.config else "--sensitivity"
         why = "which has its own passes" if arguments.config else "which needs the floats behind the integers"
@@ -160,13 +163,13 @@ def _passes(config: Config | None, arguments: argparse.Namespace, samples: int |
     if arguments.weights_only:
         return with_options(defaults.weights_only(), arguments.ignore)
     if config is None:
-        return post_training(arguments.ignore, samples)
+        return post_training(arguments.ignore, samples, arguments.effort or "normal")
     return with_options(config.passes, arguments.ignore, arguments.samples)
 
 
-def post_training(ignored: Sequence[str] = (), samples: int | None = None) -> list[Pass]:
+def post_training(ignored: Sequence[str] = (), samples: int | None = None, effort: defaults.Effort = "normal") -> list[Pass]:
     """The default passes, with these scopes left in float and so many calibration samples."""
-    return with_options(defaults.post_training(), ignored, samples)
+    return with_options(defaults.post_training(effort=effort), ignored, samples)
 
 
 def with_options(passes: Sequence[Pass], ignored: Sequence[str] = (), samples: int | None = None) -> list[Pass]:

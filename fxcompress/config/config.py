@@ -25,12 +25,12 @@ from fxcompress.options.declared import declarations
 from fxcompress.storage.atomic import as_path, write_text
 from fxcompress.targets import TARGETS
 
-PIPELINES: dict[str, Callable[[], list[Pass]]] = {
+PIPELINES: dict[str, Callable[..., list[Pass]]] = {
     f"defaults.{name}": made
     for name, made in vars(defaults).items()
     if inspect.isfunction(made) and made.__module__ == defaults.__name__
 }
-"""Lists of passes that a file can name in place of a pass."""
+"""Lists of passes that a file can name in place of a pass, with options where they have some."""
 
 
 NOT_IN_FILES = "notes"
@@ -42,8 +42,8 @@ class Config(Declared):
     """What to do with a model: ``compile(model, config=config, data=loader)``.
 
     Attributes:
-        passes: in their order. In a file a pass is its name, ``{name: options}``, or the name of a list of them,
-            ``defaults.post_training`` or ``defaults.training``.
+        passes: in their order. In a file a pass is its name, ``{name: options}``, or a list of them, named in the same way:
+            ``defaults.training``, or ``{defaults.post_training: {effort: high}}``.
         target: the runtime that the model is for.
         inputs: of the model, for where there is neither data nor an example to take them from.
         submodules: paths of the parts to compile, where the whole is not to be, such as a detector's backbone.
@@ -179,10 +179,11 @@ def _passes(reader: Reader, given: Any) -> tuple[Pass, ...]:
     found: list[Pass] = []
     for position, one in enumerate(listed):
         key = ("passes", position) if isinstance(given, list) else ("passes",)
-        if isinstance(one, str) and one in PIPELINES:
-            found += PIPELINES[one]()
-        elif isinstance(one, str) and one.startswith("defaults."):
-            reader.document.fail(key, f"there is no {one!r}{did_you_mean(one, PIPELINES)}; there are {', '.join(PIPELINES)}")
+        name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, {})
+        if isinstance(name, str) and name in PIPELINES:
+            found += reader.call(PIPELINES[name], options, (*key, name) if isinstance(one, dict) else key)
+        elif isinstance(name, str) and name.startswith("defaults."):
+            reader.document.fail(key, f"there is no {name!r}{did_you_mean(name, PIPELINES)}; there are {', '.join(PIPELINES)}")
         else:
             found.append(reader.value(one, Pass, key))
     return tuple(found)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import types
+from collections.abc import Callable
 from dataclasses import MISSING
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -81,7 +83,9 @@ def stands_alone(one: type) -> bool:
     return True
 
 
-def needed(one: type) -> list[str]:
-    """The options of the class `one` that have no default."""
+def needed(one: Callable[..., Any]) -> list[str]:
+    """The options of the class or the function `one` that have no default."""
+    if inspect.isfunction(one):
+        return [name for name, given in inspect.signature(one).parameters.items() if given.default is inspect.Parameter.empty]
     fields = dataclasses.fields(one) if dataclasses.is_dataclass(one) else ()
     return [f.name for f in fields if f.init and f.default is MISSING and f.default_factory is MISSING]

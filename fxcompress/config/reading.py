@@ -71,9 +71,7 @@ class Reader:
             one = self._imported(name, bases, key)
         if one is None:
             self.document.fail(key, f"{_nameless(given, bases, name, names)}; there are {', '.join(sorted(names))}")
-        if not isinstance(options, dict):
-            self.document.fail(inner, f"the options of {one.__name__} are a mapping, not {shown(options)}")
-        return self.object(one, options, inner)
+        return self.call(one, options, inner)
 
     @staticmethod
     def _named(given: dict[str, Any], names: Mapping[str, type], key: Key) -> tuple[str | None, Any, Key]:
@@ -95,8 +93,14 @@ class Reader:
         except FxCompressError as problem:
             self.document.fail(key, str(problem))
 
-    def object(self, one: type, options: Mapping[str, Any], key: Key) -> Any:
-        """An object of the class `one`, with `options`, which stand at `key`."""
+    def call(self, one: Callable[..., Any], options: Any, key: Key) -> Any:
+        """As `object`, of options that may be of any type; nothing below a name is none of them."""
+        if not isinstance(options, dict | None):
+            self.document.fail(key, f"the options of {one.__name__} are a mapping, not {shown(options)}")
+        return self.object(one, options or {}, key)
+
+    def object(self, one: Callable[..., Any], options: Mapping[str, Any], key: Key) -> Any:
+        """What the class or the function `one` makes of `options`, which stand at `key`."""
         declared = declarations(one)
         for name in options:
             if name not in declared:

@@ -27,7 +27,15 @@ def schema() -> dict[str, Any]:
     made = _Schema()
     properties = made.options(Config)["properties"]
     properties.pop(NOT_IN_FILES)
-    passes = {"anyOf": [{"enum": sorted(PIPELINES)}, made.of(Pass)]}
+    lists = {name: made.arguments(function) for name, function in PIPELINES.items()}
+    with_options = {
+        "type": "object",
+        "properties": lists,
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+    }
+    passes = {"anyOf": [{"enum": sorted(PIPELINES)}, with_options, made.of(Pass)]}
     told = {"description": properties["passes"]["description"]}
     properties["passes"] = {"anyOf": [{"type": "array", "items": passes}, passes], **told}
     return {
@@ -95,6 +103,11 @@ class _Schema:
             self.definitions[one.__name__] = {}  # met, should it hold itself
             self.definitions[one.__name__] = self.options(one)
         return {"$ref": f"#/$defs/{one.__name__}"}
+
+    def arguments(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The options of `function`, by name, or nothing."""
+        properties = {name: self.of(declared) for name, declared in declarations(function).items()}
+        return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
 
     def options(self, one: type) -> dict[str, Any]:
         """The options of the class `one`, by name."""

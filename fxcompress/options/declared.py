@@ -53,9 +53,11 @@ def check_fields(declared: Any) -> None:
             object.__setattr__(declared, name, value)
 
 
-def declarations(owner: type) -> dict[str, Any]:
-    """The options of the dataclass `owner` as it declares them."""
-    hints: dict[str, Any] = _hints(owner)  # type: ignore[arg-type]
+def declarations(owner: Callable[..., Any]) -> dict[str, Any]:
+    """The options of the dataclass or the function `owner` as it declares them."""
+    hints: dict[str, Any] = _hints(owner)
+    if inspect.isfunction(owner):
+        return {name: hints[name] for name in inspect.signature(owner).parameters if name in hints}
     fields = dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ()
     return {field.name: hints[field.name] for field in fields if field.init and field.name in hints}
 
