@@ -15,6 +15,7 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.agreement import decibels
 from fxcompress.quantization.acceptance import OutputDifference
+from fxcompress.quantization.matrix_layers import matrix_layers
 from fxcompress.quantization.reconstruction import Student, train
 from fxcompress.report.units import readable_decibels
 from fxcompress.rewrite.rule import Replacement
@@ -28,7 +29,8 @@ class ReconstructOutputs(Pass):
     labels: the loss is the energy of the difference over that of the outputs. (Hubara et al., "Accurate Post Training
     Quantization With Small Calibration Sets", arXiv 2006.10518, fit layers, and Li et al., "BRECQ", arXiv 2102.05426, blocks;
     here the block is the model, where errors are judged.) Gradients of ranges are those of `TrainQuantizers`. Adam moves every
-    tensor by a share of its own size, so that one learning rate does for all.
+    tensor by a share of its own size, less the more products are added up (as in Yang et al., "Tensor Programs V", arXiv
+    2203.03466), so that one learning rate does for all.
 
     After every epoch the outputs for other samples are measured. What is best there is kept, and where nothing is better than
     the model was, it stays as it was. Masked weights, and others that are zero, stay zero. Nothing is random but the order of
@@ -41,9 +43,8 @@ class ReconstructOutputs(Pass):
         judging: samples that come after these, at most, to judge on.
         epochs: passes over the samples.
         batch_size: samples a step, whose values are all in memory.
-        learning_rate: of weights and biases, at first: the step of Adam, as a share of a tensor's mean size. It falls along
-            half a cosine.
-        range_learning_rate: likewise, of ranges.
+        learning_rate: at most: about the share of what a tensor makes that a step of Adam moves it by. It grows over the first
+            tenth and falls along half a cosine.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or an option is out of its range.
@@ -51,10 +52,9 @@ class ReconstructOutputs(Pass):
 
     samples: Annotated[int, Ge(1)] = 256
     judging: Annotated[int, Ge(1)] = 32
-    epochs: Annotated[int, Ge(1)] = 8
-    batch_size: Annotated[int, Ge(1)] = 16
-    learning_rate: Annotated[float, Ge(0)] = 1e-3
-    range_learning_rate: Annotated[float, Ge(0)] = 1e-3
+    epochs: Annotated[int, Ge(1)] = 6
+    batch_size: Annotated[int, Ge(1)] = 8
+    learning_rate: Annotated[float, Ge(0)] = 2e-4
 
     effect: ClassVar[Effect] = Effect.LOSSY
     reads_data: ClassVar[bool] = True
@@ -69,12 +69,13 @@ class ReconstructOutputs(Pass):
         batch = Batch.of(graph_module.graph)
         pieces = [piece for leaves in batches for piece in batch.split(leaves, 1)]
         with torch.inference_mode(False), torch.enable_grad():
-            student = Student(graph_module)
+            layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+            student = Student(graph_module, layers)
             error = OutputDifference(student.twin, context.reference, others)
             before, kept = error().sum().item(), None
             least, told = before, []
-            rates = self.learning_rate, self.range_learning_rate
-            steps = train(student, context.reference, pieces, epochs=self.epochs, batch_size=self.batch_size, rates=rates)
+            rate, size = self.learning_rate, self.batch_size
+            steps = train(student, context.reference, pieces, epochs=self.epochs, batch_size=size, learning_rate=rate)
             for epoch in range(self.epochs):
                 context.progress("reconstructing outputs", epoch, self.epochs)
                 next(steps)

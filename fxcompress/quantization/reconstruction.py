@@ -18,24 +18,35 @@ from fxcompress.execution.precision import FLOAT32
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute, insert_constant, name_of, owner_of
 from fxcompress.ir.modes import inference_twin
+from fxcompress.masks.mask import source_constant
+from fxcompress.quantization.matrix_layers import MatrixLayer
+from fxcompress.quantization.patches import weight_rows
 from fxcompress.quantization.quantized import quantizer_calls, quantizer_of
 from fxcompress.quantizers.trainable import TrainableQuantizer
 
 LOOK_UP = resolve("embedding")
+
+WARM_UP = 0.1
+"""The share of training over which the learning rate grows."""
+
+INSIDE = 0.49
+"""Steps around an integer that are rounded to it, in float32 too."""
 
 
 class Student:
     """A twin of `quantized`, in inference mode, with constants and ranges of its own, which are trained.
 
     Constants are the model's parameters, frozen or not, but for tables that are looked up in: samples show few of their rows.
-    A weight that is zero stays zero. Ranges are those of all quantizers but the ones of what the model is given.
+    A weight that is zero stays zero. One of a layer is where the float model's is, as far as it rounds to the same integer from
+    there: so it is near the border to the next integer where it may well cross it. Ranges are those of all quantizers but the
+    ones of what the model is given.
 
     Attributes:
         twin: the model, to be run and measured.
         constants, ranges: what is trained, by the name of the tensor and of the quantizer.
     """
 
-    def __init__(self, quantized: fx.GraphModule):
+    def __init__(self, quantized: fx.GraphModule, layers: Sequence[MatrixLayer] = ()):
         self.quantized, self.twin = quantized, inference_twin(quantized)
         self.constants: dict[str, nn.Parameter] = {}
         self.ranges: dict[str, TrainableQuantizer] = {}
@@ -43,6 +54,10 @@ class Student:
             held = attribute(self.twin, str(node.target))
             if isinstance(held, nn.Parameter) and held.is_floating_point() and not _is_looked_up(node):
                 self.constants[str(node.target)] = self._own(str(node.target), held)
+        for layer in layers:
+            held = self.constants.get(str(source_constant(layer.node.args[1]).target))
+            if held is not None:
+                held.data.copy_(_within_the_same_step(layer))
         for call, quantizer in quantizer_calls(self.twin).items():
             if quantizer.ready and quantizer.enabled and call.args[0].op != "placeholder":
                 target = str(call.target)
@@ -55,11 +70,15 @@ class Student:
         setattr(owner, leaf, nn.Parameter(held.detach().clone()))
         return getattr(owner, leaf)
 
-    def groups(self, weights: float, ranges: float) -> list[dict[str, Any]]:
-        """What an optimizer takes: each tensor with a learning rate that is such a share of its mean size."""
-        trained = [(held, weights) for held in self.constants.values()]
-        trained += [(held, ranges) for one in self.ranges.values() for held in one.parameters()]
-        return [{"params": [held], "lr": rate * held.detach().abs().mean().item()} for held, rate in trained if held.numel()]
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """What an optimizer takes: each tensor with a learning rate by which a step moves what it makes by about such a share.
+
+        That is this share of the tensor's mean size, over the root of how many products are added up.
+        """
+        trained = [held for held in self._trained() if held.numel()]
+        sizes = [held.detach().abs().mean().item() for held in trained]
+        terms = [held[0].numel() if held.dim() > 1 else 1 for held in trained]
+        return [{"params": [held], "lr": rate * size / count**0.5} for held, size, count in zip(trained, sizes, terms)]
 
     def loss(self, teacher: fx.GraphModule, leaves: Leaves) -> Tensor:
         """The energy of the difference of the outputs over that of the teacher's, added up over outputs of floats."""
@@ -123,22 +142,22 @@ def train(
     *,
     epochs: int,
     batch_size: int,
-    rates: tuple[float, float],
+    learning_rate: float,
 ) -> Iterator[float]:
     """Train `student` with Adam on shuffled `pieces`, single samples where they can be told apart; the loss of each epoch.
 
-    The learning rates, of constants and of ranges, fall along half a cosine. Nothing is drawn but the order, from a seed.
+    The learning rate grows over the first tenth and falls along half a cosine. Nothing is drawn but the order, from a seed.
     """
     batch, random = Batch.of(teacher.graph), torch.Generator().manual_seed(0)
-    groups = student.groups(*rates)
+    groups = student.groups(learning_rate)
     optimizer, first = torch.optim.Adam(groups, eps=1e-12), [group["lr"] for group in groups]
-    seen, total = 0, epochs * len(pieces)
+    seen, total = 0, epochs * sum(map(batch.count, pieces))
     for _ in range(epochs):
         losses = []
         order = torch.randperm(len(pieces), generator=random).tolist()
         for leaves, count in in_chunks(batch, (pieces[place] for place in order), batch_size):
             for group, rate in zip(optimizer.param_groups, first):
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * seen / total))
+                group["lr"] = rate * min(1.0, (seen + count) / (WARM_UP * total)) * 0.5 * (1 + math.cos(math.pi * seen / total))
             optimizer.zero_grad()
             loss = student.loss(teacher, leaves)
             if loss.requires_grad and loss.isfinite():
@@ -146,8 +165,19 @@ def train(
                 optimizer.step()
                 student.keep_zeros()
             losses.append(loss.item())
-            seen += min(count, batch_size)
+            seen += count
         yield sum(losses) / len(losses)
+
+
+def _within_the_same_step(layer: MatrixLayer) -> Tensor:
+    """The float weight of `layer`, moved as little as it takes to be rounded to the present integers."""
+    scale, zero_point = layer.grid
+    present = (layer.integers - zero_point) * scale
+    float_rows = weight_rows(layer.node, layer.weight)
+    nearest = float_rows.clamp(present - INSIDE * scale, present + INSIDE * scale)
+    lowest, highest = ((level - zero_point) * scale for level in layer.quantizer.levels)
+    beyond = ((present <= lowest) & (float_rows < present)) | ((present >= highest) & (float_rows > present))
+    return torch.where(beyond, present, nearest).reshape(layer.weight.shape)
 
 
 def _outputs(execution: Execution) -> list[Tensor]:
