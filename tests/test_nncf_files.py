@@ -79,6 +79,7 @@ REFUSED = [
     ({"algorithm": "const_sparsity", "params": {}}, {}, "NNCF has no key"),
     (QUANTIZATION, {"target_device": "CPUU"}, "did you mean 'CPU'"),
     (QUANTIZATION, {"input_info": {"sample_size": "1,3"}}, "input_info.sample_size: this is a list of numbers"),
+    (QUANTIZATION, {"input_info": {"sample_size": [1], "type": "flot"}}, "input_info.type: there is no 'flot'"),
     (QUANTIZATION, {"input_info": [{"sample_size": [1], "kind": 1}]}, r"input_info\[0\].kind: NNCF has no key"),
     (
         QUANTIZATION,
@@ -89,6 +90,21 @@ REFUSED = [
     (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit"}}, "needs the keys 'mode' and 'params'"),
     (QUANTIZATION, {"accuracy_aware_training": {"mode": "early_exit", "params": {"maximal_total_epochs": 3}}}, "and not both"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ignored_scope", "ignored_scopes"),
+        ("target_devise", "target_device"),
+        ("accuracy_aware_trainings", "accuracy_aware_training"),
+    ],
+)
+def test_a_key_of_the_root_that_is_nearly_one_of_nncfs_is_told(name, meant):
+    (note,) = [one for one in parse(QUANTIZATION, **{name: "x"}).notes if name in one]
+    assert f"did you mean '{meant}'" in note
+    kept = parse(QUANTIZATION, model="resnet18", dataset="cifar10", batch_size=4, optimizer={"type": "Adam"}, log_directory="x")
+    assert not kept.notes and kept.extra["batch_size"] == 4
 
 
 @pytest.mark.parametrize(("compression", "root", "message"), REFUSED, ids=range(len(REFUSED)))

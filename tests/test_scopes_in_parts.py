@@ -8,6 +8,8 @@ from torch import nn
 
 import fxcompress
 from fxcompress import Config, op, passes, var
+from fxcompress.capture import calls_outside
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import ScopeError
 from fxcompress.pattern.call_paths import all_names
 from fxcompress.pattern.scopes import select
@@ -143,3 +145,17 @@ def test_a_part_that_no_scope_names_stays_as_it_is(stack):
     compiled.train()
     sum(y.sum() for y in compiled(X)).backward()
     assert compiled.controller.statistics() is not None
+
+
+def test_what_a_model_reads_of_a_tensor_is_no_call_and_what_it_calls_in_training_alone_is():
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Block()
+
+        def forward(self, x):
+            x = self.inner(x).reshape(x.shape[0], -1)
+            return x.tanh() if self.training else x * 2
+
+    found = calls_outside(Other(), ExampleInputs((X,)), ["inner"])
+    assert found == {"Other": {"Other/reshape_0", "Other/mul_0", "Other/tanh_0"}}

@@ -16,6 +16,9 @@ from fxcompress.capture.twin import twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.ir.place import call_paths
 
+_READ = "__get__"
+"""What an attribute of a tensor, such as its shape, is read by: no call of a model's."""
+
 
 def calls_outside(model: nn.Module, example: ExampleInputs, parts: Collection[str]) -> dict[str, set[str]]:
     """What each module of `model` calls that runs on `example` outside of `parts`, paths of modules: all by their call paths.
@@ -66,7 +69,7 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name and self.running and self._is_outside():
+        if name and name != _READ and self.running and self._is_outside():
             module = self.names[self.running[-1]]
             written = f"{module}/{name}"
             self.found[module].add(f"{written}_{self.counts[written]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from fxcompress.documents import Document
@@ -19,6 +20,9 @@ ROOT = ("compression", "input_info", "target_device", "hw_config_type", "accurac
 SAMPLES = ("model", "dataset", "optimizer", "batch_size", "epochs", "preprocessing")
 """Keys of NNCF's sample scripts, by which files without compression are known."""
 
+MISSPELT = 0.85
+"""How alike a key of the root is to one of NNCF's, by `difflib`, that is told: scripts have keys of their own beside these."""
+
 REFUSED = {
     "movement_sparsity": "movement sparsity is not here; take rb_sparsity, which learns its masks too, or magnitude_sparsity",
     "fracbits_quantization": "FracBits is not here; take quantization, with 'hawq' as the type of its 'precision'",
@@ -29,6 +33,8 @@ ORDER = ("filter_pruning", "magnitude_sparsity", "rb_sparsity", "const_sparsity"
 
 ALGORITHMS = (*ORDER, "knowledge_distillation")
 _DTYPES = {"float": "float32", "long": "int64", "int": "int32", "half": "float16", "double": "float64", "bool": "bool"}
+TYPES = (*_DTYPES, "float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8")
+"""Of inputs: NNCF's names, and torch's."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,9 @@ def read_nncf_file(document: Document) -> NncfFile:
     extra = {
         name: value for name, value in root.given.items() if name not in root.known or name in ("accuracy_aware_training",)
     }
+    for name in extra:
+        if name not in root.known and (meant := get_close_matches(name, root.known, n=1, cutoff=MISSPELT)):
+            root.note(name, f"ignored, and kept in config.extra: NNCF has no such key (did you mean {meant[0]!r}?)")
     return NncfFile(_teacher_first(listed), inputs, extra, tuple(notes))
 
 
@@ -188,7 +197,7 @@ def _inputs(root: Section) -> tuple[dict[str, Any], ...]:
     for more in listed:
         one = root.inner("input_info", given[more[0]] if more else given, *more)
         shape = one.numbers("sample_size", [])
-        kind, fill, keyword = one.text("type", "float"), one.text("filler", "ones"), one.text("keyword")
+        kind, fill, keyword = one.text("type", "float", of=TYPES), one.text("filler", "ones"), one.text("keyword")
         one.done()
         if not shape or any(size != int(size) or size < 0 for size in shape):
             one.fail("sample_size", f"this is a list of sizes, such as [1, 3, 224, 224], not {shape!r}")
