@@ -1,0 +1,34 @@
+"""What the benchmark of the heads of transformers makes of a row; needs no transformers."""
+
+from benchmarks import family, heads
+
+
+def row(**changed):
+    whole = {"notes": [], "simulation": "inf", "OpenVINO": 130.0, "onnxruntime": 131.0}
+    small = {"notes": [], "simulation": 12.0, "OpenVINO": 12.5, "onnxruntime": 40.0}
+    return {"name": "Head", "kind": "text", "float": whole, "int8": small} | changed
+
+
+def test_a_head_is_well_where_both_files_compute_what_they_are_to():
+    assert family.well(row())
+    assert not family.well(row(float={"notes": [], "OpenVINO": 59.0, "onnxruntime": 130.0}))
+    assert not family.well(row(int8=row()["int8"] | {"OpenVINO": 11.0}))
+    assert not family.well(row(int8=row()["int8"] | {"notes": ["the length is fixed to 16"]}))
+    assert not family.well(row(float={"parts": 3, "reason": "a loop"}))
+    assert not family.well(row(problem="float: killed"))
+
+
+def test_the_table_says_what_is_wrong():
+    page = family.table([row(), row(name="Other", float={"parts": 3, "reason": "a | b"})], "a day")
+    assert "a day. 1 of 2 well." in page
+    assert "| Head | text | 130.0 | 131.0 | 12.0 | 12.5 | 40.0 |  |" in page
+    assert "| ✗ Other | text |" in page and "in 3 parts: a \\| b |" in page
+
+
+def test_calls_have_the_samples_and_lengths_that_are_asked_for():
+    for kind in heads.INPUTS:
+        for samples, length in family.SIZES:
+            given = heads.INPUTS[kind](samples, length)
+            assert all(value.shape[0] == samples for value in given.values())
+    names = [name for some in heads.PLAIN.values() for name in some.split()]
+    assert set(heads.OPTIONS) <= {*names, *heads.CACHED.split()} and set(heads.CACHED.split()) <= set(names)
