@@ -355,3 +355,11 @@ def test_what_cancels_within_one_operation_may_be_off_by_what_it_read():
     assert not agreement.faulty
     (agreement,) = Simulation(graph_module, [torch.ones(2, 1)]).compare([torch.full((2, 1), 4e-4)])
     assert agreement.faulty
+
+
+def test_what_is_less_than_any_number_that_counts_is_zero():
+    """A convolution of padding alone gives 0, to which the file adds the smallest normal number."""
+    graph_module = captured(Call(lambda x: x * 0), torch.ones(2, 3))
+    simulation = Simulation(graph_module, [torch.ones(2, 3)])
+    assert not simulation.compare([torch.full((2, 3), 1e-38)])[0].faulty
+    assert simulation.compare([torch.full((2, 3), 1e-20)])[0].faulty

@@ -168,6 +168,24 @@ def test_a_product_of_activations_that_is_scaled(operation, read):
     agree(compile_here(Product(operation, read), x), x)
 
 
+SEVERAL_READERS = {
+    "logarithm of softmax": lambda y: 1 + (50 * y).log_softmax(-1),
+    "scaled": lambda y: 2 * y - (2 * y).amax(1, keepdim=True),
+    "moved": lambda y: (lambda z: z - z.amax(1, keepdim=True))(y.flatten(1)),
+    "in parts": lambda y: (lambda a, b: a - b.amax(1, keepdim=True))(*y.split((1, 2), 1)),
+}
+
+
+@pytest.mark.parametrize("operation", SEVERAL_READERS.values(), ids=SEVERAL_READERS)
+def test_a_product_of_a_column_that_several_operations_come_to_read(operation):
+    class Column(nn.Module):
+        def forward(self, x, y):
+            return operation(x.transpose(1, 2) @ y)
+
+    inputs = 3 * torch.randn(5, 11, 3), 3 * torch.randn(5, 11, 1)
+    agree(compile_here(Column(), *inputs, activations=QuantizationSpec(symmetric=True, signed=True)), *inputs)
+
+
 SIZES = {
     "resize": lambda x: F.interpolate(x, size=(13, 11)),
     "resize to another": lambda x: F.interpolate(x, size=x.shape[2:]),

@@ -40,6 +40,9 @@ _SPARE = 4099  # numbers more than twice what is taken at a time
 FLOOR = 1e-8
 """What no difference needs to be smaller than, as a share of the signal's energy (80 dB)."""
 
+ZERO = 1e-30
+"""What is no larger is zero: a runtime may flush to zero what float32 holds with few bits (below 1.2e-38), and sums of it."""
+
 
 class Constants:
     """What a lowered graph computes from its weights alone: computed once for several runs, and exact in every runtime."""

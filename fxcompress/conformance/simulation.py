@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.conformance.client import FileProblem
-from fxcompress.conformance.rounding import FLOOR, MARGIN, Constants, Dithered
+from fxcompress.conformance.rounding import FLOOR, MARGIN, ZERO, Constants, Dithered
 from fxcompress.execution.agreement import decibels, difference
 from fxcompress.quantization.by_rows import ByRows
 
@@ -70,7 +70,7 @@ class Simulation:
             energy = difference(exact, other.to(exact.device))
             signal = _signal(exact)
             known = signal * 10 ** (-self.explained.get(position, math.inf) / 10)
-            limit = max(FLOOR * signal, known) if exact.is_floating_point() else 0.0
+            limit = max(FLOOR * signal, known, exact.numel() * ZERO**2) if exact.is_floating_point() else 0.0
             for number in range(_DRAWS):
                 if energy <= limit:
                     break

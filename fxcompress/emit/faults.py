@@ -28,6 +28,7 @@ from fxcompress.emit.kernels import (
     scalings_apart,
 )
 from fxcompress.emit.rewiring import (
+    MOVES,
     POINTWISE,
     constant,
     dequantize_of,
@@ -63,7 +64,7 @@ def _guard_bare_sums(graph: ir.Graph) -> int:
     OpenVINO moves the scales of such a sum behind what reads it, whatever that does to the channels, or into one of several
     readers, unless something is added in the kernel.
     """
-    found = [node for node in graph if _is_bare_sum(node) or (is_product(node) and _is_shared(node.outputs[0]))]
+    found = [node for node in graph if _is_bare_sum(node) or (is_product(node) and not _is_read_once(node.outputs[0]))]
     for node in found:
         if node.op_type == "MatMul":
             follow(graph, node.outputs[0], "Add", constant(graph, np.full((), _SMALLEST), "constant/float32_smallest"))
@@ -117,9 +118,19 @@ def _channels(node: ir.Node) -> int:
     return int(weight.shape.numpy()[1]) * node.attributes.get_int("group", 1)
 
 
-def _is_shared(value: ir.Value) -> bool:
-    """Whether `value` is read more than once, counting both operands of ``y + y``."""
-    return len(value.uses()) + value.is_graph_output() > 1
+def _is_read_once(value: ir.Value) -> bool:
+    """Whether `value`, moved or computed with, comes to a softmax or quantizer, and nothing else: ``y + y`` reads twice.
+
+    What else there is may be several operations to OpenVINO, as a logarithm of a softmax is.
+    """
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        (reader, _), *_ = value.uses()
+        if reader.op_type in ("Softmax", "QuantizeLinear"):
+            return True
+        if reader.op_type not in MOVES | POINTWISE | {"Where"} or len(reader.outputs) > 1:
+            return False
+        value = reader.outputs[0]
+    return False
 
 
 def _quantize_apart(graph: ir.Graph) -> int:
