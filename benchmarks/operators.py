@@ -162,8 +162,9 @@ def _compared(found: list[np.ndarray], wanted: list[Tensor]) -> str:
         if got.shape != reference.shape:
             return f"shape {list(got.shape)}, not {list(reference.shape)}"
         finite = reference[np.isfinite(reference)]
-        tolerance = 1e-4 * max(1.0, float(np.abs(finite).max(initial=0)))
-        if not np.allclose(got.astype(np.float64), reference, rtol=1e-3, atol=tolerance, equal_nan=True):
+        step = torch.finfo(want.dtype).eps if want.is_floating_point() else 0.0  # half precision is written as float32
+        tolerance = max(1e-4, step) * max(1.0, float(np.abs(finite).max(initial=0)))
+        if not np.allclose(got.astype(np.float64), reference, rtol=max(1e-3, step), atol=tolerance, equal_nan=True):
             return "differs"
     return "same"
 

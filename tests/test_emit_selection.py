@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.errors import EmitError
 
 RUNTIMES = (in_onnxruntime, in_openvino)
 ROWS = torch.randn(2, 5, 7)
 
+PLACES = torch.tensor([[[0, 2, 1], [3, 0, 4]]])
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "fmax": lambda x: torch.fmax(torch.where(x > 1, torch.nan, x), -x) + torch.fmin(x, x.flip(1)),
     "copysign": lambda x: torch.copysign(x, x.flip(1)) + torch.copysign(x, -2.0),
@@ -33,6 +35,21 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "diag_embed": lambda x: (torch.diag_embed(x), torch.diag_embed(x[:, 0], 2), torch.diag_embed(x[:, 0], -1, 0, 2)),
     "cumprod": lambda x: x.cumprod(1) + x.cumprod(-1),
     "cummax": lambda x: (*x.round().cummax(1), *x.cummin(-1)),
+    "searchsorted_in_any_order": lambda x: torch.searchsorted(x, x.flip(1), sorter=x.argsort(-1)),
+    "take": lambda x: x.take(torch.tensor([[0, 3], [-1, 8]])) + x[0].sum(),
+    "scatter_with": lambda x: (
+        x.scatter(1, PLACES, x * 2, reduce="add"),
+        x.scatter(-1, PLACES, 3.0, reduce="multiply"),
+        x.scatter(1, PLACES, x * 2),
+    ),
+    "diag": lambda x: (x[0, 0].diag(), x[:, 0, 0].diag(1), x[0, :, 1].diag(-2), x[0, 0].diagflat(), x[0].diag()),
+    "vecdot": lambda x: torch.linalg.vecdot(x, x.flip(1), dim=1) + torch.vdot(x[0, 0], x[0, 1]),
+    "linspace": lambda x: (torch.linspace(x[0, 0, 0], 2.0, 4), torch.logspace(x[0, 0, 0], x[0, 0, 1], 5, base=2.0)),
+    "masked_index": lambda x: torch.ops.aten._unsafe_masked_index(
+        x[0], torch.tensor([[True], [False]]), [torch.tensor([1, 9])], 7.0
+    ),
+    "replicate_and_crop": lambda x: F.pad(x, (-7, 5), mode="replicate").sum() + F.pad(x, (3, -2), mode="replicate"),
+    "shrink": lambda x: F.hardshrink(x, -0.5) + F.hardshrink(x, 0.5),
     "norms": lambda x: x.norm(dim=1) + (x != 0).float().mul(x).norm(p=0, dim=1) + torch.dist(x, x.flip(1)),
 }
 
@@ -58,6 +75,37 @@ def test_images_without_a_batch(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_selection(name: str) -> None:
     assert_same(FUNCTIONS[name], ROWS, tolerance=1e-4, runtimes=RUNTIMES)
+
+
+NUMBERS: dict[str, Callable[..., Any]] = {
+    "cumsum": lambda x: x.sum().cumsum(0),
+    "index_select": lambda x: x.sum().index_select(0, torch.tensor([0])),
+    "one_hot": lambda x: F.one_hot(x.argmax(), 120),
+    "repeat": lambda x: (x.sum().repeat([]), x.sum().repeat(2, 3)),
+    "median": lambda x: x.sum().median(),
+    "prelu": lambda x: F.prelu(x, x[0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_count_as_rows_of_one(name: str) -> None:
+    assert_same(NUMBERS[name], ROWS, tolerance=1e-4, runtimes=RUNTIMES)
+
+
+def test_a_decomposition_that_cannot_be_made_functional_does_not_end_the_process() -> None:
+    """Within another one, torch's decomposition of linspace hands on what only functions may read."""
+    from fxcompress.emit import calls
+
+    found = dict(calls.TRANSLATIONS)
+    inner = torch.ops.aten.linspace.Tensor_Tensor, torch.ops.aten.logspace.Tensor_Tensor
+    for one in inner:
+        del calls.TRANSLATIONS[one]
+    try:
+        with pytest.raises(EmitError, match="logspace"):
+            to_onnx_model(captured(Call(lambda x: torch.logspace(x[0, 0], x[0, 1], 5)), torch.randn(2, 3)))
+    finally:
+        calls.TRANSLATIONS.clear()
+        calls.TRANSLATIONS.update(found)
 
 
 def test_channels_of_rows_are_shuffled() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
@@ -69,9 +70,18 @@ def _functional(decomposition: Callable[..., Any], args: Any, kwargs: Any) -> An
     def run(*given: Tensor) -> Any:
         wrapped = iter(given)
         args, kwargs = pytree.tree_unflatten([next(wrapped) if isinstance(x, Tensor) else x for x in leaves], spec)
-        return decomposition(*args, **kwargs)
+        return decomposition(*_lists(args), **_lists(kwargs))
 
     return torch.func.functionalize(run, remove="mutations")(*tensors)
+
+
+def _lists(arguments: Any) -> Any:
+    """`arguments` with lists that can be changed, which a graph's cannot: some decompositions fill in theirs."""
+    if isinstance(arguments, list):
+        return [_lists(one) for one in arguments]
+    if isinstance(arguments, dict):
+        return {name: _lists(one) for name, one in arguments.items()}
+    return tuple(map(_lists, arguments)) if type(arguments) is tuple else arguments
 
 
 @contextlib.contextmanager
@@ -132,6 +142,9 @@ class _Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(map(is_functorch_wrapped_tensor, given)):  # which would kill the process
+            raise UntranslatableError(f"torch's decomposition of {self.outer.target} cannot be made functional at {func}")
         result = func(*args, **kwargs)
         if func in _ASSERTIONS or not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
             return result

@@ -78,7 +78,7 @@ def softshrink(emit: Emitter, x: ir.Value, lambd: float = 0.5) -> ir.Value:
 
 @translation(aten.hardshrink.default)
 def hardshrink(emit: Emitter, x: ir.Value, lambd: float = 0.5) -> ir.Value:
-    return emit.Shrink(x, bias=0.0, lambd=float(lambd))
+    return emit.Shrink(x, bias=0.0, lambd=float(lambd)) if lambd >= 0 else x
 
 
 @translation(aten.glu.default)
@@ -95,7 +95,7 @@ def threshold(emit: Emitter, x: ir.Value, threshold: float, value: float) -> ir.
 
 @translation(aten.prelu.default)
 def prelu(emit: Emitter, x: ir.Value, weight: ir.Value) -> ir.Value:
-    (channels,) = emit.static(weight, 0)
+    channels = emit.static(weight, 0)[0] if emit.rank(weight) else 1
     if channels == 1 or emit.rank(x) <= 2:
         return emit.PRelu(x, weight)
     shape = (channels,) + (1,) * (emit.rank(x) - 2)

@@ -96,3 +96,22 @@ def evaluated(emit: Emitter, *args: Any, **kwargs: Any) -> ir.Value:
         emit.unsupported("needs constant arguments")
     options = {"dtype": emit.result.dtype}
     return emit.constant(emit.node.target(*args, **options))  # type: ignore[operator]
+
+
+@translation(aten.linspace.Tensor_Tensor, aten.linspace.Tensor_Scalar, aten.linspace.Scalar_Tensor)
+def line(emit: Emitter, start: Any, end: Any, steps: int, **_: Any) -> ir.Value:
+    """Numbers at equal distances between ends that are computed."""
+    dtype = emit.result.dtype
+    if not dtype.is_floating_point:
+        emit.unsupported("integers between computed ends")
+    share = torch.linspace(0, 1, steps, dtype=dtype)
+    parts = [
+        emit.Mul(emit.cast(end, dtype), share) if isinstance(end, ir.Value) else end * share
+        for end, share in ((start, 1 - share), (end, share))
+    ]
+    return emit.Add(*parts)
+
+
+@translation(aten.logspace.Tensor_Tensor, aten.logspace.Tensor_Scalar, aten.logspace.Scalar_Tensor)
+def powers(emit: Emitter, start: Any, end: Any, steps: int, base: float = 10.0, **_: Any) -> ir.Value:
+    return emit.Pow(torch.tensor(base, dtype=emit.result.dtype), line(emit, start, end, steps))

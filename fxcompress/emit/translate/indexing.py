@@ -17,7 +17,14 @@ aten = torch.ops.aten
 
 @translation(aten.index_select.default)
 def index_select(emit: Emitter, x: ir.Value, dim: int, index: ir.Value) -> ir.Value:
+    if emit.rank(x) == 0:  # a number counts as a row of one, and gives a number
+        return emit.Squeeze(emit.Gather(emit.Unsqueeze(x, [0]), emit.Reshape(index, [-1])), [0])
     return emit.Gather(x, index, axis=dim)
+
+
+@translation(aten.take.default)
+def take(emit: Emitter, x: ir.Value, index: ir.Value) -> ir.Value:
+    return emit.Gather(emit.Reshape(x, [-1]), index, axis=0)
 
 
 @translation(aten.gather.default)
@@ -27,10 +34,29 @@ def gather(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, sparse_grad: b
 
 @translation(aten.scatter.src, aten.scatter.value, aten.scatter_add.default)
 def scatter(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: Any) -> ir.Value:
-    if not isinstance(src, ir.Value):
-        src = emit.Expand(emit.constant(torch.tensor(src, dtype=emit.dtype(x))), list(emit.shape(index)))
     reduction = "add" if emit.node.target is aten.scatter_add.default else None
+    return _scattered(emit, x, dim, index, src, reduction)
+
+
+@translation(aten.scatter.reduce, aten.scatter.value_reduce)
+def scatter_with(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: Any, *, reduce: str) -> ir.Value:
+    """The older form, of sums and products."""
+    return _scattered(emit, x, dim, index, src, {"add": "add", "multiply": "mul"}[reduce])
+
+
+def _scattered(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: Any, reduction: str | None) -> ir.Value:
+    if isinstance(src, ir.Value):
+        src = _beginning(emit, src, list(emit.shape(index)))
+    else:
+        src = emit.Expand(emit.constant(torch.tensor(src, dtype=emit.dtype(x))), list(emit.shape(index)))
     return emit.ScatterElements(x, index, src, axis=dim, reduction=reduction)
+
+
+def _beginning(emit: Emitter, src: ir.Value, shape: list[Any]) -> ir.Value:
+    """What is read of `src`, which may be larger than `shape`, that of the index."""
+    if list(emit.shape(src)) == shape:
+        return src
+    return emit.Slice(src, [0] * len(shape), shape, list(range(len(shape))))
 
 
 @translation(aten.scatter_reduce.two)
@@ -41,8 +67,7 @@ def scatter_reduce(
     if reduce != "mean" or not emit.dtype(x).is_floating_point:
         emit.unsupported("only the mean of floats is written so")
     axis, shape = dim % emit.rank(x), list(emit.shape(index))
-    if list(emit.shape(src)) != shape:  # only the beginning of it is read
-        src = emit.Slice(src, [0] * len(shape), shape, list(range(len(shape))))
+    src = _beginning(emit, src, shape)
     zeros, ones = (emit.Expand(emit.constant(torch.tensor(n, dtype=emit.dtype(x))), shape) for n in (0.0, 1.0))
     own = emit.Expand(emit.constant(torch.tensor(1.0, dtype=emit.dtype(x))), list(emit.shape(x)))
     start = x
@@ -82,7 +107,10 @@ def _replaced(emit: Emitter, x: ir.Value, part: ir.Value, axis: int, start: Any,
 def one_hot(emit: Emitter, x: ir.Value, num_classes: int = -1) -> ir.Value:
     if num_classes < 0:
         emit.unsupported("one_hot needs num_classes: the number of classes would depend on the data")
-    return emit.OneHot(x, emit.constant(torch.tensor(num_classes)), emit.constant(torch.tensor([0, 1])), axis=-1)
+    row = x if emit.rank(x) else emit.Unsqueeze(x, [0])
+    classes, values = emit.constant(torch.tensor(num_classes)), emit.constant(torch.tensor([0, 1]))
+    found = emit.OneHot(row, classes, values, axis=-1)
+    return found if emit.rank(x) else emit.Squeeze(found, [0])
 
 
 @translation(aten.index.Tensor)

@@ -90,3 +90,11 @@ def einsum(emit: Emitter, equation: str, operands: list[ir.Value], path: Any = N
 @translation(aten.outer.default)
 def outer(emit: Emitter, a: ir.Value, b: ir.Value) -> ir.Value:
     return emit.Mul(emit.Unsqueeze(a, [1]), b)
+
+
+@translation(aten.linalg_vecdot.default, aten.vdot.default)
+def vecdot(emit: Emitter, x: ir.Value, y: ir.Value, *, dim: int = -1) -> ir.Value:
+    a, b = emit.promote(x, y)
+    if emit.dtype(a).is_complex:
+        emit.unsupported("complex vectors")
+    return emit.ReduceSum(emit.Mul(a, b), [dim], keepdims=0)

@@ -38,7 +38,16 @@ def reflection_pad(emit: Emitter, x: ir.Value, padding: Sequence[Any]) -> ir.Val
 
 @translation(aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default)
 def replication_pad(emit: Emitter, x: ir.Value, padding: Sequence[Any]) -> ir.Value:
-    return emit.Pad(x, _onnx_pads(emit, x, padding), mode="edge")
+    return _edge_pad(emit, x, padding)
+
+
+def _edge_pad(emit: Emitter, x: ir.Value, padding: Sequence[Any]) -> ir.Value:
+    """What is cropped is cropped last: there may be nothing left to repeat."""
+    cropped = [isinstance(size, int) and size < 0 for size in padding]
+    if not any(cropped):
+        return emit.Pad(x, _onnx_pads(emit, x, padding), mode="edge")
+    grown = emit.Pad(x, _onnx_pads(emit, x, [0 if crop else size for size, crop in zip(padding, cropped)]), mode="edge")
+    return emit.Pad(grown, _onnx_pads(emit, x, [size if crop else 0 for size, crop in zip(padding, cropped)]))
 
 
 @translation(aten.pad.default)
@@ -47,7 +56,9 @@ def pad(emit: Emitter, x: ir.Value, pad: Sequence[Any], mode: str = "constant", 
         return constant_pad(emit, x, pad, value)
     if mode == "circular":
         return _circular_pad(emit, x, pad)
-    return emit.Pad(x, _onnx_pads(emit, x, pad), mode={"reflect": "reflect", "replicate": "edge"}[mode])
+    if mode == "replicate":
+        return _edge_pad(emit, x, pad)
+    return emit.Pad(x, _onnx_pads(emit, x, pad), mode="reflect")
 
 
 def _circular_pad(emit: Emitter, x: ir.Value, pad: Sequence[int]) -> ir.Value:

@@ -147,7 +147,8 @@ def log_softmax(emit: Emitter, x: ir.Value, dim: int, dtype: Any = None) -> ir.V
 
 @translation(aten.cumsum.default)
 def cumsum(emit: Emitter, x: ir.Value, dim: int, dtype: Any = None) -> ir.Value:
-    return emit.CumSum(emit.cast(x, emit.result.dtype), emit.constant(torch.tensor(dim)))
+    x = emit.cast(x, emit.result.dtype)
+    return emit.CumSum(x, emit.constant(torch.tensor(dim))) if emit.rank(x) else x
 
 
 @translation(aten.diff.default)

@@ -68,9 +68,9 @@ def searchsorted(
     sorter: ir.Value | None = None,
 ) -> ir.Value:
     """How many numbers of a row lie below `x` (or at it, from the right)."""
-    if sorter is not None:
-        emit.unsupported("searchsorted with a sorter")
     a, b = emit.promote(rows, x)
+    if sorter is not None:
+        a = emit.GatherElements(a, sorter, axis=-1)
     row = a if emit.rank(rows) == 1 else emit.Unsqueeze(a, [-2])
     below = emit.op("LessOrEqual" if right or side == "right" else "Less", row, emit.Unsqueeze(b, [-1]))
     return emit.ReduceSum(emit.cast(below, emit.result.dtype), [-1], keepdims=0)
@@ -119,6 +119,8 @@ def median(emit: Emitter, x: ir.Value, dim: int, keepdim: bool = False) -> tuple
 
 @translation(aten.median.default)
 def median_of_all(emit: Emitter, x: ir.Value) -> ir.Value:
+    if emit.rank(x) == 0:
+        return x
     count = 1
     for size in emit.static(x, *range(emit.rank(x))):
         count *= size
@@ -139,6 +141,8 @@ def nansum(emit: Emitter, x: ir.Value, dim: Any = None, keepdim: bool = False, *
 @translation(aten.diag_embed.default)
 def diag_embed(emit: Emitter, x: ir.Value, offset: int = 0, dim1: int = -2, dim2: int = -1) -> ir.Value:
     """A matrix for each row of `x`, the row on its diagonal: a product with a constant of zeros and ones."""
+    if emit.rank(x) == 1:
+        return _matrix(emit, x, offset if dim1 % 2 < dim2 % 2 else -offset)
     rank, (count,) = emit.rank(x) + 1, emit.static(x, -1)
     size = count + abs(offset)
     places = torch.diag_embed(torch.eye(count), offset).to(emit.dtype(x))
@@ -149,6 +153,24 @@ def diag_embed(emit: Emitter, x: ir.Value, offset: int = 0, dim1: int = -2, dim2
     for axis, origin in sorted(((dim1 % rank, rank - 2), (dim2 % rank, rank - 1))):
         order.insert(axis, origin)
     return square if order == sorted(order) else emit.Transpose(square, perm=order)
+
+
+@translation(aten.diag.default)
+def diag(emit: Emitter, x: ir.Value, diagonal: int = 0) -> ir.Value:
+    """The matrix of a row; torch's decomposition has the diagonal of a matrix."""
+    if emit.rank(x) != 1:
+        emit.unsupported("a matrix is written by torch's decomposition")
+    return _matrix(emit, x, diagonal)
+
+
+def _matrix(emit: Emitter, row: ir.Value, offset: int) -> ir.Value:
+    """`row`, of a size that may be free, on the diagonal `offset` of a matrix: each column has its number in one place."""
+    size = emit.size_scalar(emit.shape(row)[0] + abs(offset))
+    if offset:
+        row = emit.Pad(row, [max(offset, 0), max(-offset, 0)])
+    places = emit.Range(emit.size_scalar(0), size, emit.size_scalar(1))
+    hit = emit.Equal(places, emit.Add(emit.Unsqueeze(places, [1]), offset))
+    return emit.Where(hit, row, torch.zeros((), dtype=emit.result.dtype))
 
 
 # Running products and extremes ---------------------------------------------------------------------------------------

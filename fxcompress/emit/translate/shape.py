@@ -80,6 +80,8 @@ def broadcast(emit: Emitter, x: ir.Value, old: Sequence[Size], new: Sequence[Siz
 @translation(aten.repeat.default, aten.tile.default)
 def repeat(emit: Emitter, x: ir.Value, repeats: Sequence[Size]) -> ir.Value:
     lead = len(repeats) - emit.rank(x)
+    if not repeats and not emit.rank(x):
+        return x
     if lead > 0:
         x = emit.Unsqueeze(x, list(range(lead)))
     return emit.Tile(x, [*([1] * -lead), *repeats])
