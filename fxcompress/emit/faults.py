@@ -133,6 +133,11 @@ def _is_read_once(value: ir.Value) -> bool:
     return False
 
 
+def _is_shared(value: ir.Value) -> bool:
+    """Whether `value` is read more than once, counting both operands of ``y + y``."""
+    return len(value.uses()) + value.is_graph_output() > 1
+
+
 def _quantize_apart(graph: ir.Graph) -> int:
     """Give what is joined a dimension more while it is quantized, where it is not joined along the channels of its reader."""
     found = [node for node in graph if node.op_type == "QuantizeLinear" and _joins_rows(node)]
