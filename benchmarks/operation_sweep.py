@@ -2,7 +2,8 @@
 
 Each operation of `benchmarks/random_stacks/operations.py` is put behind an integer layer, before one, and between two, for
 values of two to five dimensions, compiled with the default passes, written, and run with one, two and five samples beside the
-simulation. The table says what came out: the decibels where the file agrees least, or what went wrong.
+simulation. The table says what came out: the decibels where the file agrees least, or what went wrong. What was interrupted
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.random_stacks.operations import OPERATIONS
 from benchmarks.random_stacks.program import Program, Realization, Step, UnfitError, script
 from benchmarks.random_stacks.trial import run_beside
 from benchmarks.random_stacks.worker import Worker
+from fxcompress.storage.atomic import write_text
 
 RESULTS = Path(__file__).parent / "results" / "operation_sweep.md"
 RUNTIMES = ("openvino", "onnxruntime")
@@ -158,16 +160,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(OPERATIONS), choices=list(OPERATIONS), metavar="OPERATION")
     parser.add_argument("--places", nargs="*", default=list(PLACES), choices=PLACES)
+    parser.add_argument("--again", action="store_true", help="also those that are in the table's .json")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the table; the same with .json beside it")
     options = parser.parse_args()
-    machine, rows = describe_machine(), {}
+    stored = options.output.with_suffix(".json")
+    machine, rows = describe_machine(), json.loads(stored.read_text())["rows"] if stored.exists() else {}
+    asked = [case for case in cases(options.only, tuple(options.places)) if options.again or case.key not in rows]
     with Worker(task="benchmarks.operation_sweep:measured") as worker:
-        for case in cases(options.only, tuple(options.places)):
+        for case in asked:
             rows[case.key] = found = _answer(worker.asked(case.program))
             if not all(map(_sound, found.values())):
                 print(f"{case.key}: {found}", flush=True)
-    options.output.write_text(table(rows, machine))
-    options.output.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+            write_text(stored, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    write_text(options.output, table(rows, machine))
     return int(not all(_sound(text) for row in rows.values() for text in row.values()))
 
 
