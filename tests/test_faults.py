@@ -168,6 +168,32 @@ def test_a_product_of_activations_that_is_scaled(operation, read):
     agree(compile_here(Product(operation, read), x), x)
 
 
+ROWS = torch.linspace(0.5, 2.0, 7)
+NUMBERS_OF_ROWS = {
+    "batch norm": lambda x: F.batch_norm(x, ROWS - 1, ROWS, ROWS, ROWS - 1),
+    "product": lambda x: x * ROWS[:, None],
+    "product and a step": lambda x: (x * ROWS[:, None]).relu(),
+}
+REDUCED = {
+    "deviation": lambda x: x - x.mean(-1, keepdim=True),
+    "variance": lambda x: x.var(-1, keepdim=True),
+    "scaled mean": lambda x: x.mean(-1, keepdim=True) * 1.5,
+    "largest": lambda x: x.amax(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("numbers", NUMBERS_OF_ROWS.values(), ids=NUMBERS_OF_ROWS)
+@pytest.mark.parametrize("reduced", REDUCED.values(), ids=REDUCED)
+def test_rows_with_numbers_of_their_own_are_reduced_before_a_product(reduced, numbers):
+    class Rows(nn.Module):
+        def forward(self, x):
+            y = reduced(numbers(x.relu()))
+            return torch.bmm(y, y.mT)
+
+    x = torch.randn(5, 7, 3)
+    agree(compile_here(Rows(), x), x)
+
+
 SEVERAL_READERS = {
     "logarithm of softmax": lambda y: 1 + (50 * y).log_softmax(-1),
     "scaled": lambda y: 2 * y - (2 * y).amax(1, keepdim=True),

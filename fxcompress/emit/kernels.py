@@ -23,6 +23,7 @@ from fxcompress.emit.rewiring import (
 
 _MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
 _POOLS = {"AveragePool", "LpPool", "MaxPool", "Resize", "Tile"}
+_NORM = "BatchNormalization"
 _LINEAR, _CONVOLUTIONS = {"Gemm", "MatMul"}, {"Conv", "ConvTranspose"}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
 
@@ -36,6 +37,8 @@ def reductions_apart(graph: ir.Graph) -> int:
     """Have a reshape stand behind what reduces axes, where numbers run behind it, or may come to run there."""
     reductions = [node for node in graph if node.op_type.startswith("Reduce") or node.op_type in _GLOBAL_POOLS]
     moved = [node for node in reductions if _reduces_rows(node) and _comes_from(node, _CONVOLUTIONS)]
+    rows = [node for node in reductions if rank_of(node.inputs[0]) == 3 and node.op_type not in _MAXIMA]
+    moved += [node for node in rows if _comes_from(node, {_NORM}, numbers=True)]
     found = [node for node in reductions if node in moved or any(_by_numbers(node, joins=False))]
     return sum(_reshape_behind(graph, node) for node in found)
 
@@ -44,13 +47,17 @@ def _reduces_rows(node: ir.Node) -> bool:
     return rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
 
 
-def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOVES | POINTWISE) -> bool:
-    """Whether `node` reads what one of `kernels` computes, maybe through what a scale of its outputs may be moved behind."""
-    sources = [value.producer() for value in node.inputs if value is not None]
+def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False) -> bool:
+    """Whether `node` reads what one of `kernels` computes, maybe through what a scale of its outputs may be moved behind.
+
+    With `numbers`, what computes with a constant of several numbers counts as one of them.
+    """
     return any(
-        source.op_type in kernels or (source.op_type in through and _comes_from(source, kernels, through))
-        for source in sources
-        if source is not None
+        source.op_type in kernels
+        or (numbers and source.op_type in POINTWISE and any(map(_are_numbers, source.inputs)))
+        or (source.op_type in through and _comes_from(source, kernels, through, numbers))
+        for value in node.inputs
+        if value is not None and (source := value.producer()) is not None
     )
 
 
@@ -115,7 +122,7 @@ def channels_apart(graph: ir.Graph) -> int:
     sources = [
         node for node in graph if node.op_type == "MatMul" and _is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 2
     ]
-    norms = [node for node in graph if node.op_type == "BatchNormalization" and _comes_from(node, {"MatMul"}, POINTWISE)]
+    norms = [node for node in graph if node.op_type == _NORM and _comes_from(node, {"MatMul"}, POINTWISE)]
     for node in norms:
         put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [-1]))
