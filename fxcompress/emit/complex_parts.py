@@ -35,13 +35,13 @@ def imaginary(emit: Emitter, pairs: ir.Value) -> ir.Value:
     return emit.Gather(pairs, emit.constant(torch.tensor(1)), axis=-1)
 
 
-def as_pairs(emit: Emitter, value: ir.Value) -> ir.Value:
-    """`value` as complex numbers."""
+def as_pairs(emit: Emitter, value: ir.Value, dtype: torch.dtype | None = None) -> ir.Value:
+    """`value` as complex numbers, whose parts are of `dtype`; by default those of `value`, if they are floats."""
     fake = emit.fake(value)
     if fake.is_complex():
         return value
     numbers = value if fake.is_floating_point() else emit.cast(value, torch.get_default_dtype())
-    column = emit.Unsqueeze(numbers, [-1])
+    column = emit.Unsqueeze(numbers if dtype is None else emit.cast(numbers, dtype), [-1])
     return emit.Concat(column, emit.Mul(column, 0.0), axis=-1)
 
 

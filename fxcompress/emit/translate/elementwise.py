@@ -115,7 +115,7 @@ def isinf(emit: Emitter, x: ir.Value) -> ir.Value:
 @translation(aten._to_copy.default, takes_complex=True)
 def to(emit: Emitter, x: ir.Value, *_: Any, **__: Any) -> ir.Value:
     if emit.result.is_complex():
-        return as_pairs(emit, x if emit.fake(x).is_complex() else emit.cast(x, emit.result.real.dtype))
+        return as_pairs(emit, x, emit.result.dtype.to_real())
     if emit.fake(x).is_complex():
         x = real(emit, x)
     return emit.cast(x, emit.result.dtype)
