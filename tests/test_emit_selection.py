@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         x[0], torch.tensor([[True], [False]]), [torch.tensor([1, 9])], 7.0
     ),
     "replicate_and_crop": lambda x: F.pad(x, (-7, 5), mode="replicate").sum() + F.pad(x, (3, -2), mode="replicate"),
-    "nothing_joined": lambda x: torch.cat([x, torch.linspace(0, 1, 0).expand(2, 5, 0), torch.arange(3, 3).expand(2, 5, 0)], 2),
+    "nothing_joined": lambda x: torch.cat([x, x[..., :0], torch.linspace(0, 1, 0).expand(x.shape[0], 5, 0)], 2),
     "shrink": lambda x: F.hardshrink(x, -0.5) + F.hardshrink(x, 0.5),
     "norms": lambda x: x.norm(dim=1) + (x != 0).float().mul(x).norm(p=0, dim=1) + torch.dist(x, x.flip(1)),
 }

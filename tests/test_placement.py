@@ -354,3 +354,21 @@ def test_expectations_over_fixed_values_stay_in_float(by_convolution: bool) -> N
     if by_convolution:
         assert any("mean of fixed values" in note for row in compiled.report.rows for note in row.notes)
     assert any("conv" in str(name) for name in quantizer_calls(compiled))
+
+
+def test_boxes_and_scores_that_are_joined_last_share_no_scale() -> None:
+    """Boxes are thousands of times larger: on their scale every score would be zero."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.boxes, self.scores = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            features = self.stem(x).relu()
+            return torch.cat([1000 * self.boxes(features).exp(), self.scores(features).sigmoid()], 1)
+
+    model, x = Head().eval(), torch.randn(4, 3, 8, 8)
+    compiled = fxcompress.compile(model, data=[x])
+    with torch.no_grad():
+        assert sqnr(model(x)[:, 4:], compiled(x)[:, 4:]) > 30
