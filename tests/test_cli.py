@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from torch import nn
 from fxcompress import cli
 from fxcompress.commands.models import load_model, model_name
 from fxcompress.data.images import ArrayFile, ImageFolder
-from fxcompress.defaults import post_training
+from fxcompress.defaults import Effort, post_training
 from fxcompress.emit.translation import TRANSLATIONS
 from fxcompress.errors import InputError
 from fxcompress.ir.dialect import resolve
@@ -122,6 +123,7 @@ def test_help_needs_no_torch():
 
 def test_the_targets_of_the_command_line_are_all_there_are():
     assert sorted(cli.TARGETS) == sorted(TARGETS)
+    assert get_args(Effort) == cli.EFFORTS
 
 
 @pytest.mark.parametrize("command", ["compile", "graph", "inspect"])
@@ -269,6 +271,9 @@ def test_weights_alone_with_data_and_without(here, capsys):
     assert "StoreIntegers" in shown and "without calibration data" in shown
     assert cli.main([*command, "--data", "random"]) == 0
     assert "calibrated on 300 samples of noise" in capsys.readouterr().out
+    assert "--effort is of the default passes, and --weights-only asks for others" in complaint(
+        capsys, *command, "--effort", "high"
+    )
     assert "--weights-only does not go with --sensitivity" in complaint(capsys, *command, "--sensitivity", "a.md")
 
 

@@ -509,6 +509,9 @@ def test_every_option_of_the_schema_has_its_sentence():
         {},
         {"passes": "x"},
         {"passes": {"a": 1}},
+        {"passes": [{"defaults.post_training": {"effort": "highest"}}]},
+        {"passes": [{"defaults.training": {"effort": "high"}}]},
+        {"passes": [{"defaults.post_training": "high"}]},
         {"passes": ["RestorePrecision"]},
         {"passes": [{"RestorePrecision": None}]},
         {"passes": [{"Sparsify": {"schedule": {"Exponential": None}}}]},
@@ -524,7 +527,14 @@ def test_the_schema_refuses_what_the_reader_refuses(value):
 
 
 @pytest.mark.parametrize(
-    "value", [{"passes": "Calibrate"}, {"passes": {"Calibrate": None}}, {"passes": [{"Calibrate": {"samples": 4.0}}]}]
+    "value",
+    [
+        {"passes": "Calibrate"},
+        {"passes": {"Calibrate": None}},
+        {"passes": [{"Calibrate": {"samples": 4.0}}]},
+        {"passes": {"defaults.post_training": {"effort": "high"}}},
+        {"passes": ["defaults.training", {"defaults.post_training": None}]},
+    ],
 )
 def test_the_schema_takes_what_the_reader_takes(value):
     assert not list(SCHEMA.iter_errors(value))
