@@ -1,5 +1,7 @@
 """Models of half and double precision: compiled in float32, with their own types at the interface; and what is no model."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnxruntime
 import openvino
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 import fxcompress
+from fxcompress.capture.autocasts import without_autocast
 from fxcompress.errors import InputError, PartialCaptureWarning
 from fxcompress.execution.agreement import sqnr
 
@@ -168,3 +171,43 @@ def test_padded_tokens_of_an_encoder():
     padding[1, 6:] = True
     data = [{"src": torch.randn(4, 10, 16), "src_key_padding_mask": padding}]
     assert fxcompress.compile(encoder, data=data).report.rows[-1].decibels > 25
+
+
+class Cast(nn.Module):
+    """Autocast as forwards have it: around a part of it, off within that, and around all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.first(x).relu()
+            with torch.autocast("cpu", enabled=False):
+                x = self.second(x.float())
+            return self.third(x)
+
+
+class Decorated(Cast):
+    forward = torch.autocast("cpu", dtype=torch.bfloat16)(Cast.forward)
+
+
+@pytest.mark.parametrize("kind", [Cast, Decorated])
+def test_autocast_in_forward_is_left_out_and_told(kind):
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(4, 8)
+    compiled = fxcompress.compile(model, [], example_inputs=x)
+    assert torch.equal(compiled(x), model.third(model.second(model.first(x).relu())))
+    assert any("autocast to bfloat16 in forward is left out" in note for note in compiled.report.rows[0].notes)
+    assert model(x).dtype == torch.bfloat16  # the user's model goes on as it was
+
+
+def test_autocast_of_other_threads_goes_on():
+    def other() -> torch.dtype:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return nn.Linear(2, 2)(torch.ones(1, 2)).dtype
+
+    with without_autocast(), ThreadPoolExecutor(1) as threads:
+        assert threads.submit(other).result() == torch.bfloat16
+        assert other() == torch.float32
+    assert other() == torch.bfloat16

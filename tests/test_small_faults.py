@@ -52,3 +52,12 @@ def test_a_grouped_convolution_loses_whole_groups_or_the_same_channels_of_each()
     kept = compiled.get_submodule("_1_weight_mask").mask.flatten(1).any(1).view(2, 4)
     whole_groups = bool((kept.all(1) | ~kept.any(1)).all())
     assert not kept.all() and (whole_groups or torch.equal(kept[0], kept[1]))
+
+
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.AvgPool2d(2), nn.Softmax(1)], ids=repr)
+def test_a_model_without_weights_has_no_size_to_restore(model):
+    x = torch.randn(4, 3, 8, 8)
+    compiled = fxcompress.compile(
+        model.eval(), [passes.Quantize(), passes.Calibrate(), passes.RestorePrecision(max_size=0.5)], data=[x]
+    )
+    assert torch.equal(compiled(x), model(x))

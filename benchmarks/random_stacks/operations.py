@@ -206,7 +206,7 @@ ELEMENTWISE: dict[str, Operation] = {
     "remainder": _call("torch.remainder({x}, {value})", value=(0.7, 2)),
     "nan_to_num": _call("{x}.nan_to_num()"),
     "atan2": _call("torch.atan2({x}, {y}.abs() + 0.5)"),
-    "hypot": _call("torch.hypot({x}, {y})"),
+    "hypot": _call("torch.hypot({x}, {y}.abs() + 0.5)"),  # its gradient at (0, 0) is NaN in torch
 }
 
 SHAPES: dict[str, Operation] = {

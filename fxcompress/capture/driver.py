@@ -178,7 +178,7 @@ class _Capture:
         Args:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
-        told = [*notes, *program.graph_module.meta.get("loops_over_all_places", ())]
+        told = [*notes, *program.graph_module.meta.get("left_out", ())]
         module, own_names = _canonical(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost: list[str] = []

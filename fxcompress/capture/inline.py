@@ -19,13 +19,13 @@ def inline_regions(module: fx.GraphModule) -> None:
     """Inline every `no_grad` and every disabled `autocast` region of `module`; what the former compute is detached.
 
     Raises:
-        CaptureError: a region switches autocast on, which a graph of plain operations cannot say.
+        CaptureError: a region of an exported program has autocast on, which a graph of plain operations cannot say.
     """
     regions = [n for n in module.graph.nodes if n.op == "call_function" and n.target in (_GRAD, _AUTOCAST)]
     for node in regions:
         skipped = 1 if node.target is _GRAD else 4
         if node.target is _AUTOCAST and node.args[2]:
-            raise CaptureError("the model switches autocast on in its forward; convert its dtype before capture instead")
+            raise CaptureError("the program has autocast in it; give the model, whose graph is without, or export it without")
         body = module.get_submodule(node.args[skipped].target)
         inline_regions(body)
         _inline(node, body, node.args[skipped + 1 :], stops=node.target is _GRAD and not node.args[0])

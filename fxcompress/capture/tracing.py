@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
+from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
@@ -124,6 +125,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             own_backwards() as told,
             loops_over_all_places() as looped,
             plain_kernels(),
+            without_autocast() as cast,  # innermost, which is the one that notes
             forgetting(model),
             recurrent_layers_of_any_length(),
             distinct_dropouts(),
@@ -143,7 +145,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-            program.graph_module.meta |= {"own_backwards": tuple(told), "loops_over_all_places": tuple(looped)}
+            program.graph_module.meta |= {"own_backwards": tuple(told), "left_out": (*looped, *cast)}
             return program
     except Exception as error:
         hidden = _hidden_names(model)
@@ -176,11 +178,11 @@ def _hidden_names(model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Without the fused inference kernels of torch's own attention and encoder layers, which hide their operations."""
+    """Without autocast, and the fused kernels of torch's own attention and encoder layers, which hide their operations."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with recurrent_layers_of_any_length():
+        with recurrent_layers_of_any_length(), without_autocast():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
