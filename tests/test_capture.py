@@ -661,10 +661,31 @@ class Remembering(nn.Module):
         return torch.arange(width) * 0.5
 
 
-def test_a_trace_leaves_nothing_in_the_caches_of_functions():
-    model, x = Remembering().eval(), torch.randn(2, 4)
+def untouched(function):
+    """A decorator around another one, as packages have to look at what they are called with."""
+
+    @functools.wraps(function)
+    def called(*args):
+        return function(*args)
+
+    return called
+
+
+class UnderAnother(Remembering):
+    table = untouched(functools.lru_cache(lambda self, width: torch.arange(width) * 0.5))
+
+
+@functools.lru_cache
+def known():
+    return object()
+
+
+@pytest.mark.parametrize("kind", [Remembering, UnderAnother])
+def test_a_trace_leaves_nothing_in_the_caches_of_functions(kind):
+    model, x, before = kind().eval(), torch.randn(2, 4), known()
     expected = nn.functional.linear(x, model.layer.weight, model.layer.bias) + torch.arange(4) * 0.5
     compiled = fxcompress.compile(model, [], example_inputs=x)
     for one in (model, compiled):
         torch.testing.assert_close(one(x), expected)
         assert type(one(x)) is torch.Tensor
+    assert known() is before  # nothing of the trace came to it

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +27,9 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 def forgetting(model: nn.Module) -> Iterator[None]:
     """Put back all attributes of the modules of `model` in the end: symbolic sizes of a trace mean nothing to another.
 
-    Functions that remember their results, of the packages that the modules are from, forget them.
+    Functions that remember results, of the packages that the modules are from, forget all, where they have got new ones.
     """
+    filled = {one: one.cache_info().misses for one in _remembering(model)}
     held = [(module, _attributes(module), [dict(vars(module)[name]) for name in _REGISTRIES]) for module in model.modules()]
     try:
         yield
@@ -39,8 +41,9 @@ def forgetting(model: nn.Module) -> Iterator[None]:
             for name, registry in zip(_REGISTRIES, registries):
                 vars(module)[name].clear()
                 vars(module)[name].update(registry)
-        for remembering in _remembering(model):
-            remembering.cache_clear()
+        for one in {*_remembering(model)}:
+            if one.cache_info().misses > filled.get(one, 0):
+                one.cache_clear()
 
 
 @torch.no_grad()
@@ -66,15 +69,32 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
     return any(one.keys() != other.keys() or any(one[k] is not other[k] for k in one) for one, other in zip(before, after))
 
 
-def _remembering(model: nn.Module) -> list[Any]:
-    """The functions with an `lru_cache` in the packages that the modules of `model`, other than torch's, are from."""
+def _remembering(model: nn.Module) -> Iterator[Any]:
+    """The functions with an `lru_cache` of the modules of `model`, other than torch's, and of the packages these are from.
+
+    They are looked for where code holds functions, under another decorator too: to go through all objects takes far longer.
+    """
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
-    kind = functools._lru_cache_wrapper
-    return (
-        [one for one in gc.get_objects() if type(one) is kind and str(one.__module__).partition(".")[0] in packages]
-        if packages
-        else []
-    )
+    spaces = [vars(module) for module in model.modules()]
+    spaces += [
+        vars(one) for name, one in [*sys.modules.items()] if name.partition(".")[0] in packages and hasattr(one, "__dict__")
+    ]
+    kinds = {one for space in spaces for one in [*space.values()] if isinstance(one, type)}
+    spaces += [vars(kind) for kind in kinds if str(kind.__module__).partition(".")[0] in packages]
+    for space in spaces:
+        for held in [*space.values()]:
+            function = getattr(held, "__func__", held)  # of a method, static or not
+            cells = function.__closure__ or () if isinstance(function, types.FunctionType) else ()
+            for one in (function, *(cell.cell_contents for cell in cells if _is_filled(cell))):
+                if type(one) is functools._lru_cache_wrapper:
+                    yield one
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # its variable has no value yet
+        return False
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
