@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def forgetting(model: nn.Module) -> Iterator[None]:
             for name, registry in zip(_REGISTRIES, registries):
                 vars(module)[name].clear()
                 vars(module)[name].update(registry)
-        for one in {*_remembering(model)}:
+        for one in _remembering(model):
             if one.cache_info().misses > filled.get(one, 0):
                 one.cache_clear()
 
@@ -69,25 +69,45 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
     return any(one.keys() != other.keys() or any(one[k] is not other[k] for k in one) for one, other in zip(before, after))
 
 
-def _remembering(model: nn.Module) -> Iterator[Any]:
+def _remembering(model: nn.Module) -> set[Any]:
     """The functions with an `lru_cache` of the modules of `model`, other than torch's, and of the packages these are from.
 
     They are looked for where code holds functions, under another decorator too: to go through all objects takes far longer.
     """
-    packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
-    spaces = [vars(module) for module in model.modules()]
-    spaces += [
-        vars(one) for name, one in [*sys.modules.items()] if name.partition(".")[0] in packages and hasattr(one, "__dict__")
+    own = [module for module in model.modules() if type(module).__module__.partition(".")[0] != "torch"]
+    kinds = set(map(type, own))
+    packages = {kind.__module__.partition(".")[0] for kind in kinds}
+    files = [
+        one for name, one in [*sys.modules.items()] if name.partition(".")[0] in packages and isinstance(one, types.ModuleType)
     ]
-    kinds = {one for space in spaces for one in [*space.values()] if isinstance(one, type)}
-    spaces += [vars(kind) for kind in kinds if str(kind.__module__).partition(".")[0] in packages]
-    for space in spaces:
-        for held in [*space.values()]:
-            function = getattr(held, "__func__", held)  # of a method, static or not
-            cells = function.__closure__ or () if isinstance(function, types.FunctionType) else ()
-            for one in (function, *(cell.cell_contents for cell in cells if _is_filled(cell))):
-                if type(one) is functools._lru_cache_wrapper:
-                    yield one
+    found = {
+        one for file in files for one in (_in_file(file) if file.__name__ == "__main__" else _known(file, len(vars(file))))
+    }
+    return found.union(*(_held(vars(one)) for one in [*kinds, *own]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _known(file: types.ModuleType, size: int) -> set[Any]:
+    """As `_in_file`, again only where there is another number of names: a notebook alone gives old ones to new functions."""
+    return _in_file(file)
+
+
+def _in_file(file: types.ModuleType) -> set[Any]:
+    """Those in `file` and its classes."""
+    kinds = [one for one in vars(file).values() if isinstance(one, type) and one.__module__ == file.__name__]
+    return _held(vars(file)).union(*(_held(vars(kind)) for kind in kinds))
+
+
+def _held(space: Mapping[str, Any]) -> set[Any]:
+    """Those that the values of `space` are, or have in a closure."""
+    found = set()
+    for held in [*space.values()]:
+        function = getattr(held, "__func__", held) if isinstance(held, (staticmethod, classmethod)) else held
+        cells = function.__closure__ or () if isinstance(function, types.FunctionType) else ()
+        for one in (function, *(cell.cell_contents for cell in cells if _is_filled(cell))):
+            if type(one) is functools._lru_cache_wrapper:
+                found.add(one)
+    return found
 
 
 def _is_filled(cell: types.CellType) -> bool:
