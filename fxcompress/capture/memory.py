@@ -76,14 +76,18 @@ def _remembering(model: nn.Module) -> set[Any]:
     """
     own = [module for module in model.modules() if type(module).__module__.partition(".")[0] != "torch"]
     kinds = set(map(type, own))
-    packages = {kind.__module__.partition(".")[0] for kind in kinds}
-    files = [
-        one for name, one in [*sys.modules.items()] if name.partition(".")[0] in packages and isinstance(one, types.ModuleType)
-    ]
+    files = _files_of(frozenset(kind.__module__.partition(".")[0] for kind in kinds), len(sys.modules))
     found = {
         one for file in files for one in (_in_file(file) if file.__name__ == "__main__" else _known(file, len(vars(file))))
     }
     return found.union(*(_held(vars(one)) for one in [*kinds, *own]))
+
+
+@functools.lru_cache(maxsize=64)
+def _files_of(packages: frozenset[str], loaded: int) -> list[types.ModuleType]:
+    """The files of `packages`, of the many that are loaded."""
+    files = [one for name, one in [*sys.modules.items()] if name.partition(".")[0] in packages]
+    return [one for one in files if isinstance(one, types.ModuleType)]
 
 
 @functools.lru_cache(maxsize=4096)
