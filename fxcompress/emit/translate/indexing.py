@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.shapes import broadcast_shape
+from fxcompress.emit.shapes import broadcast_shape, same
 from fxcompress.emit.translate.shape import broadcast
 from fxcompress.emit.translation import Emitter, translation
 
@@ -54,7 +54,7 @@ def _scattered(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, src: Any, 
 
 def _beginning(emit: Emitter, src: ir.Value, shape: list[Any]) -> ir.Value:
     """What is read of `src`, which may be larger than `shape`, that of the index."""
-    if list(emit.shape(src)) == shape:
+    if all(map(same, emit.shape(src), shape)):
         return src
     return emit.Slice(src, [0] * len(shape), shape, list(range(len(shape))))
 

@@ -107,7 +107,7 @@ def repeat_interleave(
 @translation(aten.cat.default, aten.concat.default)
 def cat(emit: Emitter, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
     parts = [t for t in tensors if list(map(expression, emit.shape(t))) != [0]]  # torch ignores empty 1-D tensors
-    parts = [t for t in parts if emit.shape(t)[dim] != 0] or parts[:1]  # OpenVINO takes no empty part of a free batch
+    parts = [t for t in parts if expression(emit.shape(t)[dim]) != 0] or parts[:1]  # OpenVINO takes none of a free batch
     parts = [emit.cast(t, emit.result.dtype) for t in parts]
     return parts[0] if len(parts) == 1 else emit.Concat(*parts, axis=dim)
 
