@@ -1,4 +1,4 @@
-"""The real networks that coverage is checked on: torchvision's, timm's and Hugging Face's, with random weights."""
+"""The real networks that coverage is checked on: of torchvision, timm and Hugging Face with random weights, and trained ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import import_torchvision
+from benchmarks.trained import NETWORKS
 from fxcompress.data.inputs import ExampleInputs
 
 TIMM = {
@@ -37,12 +38,13 @@ SMALL_IMAGE = 96
 
 @dataclass(frozen=True)
 class Case:
-    """A model to try: how to make it, and its inputs for a batch size."""
+    """A model to try: how to make it, and its inputs for a batch size; whether its weights are `trained`."""
 
     family: str
     name: str
     make: Callable[[], nn.Module]
     inputs: Callable[[int], ExampleInputs]
+    trained: bool = False
 
 
 def select(families: list[str], pattern: str = "*") -> tuple[list[Case], list[str]]:
@@ -129,6 +131,16 @@ def hugging_face_cases() -> Iterator[Case]:
     yield Case("Hugging Face", "whisper-encoder", lambda: hf.WhisperModel(whisper).encoder, spectrogram)
 
 
+def trained_cases() -> Iterator[Case]:
+    """Those of `benchmarks.trained` whose packages are installed, on the pictures that calibrate them there."""
+    if find_spec("easyocr_en_models") is None:
+        raise ImportError("easyocr_en_models is not installed")
+    for name in ("craft",):
+        network = NETWORKS[name]
+        inputs = lambda batch, network=network: ExampleInputs(network.samples("calibration", batch, 0))  # noqa: E731
+        yield Case("trained", name, network.load, inputs, trained=True)
+
+
 def _random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
@@ -160,4 +172,4 @@ def spectrogram(batch: int) -> ExampleInputs:
     return ExampleInputs((), {"input_features": _random(batch, 80, 3000)})
 
 
-FAMILIES = {"torchvision": torchvision_cases, "timm": timm_cases, "huggingface": hugging_face_cases}
+FAMILIES = {"torchvision": torchvision_cases, "timm": timm_cases, "huggingface": hugging_face_cases, "trained": trained_cases}

@@ -5,8 +5,8 @@
     python -m benchmarks.compile_coverage --all                 every network of `benchmarks.cases`; takes hours
 
 Every network runs in a process of its own, within a time limit, and its row is added to benchmarks/results/ at once, so the
-same command goes on after an interruption. Weights are random, so nothing is downloaded. Needs torchvision, timm and
-transformers; a family that is missing is skipped.
+same command goes on after an interruption. Weights are random, so nothing is downloaded, or those that a Python package
+carries. Needs torchvision, timm, transformers and easyocr_en_models; a family that is missing is skipped.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ NETWORKS = {
     "timm MLP-Mixer": "mixer_s32_224 resmlp_12_224 gmlp_s16_224 convmixer_768_32",
     "Hugging Face": "bert distilbert roberta albert electra mpnet deberta deberta-v2 mobilebert t5-encoder clip-text gpt2 vit "
     "dinov2 clip-vision wav2vec2 whisper-encoder",
+    "trained": "craft",
 }
 """One network of each kind, the smallest, by the family of its case."""
 
@@ -109,7 +110,8 @@ def examine(case: Case, path: Path) -> None:
     warnings.simplefilter("ignore")
     *data, held_out = batches(case)
     model = case.make().eval()
-    awaken(model, data[0])
+    if not case.trained:
+        awaken(model, data[0])
     with row.stage("compile"), torch.inference_mode():
         started = time.process_time()
         compiled = compile_default(model, data)
@@ -255,7 +257,8 @@ def sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 METHOD = (
-    f"Random weights, 2 batches of {SAMPLES} to calibrate, a third to compare. Compile: seconds of one core. Signal to noise: "
+    f"Random weights, but for those of networks called trained, 2 batches of {SAMPLES} to calibrate, a third to compare. "
+    "Compile: seconds of one core. Signal to noise: "
     "of the compiled model in torch against the float model, then of its file, run in each runtime (float parts in float32), "
     f"against the compiled model; the worst output. Bar: {SURELY:.0f} dB, or no further from the compiled model than that is "
     "from the float model. Trained: compiled with `defaults.training()`, after one step."

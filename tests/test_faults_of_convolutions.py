@@ -41,9 +41,23 @@ SHALLOW_VOLUMES = [
     ((1, 8, 3), (3, 8, (2, 4, 3)), {"padding": (1, 3, 1), "dilation": (1, 3, 1)}),
     ((1, 12, 4), (1, 64, (3, 4, 2)), {"stride": (2, 3, 2), "padding": (1, 2, 0)}),
 ]
+LONG_ROWS = [
+    ((60,), (32, 32, 16), {"padding": 8, "groups": 4}),
+    ((60,), (8, 8, 16), {}),
+    ((61,), (4, 7, 32), {"padding": 3, "stride": 2}),
+    ((60,), (48, 4, 8), {"groups": 2}),
+    ((47,), (40, 40, 16), {"padding": 1, "groups": 2, "stride": 3}),
+    ((60,), (28, 5, 16), {}),
+    ((60,), (8, 8, 16), {"dilation": 2}),
+    ((20, 20), (32, 32, (3, 16)), {"padding": (1, 7), "groups": 4}),
+    ((20, 19), (16, 3, 8), {"padding": 4, "stride": 2}),
+    ((5, 6, 21), (12, 9, (2, 1, 16)), {"padding": (0, 1, 2)}),
+    ((140,), (1, 8, 128), {}),
+    ((140,), (3, 8, 64), {}),
+]
 
 
-GEOMETRIES = SINGLE_COLUMNS + PADDED_OUTPUTS + WIDE_GROUPS + SHALLOW_VOLUMES
+GEOMETRIES = SINGLE_COLUMNS + PADDED_OUTPUTS + WIDE_GROUPS + SHALLOW_VOLUMES + LONG_ROWS
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -61,3 +75,12 @@ def test_a_transposed_convolution_may_crop_as_much_as_its_kernel_spans(kernel, p
     x = torch.randn(5, 16, 5, 4, generator=torch.Generator().manual_seed(0))
     layer = nn.ConvTranspose2d(16, 9, kernel, padding=padding, dilation=(2, 1))
     agree(compile_here(layer, x, activations=QuantizationSpec(signed=True)), x)
+
+
+@pytest.mark.parametrize("weights", [{"bits": 4, "signed": True}, {"symmetric": False}, {"signed": True, "narrow": True}])
+@pytest.mark.parametrize("activations", [{"symmetric": False}, {"symmetric": True, "signed": True}])
+def test_rows_of_any_grid_may_fill_registers_in_two_layers_of_one_weight(weights, activations):
+    layer = nn.Conv1d(8, 8, 16, padding=8)
+    x = torch.randn(5, 8, 40, generator=torch.Generator().manual_seed(0))
+    specs = {"weights": QuantizationSpec(**weights), "activations": QuantizationSpec(**activations)}
+    agree(compile_here(nn.Sequential(layer, nn.ReLU(), layer), x, **specs), x)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from fxcompress.emit.kernels import minus_infinity
-from fxcompress.emit.rewiring import constant, dequantize_of, follow, put_before
+from fxcompress.emit.rewiring import constant, dequantize_of, follow, numbers_of, put_before
 from fxcompress.ir.geometry import Axis
 
 _END = 2**63 - 1
 _IN_A_STEP = 4  # bytes that one instruction multiplies and adds up
 _OUTPUTS_AT_ONCE = 16
+_REGISTER = 64  # bytes
 
 
 def strides_apart(graph: ir.Graph) -> int:
@@ -89,6 +91,50 @@ def _is_deeper(node: ir.Node) -> bool:
     axes = _axes(node)
     odd = _filters(node)[1] % _IN_A_STEP > 0 and axes[-1].kernel > 1
     return odd and len(axes) == 3 and axes[0].size is not None and axes[0].extent > axes[0].size
+
+
+def long_rows_longer(graph: ir.Graph) -> int:
+    """Give rows of a kernel that fill several registers one column of zeros more, and the padding that it reads."""
+    found = [node for node in graph if _is_integer(node) and _fills_registers(node)]
+    for node in found:
+        axes = _axes(node)
+        _add_a_column(graph, node)
+        pads = [*(one.before for one in axes), *(one.after for one in axes[:-1]), axes[-1].after + 1]
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [one.kernel for one in _axes(node)])
+    return len(found)
+
+
+def _fills_registers(node: ir.Node) -> bool:
+    """Whether a row of the kernel, over its few channels, is several registers and nothing more."""
+    _, channels, _ = _filters(node)
+    last = _axes(node)[-1]
+    row = channels * last.kernel
+    few = channels % _IN_A_STEP == 0 and channels < _REGISTER // 2
+    return few and row > _REGISTER and row % _REGISTER == 0 and last.dilation == 1
+
+
+def _add_a_column(graph: ir.Graph, node: ir.Node) -> None:
+    """Have `node` alone read its weight with a column of zeros behind the last one."""
+    dequantize = dequantize_of(node.inputs[1])
+    assert dequantize is not None
+    stored, *grid = (held for held in dequantize.inputs if held is not None)
+    cast = stored.producer()  # of bits that no kernel reads
+    kept = numbers_of(cast.inputs[0] if cast else stored)
+    assert kept is not None
+    zeros = numbers_of(grid[1]) if len(grid) > 1 else np.zeros((), kept.dtype)
+    assert zeros is not None
+    column = np.broadcast_to(zeros.astype(kept.dtype).reshape(-1, *[1] * (kept.ndim - 1)), (*kept.shape[:-1], 1))
+    value = constant(graph, np.concatenate([kept, column], -1), f"{stored.name}_longer")
+    for source, more in [(cast, []), (dequantize, grid)]:
+        if source is not None:
+            name = f"{node.name}/longer_{source.op_type}"
+            copy = ir.Node("", source.op_type, [value, *more], attributes=source.attributes.values(), name=name)
+            graph.insert_before(node, copy)
+            value = copy.outputs[0]
+            value.name = f"{name}/inner"
+    value.shape, value.type = ir.Shape([*kept.shape[:-1], kept.shape[-1] + 1]), dequantize.outputs[0].type
+    node.replace_input_with(1, value)
 
 
 def wide_crops_in_float(graph: ir.Graph) -> int:

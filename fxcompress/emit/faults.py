@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from fxcompress.emit.convolutions import (
     bytes_padded,
+    long_rows_longer,
     shallow_volumes_in_float,
     single_columns,
     strides_apart,
@@ -261,6 +262,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.SHALLOW_VOLUMES: shallow_volumes_in_float,
     Fault.WIDE_CROPS: wide_crops_in_float,
     Fault.SINGLE_COLUMNS: single_columns,
+    Fault.LONG_ROWS: long_rows_longer,
     Fault.LARGE_BIASES: _detach_large_biases,
     Fault.SIGNED_ZERO_POINTS: _omit_signed_zero_points,
 }
