@@ -1,4 +1,4 @@
-"""The real networks that coverage is checked on: of torchvision, timm and Hugging Face with random weights, and trained ones."""
+"""The real networks that coverage is checked on: of torchvision, timm, Hugging Face with random weights, and trained ones."""
 
 from __future__ import annotations
 
