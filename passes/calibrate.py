@@ -120,6 +120,11 @@ MARGIN = 2.0
 """Standard errors that their gain is larger than: other data than these go farther, and lose more by a narrow range."""
 
 
+def _informed(asking: Mapping[fx.Node, WeighedStatistic]) -> dict[str, WeighedStatistic]:
+    """Those that know what the outputs owe to their values, by the name of the quantizer."""
+    return {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
+
+
 @dataclass
 class _Narrowing:
     """A range that cuts off values, in place of the one from the lowest to the highest."""
@@ -143,7 +148,7 @@ def _judge(
 ) -> set[str]:
     """Undo ranges that gain too little, or do not bring the outputs on `batches` nearer to the float model's; their names."""
     assert context.reference is not None
-    found = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
+    found = _informed(asking)
     changes = {name: _Narrowing(name, graph_module.get_submodule(name), statistic) for name, statistic in found.items()}
     worth = worth_narrowing(found) if batches else []
     for name in found.keys() - set(worth):
@@ -162,7 +167,7 @@ def _chosen(
     graph_module: fx.GraphModule, asking: Mapping[fx.Node, WeighedStatistic], undone: Collection[str], context: Context
 ) -> dict[str, Range]:
     """The range of each quantizer, with zero in its middle where that saves the runtime time and hardly costs anything."""
-    found = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
+    found = _informed(asking)
     ranges = {name: one.extremes.result() if name in undone else one.result() for name, one in found.items()}
     if Fault.MIDDLES in context.target.faults:
         padded = {str(node.target) for node in asking if is_read_padded(node)} & found.keys()
@@ -178,7 +183,7 @@ RIVALS = ("min_max", "percentile")
 
 def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, chosen: Mapping[str, Range], context: Context) -> None:
     """Report the ranges that cost least, with what others would have cost."""
-    by_quantizer = {str(node.target): statistic for node, statistic in asking.items() if statistic.informed}
+    by_quantizer = _informed(asking)
     for name, statistic in by_quantizer.items():
         ranges = {"chosen": chosen[name]} | {rival: statistic.rival(ESTIMATORS[rival]) for rival in RIVALS}
         costs = {label: decibels(1.0, statistic.cost(one) / samples) for label, one in ranges.items()}

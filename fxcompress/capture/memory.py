@@ -69,12 +69,15 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
     return any(one.keys() != other.keys() or any(one[k] is not other[k] for k in one) for one, other in zip(before, after))
 
 
+_NOT_THE_USERS = ("torch", __name__.partition(".")[0])
+
+
 def _remembering(model: nn.Module) -> set[Any]:
-    """The functions with an `lru_cache` of the modules of `model`, other than torch's, and of the packages these are from.
+    """The functions with an `lru_cache` of the modules of `model`, not torch's or ours, and of the packages these are from.
 
     They are looked for where code holds functions, under another decorator too: to go through all objects takes far longer.
     """
-    own = [module for module in model.modules() if type(module).__module__.partition(".")[0] != "torch"]
+    own = [module for module in model.modules() if type(module).__module__.partition(".")[0] not in _NOT_THE_USERS]
     kinds = set(map(type, own))
     files = _files_of(frozenset(kind.__module__.partition(".")[0] for kind in kinds), len(sys.modules))
     found = {
