@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from torch.utils import _pytree as pytree
 
 import fxcompress
 from benchmarks import cases, scoreboard
+from benchmarks.apart import run_apart
 from benchmarks.cases import FAMILIES, Case
 from benchmarks.machine import describe_machine
 from benchmarks.requirements import need
@@ -209,18 +209,9 @@ def in_onnxruntime(path: Path, inputs: list[np.ndarray]) -> list[np.ndarray]:
 
 def examine_apart(case: Case, limit: float) -> dict[str, Any]:
     """The row of `case`, from a process of its own that has `limit` seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "row.json"
-        process = multiprocessing.get_context("fork").Process(target=examine, args=(case, path))
-        process.start()
-        process.join(limit)
-        late = process.is_alive()
-        process.kill()
-        process.join()
-        row = json.loads(path.read_text()) if path.exists() else dict(Row(case, path))
+    row, end, failed = run_apart(examine, case, limit, lambda path: dict(Row(case, path)))
     stage = row.pop("stage")
-    if process.exitcode:
-        end = f"took longer than {limit:.0f} s" if late else f"ended with {process.exitcode}"
+    if failed:
         row["problems"].append(f"{stage}: {end}")
     return row
 

@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import math
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import fxcompress
+from benchmarks.apart import run_apart
 from benchmarks.compile_coverage import in_onnxruntime, in_openvino
 from benchmarks.heads import Head, heads
 from benchmarks.requirements import need
@@ -106,17 +106,8 @@ def _number(value: float) -> float | str:
 
 def apart(head: Head, limit: float) -> dict[str, Any]:
     """The row of `head`, from a process of its own that has `limit` seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "row.json"
-        process = multiprocessing.get_context("fork").Process(target=examine, args=(head, path))
-        process.start()
-        process.join(limit)
-        late = process.is_alive()
-        process.kill()
-        process.join()
-        row = json.loads(path.read_text()) if path.exists() else {"name": head.name, "kind": head.kind, "stage": "make"}
+    row, end, _ = run_apart(examine, head, limit, lambda path: {"name": head.name, "kind": head.kind, "stage": "make"})
     if "stage" in row and "problem" not in row:
-        end = f"took longer than {limit:.0f} s" if late else f"ended with {process.exitcode}"
         row["problem"] = f"{row['stage']}: {end}"
     return row
 
