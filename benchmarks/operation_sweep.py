@@ -1,7 +1,7 @@
 """Every operation behind and before an integer layer, in both runtimes: python -m benchmarks.operation_sweep
 
-Each operation of `benchmarks/random_stacks/operations.py` is put behind an integer layer, before one, and between two, for
-values of two to five dimensions, compiled with the default passes, written, and run with one, two and five samples beside the
+Each operation of `benchmarks/random_stacks/operations.py` is put behind an integer layer, before one, between two, and between
+two with an activation and a batch norm in front, for values of two to five dimensions, compiled with the default passes, written, and run with one, two and five samples beside the
 simulation. The table says what came out: the decibels where the file agrees least, or what went wrong. What was interrupted
 goes on where it stopped.
 """
@@ -43,7 +43,15 @@ _EXPLAINED = (
     "says for how many dimensions and where. `python -m benchmarks.operation_sweep`"
 )
 
-PLACES = ("between", "behind", "before")
+PLACES = ("between", "behind", "before", "normed")
+
+NORM: dict[int, tuple[str, dict[str, Any]]] = {
+    2: ("batch_norm1d", {}),
+    3: ("batch_norm1d", {}),
+    4: ("batch_norm2d", {"affine": True}),
+    5: ("batch_norm3d", {}),
+}
+"""What adds numbers to values of so many dimensions."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,14 @@ def _program(name: str, choices: dict[str, Any], rank: int, place: str) -> Progr
     operation = OPERATIONS[name]
     shape = SHAPES[rank] if not operation.reads_integers else SHAPES[3][:1] * (rank - 1)
     program = Program(((shape, operation.reads_integers),))
-    layer = LAYER[rank]
-    if place == "before":
-        sources: tuple[int, ...] = (0,) * operation.values
-    else:
-        sources = tuple(range(1, 1 + operation.values))
-        for _ in sources:
-            program = program.with_step(Step(layer[0], (0,), layer[1]))
-    program = program.with_step(Step(name, sources, choices))
+    sources: list[int] = []
+    for _ in range(operation.values):
+        last = 0
+        for kind, given in _in_front(rank, place):
+            program = program.with_step(Step(kind, (last,), given))
+            last = len(program.steps)
+        sources.append(last)
+    program = program.with_step(Step(name, tuple(sources), choices))
     held = Realization(program)
     last = len(program.inputs) + len(program.steps) - 1
     if place != "behind":
@@ -97,6 +105,13 @@ def _program(name: str, choices: dict[str, Any], rank: int, place: str) -> Progr
     program = replace(program, outputs=(last,))
     Realization(program)
     return program
+
+
+def _in_front(rank: int, place: str) -> list[tuple[str, dict[str, Any]]]:
+    """What is done to the input for each value that the operation reads."""
+    if place == "before":
+        return []
+    return [LAYER[rank], ("gelu", {}), NORM[rank]] if place == "normed" else [LAYER[rank]]
 
 
 def measured(program: Program, folder: Path) -> dict[str, str]:

@@ -541,3 +541,46 @@ def test_biases_are_added_in_the_kernels_of_their_layers(kind, bias):
     network = core.compile_model(core.read_model(agree(compile_here(OfLevels(kind, bias), x), x)), "CPU")
     kinds = [node.get_rt_info()["layerType"].astype(str) for node in network.get_runtime_model().get_ops()]
     assert "Eltwise" not in kinds
+
+
+class Shifted(nn.Module):
+    """Numbers are added to what is averaged, with its padding, for a convolution to read."""
+
+    def __init__(self, spatial: int, average) -> None:
+        super().__init__()
+        kinds = (nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d)
+        convolution, norm = kinds[spatial - 1]
+        self.first, self.norm, self.last = convolution(3, 6, 1), norm(6), convolution(6, 4, 1)
+        self.shift, self.average = nn.Parameter(torch.linspace(-1, 2, 6).reshape(6, *[1] * spatial)), average
+        nn.init.constant_(self.norm.running_mean, 0.5)
+
+    def forward(self, x):
+        normed = self.norm(F.gelu(self.first(x)))
+        return self.last(self.average(normed)), self.last(self.average(self.shift - normed))
+
+
+AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+PADDED = {
+    "by itself": lambda average, x: average(x, 3, 1, 1),
+    "in front": lambda average, x: average(F.pad(x, [1] * 2 * (x.dim() - 2)), 3, 1),
+    "in front of an activation": lambda average, x: average(F.pad(x, [1] * 2 * (x.dim() - 2)).tanh(), 3, 1),
+    "rounded up": lambda average, x: average(x, 3, 2, 1, True),
+    "by another divisor": lambda average, x: average(x, 3, 2, 1, divisor_override=5),
+}
+
+
+@pytest.mark.parametrize("spatial", AVERAGES)
+@pytest.mark.parametrize("padded", PADDED.values(), ids=PADDED)
+def test_numbers_that_are_added_in_front_of_an_average_of_padding(padded, spatial):
+    if padded is PADDED["by another divisor"] and spatial == 1:
+        pytest.skip("an average of rows has no other divisor")
+    x = torch.randn(4, 3, *[8] * spatial)
+    agree(compile_here(Shifted(spatial, lambda x: padded(AVERAGES[spatial], x)), x), x)
+
+
+@pytest.mark.parametrize("size", [7, 8, 9])
+@pytest.mark.parametrize("window", [(2, 1, 1), (2, 3, 1), (3, 2, 1), (4, 3, 2)], ids=str)
+def test_averages_of_free_sizes_that_are_rounded_up(window, size):
+    model = Call(lambda x: F.avg_pool1d(x, *window, ceil_mode=True).tanh())
+    compiled = fxcompress.compile(model, [], data=[(torch.randn(2, 3, 12),)])
+    agree(compiled, torch.randn(2, 3, size))

@@ -20,12 +20,14 @@ from fxcompress.emit.convolutions import (
     wide_groups_in_float,
 )
 from fxcompress.emit.kernels import (
+    averages_apart,
     channels_apart,
     clips_apart,
     maxima_apart,
     mishes_spelled,
     pools_apart,
     reductions_apart,
+    rounded_averages_apart,
     scalings_apart,
 )
 from fxcompress.emit.rewiring import (
@@ -242,6 +244,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.SHARED_BIASES: _copy_shared_biases,
     Fault.CHANNELS_OF_ROWS: channels_apart,
     Fault.REDUCTIONS: reductions_apart,
+    Fault.PADDED_AVERAGES: rounded_averages_apart,
     Fault.MISH_OF_ATTENTION: mishes_spelled,
     Fault.SUPPRESSED_TIES: _allow_more_overlap,
 }
@@ -251,6 +254,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.MIDDLES: middles_signed,
     Fault.ZERO_POINTS: zero_points_in_biases,
     Fault.POOLED_OUTPUTS: pools_apart,
+    Fault.PADDED_AVERAGES: averages_apart,
     Fault.CLIPPED_NUMBERS: clips_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.JOINED_ROWS: _quantize_apart,

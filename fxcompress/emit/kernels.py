@@ -52,13 +52,18 @@ def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOV
 
     With `numbers`, what computes with a constant of several numbers counts as one of them.
     """
-    return any(
-        source.op_type in kernels
-        or (numbers and source.op_type in POINTWISE and any(map(_are_numbers, source.inputs)))
-        or (source.op_type in through and _comes_from(source, kernels, through, numbers))
-        for value in node.inputs
-        if value is not None and (source := value.producer()) is not None
-    )
+    waiting, seen = [node], set()
+    while waiting:
+        for value in waiting.pop().inputs:
+            source = value.producer() if value is not None else None
+            if source is None or source in seen:
+                continue
+            seen.add(source)
+            if source.op_type in kernels or (numbers and source.op_type in POINTWISE and any(map(_are_numbers, source.inputs))):
+                return True
+            if source.op_type in through:
+                waiting.append(source)
+    return False
 
 
 def pools_apart(graph: ir.Graph) -> int:
@@ -67,9 +72,30 @@ def pools_apart(graph: ir.Graph) -> int:
     No scale of single outputs moves behind it.
     """
     pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and _comes_from(node, _LINEAR)]
-    for node in pools:
+    return _shield(graph, pools)
+
+
+def averages_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand in front of what averages padding, which nothing moves behind it."""
+    return _shield(graph, [node for node in graph if node.op_type == "AveragePool" and _averages_padding(node)])
+
+
+def rounded_averages_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between padding and an average whose windows may reach beyond it."""
+    rounded = [node for node in graph if node.op_type == "AveragePool" and node.attributes.get_int("ceil_mode", 0) == 1]
+    return _shield(graph, [node for node in rounded if _comes_from(node, {"Pad"}, MOVES)])
+
+
+def _shield(graph: ir.Graph, nodes: list[ir.Node]) -> int:
+    for node in nodes:
         put_before(graph, node, "Max", minus_infinity(graph))
-    return len(pools)
+    return len(nodes)
+
+
+def _averages_padding(node: ir.Node) -> bool:
+    """Whether padding counts in the average pool `node`: its own, or that of what it reads."""
+    counts = node.attributes.get_int("count_include_pad", 0) and any(node.attributes.get_ints("pads", []))
+    return bool(counts) or _comes_from(node, {"Pad"}, MOVES | POINTWISE | {"DequantizeLinear", "QuantizeLinear"})
 
 
 def _adds_last(node: ir.Node) -> bool:
@@ -133,9 +159,7 @@ def clips_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a clip of what was computed with numbers, or with zero."""
     clips = [node for node in graph if node.op_type == "Clip" and _is_by_numbers_alone(node.inputs[0])]
     found = [node for node in clips if any(reader.op_type == "QuantizeLinear" for reader, _ in node.outputs[0].uses())]
-    for node in found:
-        put_before(graph, node, "Max", minus_infinity(graph))
-    return len(found)
+    return _shield(graph, found)
 
 
 def _is_by_numbers_alone(value: ir.Value | None) -> bool:

@@ -16,6 +16,9 @@ class Fault(enum.Enum):
     MIDDLES = "takes time for a zero point, also where unsigned bytes have their middle as it, and are signed ones"
     ZERO_POINTS = "takes time for the zero point of what an integer convolution reads, also where nothing is padded"
     POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
+    PADDED_AVERAGES = (
+        "moves numbers added in front of an average of padding behind it, or counts what a rounded-up window reads beyond that"
+    )
     CLIPPED_NUMBERS = (
         "clips before it adds or multiplies several numbers, not behind, where that is quantized and the batch is free"
     )

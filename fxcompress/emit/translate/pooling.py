@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.shapes import Size
 from fxcompress.emit.translate.convolution import Ints, spread
 from fxcompress.emit.translation import Emitter, translation
 
@@ -84,23 +85,39 @@ def avg_pool(
     spatial = _spatial(emit)
     kernel, pad = spread(kernel_size, spatial), spread(padding, spatial)
     strides = spread(stride, spatial) or kernel
-    over = _overhangs(emit, x, kernel, strides, pad, [1] * spatial) if ceil_mode else [0] * spatial
+    counts = count_include_pad and any(pad) and not divisor_override
+    sizes = emit.shape(x)[-spatial:]
+    free = ceil_mode and counts and not all(isinstance(size, int) for size in sizes)
+    over = _overhangs(emit, x, kernel, strides, pad, [1] * spatial) if ceil_mode and not free else [0] * spatial
     window = {"kernel_shape": kernel, "strides": strides}
 
     def write(x: ir.Value) -> ir.Value:
         if divisor_override:
             padded = _zero_pad(emit, x, pad, [p + o for p, o in zip(pad, over)])
             return emit.Mul(emit.AveragePool(padded, **window), math.prod(kernel) / divisor_override)
+        if free:
+            return _rounded_up(emit, _zero_pad(emit, x, pad, pad), sizes, kernel, strides, pad)
         if not any(over):
-            include = int(count_include_pad and any(pad))
-            return emit.AveragePool(x, **window, pads=2 * pad, count_include_pad=include)
+            return emit.AveragePool(x, **window, pads=2 * pad, count_include_pad=int(counts))
         within = pad
-        if count_include_pad and any(pad):  # the padding counts, the overhang does not
+        if counts:  # the padding counts, the overhang does not
             x, within = _zero_pad(emit, x, pad, pad), [0] * spatial
         pads = within + [p + o for p, o in zip(within, over)]
         return emit.AveragePool(x, **window, pads=pads, count_include_pad=0)
 
     return emit.with_batch(x, spatial + 2, write)
+
+
+def _rounded_up(
+    emit: Emitter, padded: ir.Value, sizes: Sequence[Size], kernel: list[int], strides: list[int], pad: list[int]
+) -> ir.Value:
+    """Averages of `padded`, which counts, up to the last window that starts in front of the padding behind."""
+    pooled = emit.AveragePool(padded, kernel_shape=kernel, strides=strides, ceil_mode=1)
+    if all(p + stride <= size for p, stride, size in zip(pad, strides, kernel)):
+        return pooled  # no window starts there
+    ends = emit.sizes([(size + p - 1) // stride + 1 for size, p, stride in zip(sizes, pad, strides)])
+    axes = list(range(2, 2 + len(pad)))
+    return emit.Slice(pooled, [0] * len(pad), ends, axes)
 
 
 def _zero_pad(emit: Emitter, x: ir.Value, before: list[int], after: list[int]) -> ir.Value:
