@@ -1,9 +1,9 @@
 """Every operation behind and before an integer layer, in both runtimes: python -m benchmarks.operation_sweep
 
 Each operation of `benchmarks/random_stacks/operations.py` is put behind an integer layer, before one, between two, and between
-two with an activation and a batch norm in front, for values of two to five dimensions, compiled with the default passes, written, and run with one, two and five samples beside the
-simulation. The table says what came out: the decibels where the file agrees least, or what went wrong. What was interrupted
-goes on where it stopped.
+two with an activation and a batch norm in front, for values of two to five dimensions, compiled with the default passes,
+written, and run with one, two and five samples beside the simulation. The table says what came out: the decibels where the
+file agrees least, or what went wrong. What was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
