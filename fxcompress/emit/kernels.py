@@ -87,9 +87,17 @@ def rounded_averages_apart(graph: ir.Graph) -> int:
 
 
 def _shield(graph: ir.Graph, nodes: list[ir.Node]) -> int:
-    for node in nodes:
-        put_before(graph, node, "Max", minus_infinity(graph))
-    return len(nodes)
+    """Have a maximum with minus infinity stand in front of each of `nodes`, unless one does: nothing moves through it."""
+    infinity = minus_infinity(graph)
+    found = [node for node in nodes if not _reads_maximum_with(infinity, node)]
+    for node in found:
+        put_before(graph, node, "Max", infinity)
+    return len(found)
+
+
+def _reads_maximum_with(value: ir.Value, node: ir.Node) -> bool:
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return source is not None and source.op_type == "Max" and value in source.inputs
 
 
 def _averages_padding(node: ir.Node) -> bool:

@@ -81,8 +81,11 @@ def put_before(graph: ir.Graph, node: ir.Node, op_type: str, *constants: ir.Valu
     """The node that is put between `node` and its input at `place`."""
     source = node.inputs[place]
     assert source is not None
-    made = ir.Node("", op_type, [source, *constants], name=f"{node.name}/{op_type.lower()}")
-    made.outputs[0].name = f"{node.name}/{op_type.lower()}/inner"
+    name = f"{node.name}/{op_type.lower()}"
+    while any(value is not None and value.name == f"{name}/inner" for value in node.inputs):
+        name += "_"
+    made = ir.Node("", op_type, [source, *constants], name=name)
+    made.outputs[0].name = f"{name}/inner"
     graph.insert_before(node, made)
     node.replace_input_with(place, made.outputs[0])
     return made
