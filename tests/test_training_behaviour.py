@@ -1,5 +1,6 @@
 """What a model does in training only: kept, or told before anybody trains."""
 
+import copy
 import os
 import random
 import warnings
@@ -332,7 +333,128 @@ class Shifting(Lost):
         return self.layer(x.roll(1, -1) if self.training else x)
 
 
+class NotTraced(Lost):
+    def forward(self, x):
+        x = self.layer(x)
+        return self.other(x + 1 if self.training and not torch.compiler.is_compiling() else x)
+
+
+class NotExported(Lost):
+    def forward(self, x):
+        return self.other(self.layer(x) * (3 if self.training and not torch.compiler.is_exporting() else 1))
+
+
+class OtherOrder(Lost):
+    def forward(self, x):
+        return self.layer(x) - self.other(x) if self.training else self.other(x) - self.layer(x)
+
+
+class OtherLayersFirst(Lost):
+    def forward(self, x):
+        return self.layer(self.other(x)) if self.training else self.other(self.layer(x))
+
+
+class OtherResultsFirst(Lost):
+    def forward(self, x):
+        x, y = self.layer(x), self.other(x)
+        return (x, y) if self.training else (y, x)
+
+
+class Balanced(Lost):
+    """As experts have it: a loss that a training loop adds is left in an attribute."""
+
+    def forward(self, x):
+        gates = self.layer(x)
+        self.balance = gates.softmax(-1).mean(0).square().sum()
+        return self.other(gates)
+
+
+class Collecting(Lost):
+    def __init__(self):
+        super().__init__()
+        self.losses = {"of": []}
+
+    def forward(self, x):
+        x = self.layer(x)
+        self.losses["of"].append(x.square().mean())
+        return self.other(x)
+
+
+class Counting(Lost):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x) * min(1.0, self.calls / 100)
+
+
+class Averaging(Lost):
+    """Statistics in a plain attribute, no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = torch.zeros(6)
+
+    def forward(self, x):
+        x = self.layer(x)
+        self.average = 0.9 * self.average + 0.1 * x.detach().mean(0)
+        return x - self.average
+
+
+class Clamping(Lost):
+    """As critics of Wasserstein GANs clamp their weights."""
+
+    def forward(self, x):
+        self.layer.weight.data.clamp_(-0.1, 0.1)
+        return self.layer(x)
+
+
+class Replacing(Lost):
+    def forward(self, x):
+        self.layer.weight.data = self.layer.weight.data.clamp(-0.1, 0.1)
+        return self.layer(x)
+
+
+class Merging(Lost):
+    """An adapter that is merged into its layer by `eval`, and split off by `train` (Hu et al., arXiv 2106.09685)."""
+
+    merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.merged:
+            sign = -1 if mode else 1
+            self.layer.weight.data += sign * self.other.weight.data
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        return self.layer(x) if self.merged else self.layer(x) + x @ self.other.weight.T
+
+
+class HookedParameter(Lost):
+    def __init__(self):
+        super().__init__()
+        self.layer.weight.register_hook(lambda gradient: gradient.clamp(-1, 1))
+
+    def forward(self, x):
+        return self.other(self.layer(x))
+
+
 LOST = {
+    NotTraced: "agree with the model's to .* dB only",
+    NotExported: "agree with the model's to .* dB only",
+    OtherOrder: "also runs sub",
+    OtherLayersFirst: "reads something else for linear",
+    OtherResultsFirst: "returns other values",
+    Balanced: "leaves tensors in 'balance'",
+    Collecting: "leaves tensors in 'losses'",
+    Counting: "changes 'calls' from call to call",
+    Averaging: "changes 'average' from call to call",
+    Clamping: "writes to 'layer.weight'",
+    Replacing: "writes to 'layer.weight'",
+    Merging: "also runs linear|also runs matmul",
+    HookedParameter: "hooks on the parameters 'layer.weight'",
     Noise: "randn_like",
     NoiseOfItsShape: "randn",
     Gumbel: "gumbel_softmax|one_hot|softmax",
@@ -351,7 +473,7 @@ def test_what_training_would_lose_is_told_before_anybody_trains(kind, words):
     with warnings.catch_warnings():
         warnings.simplefilter("error", TrainingWarning)
         compiled = fxcompress.compile(kind(), [passes.FoldBatchNorm()], example_inputs=x)
-    assert any("training" in note for note in compiled.report.rows[0].notes)
+    assert any("training" in note or "while it runs" in note or "hooks" in note for note in compiled.report.rows[0].notes)
     with pytest.warns(TrainingWarning, match=words):
         compiled.train()
     with pytest.warns(TrainingWarning, match=words):
@@ -362,6 +484,62 @@ def test_what_training_would_lose_is_told_before_anybody_trains(kind, words):
         return
     with pytest.warns(TrainingWarning, match=words):
         fxcompress.compress(kind(), [passes.FoldBatchNorm()], example_inputs=x)
+
+
+class Remembering(Lost):
+    """Keeps the grid of the last size, as detectors do, and its input, for those who look at it."""
+
+    size, grid, seen = None, None, None
+
+    def forward(self, x):
+        if self.size != x.shape[-1]:
+            self.size, self.grid = x.shape[-1], torch.arange(x.shape[-1]) / 6
+        self.seen = x.detach()
+        return self.layer(x + self.grid)
+
+
+def test_what_is_made_once_and_read_again_is_nothing_to_tell(silent):
+    fxcompress.compile(Remembering(), [passes.Sparsify(level=0.5)], example_inputs=torch.randn(3, 6)).train()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.filterwarnings("ignore::fxcompress.errors.TrainingWarning")
+def test_what_train_and_forward_write_stays_out_of_the_users_weights(mode, in_place):
+    for kind in (Merging, Clamping, Replacing):
+        model, x = kind().train(mode), torch.randn(3, 6)
+        wanted = copy.deepcopy(model)(x)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        compiled = (fxcompress.compress if in_place else fxcompress.compile)(model, [], example_inputs=x)
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+        if not in_place:
+            torch.testing.assert_close(compiled.eval()(x), wanted)
+            torch.testing.assert_close(model(x), wanted)
+
+
+def test_what_forward_keeps_in_attributes_is_as_it_was():
+    for kind in (Counting, Averaging, Collecting, Balanced):
+        model, x = kind(), torch.randn(3, 6)
+        before = copy.deepcopy(vars(model))
+        fxcompress.compile(model, [], example_inputs=x)
+        assert vars(model).keys() == before.keys()
+        assert model.calls == 0 if kind is Counting else True
+        assert model.losses == {"of": []} if kind is Collecting else True
+        assert torch.equal(model.average, before["average"]) if kind is Averaging else True
+
+
+def test_what_stays_random_in_inference_mode_is_left_to_the_model():
+    class Sampling(Body):
+        """Dropout that `eval` leaves on (Gal and Ghahramani, arXiv 1506.02142)."""
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.drop.train()
+            return self
+
+    with pytest.warns(fxcompress.errors.PartialCaptureWarning, match="randomness"):
+        compiled = fxcompress.compile(Sampling(), [], example_inputs=X).eval()
+    assert not torch.equal(compiled(X), compiled(X))
 
 
 def test_what_is_told_names_the_users_line():

@@ -9,13 +9,14 @@ from fxcompress.capture.driver import capture
 from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.free_sizes import has_pictures
 from fxcompress.capture.inserted import is_compressed
+from fxcompress.capture.memory import forgetting
 from fxcompress.capture.model import check_model
 from fxcompress.capture.outside import calls_outside
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
 from fxcompress.capture.recording import forwards_replaced
 from fxcompress.capture.tracing import plain_kernels
-from fxcompress.capture.training_trace import Modes
-from fxcompress.capture.twin import private_copy, twin_of, unwritten
+from fxcompress.capture.training_trace import Modes, in_modes
+from fxcompress.capture.twin import private_copy, switch, twin_of, unwritten
 
 __all__ = [
     "Modes",
@@ -26,13 +27,16 @@ __all__ = [
     "capture_submodules",
     "check_model",
     "does_not_run",
+    "forgetting",
     "forwards_replaced",
     "has_pictures",
+    "in_modes",
     "in_precision_of",
     "is_compressed",
     "plain_kernels",
     "private_copy",
     "reason_of",
+    "switch",
     "twin_of",
     "unwritten",
 ]

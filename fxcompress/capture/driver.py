@@ -27,6 +27,7 @@ from fxcompress.capture.model import check_weights
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
+from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
@@ -63,7 +64,7 @@ def capture(
     `model` is left untouched; the graph computes in float32, and has parameters on the memory of those of `model`, under the
     same names, and under identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's.
     ``meta["capture_notes"]`` lists what the graph does not keep of the model, and why; ``meta["lost_in_training"]`` those
-    that only training is without.
+    that only training is without; ``meta["never_in_inference"]`` the paths of modules that ``eval()`` leaves in training.
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch; ``"auto"`` for every size that the model
@@ -187,15 +188,19 @@ class _Capture:
             lost = keep_training(module, self.traced, self.modes, self.example, again)
             lost = [one for one in lost if one not in told]
             lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
+            lost += [*remembered(self.traced, self.example, self.modes), *module.meta.get("written", ())]
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
-        told += [*keep_statistics(module.graph, in_inference=in_inference), *lost]
+        told += [*keep_statistics(module.graph, in_inference=in_inference), *(one for one in lost if one not in told)]
         result = assemble(module, rename(module.graph))
         if self.inserted is not None:
             self.inserted.put_back(result)
         mark_computed(result.graph)
         set_training(result, False)
         result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}
+        staying = [path for path, one in self.traced.named_modules() if one.training] if self.traced is not None else []
+        result.meta["never_in_inference"] = staying
+        result.meta["trained_in"] = module.meta.get("trained_in")
         result.meta["precision"] = module.meta.get("precision", torch.float32)
         check_weights(result)
         find_batch(result, self.given).mark(result.graph)

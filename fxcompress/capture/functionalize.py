@@ -28,7 +28,8 @@ def is_in_place(node: fx.Node) -> bool:
 def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
     """Replace every in-place operation of `graph`; the reason, with nothing lost, where one cannot be.
 
-    Writing to an input, parameter or buffer changes later reads within the graph, not the tensor itself; `notes` says so.
+    Writing to an input, parameter or buffer changes later reads within the graph, not the tensor itself; `notes` says so, and
+    ``meta["written"]`` of the module of parameters and buffers, which training would find changed.
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     roots = storage_roots(graph)
@@ -51,6 +52,8 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             counts = str(roots[node].target).endswith("num_batches_tracked")  # which nothing in a graph reads
             if roots[node].op in ("get_attr", "placeholder") and note not in notes and not counts:
                 notes.append(note)
+                if roots[node].op == "get_attr":
+                    graph.owning_module.meta.setdefault("written", []).append(note)
         result = _replace(node, changed, functional, order)
         roots[result] = roots[node]
         aliases[roots[node]].append(result)  # what reads the changed tensor reads this from here on

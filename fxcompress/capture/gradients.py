@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxcompress.ir.edit import attribute
@@ -45,6 +46,30 @@ def keep_stops(module: fx.GraphModule) -> None:
 
 
 @contextlib.contextmanager
+def data_as_detached() -> Iterator[None]:
+    """In this context, ``.data`` of a tensor that is traced is ``.detach()``, and to set it writes to the tensor.
+
+    A trace sees nothing of the attribute itself: what is done to it would be lost.
+    """
+    own = Tensor.data
+
+    def get(tensor: Tensor) -> Tensor:
+        return tensor.detach() if isinstance(tensor, FakeTensor) else own.__get__(tensor)  # type: ignore[attr-defined]
+
+    def put(tensor: Tensor, value: Tensor) -> None:
+        if isinstance(tensor, FakeTensor):
+            tensor.detach().copy_(value)
+        else:
+            own.__set__(tensor, value)  # type: ignore[attr-defined]
+
+    Tensor.data = property(get, put)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        del Tensor.data
+
+
+@contextlib.contextmanager
 def own_backwards() -> Iterator[list[str]]:
     """Collects the backward passes of its own that a model brings, in `torch.autograd.Function`s and hooks on tensors.
 
@@ -79,10 +104,16 @@ def own_backwards() -> Iterator[list[str]]:
 
 
 def backward_hooks(model: nn.Module) -> list[str]:
-    """The modules of `model` that change gradients by hooks, which the graph does not have."""
+    """What to tell of the modules and parameters of `model` that change gradients by hooks, which the graph does not have."""
     kinds = ("_backward_hooks", "_backward_pre_hooks")
     found = [path or type(model).__name__ for path, module in model.named_modules() if any(getattr(module, k) for k in kinds)]
-    return [f"the hooks on the gradients of {', '.join(map(repr, found))}"] if found else []
+    told = [f"the hooks on the gradients of {', '.join(map(repr, found))}"] if found else []
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    found = [name for name, one in model.named_parameters() if any(getattr(one, k, None) for k in kinds)]
+    if found:
+        own = "which the model's own parameters alone have, those that fxcompress.compress trains"
+        told.append(f"the hooks on the parameters {', '.join(map(repr, found))}, {own}")
+    return told
 
 
 def _has_gradient(value: Any) -> bool:

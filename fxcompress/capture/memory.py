@@ -7,9 +7,11 @@ others let `functools.lru_cache` keep what they made, for all networks of a clas
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,8 +20,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.free_sizes import Dimensions
+from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 
+_FILLED = (list, deque, dict, set)
+"""Attributes that a call may fill."""
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
@@ -30,17 +35,21 @@ def forgetting(model: nn.Module) -> Iterator[None]:
     Functions that remember results, of the packages that the modules are from, forget all, where they have got new ones.
     """
     filled = {one: one.cache_info().misses for one in _remembering(model)}
-    held = [(module, _attributes(module), [dict(vars(module)[name]) for name in _REGISTRIES]) for module in model.modules()]
+    contents = [(one, copy.copy(one)) for module in model.modules() for one in _containers(list(attributes(module).values()))]
+    held = [(module, attributes(module), [dict(vars(module)[name]) for name in _REGISTRIES]) for module in model.modules()]
     try:
         yield
     finally:
-        for module, attributes, registries in held:
-            for name in vars(module).keys() - attributes.keys() - {*_REGISTRIES}:
+        for module, own, registries in held:
+            for name in vars(module).keys() - own.keys() - {*_REGISTRIES}:
                 del vars(module)[name]
-            vars(module).update(attributes)
+            vars(module).update(own)
             for name, registry in zip(_REGISTRIES, registries):
                 vars(module)[name].clear()
                 vars(module)[name].update(registry)
+        for one, content in contents:
+            one.clear()
+            one.extend(content) if isinstance(one, (list, deque)) else one.update(content)
         for one in _remembering(model):
             if one.cache_info().misses > filled.get(one, 0):
                 one.cache_clear()
@@ -50,22 +59,17 @@ def forgetting(model: nn.Module) -> Iterator[None]:
 def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) -> bool:
     """Call `model` with one more in each of the `free` dimensions; whether it remembers anything else then.
 
-    What it is called with is of no account, nor is what it writes to its buffers.
+    What it is called with is of no account, nor is what it writes to its parameters and buffers.
     """
-    before = [_attributes(module) for module in model.modules()]
+    before = [attributes(module) for module in model.modules()]
     leaves, form = pytree.tree_flatten((example.args, example.kwargs))
-    own = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         args, kwargs = pytree.tree_unflatten(map(_longer, leaves, free), form)
-        for module, buffers in own:
-            module._buffers.update({name: value.clone() for name, value in buffers.items() if value is not None})
-        model(*args, **kwargs)
+        with unwritten(model):
+            model(*args, **kwargs)
     except Exception:  # it takes no other sizes
         return False
-    finally:
-        for module, buffers in own:
-            module._buffers.update(buffers)
-    after = [_attributes(module) for module in model.modules()]
+    after = [attributes(module) for module in model.modules()]
     return any(one.keys() != other.keys() or any(one[k] is not other[k] for k in one) for one, other in zip(before, after))
 
 
@@ -124,7 +128,20 @@ def _is_filled(cell: types.CellType) -> bool:
         return False
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
+def _containers(values: list[Any]) -> list[Any]:
+    """The containers among `values` that a call may fill, and those in them."""
+    found: list[Any] = []
+    pending = [*values]
+    while pending:
+        one = pending.pop()
+        if type(one) in _FILLED and not any(one is other for other in found):
+            found.append(one)
+            pending += one.values() if isinstance(one, dict) else one
+    return found
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """What `module` holds beside its parameters, buffers and modules."""
     return {name: value for name, value in vars(module).items() if name not in _REGISTRIES}
 
 

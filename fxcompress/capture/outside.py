@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fxcompress.capture.recording import forwards_replaced
-from fxcompress.capture.twin import twin_of, unwritten
+from fxcompress.capture.twin import switch, twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.ir.place import call_paths
 
@@ -28,7 +28,7 @@ def calls_outside(model: nn.Module, example: ExampleInputs, parts: Collection[st
     twin, names = twin_of(model), call_paths(model)
     found: dict[str, set[str]] = {}
     for training in (False, True):
-        twin.train(training)
+        switch(twin, training)
         calls = _Calls(names, parts, found)
         inputs = example.copy()
         try:

@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
-from fxcompress.capture.gradients import own_backwards
+from fxcompress.capture.gradients import data_as_detached, own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
@@ -123,6 +123,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
     try:
         with (
             own_backwards() as told,
+            data_as_detached(),
             loops_over_all_places() as looped,
             plain_kernels(),
             without_autocast() as cast,  # innermost, which is the one that notes

@@ -5,9 +5,10 @@ Two runs on fake tensors say it, in a tenth of the time that a second trace take
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from typing import Any
 
@@ -34,32 +35,55 @@ def trains_alike(inference: list[_Call] | None, training: list[_Call] | None) ->
     return all(f == g and trains and _same(a, b) for (f, a, _), (g, b, trains) in zip(inference, training))
 
 
+def same_calls(left: Recorder, right: Recorder) -> bool:
+    """Whether two runs make the same calls."""
+    ours, theirs = left.calls, right.calls
+    return len(ours) == len(theirs) and all(f == g and t == u and _same(a, b) for (f, a, t), (g, b, u) in zip(ours, theirs))
+
+
 def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
     """The calls of torch's functions that `model` makes, in its present mode; None where a run cannot tell."""
     python, numpy = random.getstate(), _numpy_state()
     try:
-        with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), plain_kernels():
-            state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
-            counters = {id(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")}
-            args, kwargs = pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
-            with _Recorder(counters) as recorder:
-                result = torch.func.functional_call(model, state, args, kwargs)
+        with fake_calls(model, example) as run, torch.no_grad():
+            calls = run()
     except Exception:  # a trace will tell why
         return None
-    if not recorder.readable or random.getstate() != python or _numpy_state() != numpy:
-        return None
-    form = pytree.tree_structure(result)
-    return [*recorder.calls, (calls_of, [str(form), *recorder.literals(result)], True)]
+    readable = calls.readable and random.getstate() == python and _numpy_state() == numpy
+    return calls.calls if readable else None
 
 
-class _Recorder(TorchFunctionMode):
-    """Tensors are numbered as they come up: in two runs of the same calls the same ones have the same numbers."""
+@contextlib.contextmanager
+def fake_calls(model: nn.Module, example: ExampleInputs) -> Iterator[Callable[[], Recorder]]:
+    """Runs `model` on fake tensors, one call after the other; what it remembers of them is put back in the end."""
+    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, plain_kernels():
+        state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+        counters = {id(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")}
+        args, kwargs = pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
 
-    def __init__(self, counters: Collection[int]) -> None:
+        def run() -> Recorder:
+            with Recorder(counters, [*state.values(), args, kwargs]) as recorder:
+                result = torch.func.functional_call(model, state, args, kwargs)
+            form = pytree.tree_structure(result)
+            recorder.calls.append((calls_of, [str(form), *recorder.literals(result)], True))
+            return recorder
+
+        yield run
+
+
+class Recorder(TorchFunctionMode):
+    """The calls that are made in this context.
+
+    Tensors are numbered, what is `known` first and others as they come up: in two runs of the same calls the same ones have
+    the same numbers.
+    """
+
+    def __init__(self, counters: Collection[int], known: Any) -> None:
         super().__init__()
         self.counters, self.readable = counters, True
         self.calls: list[_Call] = []
         self.numbered: dict[int, tuple[int, Tensor]] = {}  # and kept, so that no other has the same id
+        self.literals(known)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -83,6 +107,10 @@ class _Recorder(TorchFunctionMode):
             self.readable = False  # it calls dropout in training only
         trains = bool(given.arguments.pop(flag))
         return func, self.literals(dict(given.arguments)), trains
+
+    def has_read(self, tensor: Tensor) -> bool:
+        """Whether a call reads `tensor`, or it is returned."""
+        return id(tensor) in self.numbered
 
     def literals(self, value: Any) -> list[Any]:
         """The leaves of `value`, each tensor by its number, those that are bounds of slices too."""

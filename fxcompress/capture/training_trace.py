@@ -19,6 +19,7 @@ from fxcompress.capture.naming import scope_of
 from fxcompress.capture.random_drops import find_drop
 from fxcompress.capture.training_alignment import Alignment, Edge
 from fxcompress.capture.training_calls import calls_of, trains_alike
+from fxcompress.capture.twin import switch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
 from fxcompress.ir.dialect import IDLE
@@ -43,12 +44,10 @@ def training_modes(model: nn.Module, twin: nn.Module) -> Modes:
     """
     given = {path: module.training or not model.training for path, module in model.named_modules()}
     try:
-        twin.train()
-        return {path: module.training and given[path] for path, module in twin.named_modules()}
+        with _switched(twin):
+            return {path: module.training and given[path] for path, module in twin.named_modules()}
     except Exception:  # a model may refuse to be trained
         return given
-    finally:
-        twin.eval()
 
 
 def keep_training(
@@ -64,27 +63,31 @@ def keep_training(
         example: inputs that `traced` takes.
         trace: `traced` as a graph in the dialect, as it is now, without idle operations; adds what it loses to its argument.
 
-    Frozen modules, dropouts of any kind, stochastic depth and batch norms over processes are kept.
+    Frozen modules, dropouts of any kind, stochastic depth and batch norms over processes are kept. Where the model makes other
+    calls in training, ``meta["trained_in"]`` is `modes`.
     """
     _mark_synchronized(inference.graph, traced)
     told: list[str] = []
     calls = calls_of(traced, example)
-    with _in_modes(traced, modes):
+    with in_modes(traced, modes):
         if trains_alike(calls, calls_of(traced, example)):
             return told
     try:
-        with _in_modes(traced, modes), _own_randomness(told):
+        with in_modes(traced, modes), _own_randomness(told):
             training = trace(told)
     except CaptureError as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         return [f"what the model does in training could not be traced, and training may leave out some of it: {reason}"]
+    inference.meta["trained_in"] = dict(modes)
     aligned = Alignment.of(inference, training)
     for node, twin in aligned.partner.items():
         if node.op == "call_function":
             _keep_mode(node, twin)
     missing = aligned.only_in_inference()
     kept, others = _keep_drops(aligned)
-    return [*told, *_differences(aligned, kept, missing), *_lines("in training it reads something else for", others)]
+    told += _differences(aligned, kept, missing)
+    told += _lines("in training it reads something else for", [one for one in others if one.op == "call_function"])
+    return told or (["in training it returns other values than in inference"] if others else [])
 
 
 def note_attention_dropout(graph: fx.Graph) -> None:
@@ -95,13 +98,26 @@ def note_attention_dropout(graph: fx.Graph) -> None:
 
 
 @contextmanager
-def _in_modes(model: nn.Module, modes: Modes) -> Iterator[None]:
-    before = {module: module.training for module in model.modules()}
-    for path, module in model.named_modules():
-        module.training = modes.get(path, True)
+def in_modes(twin: nn.Module, modes: Modes) -> Iterator[None]:
+    """`twin`, a copy of a model, in training, but for the modules that `modes` leaves in inference mode."""
+    with _switched(twin):
+        for path, module in twin.named_modules():
+            module.training = modes.get(path, True)
+        yield
+
+
+@contextmanager
+def _switched(twin: nn.Module) -> Iterator[None]:
+    """`twin` after its own ``train()``, which may refuse and may write to parameters; then as it was, bit for bit."""
+    before = {module: module.training for module in twin.modules()}
+    parameters = [(parameter, parameter.data) for parameter in twin.parameters()]
     try:
+        switch(twin, True)
         yield
     finally:
+        switch(twin, False)
+        for parameter, data in parameters:
+            parameter.data = data
         for module, mode in before.items():
             module.training = mode
 
@@ -151,7 +167,7 @@ def _keep_drops(aligned: Alignment) -> tuple[set[fx.Node], list[fx.Node]]:
     for edge in aligned.edges:
         drops = _chain(aligned, edge)
         if drops is None:
-            others += [edge.reader] if edge.training in aligned.partner and edge.reader.op == "call_function" else []
+            others += [edge.reader] if edge.training in aligned.partner else []
             continue
         for source, value, target, args, region in drops:
             if value not in made:

@@ -22,15 +22,28 @@ def twin_of(model: nn.Module) -> nn.Module:
     plain = [one for one in model.parameters() if type(one) is nn.Parameter and not one.is_inference()]  # no views of others
     views = {id(one): shared(one) for one in plain}
     twin = _copied(model, views)
-    twin.eval()  # what it returns is not used: some models' own `train` returns nothing
+    switch(twin, False)
     return twin
 
 
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` in inference mode that shares no tensor with it; tied parameters stay tied."""
     copied = _copied(model, {})
-    copied.eval()
+    copied.eval()  # what it returns is not used: some models' own `train` returns nothing
     return copied
+
+
+def switch(twin: nn.Module, mode: bool) -> None:
+    """``twin.train(mode)``. What its own `train` writes to parameters (adapters that are merged) goes to memory of its own."""
+    writes = _Writes(list(twin.parameters()))
+    try:
+        with writes:
+            twin.train(mode)
+    finally:
+        written = [(tensor, tensor.detach().clone(), before) for tensor, before in writes.saved.values()]
+        for tensor, own, before in written:
+            tensor.detach().copy_(before)
+            tensor.data = own
 
 
 def shared(tensor: Tensor) -> Tensor:
@@ -77,11 +90,15 @@ def unwritten(model: nn.Module) -> Iterator[None]:
     Buffers are copied before, and parameters where a call says that it writes to them.
     """
     buffers = [(one, one.detach().clone()) for one in model.buffers()]
+    memories = [(one, one.data) for one in (*model.parameters(), *model.buffers()) if one.layout is torch.strided]
     writes = _Writes(list(model.parameters()))
     try:
         with writes:
             yield
     finally:
+        for tensor, data in memories:
+            if _memory(tensor) != _memory(data):  # its `data` was set
+                tensor.data = data
         with torch.no_grad():
             for tensor, before in (*buffers, *writes.saved.values()):
                 if not torch.equal(tensor, before):

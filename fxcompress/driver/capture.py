@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fxcompress.capture import (
     capture,
     capture_submodules,
     does_not_run,
+    forgetting,
     in_precision_of,
     plain_kernels,
     reason_of,
@@ -26,6 +27,7 @@ from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import ROUNDING_DECIBELS
 from fxcompress.driver.sizes import weight_bytes
+from fxcompress.driver.training_agreement import differs_in_training
 from fxcompress.errors import CaptureError, PartialCaptureWarning, warn_user
 from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.ir.place import place_parts
@@ -71,7 +73,9 @@ def capture_verified(
     seconds, batch = time.perf_counter() - started, Batch.of(graph_module.graph)
     small, decibels = batch.first(example, VERIFIED_SAMPLES), None
     if check and isinstance(model, nn.Module):
-        decibels = _agreement(graph_module, small, model, batch.first(traced_on, VERIFIED_SAMPLES))
+        given = batch.first(traced_on, VERIFIED_SAMPLES)
+        decibels = _agreement(graph_module, small, model, given)
+        _tell_of_training(graph_module, small, model, given)
     size = len(graph_module.graph.nodes)
     notes = tuple(graph_module.meta.get("capture_notes", ()))
     weights = weight_bytes(graph_module)
@@ -132,7 +136,7 @@ def _agreement(graph_module: fx.GraphModule, example: ExampleInputs, model: nn.M
     Raises:
         CaptureError: worse than rounding explains.
     """
-    reference = _reference(model, given)
+    reference = _reference(model, given, graph_module.meta.get("never_in_inference", ()))
     computed = outputs(graph_module, example)
     if len(computed) == len(reference):
         reference = [
@@ -148,13 +152,27 @@ def _agreement(graph_module: fx.GraphModule, example: ExampleInputs, model: nn.M
     return decibels
 
 
-def _reference(model: nn.Module, example: ExampleInputs) -> list[Any]:
-    """The model's own outputs in inference mode, with the kernels that were traced; its modes are put back."""
+def _tell_of_training(graph_module: fx.GraphModule, example: ExampleInputs, model: nn.Module, given: ExampleInputs) -> None:
+    """Look at training where the model does something else there, and nothing of it is known to be lost."""
+    trained_in = graph_module.meta.pop("trained_in", None)
+    if trained_in is None or graph_module.meta.get("lost_in_training"):
+        return
+    told = differs_in_training(graph_module, example, model, given, trained_in)
+    if told:
+        graph_module.meta["lost_in_training"] = (told,)
+        graph_module.meta["capture_notes"].append(told)
+
+
+def _reference(model: nn.Module, example: ExampleInputs, staying: Collection[str]) -> list[Any]:
+    """The model's own outputs in inference mode, with the kernels that were traced; all of it is put back.
+
+    `staying` are the paths of modules that its ``eval()`` leaves in training.
+    """
     modes_before = {module: module.training for module in model.modules()}
     try:
-        for module in modes_before:
-            module.training = False
-        with plain_kernels(), unwritten(model):
+        for path, module in model.named_modules():
+            module.training = path in staying
+        with plain_kernels(), forgetting(model), unwritten(model):
             return outputs(model, example)
     except Exception as error:
         raise does_not_run(model, example, error) from error

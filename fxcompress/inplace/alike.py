@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture import twin_of, unwritten
+from fxcompress.capture import switch, twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs
 
 
@@ -40,7 +40,7 @@ def parts_that_train_alike(model: nn.Module, example: ExampleInputs) -> list[str
 
 def _returned(twin: nn.Module, example: ExampleInputs, *, training: bool) -> dict[str, Any]:
     """The structure of what each submodule of `twin` that is called returns, by path; its tensors and random numbers stay."""
-    twin.train(training)
+    switch(twin, training)
     found: dict[str, Any] = {}
     hooks = [
         module.register_forward_hook(lambda *call, path=path: found.__setitem__(path, pytree.tree_structure(call[-1])))
