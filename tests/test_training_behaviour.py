@@ -14,7 +14,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.capture import capture
+from fxcompress.capture import capture, training_trace
 from fxcompress.data.inputs import example_inputs
 from fxcompress.errors import TrainingWarning
 from fxcompress.ir.training_ops import DROP_PATH
@@ -441,7 +441,33 @@ class HookedParameter(Lost):
         return self.other(self.layer(x))
 
 
+class OfAnothersMode(Lost):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        x = self.drop(self.layer(x))
+        return self.other(x + torch.randn_like(x) if self.drop.training else x)
+
+
+class OwnDropout(nn.Dropout):
+    def forward(self, x):
+        return x + torch.randn_like(x) if self.training else x
+
+
+class OfALayerDerivedFromTorchs(Lost):
+    def __init__(self):
+        super().__init__()
+        self.drop = OwnDropout(0.5)
+
+    def forward(self, x):
+        return self.other(self.drop(self.layer(x)))
+
+
 LOST = {
+    OfAnothersMode: "randn_like",
+    OfALayerDerivedFromTorchs: "randn_like",
     NotTraced: "agree with the model's to .* dB only",
     NotExported: "agree with the model's to .* dB only",
     OtherOrder: "also runs sub",
@@ -540,6 +566,16 @@ def test_what_stays_random_in_inference_mode_is_left_to_the_model():
     with pytest.warns(fxcompress.errors.PartialCaptureWarning, match="randomness"):
         compiled = fxcompress.compile(Sampling(), [], example_inputs=X).eval()
     assert not torch.equal(compiled(X), compiled(X))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_model_whose_layers_alone_read_the_mode_is_run_no_more(alone, monkeypatch):
+    runs = []
+    monkeypatch.setattr(training_trace, "calls_of", lambda *_: runs.append(None))
+    last = nn.InstanceNorm2d(4) if alone else nn.SyncBatchNorm(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), last)
+    capture(model, example_inputs(model, torch.randn(3, 3, 8, 8)))
+    assert bool(runs) != alone
 
 
 def test_what_is_told_names_the_users_line():

@@ -30,7 +30,7 @@ from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
-from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
+from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes, trains_as_it_infers
 from fxcompress.capture.true_sizes import untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.data.batch import Batch
@@ -182,13 +182,10 @@ class _Capture:
         told = [*notes, *program.graph_module.meta.get("left_out", ())]
         module, own_names = _canonical(program, told, self._class_of)
         note_attention_dropout(module.graph)
-        lost: list[str] = []
-        if trace is not None and self.traced is not None:
-            again = lambda new: _canonical(trace(), new, self._class_of)[0]  # noqa: E731
-            lost = keep_training(module, self.traced, self.modes, self.example, again)
-            lost = [one for one in lost if one not in told]
+        lost = [] if trace is None else self._lost_in_training(module, trace, told)
+        if self.traced is not None:
             lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
-            lost += [*remembered(self.traced, self.example, self.modes), *module.meta.get("written", ())]
+            lost += module.meta.get("written", [])
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *(one for one in lost if one not in told)]
@@ -205,6 +202,14 @@ class _Capture:
         check_weights(result)
         find_batch(result, self.given).mark(result.graph)
         return result.eval()
+
+    def _lost_in_training(self, module: fx.GraphModule, trace: Trace, told: list[str]) -> list[str]:
+        """Let `module` train as the model does; what it does not do as that does, and is not `told`."""
+        if self.traced is None or trains_as_it_infers(self.traced, self.modes, self.example):
+            return []
+        again = lambda new: _canonical(trace(), new, self._class_of)[0]  # noqa: E731
+        lost = keep_training(module, self.traced, self.modes, self.example, again)
+        return [*(one for one in lost if one not in told), *remembered(self.traced, self.example, self.modes)]
 
 
 # ------------------------------------------------------------------------------------------------------ the dialect

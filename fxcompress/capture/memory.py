@@ -27,6 +27,9 @@ _FILLED = (list, deque, dict, set)
 """Attributes that a call may fill."""
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
+Kept = dict[str, list[Any]]
+"""The leaves of each attribute, by its module's path and its name."""
+
 
 @contextlib.contextmanager
 def forgetting(model: nn.Module) -> Iterator[None]:
@@ -71,6 +74,27 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
         return False
     after = [attributes(module) for module in model.modules()]
     return any(one.keys() != other.keys() or any(one[k] is not other[k] for k in one) for one, other in zip(before, after))
+
+
+def kept(model: nn.Module) -> Kept:
+    """What the modules of `model` keep in attributes, but for their modes."""
+    return {
+        f"{path}.{name}".lstrip("."): pytree.tree_leaves(value)
+        for path, module in model.named_modules()
+        for name, value in attributes(module).items()
+        if name != "training"
+    }
+
+
+def changed(before: Kept, after: Kept) -> set[str]:
+    """The attributes with other leaves; a tensor is another one if it is another object."""
+    return {name for name in before.keys() | after.keys() if not _same_leaves(before.get(name), after.get(name))}
+
+
+def _same_leaves(left: list[Any] | None, right: list[Any] | None) -> bool:
+    if left is None or right is None or len(left) != len(right):
+        return False
+    return all(a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b) for a, b in zip(left, right))
 
 
 _NOT_THE_USERS = ("torch", __name__.partition(".")[0])

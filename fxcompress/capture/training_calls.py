@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import random
 from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.memory import forgetting
+from fxcompress.capture.mode_reads import ModeReads, mode_reads, random_states
 from fxcompress.capture.tracing import plain_kernels
 from fxcompress.data.inputs import ExampleInputs
 
@@ -43,23 +42,21 @@ def same_calls(left: Recorder, right: Recorder) -> bool:
 
 def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
     """The calls of torch's functions that `model` makes, in its present mode; None where a run cannot tell."""
-    python, numpy = random.getstate(), _numpy_state()
+    before = random_states()
     try:
         with fake_calls(model, example) as run, torch.no_grad():
             calls = run()
     except Exception:  # a trace will tell why
         return None
-    readable = calls.readable and random.getstate() == python and _numpy_state() == numpy
+    readable = calls.readable and random_states() == before
     return calls.calls if readable else None
 
 
 @contextlib.contextmanager
 def fake_calls(model: nn.Module, example: ExampleInputs) -> Iterator[Callable[[], Recorder]]:
     """Runs `model` on fake tensors, one call after the other; what it remembers of them is put back in the end."""
-    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, plain_kernels():
-        state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    with _fake(model, example) as (state, args, kwargs):
         counters = {id(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")}
-        args, kwargs = pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
 
         def run() -> Recorder:
             with Recorder(counters, [*state.values(), args, kwargs]) as recorder:
@@ -69,6 +66,24 @@ def fake_calls(model: nn.Module, example: ExampleInputs) -> Iterator[Callable[[]
             return recorder
 
         yield run
+
+
+def reads_of_modes(model: nn.Module, example: ExampleInputs) -> ModeReads:
+    """Who reads a mode where `model` runs in its present one: others too where a run cannot tell."""
+    try:
+        with _fake(model, example) as (state, args, kwargs), mode_reads(model) as reads, torch.no_grad():
+            torch.func.functional_call(model, state, args, kwargs)
+    except Exception:  # a trace will tell why
+        return ModeReads()
+    return reads
+
+
+@contextlib.contextmanager
+def _fake(model: nn.Module, example: ExampleInputs) -> Iterator[tuple[dict[str, Tensor], Any, Any]]:
+    """The parameters and buffers of `model` and its arguments as fake tensors."""
+    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, plain_kernels():
+        state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+        yield state, *pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
 
 
 class Recorder(TorchFunctionMode):
@@ -137,8 +152,3 @@ def _flag(func: Any) -> str | None:
 
 def _same(left: list[Any], right: list[Any]) -> bool:
     return len(left) == len(right) and all(a is b or (type(a) is type(b) and bool(a == b)) for a, b in zip(left, right))
-
-
-def _numpy_state() -> tuple[bytes, int]:
-    _, keys, position, *_ = np.random.get_state()
-    return np.asarray(keys).tobytes(), int(position)

@@ -1,0 +1,83 @@
+"""Who reads whether a module trains: where those are layers of torch that hand it on, training differs in nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fxcompress.capture.memory import changed, kept
+
+_HAND_IT_ON = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
+_OWN_WAYS = (nn.SyncBatchNorm,)
+_LAYERS = "torch.nn.modules."
+_ROUND = ("torch.func", "torch._functorch", "torch.nn.utils.stateless", "fxcompress.")
+"""What stands around a call of the model."""
+
+
+@dataclass
+class ModeReads:
+    """The paths of `layers` of torch that read their mode to hand it on, and whether anything else may depend on a mode."""
+
+    layers: frozenset[str] = frozenset()
+    others: bool = True
+
+    def tell_training(self, modes: Mapping[str, bool]) -> bool:
+        """Whether a run in `modes` is known to be that of inference, but for the mode of each of the layers: training."""
+        return not self.others and all(modes.get(path, True) for path in self.layers)
+
+
+@contextlib.contextmanager
+def mode_reads(model: nn.Module) -> Iterator[ModeReads]:
+    """Collects who reads `training` in this context and thread.
+
+    Numbers drawn by Python or NumPy, attributes that change, and a `train` or `eval` of a module's own count as others.
+    """
+    reads, here, before, own = ModeReads(), threading.get_ident(), random_states(), kept(model)
+    readers: set[nn.Module | None] = set()  # None for others
+
+    def training(module: nn.Module) -> bool:
+        code = sys._getframe(1).f_globals.get("__name__", "")
+        if threading.get_ident() == here and not code.startswith(_ROUND):
+            readers.add(module if code.startswith(_LAYERS) and _hands_it_on(module) else None)
+        return bool(vars(module)["training"])
+
+    def switched(module: nn.Module, mode: bool) -> None:
+        vars(module)["training"] = mode
+
+    nn.Module.training = property(training, switched)  # type: ignore[assignment]
+    try:
+        yield reads
+    finally:
+        del nn.Module.training
+        reads.layers = frozenset(path for path, one in model.named_modules(remove_duplicate=False) if one in readers)
+        moved = random_states() != before or bool(changed(own, kept(model)))
+        reads.others = None in readers or moved or _keeps_modes(model)
+
+
+def random_states() -> tuple[Any, ...]:
+    """The states of the generators of Python and NumPy, which no trace knows of."""
+    _, keys, position, *_ = np.random.get_state()
+    return random.getstate(), np.asarray(keys).tobytes(), int(position)
+
+
+def _keeps_modes(model: nn.Module) -> bool:
+    """Whether a module of `model` has a `train` or an `eval` of its own, and so may keep its mode elsewhere as well."""
+    return any(
+        type(module).train is not nn.Module.train
+        or type(module).eval is not nn.Module.eval
+        or not vars(module).keys().isdisjoint({"train", "eval"})
+        for module in model.modules()
+    )
+
+
+def _hands_it_on(module: nn.Module) -> bool:
+    known = isinstance(module, _HAND_IT_ON) and not isinstance(module, _OWN_WAYS)
+    return known and type(module).__module__.startswith(_LAYERS)
