@@ -119,7 +119,7 @@ class Compiled(fx.GraphModule):
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; warns of what the model does in training and this one does not (`TrainingWarning`)."""
-        if mode and not self.training:
+        if mode is True and not self.training:
             modes.warn_of_training(self)
         return super().train(mode)
 

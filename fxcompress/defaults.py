@@ -55,6 +55,7 @@ def training() -> list[Pass]:
     ]
 
 
+@check_arguments("binary_convolutions")
 def lowering(*, binary_convolutions: bool = False) -> list[Pass]:
     """From a compiled graph to the one that is written to a file.
 

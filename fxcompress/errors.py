@@ -121,7 +121,7 @@ def describe(node: torch.fx.Node) -> str:
     return f"{node.name}{where} ({source_line(node)})"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A clause that suggests the names in `known` closest to `name`, to go behind it in a message; else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

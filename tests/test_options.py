@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -64,6 +65,15 @@ def test_what_is_not_is_refused_with_what_is_allowed(options, message):
         Wanted(**options)
 
 
+def test_a_number_that_no_float_holds_is_refused():
+    with pytest.raises(InputError, match="share above 0 to below 1"):
+        Wanted(share=-(10**400))
+    for owner, name in OPTIONS:
+        if not getattr(owner, "__abstractmethods__", None):
+            with pytest.raises(InputError):
+                owner(**{**NEEDED.get(owner.__name__, {}), name: 10**400})
+
+
 def every(root):
     return [one for child in root.__subclasses__() for one in (child, *every(child))]
 
@@ -92,7 +102,9 @@ class Nonsense:
     pass
 
 
-@pytest.mark.parametrize("value", [math.nan, Nonsense(), [Nonsense()], object], ids=["nan", "object", "list", "class"])
+@pytest.mark.parametrize(
+    "value", [math.nan, Nonsense(), [Nonsense()], object, "\0"], ids=["nan", "object", "list", "class", "text"]
+)
 @pytest.mark.parametrize(("owner", "name"), OPTIONS, ids=[f"{owner.__name__}.{name}" for owner, name in OPTIONS])
 def test_no_option_takes_nonsense(owner, name, value):
     if getattr(owner, "__abstractmethods__", None):
@@ -185,15 +197,17 @@ def test_a_pass_that_returns_nothing_is_named():
 
 
 WRONG = [None, "x", math.nan, math.inf, -1, [], {}, object(), True, b"x", (1, 2), print, torch.tensor(1.0)]
+WRONG += [10**400, "\ud800", "a\0b", np.ones(2), torch.ones(2), torch.ones(1, device="meta"), [["x"]], [None], {1: 1}, ..., int]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong!r:.12}")
-def test_what_a_user_calls_says_what_is_wrong_itself(wrong, tmp_path):
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: ascii(wrong)[:12])
+def test_what_a_user_calls_says_what_is_wrong_itself(wrong, tmp_path, monkeypatch):
     """Each either takes the value or raises an error of this package."""
+    monkeypatch.chdir(tmp_path)
     model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)
     stack = [passes.Sparsify(schedule=fxcompress.training.Polynomial(epochs=2))]
     compiled = fxcompress.compile(model, stack, data=[x])
-    controller = compiled.controller
+    controller, checkpoint = compiled.controller, compiled.checkpoint()
     calls = [
         lambda: fxcompress.compile(model, [], example_inputs=x, submodules=wrong),
         lambda: fxcompress.compile(model, [], example_inputs=x, target=wrong),
@@ -207,7 +221,15 @@ def test_what_a_user_calls_says_what_is_wrong_itself(wrong, tmp_path):
         lambda: compiled.to_onnx(tmp_path / "m.onnx", output_names=wrong, verify=False),
         lambda: compiled.to_onnx(tmp_path / "m.onnx", opset=wrong, verify=False),
         lambda: compiled.to_onnx(tmp_path / "m.onnx", batch_size=wrong, verify=False),
+        lambda: compiled.to_onnx(tmp_path / "m.onnx", verify=wrong),
+        lambda: compiled.to_onnx(wrong, verify=False),
+        lambda: compiled.dump(wrong),
+        lambda: compiled.lower(binary_convolutions=wrong),
         lambda: compiled.load_checkpoint(wrong),
+        *(lambda key=key: compiled.load_checkpoint({**checkpoint, key: wrong}) for key in checkpoint),
+        lambda: compiled.load_checkpoint({**checkpoint, "computes": dict.fromkeys(checkpoint["computes"], wrong)}),
+        lambda: compiled.load_checkpoint({**checkpoint, "model": dict.fromkeys(checkpoint["model"], wrong)}),
+        lambda: compiled.load_checkpoint({**checkpoint, "scheduler": dict.fromkeys(checkpoint["scheduler"], wrong)}),
     ]
     for call in calls:
         with contextlib.suppress(fxcompress.errors.FxCompressError):
@@ -218,7 +240,7 @@ def nothing(*args):
     return 0.5
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong!r:.12}")
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: ascii(wrong)[:12])
 def test_what_trains_and_measures_says_what_is_wrong_itself(wrong):
     """Every parameter of the functions around a training loop, by itself."""
     model, x = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(8, 4)

@@ -53,7 +53,7 @@ class CheckedFile:
             VerificationError: the runtime does not load it, or ``verify="strict"`` and it computes something else; nothing is
                 written.
         """
-        if verify not in (True, False, "strict"):
+        if not isinstance(verify, (bool, str)) or verify not in (True, False, "strict"):
             raise InputError(f"verify is True, False or 'strict', not {verify!r}")
         if verify:
             CHILD.start()  # and is ready when the file is written

@@ -6,6 +6,6 @@ Imports: errors.
 """
 
 from fxcompress.options.declared import Declared, check_arguments
-from fxcompress.options.kinds import OneOf
+from fxcompress.options.kinds import OneOf, fits
 
-__all__ = ["Declared", "OneOf", "check_arguments"]
+__all__ = ["Declared", "OneOf", "check_arguments", "fits"]

@@ -145,8 +145,15 @@ def _is_number(value: Any, kind: type) -> bool:
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind is int:
-        return isinstance(value, numbers.Integral)
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+        return isinstance(value, numbers.Integral) and -(2**63) <= value < 2**63  # others no tensor holds
+    return isinstance(value, numbers.Real) and _is_finite(value)
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _within(value: Any, limit: Any) -> bool:

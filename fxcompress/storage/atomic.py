@@ -28,12 +28,19 @@ def as_path(path: Any) -> Path:
     """`path` as a `Path`.
 
     Raises:
-        InputError: it is no text, empty, or holds a null character.
+        InputError: it is no text, empty, or holds a character that no path has.
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str) or not text or "\0" in text:
+    if not isinstance(text, str) or not text or "\0" in text or not _can_be_encoded(text):
         raise InputError(f"a path is a text that is not empty, or a pathlib.Path, not {path!r:.80}")
     return Path(text)
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        return bool(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
 
 
 def check_writable(path: PathLike) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from fxcompress.errors import InputError
-from fxcompress.options import check_arguments
+from fxcompress.options import check_arguments, fits
 
 
 class Scheduler:
@@ -104,8 +104,9 @@ class CompositeScheduler(Scheduler):
     def _check_children(self, state: Mapping[str, Any]) -> None:
         children = state["children"]
         if not isinstance(children, Mapping) or children.keys() != self.children.keys():
+            given = list(children) if isinstance(children, Mapping) else children
             raise InputError(
-                f"the scheduler state is of {sorted(map(str, children))}, this model has {sorted(self.children)}; "
+                f"the scheduler state is of {given!r:.60}, this model has {sorted(self.children)}; "
                 "compile the model with the passes that it was saved with"
             )
 
@@ -113,5 +114,5 @@ class CompositeScheduler(Scheduler):
 def check_count(state: Mapping[str, Any], name: str, least: int) -> None:
     """Raise `InputError` where ``state[name]`` is no whole number from `least` on."""
     value = state[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not fits(value, int) or value < least:
         raise InputError(f"{name} is a whole number from {least} on, not {value!r}")
