@@ -145,7 +145,7 @@ def _is_number(value: Any, kind: type) -> bool:
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind is int:
-        return isinstance(value, numbers.Integral) and -(2**63) <= value < 2**63  # others no tensor holds
+        return isinstance(value, numbers.Integral) and -(2**63) <= int(value) < 2**63  # others no tensor holds
     return isinstance(value, numbers.Real) and _is_finite(value)
 
 
