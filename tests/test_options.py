@@ -34,7 +34,9 @@ class Wanted(Declared):
             raise InputError("exact needs mode='slow'")
 
 
-@given(st.integers(1), st.none() | st.floats(0.01, 0.99), st.sampled_from(["fast", "slow"]), st.lists(st.integers(0, 9)))
+@given(
+    st.integers(1, 2**63 - 1), st.none() | st.floats(0.01, 0.99), st.sampled_from(["fast", "slow"]), st.lists(st.integers(0, 9))
+)
 def test_what_is_declared_is_taken(count, share, mode, steps):
     wanted = Wanted(count=count, share=share, mode=mode, steps=tuple(steps))
     assert (wanted.count, wanted.share, wanted.mode, wanted.steps) == (count, share, mode, tuple(steps))
