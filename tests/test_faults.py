@@ -584,3 +584,32 @@ def test_averages_of_free_sizes_that_are_rounded_up(window, size):
     model = Call(lambda x: F.avg_pool1d(x, *window, ceil_mode=True).tanh())
     compiled = fxcompress.compile(model, [], data=[(torch.randn(2, 3, 12),)])
     agree(compiled, torch.randn(2, 3, size))
+
+
+COMPUTED = {
+    "gathered": lambda t, w: t.gather(0, torch.arange(12).reshape(6, 2) % 6),
+    "gathered, a product": lambda t, w: t.gather(0, torch.arange(12).reshape(6, 2) % 6) @ w,
+    "of sines": lambda t, w: torch.cat([(torch.arange(6)[:, None] * t).sin(), t.cos()])[2:8],
+    "taken along": lambda t, w: torch.take_along_dim(t, t.argsort(0), 0),
+    "sorted": lambda t, w: t.sort(0)[0],
+    "scattered": lambda t, w: t.scatter(0, torch.arange(12).reshape(6, 2) % 6, t.cumsum(0)),
+    "rolled": lambda t, w: t.roll((1, 2), (0, 1)) + torch.eye(6)[:, :2],
+}
+
+
+@pytest.mark.parametrize("computed", COMPUTED.values(), ids=COMPUTED)
+@pytest.mark.parametrize("equation", ["binh,tnh->bnit", "bijh,tih->bijt", "bijh,tih->btij"])
+def test_a_product_with_what_is_computed_from_constants(computed, equation):
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.register_buffer("table", torch.randn(6, 2, generator=generator))
+            self.register_buffer("weight", torch.randn(2, 2, generator=generator))
+
+        def forward(self, x):
+            found = computed(self.table, self.weight)
+            return torch.einsum(equation, x, found.reshape(3, 2, 2).repeat(1, 1, 4))
+
+    x = torch.randn(4, 2, 2, 8)
+    agree(fxcompress.compile(Positions(), [], data=[(x,)]), x)

@@ -1,4 +1,4 @@
-"""How a call is written: by our translation, by torchlib's, or as the calls that torch decomposes it into."""
+"""How a call is written: as what it gives, by our translation, by torchlib's, or as the calls torch decomposes it into."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.emit import decomposition, torchlib
 from fxcompress.emit.complex_parts import PARTWISE, write_parts
+from fxcompress.emit.constants import computed
 from fxcompress.emit.translation import TAKE_COMPLEX, TRANSLATIONS, Emitter, UntranslatableError
 from fxcompress.emit.types import onnx_type
 
@@ -51,6 +52,8 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
     target = emit.node.target
     fakes = [emit.fake(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, ir.Value)]
     complex_inputs = any(fake.is_complex() for fake in fakes)
+    if not complex_inputs and (value := computed(emit, args, kwargs)) is not None:
+        yield "constant", lambda: value
     complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
     ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]
     if ours is not None and (target in TAKE_COMPLEX or not (complex_inputs or complex_results)):

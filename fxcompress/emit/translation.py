@@ -72,7 +72,7 @@ class Emitter:
     Attributes:
         node: the FX node being translated.
         result: what it gives, as `node.meta["val"]` has it: a fake tensor with the shape and dtype, or a tuple of them.
-        ways: how each call was written, by the name of its node: "ours", "torchlib" or "decomposed".
+        ways: how each call was written, by the name of its node: "constant", "ours", "torchlib" or "decomposed".
     """
 
     def __init__(self, graph: ir.Graph) -> None:
