@@ -27,9 +27,10 @@ def computed(emit: Emitter, args: Any, kwargs: Any) -> ir.Value | None:
         return None
     if torch.Tag.nondeterministic_seeded in target.tags or not all(map(_is_stored, values)):  # type: ignore[union-attr]
         return None
-    if result.nbytes > max(_SMALL, sum(int(value.const_value.nbytes) for value in values)):  # type: ignore[union-attr]
-        return None
     args, kwargs = pytree.tree_map_only(ir.Value, emit.data, (args, kwargs))
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if result.nbytes > max(_SMALL, sum(tensor.nbytes for tensor in tensors)):
+        return None
     made = target(*args, **kwargs)  # type: ignore[operator]
     return emit.constant(made.detach())
 
