@@ -613,3 +613,26 @@ def test_a_product_with_what_is_computed_from_constants(computed, equation):
 
     x = torch.randn(4, 2, 2, 8)
     agree(fxcompress.compile(Positions(), [], data=[(x,)]), x)
+
+
+MEANS = {
+    "mean": lambda x: x.mean(-1),
+    "kept": lambda x: x.mean(-1, keepdim=True).squeeze(-1),
+    "of one": lambda x: x[..., :1].mean(-1),
+    "moved": lambda x: x.flip(-1).reshape(-1, 2, 4).mean(-1),
+    "step": lambda x: x.mean(-1).relu(),
+    "function": lambda x: x.mean(-1).sigmoid(),
+    "scaled": lambda x: x.mean(-1) * 2 + 1,
+    "pool": lambda x: F.adaptive_avg_pool1d(x, 1).flatten(1),
+    "read twice": lambda x: x.mean(-1) + x.mean(-1).tanh(),
+    "of columns": lambda x: x.mean(1)[:, :2],
+    "of all": lambda x: x.mean((1, 2))[:, None].repeat(1, 2),
+    "sum": lambda x: x.flip(-1).sum(-1),
+}
+
+
+@pytest.mark.parametrize("mean", MEANS.values(), ids=MEANS)
+@pytest.mark.parametrize("before", [nn.Identity(), nn.Linear(4, 4)], ids=["input", "layer"])
+def test_a_mean_of_rows_in_more_samples_than_rows(mean, before):
+    x = torch.randn(9, 2, 4)
+    agree(compile_here(Between(mean, before, nn.Linear(2, 3)), x), x)

@@ -12,6 +12,7 @@ from fxcompress.emit.rewiring import (
     MOVES,
     POINTWISE,
     constant,
+    dequantize_of,
     follow,
     is_product,
     lift,
@@ -104,6 +105,12 @@ def _averages_padding(node: ir.Node) -> bool:
     """Whether padding counts in the average pool `node`: its own, or that of what it reads."""
     counts = node.attributes.get_int("count_include_pad", 0) and any(node.attributes.get_ints("pads", []))
     return bool(counts) or _comes_from(node, {"Pad"}, MOVES | POINTWISE | {"DequantizeLinear", "QuantizeLinear"})
+
+
+def means_in_float(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
+    means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
+    return _shield(graph, [node for node in means if dequantize_of(node.inputs[0]) is not None])
 
 
 def _adds_last(node: ir.Node) -> bool:

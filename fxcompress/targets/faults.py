@@ -23,6 +23,7 @@ class Fault(enum.Enum):
         "clips before it adds or multiplies several numbers, not behind, where that is quantized and the batch is free"
     )
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
+    MEANS_OF_BYTES = "takes the sum or mean of bytes of three dimensions rightly in the first samples alone"
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
     )
