@@ -21,7 +21,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -143,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trial = Trial(Path(folder), name, calibration, scoring, options.seed)
             rows = {tool: trial.row(tool, again=tool in options.again, only_kept=options.kept) for tool in options.tools}
         section.notes += [f"{name}, {tool}: {row['note']}" for tool, row in rows.items() if "note" in row]
+        section.notes += _earlier(name, rows)
         section.figures += _judged([figure for tool, row in rows.items() for figure in _figures(f"{name}, {tool}", row)])
         scoreboard.write([section], machine, output, "real_networks")
     scoreboard.show([section], machine)
@@ -187,6 +188,15 @@ class Trial:
         if path.suffix == ".onnx":
             runs["onnxruntime"] = _in_onnxruntime(path, scored)
         return {runtime: network.score(answers, reference) for runtime, answers in runs.items()}
+
+
+def _earlier(name: str, rows: Mapping[str, dict[str, Any]]) -> list[str]:
+    """A note of the tools that were measured on `name` before today, which files of today may not be like."""
+    days: dict[str, list[str]] = {}
+    for tool, row in rows.items():
+        if (day := row.get("date", str(date.today()))) != str(date.today()):
+            days.setdefault(day, []).append(tool)
+    return [f"{name}: {', '.join(tools)} measured on {day}" for day, tools in days.items()]
 
 
 def _figures(subject: str, row: dict[str, Any]) -> list[Figure]:
