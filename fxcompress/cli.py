@@ -142,6 +142,7 @@ def _add_compile(commands) -> None:
     _add_model(command)
     command.add_argument(
         "--data",
+        type=_path,
         metavar="FOLDER|FILE.npy|FILE.npz",
         help="calibration data: a folder of images, an array of samples, arrays by the names of several inputs, "
         "or the word 'random' to try the speed only",
@@ -160,14 +161,18 @@ def _add_compile(commands) -> None:
     command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")
     command.add_argument("--mean", type=_numbers, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")
     command.add_argument("--std", type=_numbers, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
-    command.add_argument("--config", metavar="FILE", help="passes from a configuration, in place of the default ones")
+    command.add_argument(
+        "--config", type=_path, metavar="FILE", help="passes from a configuration, in place of the default ones"
+    )
     _add_allow_imports(command)
-    command.add_argument("--output", metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)")
+    command.add_argument(
+        "--output", type=_path, metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)"
+    )
     command.add_argument("--batch-size", type=_positive, metavar="N", help="of the file's inputs (free)")
     command.add_argument("--input-names", type=_names, metavar="A,B", help="names of the file's inputs (those of forward)")
     command.add_argument("--output-names", type=_names, metavar="A,B", help="names of the file's outputs (output)")
     command.add_argument("--opset", type=_positive, metavar="N", help="of the ONNX operators (the lowest that will do)")
-    command.add_argument("--dump", metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
+    command.add_argument("--dump", type=_path, metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
     command.add_argument(
         "--verify",
         choices=("yes", "strict", "no"),
@@ -177,6 +182,7 @@ def _add_compile(commands) -> None:
     )
     command.add_argument(
         "--sensitivity",
+        type=_path,
         metavar="FILE.md|FILE.svg",
         help="measure how many decibels each quantized place costs by itself, and write a table or a bar chart",
     )
@@ -241,6 +247,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         help="compile only these submodules; without it the whole model, or the largest submodules that can be traced",
     )
     command.add_argument("--target", choices=TARGETS, help="the runtime (openvino)")
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a path is not empty")
+    return text
 
 
 def _positive(text: str) -> int:

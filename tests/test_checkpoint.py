@@ -239,6 +239,7 @@ def fill(place, value):
         (lambda: with_scheduler("step_of_epoch", -2, "PruneFilters"), "step_of_epoch is a whole number from -1 on"),
         (lambda: with_tensor("0.0.weight", fill(0, math.nan)), "0.0.weight holds NaN or infinite"),
         (lambda: with_tensor("running_var", fill(1, math.inf)), "running_var holds NaN or infinite"),
+        (lambda: with_tensor("running_var", fill(1, -1e-3)), "running_var is a variance below zero"),
         (lambda: with_tensor("quantizer.scale", fill(0, 0)), "scale has values that are not from 1e-45 to inf"),
         (lambda: with_tensor("quantizer.scale", fill(0, -1)), "scale has values that are not from 1e-45 to inf"),
         (lambda: with_tensor("quantizer.zero_point", fill(0, 999)), "zero_point has values that are not whole numbers from"),

@@ -411,6 +411,10 @@ REFUSED = {
     "compile m:f --size 1,2,3": "is not a size; write 224",
     "compile m:f --mean a,b": "is not a list of numbers",
     "compile m:f --target opnvino": "invalid choice: 'opnvino'",
+    **{
+        f"compile m:f {option}=": "a path is not empty"
+        for option in ("--output", "--data", "--config", "--dump", "--sensitivity")
+    },
     "compress m:f": "invalid choice: 'compress'",
     "": "the following arguments are required: COMMAND",
 }

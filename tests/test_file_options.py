@@ -90,6 +90,10 @@ def test_an_opset(compiled, opset, tmp_path):
         ({"opset": "20"}, "from 20 to"),
         ({"input_names": ["x"]}, "has 1 names, the model has 2"),
         ({"output_names": ["x"]}, "has 1 names, the model has 2"),
+        ({"output_names": ["x", "x"]}, "'x' names more than one input or output"),
+        ({"input_names": ["x", "rows"], "output_names": ["a", "rows"]}, "'rows' names more than one input or output"),
+        ({"input_names": ["x", ""]}, "not empty"),
+        ({"input_names": ["x", "a\0b"]}, "no null character"),
     ],
 )
 def test_what_cannot_be_written_leaves_no_file(compiled, options, message, tmp_path):

@@ -108,6 +108,12 @@ def broken(name, value):
     return model
 
 
+def negative():
+    norm = nn.BatchNorm1d(3)
+    norm.running_var[1] = -0.1
+    return norm
+
+
 NO_MODELS = {
     "a class": (nn.Linear, "class Linear; give a model of it"),
     "a function": (lambda x: x, "a function; make it the forward"),
@@ -118,6 +124,7 @@ NO_MODELS = {
     "lazy": (nn.LazyLinear(3), "'weight' has no shape yet; run the model once"),
     "empty": (empty(), "'weight' is empty, of the shape"),
     "NaN": (broken("weight", float("nan")), "'weight' holds NaN or infinity"),
+    "a variance below zero": (nn.Sequential(nn.Linear(4, 3), negative()), "running variance '_?1.running_var' is below zero"),
     "infinity": (broken("bias", float("inf")), "'bias' holds NaN or infinity"),
 }
 

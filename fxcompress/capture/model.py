@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from fxcompress.errors import InputError
 from fxcompress.ir.edit import attribute
+from fxcompress.ir.modes import running_variances
 
 
 def check_model(model: Any) -> None:
@@ -46,7 +47,10 @@ def _problem(model: Any) -> str | None:
 
 
 def check_weights(graph_module: fx.GraphModule) -> None:
-    """Raise InputError for a parameter that `graph_module` reads and that is empty or not finite, or a buffer with NaN."""
+    """Raise InputError for a parameter that `graph_module` reads and that is empty or not finite, or a buffer with NaN.
+
+    A running variance is not below zero either: the norm would return NaN.
+    """
     for node in graph_module.graph.find_nodes(op="get_attr"):
         held = attribute(graph_module, str(node.target))
         if not isinstance(held, Tensor):
@@ -60,3 +64,6 @@ def check_weights(graph_module: fx.GraphModule) -> None:
         if ends.isnan().any() or (trained and ends.isinf().any()):
             what = "parameter" if trained else "buffer"
             raise InputError(f"the {what} {node.target!r} holds NaN or infinity; repair the weights, or load them again")
+    for name in running_variances(graph_module.graph):
+        if bool((attribute(graph_module, name) < 0).any()):
+            raise InputError(f"the running variance {name!r} is below zero; repair the weights, or load them again")

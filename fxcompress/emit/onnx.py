@@ -128,6 +128,7 @@ class _Walk:
         self.problems: dict[fx.Node, str] = {}
         self.input_names = default_input_names(graph_module) if input_names is None else list(input_names)
         self.output_names = default_output_names(graph_module) if output_names is None else list(output_names)
+        self.given_names = [*(input_names or ()), *(output_names or ())]
 
     def run(self) -> None:
         handlers: dict[str, Callable[[fx.Node], Any]] = {
@@ -136,7 +137,7 @@ class _Walk:
             "call_function": self._call,
             "output": self._output,
         }
-        self._check_input_names()
+        self._check_names()
         self._reserve_output_names()
         for node in self.graph_module.graph.nodes:
             self.emit.node, self.emit.result = node, node.meta.get("val")
@@ -148,10 +149,16 @@ class _Walk:
         if self.problems:
             raise EmitError(_message(self.problems))
 
-    def _check_input_names(self) -> None:
+    def _check_names(self) -> None:
         count = len(self.graph_module.graph.find_nodes(op="placeholder"))
         if len(self.input_names) != count:
             raise InputError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
+        every = [*self.input_names, *self.output_names]
+        for name in self.given_names:
+            if not name or "\0" in name:
+                raise InputError(f"a name in a file is a text that is not empty and has no null character, not {name!r:.80}")
+            if every.count(name) > 1:
+                raise InputError(f"{name!r} names more than one input or output of the file; give each a name of its own")
 
     def _reserve_output_names(self) -> None:
         """Take the output names first, so that no inner value gets one of them."""

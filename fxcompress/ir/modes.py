@@ -115,6 +115,13 @@ def batch_norms(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in found if argument(node, "running_mean") is not None]
 
 
+def running_variances(graph: fx.Graph) -> list[str]:
+    """The buffers that norms of `graph` read as their running variances, which are never below zero."""
+    calls = (node for node in graph.nodes if node.op == "call_function" and isinstance(node.target, OpOverload))
+    read = (arguments(node).get("running_var") for node in calls)
+    return list(dict.fromkeys(str(one.target) for one in read if isinstance(one, fx.Node) and one.op == "get_attr"))
+
+
 def set_batch_norm_training(graph_module: fx.GraphModule) -> bool:
     """Let the batch norms with running statistics train that do in training, and nothing else; whether there are any."""
     switched = [node for node in batch_norms(graph_module.graph) if not node.meta.get("frozen")]

@@ -15,6 +15,8 @@ from torch import Tensor, fx, nn
 
 from fxcompress.data.inputs import describe_value
 from fxcompress.errors import CheckpointError, InputError
+from fxcompress.ir.edit import attribute
+from fxcompress.ir.modes import running_variances
 from fxcompress.ir.state import ChecksState
 from fxcompress.options import fits
 from fxcompress.training.scheduler import Scheduler
@@ -161,6 +163,7 @@ def _check_values(model: nn.Module, scheduler: Scheduler, checkpoint: Mapping[st
     for name, present in model.state_dict().items():
         if not _finite(saved[name]) and _finite(present):
             problems.append(f"{name} holds NaN or infinite values")
+    problems += [f"{name} is a variance below zero" for name in _variances(model) if bool((saved[name] < 0).any())]
     for path, module in model.named_modules():
         if isinstance(module, ChecksState):
             dot = f"{path}." if path else ""
@@ -172,6 +175,13 @@ def _check_values(model: nn.Module, scheduler: Scheduler, checkpoint: Mapping[st
         problems.append(f"its schedules cannot be taken up ({problem!r})")
     if problems:
         raise CheckpointError(f"the checkpoint cannot be loaded: {_listed(problems)}; was it changed after it was taken?")
+
+
+def _variances(model: nn.Module) -> list[str]:
+    """The names in the state of `model` of what norms in its graphs read as running variances."""
+    graphs = [module for module in model.modules() if isinstance(module, fx.GraphModule)]
+    held = {attribute(one, name).data_ptr() for one in graphs for name in running_variances(one.graph)}
+    return [name for name, value in model.state_dict().items() if isinstance(value, Tensor) and value.data_ptr() in held]
 
 
 def _check_state(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
