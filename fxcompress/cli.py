@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
-import math
 import os
 import sys
 import warnings
@@ -13,14 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fxcompress import __version__
+from fxcompress.commands.arguments import names_of, numbers_of, path_of, positive_of, shape_of, size_of
 from fxcompress.errors import FxCompressError
 
 if TYPE_CHECKING:  # torch takes seconds, and help is read without it
-    import torch
+    pass
 
 TARGETS = ("onnxruntime", "openvino")
 EFFORTS = ("normal", "high")
-_MOST_ELEMENTS = 2**31
 
 EXAMPLES = """\
 examples:
@@ -131,7 +130,7 @@ def _add_demo(commands) -> None:
     command = commands.add_parser("demo", help=about, description=described)
     command.add_argument("--out", default="fxcompress-demo", metavar="DIR", help="folder for the files (%(default)s)")
     command.add_argument(
-        "--epochs", type=_positive, default=6, metavar="N", help="passes over the training images (%(default)s)"
+        "--epochs", type=positive_of, default=6, metavar="N", help="passes over the training images (%(default)s)"
     )
 
 
@@ -142,7 +141,7 @@ def _add_compile(commands) -> None:
     _add_model(command)
     command.add_argument(
         "--data",
-        type=_path,
+        type=path_of,
         metavar="FOLDER|FILE.npy|FILE.npz",
         help="calibration data: a folder of images, an array of samples, arrays by the names of several inputs, "
         "or the word 'random' to try the speed only",
@@ -157,22 +156,24 @@ def _add_compile(commands) -> None:
         choices=EFFORTS,
         help="'high' trains weights and ranges on the data, without labels: minutes rather than seconds (normal)",
     )
-    command.add_argument("--samples", type=_positive, metavar="N", help="calibrate on at most N (300)")
-    command.add_argument("--size", type=_size, metavar="N|H,W", help="size of the images that the model takes")
-    command.add_argument("--mean", type=_numbers, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")
-    command.add_argument("--std", type=_numbers, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
+    command.add_argument("--samples", type=positive_of, metavar="N", help="calibrate on at most N (300)")
+    command.add_argument("--size", type=size_of, metavar="N|H,W", help="size of the images that the model takes")
+    command.add_argument("--mean", type=numbers_of, metavar="R,G,B", help="mean of the pixels, in 0..1 (ImageNet's)")
+    command.add_argument("--std", type=numbers_of, metavar="R,G,B", help="their standard deviation, in 0..1 (ImageNet's)")
     command.add_argument(
-        "--config", type=_path, metavar="FILE", help="passes from a configuration, in place of the default ones"
+        "--config", type=path_of, metavar="FILE", help="passes from a configuration, in place of the default ones"
     )
     _add_allow_imports(command)
     command.add_argument(
-        "--output", type=_path, metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)"
+        "--output", type=path_of, metavar="FILE", help="the ONNX file to write (the function's name, with .onnx)"
     )
-    command.add_argument("--batch-size", type=_positive, metavar="N", help="of the file's inputs (free)")
-    command.add_argument("--input-names", type=_names, metavar="A,B", help="names of the file's inputs (those of forward)")
-    command.add_argument("--output-names", type=_names, metavar="A,B", help="names of the file's outputs (output)")
-    command.add_argument("--opset", type=_positive, metavar="N", help="of the ONNX operators (the lowest that will do)")
-    command.add_argument("--dump", type=_path, metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG")
+    command.add_argument("--batch-size", type=positive_of, metavar="N", help="of the file's inputs (free)")
+    command.add_argument("--input-names", type=names_of, metavar="A,B", help="names of the file's inputs (those of forward)")
+    command.add_argument("--output-names", type=names_of, metavar="A,B", help="names of the file's outputs (output)")
+    command.add_argument("--opset", type=positive_of, metavar="N", help="of the ONNX operators (the lowest that will do)")
+    command.add_argument(
+        "--dump", type=path_of, metavar="DIR", help="write the graph after every pass: text, DOT, GraphML, SVG"
+    )
     command.add_argument(
         "--verify",
         choices=("yes", "strict", "no"),
@@ -182,7 +183,7 @@ def _add_compile(commands) -> None:
     )
     command.add_argument(
         "--sensitivity",
-        type=_path,
+        type=path_of,
         metavar="FILE.md|FILE.svg",
         help="measure how many decibels each quantized place costs by itself, and write a table or a bar chart",
     )
@@ -225,7 +226,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--trust", action="store_true", help="read a .pt2 file, which can run code, from a source you trust")
     command.add_argument(
         "--input-shape",
-        type=_shape,
+        type=shape_of,
         action="append",
         metavar="1,3,224,224",
         help="shape of the model's input, the batch first; again for each further input, with :int64 for integers",
@@ -247,59 +248,6 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         help="compile only these submodules; without it the whole model, or the largest submodules that can be traced",
     )
     command.add_argument("--target", choices=TARGETS, help="the runtime (openvino)")
-
-
-def _path(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("a path is not empty")
-    return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; write it as a,b")
-    return names
-
-
-def _shape(text: str) -> tuple[list[int], torch.dtype]:
-    import torch
-
-    sizes, _, name = text.partition(":")
-    dtype = getattr(torch, name or "float32", None)
-    if not isinstance(dtype, torch.dtype):
-        raise argparse.ArgumentTypeError(f"{name!r} is not a type; write float32, int64 and the like")
-    try:
-        shape = [_positive(size.strip()) for size in sizes.split(",")]
-    except (argparse.ArgumentTypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a shape; write it as 1,3,224,224") from None
-    return _bounded(shape, text), dtype
-
-
-def _bounded(shape: list[int], text: str) -> list[int]:
-    if math.prod(shape) > _MOST_ELEMENTS:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} has more elements than fit into memory, more than {_MOST_ELEMENTS:,}")
-    return shape
-
-
-def _size(text: str) -> tuple[int, int]:
-    sizes = _bounded([_positive(size.strip()) for size in text.split(",")], text)
-    if len(sizes) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 224, or height,width")
-    return sizes[0], sizes[-1]
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers; write it as 0.485,0.456,0.406") from None
 
 
 if __name__ == "__main__":

@@ -27,6 +27,13 @@ def tensors(shape):
     return arrays.arrays(np.float32, shape, elements=VALUES).map(torch.from_numpy)
 
 
+@pytest.mark.parametrize("value", [1e30, -1e30, math.nan])
+def test_a_scale_that_no_float_holds_is_no_state(value):
+    binarizer = ActivationBinarizer(3)
+    assert binarizer.problem_with(binarizer.state_dict()) is None
+    assert "log_scale" in binarizer.problem_with({**binarizer.state_dict(), "log_scale": torch.tensor([value])})
+
+
 @given(st.data(), SHAPES, st.sampled_from([XnorBinarizer, DoReFaBinarizer]))
 def test_weights_are_signs_times_a_mean_and_gradients_pass(data, shape, kind):
     weight, gradient = data.draw(tensors(shape)).requires_grad_(), data.draw(tensors(shape))

@@ -117,6 +117,10 @@ class DoReFaBinarizer(WeightBinarizer):
     per_filter = False
 
 
+_LARGEST_LOG = 80.0
+"""Of a scale whose exponential a float holds, either way."""
+
+
 class ActivationBinarizer(Binarizer):
     """Activations become `scale` where they are above ``scale * threshold``, 0 elsewhere.
 
@@ -142,6 +146,9 @@ class ActivationBinarizer(Binarizer):
     def threshold(self) -> Tensor:
         """What an input must be above, shape [1, channels, 1, 1]."""
         return self.scale * self.threshold_logit.sigmoid()
+
+    def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
+        return super().problem_with(state) or outside(state, "log_scale", -_LARGEST_LOG, _LARGEST_LOG)
 
     def binarized(self, x: Tensor) -> Tensor:
         return binarize_activation(x, self.scale, self.threshold_logit.sigmoid())
