@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import fxcompress
-from fxcompress import Effect, Pass
+from fxcompress import Effect, Pass, QuantizationSpec, passes
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.driver.verify import _agreement_in_double
+from fxcompress.driver.verify import SAME_IN_DOUBLE, _agreement_in_double
 from fxcompress.errors import VerificationError
 from fxcompress.ir.edit import insert_constant
 from fxcompress.rewrite.rule import Replacement
@@ -75,3 +75,15 @@ def test_what_the_model_itself_decides_by_last_bits_a_pass_may_change():
     assert compiled.report.rows[-1].decibels < 80
     with pytest.raises(VerificationError, match="Nudge promised at least 80 dB"):
         fxcompress.compile(model, [Nudge()], data=[x])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_grid_that_is_trained_is_one_of_single_precision(seed, symmetric):
+    torch.manual_seed(seed)
+    specs = {"weights": QuantizationSpec(bits=4, signed=True), "activations": QuantizationSpec(symmetric=symmetric)}
+    stack = [passes.Quantize(**specs), passes.Calibrate(), passes.TrainQuantizers()]
+    compiled = fxcompress.compile(nn.Linear(4, 3), stack, data=[(torch.randn(5, 4),)]).eval()
+    example = compiled.compilation.example
+    lowered = compiled.lower()
+    assert _agreement_in_double([compiled, lowered], example) >= SAME_IN_DOUBLE

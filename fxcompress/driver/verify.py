@@ -19,6 +19,7 @@ from fxcompress.execution.last_bits import decided_by_last_bits
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.by_rows import outputs_by_rows
 from fxcompress.quantization.quantized import activations_in_float
+from fxcompress.quantizers.trainable import TrainableQuantizer
 from fxcompress.rewrite.rule import Replacement
 
 SAME_IN_DOUBLE = 240.0
@@ -118,7 +119,9 @@ def _agreement_in_double(pair: Sequence[fx.GraphModule], example: ExampleInputs)
     found = []
     given = pytree.tree_map_only(Tensor, _doubled, (example.args, example.kwargs))
     for one in pair:
-        held = {name: _doubled(tensor) for name, tensor in (*one.named_parameters(), *one.named_buffers())}
+        grids = tuple(f"{name}." for name, module in one.named_modules() if isinstance(module, TrainableQuantizer))
+        tensors = (*one.named_parameters(), *one.named_buffers())
+        held = {name: _doubled(tensor) for name, tensor in tensors if not name.startswith(grids)}  # a grid is of float32
         try:
             with torch.no_grad(), _InDouble():
                 found.append(pytree.tree_leaves(torch.func.functional_call(one, held, *given)))
