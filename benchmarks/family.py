@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fxcompress
@@ -58,7 +59,7 @@ def examine(head: Head, path: Path) -> None:
             row["stage"] = stage
             write_text(path, json.dumps(row))
             started = time.process_time()
-            row[stage] = _tried(head, model, passes)
+            row[stage] = _tried(head, model, passes, fixed=bool(row.get("float", {}).get("notes")))
             row[f"{stage} seconds"] = round(time.process_time() - started, 1)
     except Exception as problem:
         row["problem"] = f"{row['stage']}: {type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"
@@ -67,14 +68,32 @@ def examine(head: Head, path: Path) -> None:
     write_text(path, json.dumps(row))
 
 
-def _tried(head: Head, model: nn.Module, passes: list[Any] | None) -> dict[str, Any]:
-    """The least decibels by runtime, of the files against the model where there are no `passes`, else the simulation."""
-    data = [_call(head, model, *sizes) for sizes in DATA]
+class Ties(TorchFunctionMode):
+    """Notes whether scores are chosen of which several are equal: a runtime may take others than torch does."""
+
+    met = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "topk" and found[0].shape[-1] > 1:
+            self.met |= bool((found[0].diff(dim=-1) == 0).any())
+        return found
+
+
+def _tried(head: Head, model: nn.Module, passes: list[Any] | None, fixed: bool) -> dict[str, Any]:
+    """The least decibels by runtime, of the files against the model where there are no `passes`, else the simulation.
+
+    A length that is `fixed` is that of all data.
+    """
+    data = [_call(head, model, *sizes) for sizes in DATA if sizes[1] == DATA[0][1] or not fixed]
     compiled = fxcompress.compile(model, passes, example_inputs=copy.deepcopy(data[0]), data=data)
     if not isinstance(compiled, fxcompress.Compiled):
         reason = next(iter(compiled.left_alone.values()), "")
         return {"parts": len(compiled.parts), "reason": reason}
     row: dict[str, Any] = {"notes": [note for one in compiled.report.rows for note in one.notes if "fixed" in note]}
+    with Ties() as ties:
+        _tensors(model, data[0])
+    row["ties"] = ties.met
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = compiled.to_onnx(Path(folder) / "m.onnx", verify=False)
@@ -138,7 +157,8 @@ def table(rows: Sequence[dict[str, Any]], heading: str) -> str:
     ]
     for row in rows:
         whole, small = row.get("float", {}), row.get("int8", {})
-        told = row.get("problem") or _parts(whole) or _parts(small) or "; ".join(small.get("notes", ()))
+        equal = "chooses among scores that are equal, each runtime others" if whole.get("ties") else ""
+        told = row.get("problem") or equal or _parts(whole) or _parts(small) or "; ".join(small.get("notes", ()))
         figures = [whole.get("OpenVINO"), whole.get("onnxruntime"), *map(small.get, ("simulation", "OpenVINO", "onnxruntime"))]
         cells = ["" if one is None else str(one) for one in figures]
         mark = "" if well(row) else "✗ "

@@ -2,10 +2,12 @@
 
     python -m benchmarks.operators                      all operators; several minutes, goes on after an interruption
     python -m benchmarks.operators --only "*pool*" --again
+    python -m benchmarks.operators --refused            those that are refused, anew
 
 Each is called on sample inputs of torch's (`torch.testing._internal.common_methods_invocations`), which are inputs of the
 file. "ours" is a translation of fxcompress, "torchlib" one of torch.onnx's, "decomposed" means that torch's decomposition is
-written by either; "constant" that nothing depends on the inputs. Needs expecttest, as torch's database does.
+written by either; "constant" that nothing depends on the inputs. Of what is refused the table says what torch.onnx makes of it,
+with sizes that are fixed. Needs expecttest, as torch's database does.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import io
 import json
 import logging
 import multiprocessing
@@ -54,6 +57,7 @@ RANDOM = (
     "rand",
     "rrelu",
 )
+_REFUSALS = ("No ONNX function found", "No decompositions registered", "Failed to export the model with torch.export")
 HEADINGS = ["operator", "written by", "onnxruntime", "OpenVINO", "why"]
 WAYS = ["refused", "decomposed", "torchlib", "ours", "constant"]  # a sample's is the first of those of its calls
 
@@ -139,6 +143,7 @@ def _examine(sample: Sample) -> dict[str, Any]:
         row["why"] = (
             lines[2] if lines and "cannot be written" in lines[0] else f"{type(error).__name__}: {lines[0] if lines else ''}"
         ).strip()
+        row["torch"] = _in_torch(sample)
         return row
     ways = set(model.meta["ways"].values())
     row["way"] = next((way for way in WAYS if way in ways), "constant")
@@ -150,6 +155,18 @@ def _examine(sample: Sample) -> dict[str, Any]:
             row[runtime] = "does not run"
             row["why"] = row["why"] or " ".join(str(error).split())[-160:]
     return row
+
+
+def _in_torch(sample: Sample) -> str:
+    """What torch's exporter makes of a call."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            torch.onnx.export(sample.eval(), tuple(tensor.clone() for tensor in sample.inputs), dynamo=True, verbose=False)
+    except Exception as error:
+        told = " ".join(str(error).split())
+        kind = next((line for line in _REFUSALS if line in told), type(error).__name__)
+        return f"torch.onnx refuses it as well: {kind}"
+    return "torch.onnx writes it"
 
 
 def _pairs(tensor: Tensor) -> Tensor:
@@ -216,7 +233,7 @@ def report(rows: dict[str, Any]) -> str:
     ways = Counter(row["way"] for row in known)
     same = {runtime: sum(row[runtime] == "same" for row in known) for runtime in ("onnxruntime", "openvino")}
     summary = ", ".join(f"{ways[way]} {way}" for way in reversed(WAYS))
-    cells = [[row["name"], row["way"], row["onnxruntime"], row["openvino"], row["why"].replace("|", "/")] for row in known]
+    cells = [[row["name"], row["way"], row["onnxruntime"], row["openvino"], _why(row)] for row in known]
     return (
         f"# Operators\n\nOf {len(known)} operators of torch's test database with tensors as inputs: {summary}. "
         f"The same as torch in onnxruntime: {same['onnxruntime']}, in OpenVINO: {same['openvino']}. "
@@ -226,14 +243,21 @@ def report(rows: dict[str, Any]) -> str:
     )
 
 
+def _why(row: dict[str, Any]) -> str:
+    return "; ".join(filter(None, (row["why"], row.get("torch")))).replace("|", "/")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="a glob of names")
     parser.add_argument("--again", action="store_true", help="also those that are in the results")
+    parser.add_argument("--refused", action="store_true", help="only those that are refused in the results, anew")
     options = parser.parse_args()
     path = RESULTS / "operators.json"
     rows = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     names = [n for n in operators() if fnmatch.fnmatch(n, options.only) and (options.again or n not in rows)]
+    if options.refused:
+        names = [name for name, row in rows.items() if row["way"] == "refused" and "torch" not in row]
     for row in sweep(names, rows):
         rows[row["name"]] = row
         write_text(path, json.dumps([rows[name] for name in sorted(rows)], indent=1) + "\n")

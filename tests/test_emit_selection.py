@@ -24,6 +24,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "copysign": lambda x: torch.copysign(x, x.flip(1)) + torch.copysign(x, -2.0),
     "hypot": lambda x: torch.hypot(x, x.flip(1)),
     "masked_select": lambda x: torch.masked_select(x, x > 0.2),
+    "nonzero": lambda x: torch.nonzero(x > 0.2),
+    "nonzero_of_a_number": lambda x: (x.sum().nonzero(), (x.sum() * 0).nonzero()),
     "isin": lambda x: torch.isin((x * 3).int(), torch.tensor([0, 2, -1], dtype=torch.int32)),
     "searchsorted": lambda x: (torch.searchsorted(torch.tensor([-1.0, 0.0, 0.5]), x), torch.searchsorted(x.sort(-1)[0], x)),
     "searchsorted_right": lambda x: torch.searchsorted(torch.tensor([-1.0, 0.0, 1.0]), x.round(), right=True),

@@ -1,5 +1,7 @@
 """What the benchmark of the heads of transformers makes of a row; needs no transformers."""
 
+import torch
+
 from benchmarks import family, heads
 
 
@@ -32,3 +34,12 @@ def test_calls_have_the_samples_and_lengths_that_are_asked_for():
             assert all(value.shape[0] == samples for value in given.values())
     names = [name for some in heads.PLAIN.values() for name in some.split()]
     assert set(heads.OPTIONS) <= {*names, *heads.CACHED.split()} and set(heads.CACHED.split()) <= set(names)
+
+
+def test_equal_scores_among_which_a_head_chooses_are_told():
+    for scores, equal in ((torch.zeros(2, 5), True), (torch.arange(5.0), False)):
+        with family.Ties() as ties:
+            scores.topk(3)
+        assert ties.met is equal
+    whole = row()["float"] | {"OpenVINO": -0.7, "ties": True}
+    assert "| chooses among scores that are equal, each runtime others |" in family.table([row(float=whole)], "a day")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fxcompress
+from fxcompress import passes
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.errors import InputError, PartialCaptureWarning
 from fxcompress.execution.agreement import sqnr
@@ -218,3 +219,31 @@ def test_autocast_of_other_threads_goes_on():
         assert threads.submit(other).result() == torch.bfloat16
         assert other() == torch.float32
     assert other() == torch.bfloat16
+
+
+class Mixed(nn.Module):
+    """Values that are no tensors on the way: as forward takes them, hands them on between parts, and gives them out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def part(self, x, cache=None, causal=False, scale=None):
+        x = self.first(x) if cache is None else self.first(x) + cache[0]
+        return x.relu() if causal else x, (None, causal, x), scale
+
+    def forward(self, x, cache=None, use_cache=True, names=("a",)):
+        y, kept, _ = self.part(x, None if cache is None else (cache, None), causal=bool(use_cache))
+        out = {"last": self.second(y), "flag": use_cache, "none": None}
+        return out | ({"kept": kept} if use_cache else {})
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"cache": None, "names": None}, {"cache": torch.ones(4, 8)}])
+def test_nones_and_booleans_on_the_way_meet_no_pass_unprepared(options):
+    example = {"x": torch.randn(4, 6), **options}
+    stack = [passes.PruneFilters(amount=0.25), passes.Sparsify(level=0.5), *fxcompress.defaults.post_training()]
+    for chosen in (None, stack, fxcompress.defaults.training()):
+        compiled = fxcompress.compile(Mixed(), chosen, example_inputs=example, data=[example])
+        assert isinstance(compiled, fxcompress.Compiled)
+        assert compiled(**example)["flag"] is options.get("use_cache", True) and compiled(**example)["none"] is None
+        assert compiled.eval().lower() is not None

@@ -217,3 +217,11 @@ def _scanned(emit: Emitter, parts: list[ir.Value], shape: Any, dim: int, combine
         parts = [emit.Concat(s, c, axis=axis) for s, c in zip(start, combine(before, after))]
         step *= 2
     return parts
+
+
+@translation(aten.nonzero.default)
+def nonzero(emit: Emitter, x: ir.Value) -> ir.Value:
+    """Where a number is not zero is told by rows without an index."""
+    if emit.rank(x):
+        return emit.Transpose(emit.NonZero(x), perm=[1, 0])
+    return emit.Slice(emit.Transpose(emit.NonZero(emit.Reshape(x, [1])), perm=[1, 0]), [0], [0], [1])
