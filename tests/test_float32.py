@@ -221,7 +221,7 @@ def test_autocast_of_other_threads_goes_on():
     assert other() == torch.bfloat16
 
 
-class Mixed(nn.Module):
+class Handed(nn.Module):
     """Values that are no tensors on the way: as forward takes them, hands them on between parts, and gives them out."""
 
     def __init__(self):
@@ -243,7 +243,7 @@ def test_nones_and_booleans_on_the_way_meet_no_pass_unprepared(options):
     example = {"x": torch.randn(4, 6), **options}
     stack = [passes.PruneFilters(amount=0.25), passes.Sparsify(level=0.5), *fxcompress.defaults.post_training()]
     for chosen in (None, stack, fxcompress.defaults.training()):
-        compiled = fxcompress.compile(Mixed(), chosen, example_inputs=example, data=[example])
+        compiled = fxcompress.compile(Handed(), chosen, example_inputs=example, data=[example])
         assert isinstance(compiled, fxcompress.Compiled)
         assert compiled(**example)["flag"] is options.get("use_cache", True) and compiled(**example)["none"] is None
         assert compiled.eval().lower() is not None

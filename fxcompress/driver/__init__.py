@@ -2,5 +2,5 @@
 
 In: a graph and passes. Out: the rewritten graph and a report.
 
-Imports: options, report, storage, ir, rewrite, data, capture, targets, execution, quantization, training.
+Imports: options, report, storage, ir, rewrite, data, capture, quantizers, targets, execution, quantization, training.
 """
