@@ -363,3 +363,18 @@ def test_what_is_less_than_any_number_that_counts_is_zero():
     simulation = Simulation(graph_module, [torch.ones(2, 3)])
     assert not simulation.compare([torch.full((2, 3), 1e-38)])[0].faulty
     assert simulation.compare([torch.full((2, 3), 1e-20)])[0].faulty
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(1, 3), nn.Conv2d(1, 3, 1)])
+def test_a_bias_kept_in_steps_of_its_integer_sum_is_explained_and_one_that_is_more_off_is_not(layer):
+    x = (torch.randint(0, 2, (40, 1)).float()).reshape(-1, 1, *[1] * (layer.weight.dim() - 2))
+    stack = [passes.Quantize(activations=QuantizationSpec(bits=4, symmetric=False)), passes.Calibrate()]
+    compiled = fxcompress.compile(layer, stack, data=[x])
+    scales = [held for name, held in compiled.named_buffers() if name.endswith("scale")]
+    of_x, of_weight = sorted(scales, key=torch.Tensor.numel)
+    step = of_x * of_weight
+    simulation = Simulation(compiled.lower(), [x])
+    (exact,), places = simulation.exact, [-1, *[1] * (x.dim() - 2)]
+    for share, faulty in ((0.5, False), (-0.5, False), (20, True)):
+        (found,) = simulation.compare([exact + share * step.reshape(places)])
+        assert found.faulty is faulty

@@ -5,8 +5,9 @@ limits a value where the simulation rounds it. Each of these moves what a quanti
 one step; that is as much as the quantizer itself does to its input (an error of at most half a step, with a variance of
 step^2 / 12: Widrow, "A study of rough amplitude quantization by means of Nyquist sampling theory", 1956). What a network
 makes of such differences, with depth, through residual sums and at discontinuities, is found by running it: the simulation
-with every quantizer's input moved at random by up to half a step, and every other value by a few of its last bits, differs
-from itself by as much as rounding explains.
+with every quantizer's input moved at random by up to half a step, every bias of a sum of integers by up to half a step of that
+sum (a runtime may keep it as one of them, in 32 bits), and every other value by a few of its last bits, differs from itself by
+as much as rounding explains.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
 from fxcompress.quantization.by_rows import ByRows
-from fxcompress.quantizers.ops import QUANTIZE, along
+from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE, along
 
 FLOAT_ROUNDING = 2.0**-18
 """How far floats are moved, as a share of themselves and of their root mean square: 64 of the last bits of float32.
@@ -33,6 +34,9 @@ MARGIN = 8.0
 
 _SUBTRACTING = frozenset(resolve(name) for name in ("log_softmax", "logsumexp", "logcumsumexp"))
 """What subtracts within itself: of what it reads, not of what it gives, the last bits are lost."""
+
+_SUMS = frozenset(resolve(name) for name in ("linear", "conv1d", "conv2d", "conv3d"))
+"""What adds a bias, its third argument, to products of the first two."""
 
 _LARGEST_CONSTANTS = 2**26  # bytes that are kept from run to run
 _SPARE = 4099  # numbers more than twice what is taken at a time
@@ -80,7 +84,22 @@ class Dithered(ByRows):
                 return value
             return pytree.tree_map_only(Tensor, self._moved, value)
 
-        return fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)  # type: ignore[return-value]
+        args, kwargs = fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)
+        if (step := self._step_of_sum(node)) is not None:
+            x, weight, bias, *others = args  # type: ignore[misc]
+            args = x, weight, bias + step * (self._noise(bias) - 0.5), *others
+        return args, kwargs  # type: ignore[return-value]
+
+    def _step_of_sum(self, node: fx.Node) -> Tensor | None:
+        """The step of what `node` adds its bias to, where that is a sum of products of integers."""
+        if node.target not in _SUMS or len(node.args) < 3 or node.args[2] is None:
+            return None
+        scales = [one.args[1] for one in node.args[:2] if isinstance(one, fx.Node) and one.target is DEQUANTIZE]
+        if len(scales) < 2 or not all(isinstance(scale, fx.Node) and scale.op == "get_attr" for scale in scales):
+            return None
+        of_x, of_weight = (self.fetch_attr(str(scale.target)) for scale in scales)  # type: ignore[union-attr]
+        fits = of_x.numel() == 1 and of_weight.numel() in (1, len(self.env[node.args[2]]))  # type: ignore[index]
+        return of_x.reshape(()) * of_weight.reshape(-1) if fits else None
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target is QUANTIZE:
