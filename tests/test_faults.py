@@ -578,6 +578,51 @@ def test_numbers_that_are_added_in_front_of_an_average_of_padding(padded, spatia
     agree(compile_here(Shifted(spatial, lambda x: padded(AVERAGES[spatial], x)), x), x)
 
 
+class Moved(nn.Module):
+    """What was computed with numbers of its channels is moved to where channels are others, for a linear layer to read."""
+
+    def __init__(self, numbers, move) -> None:
+        super().__init__()
+        self.first, self.numbers, self.move = nn.Conv2d(3, 8, 3, padding=1), numbers, move
+        self.last = nn.LazyLinear(5)
+
+    def forward(self, x):
+        return self.last(self.move(self.numbers(F.gelu(self.first(x)))))
+
+
+def _shifting(norm: nn.Module) -> nn.Module:
+    nn.init.uniform_(norm.weight, 0.5, 1.5), nn.init.normal_(norm.bias)
+    return norm
+
+
+NUMBERS_OF_CHANNELS = {
+    "batch norm": lambda: _shifting(nn.BatchNorm2d(8)),
+    "group norm": lambda: _shifting(nn.GroupNorm(2, 8)),
+    "product": lambda: Call(lambda x: x * torch.linspace(-1, 2, 8).reshape(8, 1, 1)),
+}
+MOVED = {
+    "patches": lambda x: F.unfold(x, 2),
+    "windows": lambda x: x.unfold(3, 2, 2),
+    "rows": lambda x: x.reshape(x.shape[0], -1, 2),
+    "picked": lambda x: x[:, [3, 1, 0]],
+    "first": lambda x: x[..., 0],
+    "rolled": lambda x: x.roll(1, 3),
+    "smaller": lambda x: F.pixel_unshuffle(x, 2),
+}
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+@pytest.mark.parametrize("numbers", NUMBERS_OF_CHANNELS.values(), ids=NUMBERS_OF_CHANNELS)
+@pytest.mark.parametrize("move", MOVED.values(), ids=MOVED)
+def test_numbers_of_channels_in_front_of_what_makes_others_of_them(move, numbers, smoothed):
+    x, model = torch.randn(4, 3, 8, 8), Moved(numbers(), move)
+    model(x)
+    if smoothed:
+        agree(fxcompress.compile(model.eval(), data=[x]), x)
+    else:
+        agree(compile_here(model, x), x)
+
+
 @pytest.mark.parametrize("size", [7, 8, 9])
 @pytest.mark.parametrize("window", [(2, 1, 1), (2, 3, 1), (3, 2, 1), (4, 3, 2)], ids=str)
 def test_averages_of_free_sizes_that_are_rounded_up(window, size):

@@ -24,6 +24,8 @@ from fxcompress.emit.rewiring import (
 
 _MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
 _POOLS = {"AveragePool", "LpPool", "MaxPool", "Resize", "Tile"}
+_PICKS = {"Concat", "Flatten", "Gather", "GatherElements", "GatherND", "Reshape", "Slice", "SpaceToDepth", "Split"}
+_NORMS_OF_CHANNELS = {"BatchNormalization", "GroupNormalization", "InstanceNormalization"}
 _NORM = "BatchNormalization"
 _LINEAR, _CONVOLUTIONS = {"Gemm", "MatMul"}, {"Conv", "ConvTranspose"}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
@@ -79,6 +81,12 @@ def pools_apart(graph: ir.Graph) -> int:
 def averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of what averages padding, which nothing moves behind it."""
     return _shield(graph, [node for node in graph if node.op_type == "AveragePool" and _averages_padding(node)])
+
+
+def picks_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand in front of what reshapes or picks values that were computed with numbers."""
+    picks = [node for node in graph if node.op_type in _PICKS]
+    return _shield(graph, [node for node in picks if _comes_from(node, _NORMS_OF_CHANNELS, numbers=True)])
 
 
 def rounded_averages_apart(graph: ir.Graph) -> int:

@@ -19,6 +19,7 @@ class Fault(enum.Enum):
     PADDED_AVERAGES = (
         "moves numbers added in front of an average of padding behind it, or counts what a rounded-up window reads beyond that"
     )
+    MOVED_NUMBERS = "moves numbers of channels behind what reshapes or picks values, where these are other channels"
     CLIPPED_NUMBERS = (
         "clips before it adds or multiplies several numbers, not behind, where that is quantized and the batch is free"
     )
