@@ -1,8 +1,10 @@
 """Single places whose change no other test saw (see `benchmarks.mutations`)."""
 
+import onnx
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 import fxcompress
 from fxcompress import passes
@@ -61,3 +63,39 @@ def test_a_model_without_weights_has_no_size_to_restore(model):
         model.eval(), [passes.Quantize(), passes.Calibrate(), passes.RestorePrecision(max_size=0.5)], data=[x]
     )
     assert torch.equal(compiled(x), model(x))
+
+
+class Attention(nn.Module):
+    """Of one head, whose scale is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value, self.last = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x):
+        return self.last(scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), scale=0.3))
+
+
+def test_what_is_inside_a_head_stays_unless_that_is_asked_for():
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 16)
+    for summed in (False, True):
+        prune = passes.PruneFilters(amount=0.5, multiple=1, summed=summed)
+        compiled = fxcompress.compile(Attention(), [prune], data=[x])
+        masked = {name for name, module in compiled.named_modules() if hasattr(module, "mask") and not module.mask.all()}
+        assert any("query" in name or "key" in name for name in masked) == summed
+        torch.testing.assert_close(compiled.lower()(x), compiled(x))
+
+
+def test_a_bias_of_too_many_steps_is_added_behind_its_layer_whatever_makes_the_steps_small(tmp_path):
+    """Steps of the sum are the product of those of the input and of the weight: here both are far below one."""
+    torch.manual_seed(0)
+    first = nn.Linear(16, 8)
+    with torch.no_grad():
+        first.weight.mul_(0.05)
+        first.bias.fill_(1.0)
+    model, x = nn.Sequential(first, nn.ReLU(), nn.Linear(8, 4)), torch.randn(32, 16) * 1e-4
+    stack = [passes.Quantize(), passes.Calibrate()]
+    compiled = fxcompress.compile(model, stack, data=[x], target="onnxruntime")
+    kinds = [node.op_type for node in onnx.load(compiled.to_onnx(tmp_path / "m.onnx", verify="strict")).graph.node]
+    assert kinds.count("Add") == 1
