@@ -11,11 +11,11 @@ from fxcompress.capture.traced_kernels import traced_by
 
 aten = torch.ops.aten
 
-_DROPOUTS = (aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default)
+_DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default)
 
 
 def distinct_dropouts() -> AbstractContextManager[None]:
-    """In this context, the result of a dropout of fake tensors is never its input (`torch.dropout` takes care of itself)."""
+    """In this context, the result of a dropout of fake tensors is never its input."""
     return traced_by(dict.fromkeys(_DROPOUTS, _dropped))
 
 
