@@ -38,12 +38,13 @@ LAYER: dict[int, tuple[str, dict[str, Any]]] = {
 """The integer layer for values of so many dimensions."""
 
 _EXPLAINED = (
-    "Decibels are those of the file against the simulation where it agrees least, {places} integer layers, "
-    "with 1, 2 and 5 samples. A file went wrong if it differs by more than rounding explains, or does not run: the cell then "
-    "says for how many dimensions and where. `python -m benchmarks.operation_sweep`"
+    "Decibels are those of the file against the simulation where it agrees least, with 1, 2 and 5 samples. Operations stand "
+    "{places} (normed: between two, with an activation and a batch norm in front). A file went wrong if it differs by more "
+    "than rounding explains, or does not run: the cell then says for how many dimensions and where. "
+    "`python -m benchmarks.operation_sweep`"
 )
 
-PLACES = ("between", "behind", "before", "normed")
+PLACES = {"between": "between two integer layers", "behind": "behind one", "before": "before one", "normed": "normed"}
 
 NORM: dict[int, tuple[str, dict[str, Any]]] = {
     2: ("batch_norm1d", {}),
@@ -68,7 +69,7 @@ class Case:
         return f"{self.operation} {self.rank} {self.place}"
 
 
-def cases(names: list[str], places: tuple[str, ...] = PLACES) -> Iterator[Case]:
+def cases(names: list[str], places: tuple[str, ...] = tuple(PLACES)) -> Iterator[Case]:
     """All cases that PyTorch takes, each with the first choices of the operation that it takes."""
     for name, rank, place in itertools.product(names, SHAPES, places):
         operation = OPERATIONS[name]
@@ -159,7 +160,7 @@ def table(rows: dict[str, dict[str, str]], machine: dict[str, Any]) -> str:
             cells.append("; ".join(wrong).replace("|", "/") if wrong else sound)
         lines.append(f"| `{name}` | {', '.join(ranks)} | {' | '.join(cells)} |")
     files = len(rows) * len(RUNTIMES)
-    places = " and ".join(place for place in PLACES if any(key.endswith(place) for key in rows))
+    places = ", ".join(said for place, said in PLACES.items() if any(key.endswith(place) for key in rows))
     head = (
         f"# Every operation beside integer layers\n\n{len(names)} operations, {len(rows)} networks in two runtimes: "
         f"{faults} of {files} files went wrong.\n\n{_EXPLAINED.format(places=places)}\n"
