@@ -14,6 +14,7 @@ from fxcompress.emit.rewiring import (
     constant,
     dequantize_of,
     follow,
+    is_float,
     is_product,
     lift,
     numbers_of,
@@ -75,38 +76,52 @@ def pools_apart(graph: ir.Graph) -> int:
     No scale of single outputs moves behind it.
     """
     pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and _comes_from(node, _LINEAR)]
-    return _shield(graph, pools)
+    return _shield(graph, [(node, 0) for node in pools])
 
 
 def averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of what averages padding, which nothing moves behind it."""
-    return _shield(graph, [node for node in graph if node.op_type == "AveragePool" and _averages_padding(node)])
+    return _shield(graph, [(node, 0) for node in graph if node.op_type == "AveragePool" and _averages_padding(node)])
 
 
 def picks_apart(graph: ir.Graph) -> int:
-    """Have a maximum with minus infinity stand in front of what reshapes or picks values that were computed with numbers."""
-    picks = [node for node in graph if node.op_type in _PICKS]
-    return _shield(graph, [node for node in picks if _comes_from(node, _NORMS_OF_CHANNELS, numbers=True)])
+    """Have a maximum with minus infinity stand in front of what reshapes or picks floats that were computed with numbers."""
+    picks = [(node, place) for node in graph if node.op_type in _PICKS for place in _moved(node)]
+    return _shield(graph, [(node, place) for node, place in picks if _is_by_numbers(node.inputs[place])])
+
+
+def _moved(node: ir.Node) -> range:
+    """The places of the values that `node` moves; others are axes and indices."""
+    return range(len(node.inputs) if node.op_type == "Concat" else 1)
+
+
+def _is_by_numbers(value: ir.Value | None) -> bool:
+    """Whether `value` is of floats, and computed with numbers of its channels, maybe moved on the way."""
+    node = value.producer() if value is not None else None
+    if node is None or not is_float(value):
+        return False
+    direct = node.op_type in _NORMS_OF_CHANNELS or (node.op_type in POINTWISE and any(map(_are_numbers, node.inputs)))
+    return direct or (node.op_type in MOVES | POINTWISE and _comes_from(node, _NORMS_OF_CHANNELS, numbers=True))
 
 
 def rounded_averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand between padding and an average whose windows may reach beyond it."""
     rounded = [node for node in graph if node.op_type == "AveragePool" and node.attributes.get_int("ceil_mode", 0) == 1]
-    return _shield(graph, [node for node in rounded if _comes_from(node, {"Pad"}, MOVES)])
+    return _shield(graph, [(node, 0) for node in rounded if _comes_from(node, {"Pad"}, MOVES)])
 
 
-def _shield(graph: ir.Graph, nodes: list[ir.Node]) -> int:
-    """Have a maximum with minus infinity stand in front of each of `nodes`, unless one does: nothing moves through it."""
+def _shield(graph: ir.Graph, found: list[tuple[ir.Node, int]]) -> int:
+    """Have a maximum with minus infinity stand in front of nodes, at places, unless one does: nothing moves through it."""
     infinity = minus_infinity(graph)
-    found = [node for node in nodes if not _reads_maximum_with(infinity, node)]
-    for node in found:
-        put_before(graph, node, "Max", infinity)
-    return len(found)
+    bare = [(node, place) for node, place in found if not _is_maximum_with(infinity, node.inputs[place])]
+    for node, place in bare:
+        put_before(graph, node, "Max", infinity, place=place)
+    return len(bare)
 
 
-def _reads_maximum_with(value: ir.Value, node: ir.Node) -> bool:
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return source is not None and source.op_type == "Max" and value in source.inputs
+def _is_maximum_with(limit: ir.Value, value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    return node is not None and node.op_type == "Max" and limit in node.inputs
 
 
 def _averages_padding(node: ir.Node) -> bool:
@@ -118,7 +133,7 @@ def _averages_padding(node: ir.Node) -> bool:
 def means_in_float(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
     means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
-    return _shield(graph, [node for node in means if dequantize_of(node.inputs[0]) is not None])
+    return _shield(graph, [(node, 0) for node in means if dequantize_of(node.inputs[0]) is not None])
 
 
 def _adds_last(node: ir.Node) -> bool:
@@ -182,7 +197,7 @@ def clips_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a clip of what was computed with numbers, or with zero."""
     clips = [node for node in graph if node.op_type == "Clip" and _is_by_numbers_alone(node.inputs[0])]
     found = [node for node in clips if any(reader.op_type == "QuantizeLinear" for reader, _ in node.outputs[0].uses())]
-    return _shield(graph, found)
+    return _shield(graph, [(node, 0) for node in found])
 
 
 def _is_by_numbers_alone(value: ir.Value | None) -> bool:

@@ -43,6 +43,15 @@ def rank_of(value: ir.Value | None) -> int:
     return axes.size if axes is not None and node.op_type == "Reshape" else 0
 
 
+def is_float(value: ir.Value | None) -> bool:
+    """Whether `value` is known to be of floats in single precision: as it declares, or as what it is computed from does."""
+    while value is not None and value.dtype is None:
+        node = value.producer()
+        known = node is not None and node.op_type in MOVES | POINTWISE | _SAME_RANK - {"Cast", "QuantizeLinear"}
+        value = next(iter(node.inputs), None) if known and node is not None else None
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
 def dequantize_of(value: ir.Value | None) -> ir.Node | None:
     """The dequantize that `value` comes from, maybe moved on the way."""
     while value is not None and (producer := value.producer()) is not None:
