@@ -681,3 +681,15 @@ MEANS = {
 def test_a_mean_of_rows_in_more_samples_than_rows(mean, before):
     x = torch.randn(9, 2, 4)
     agree(compile_here(Between(mean, before, nn.Linear(2, 3)), x), x)
+
+
+NORMED = {"mean": lambda x: x.mean(-1, keepdim=True), "sum": lambda x: x.sum(-1, keepdim=True)}
+NORMED |= {"pool": lambda x: F.adaptive_avg_pool1d(x, 1), "largest": lambda x: x.amax(-1, keepdim=True)}
+
+
+@pytest.mark.parametrize("reduced", NORMED.values(), ids=NORMED)
+@pytest.mark.parametrize("source", [lambda x: F.one_hot((9 * x[..., 0].sigmoid()).long(), 20).float(), lambda x: x.tanh()])
+def test_a_norm_behind_a_reduction_that_keeps_its_dimension(source, reduced):
+    norm, x = nn.BatchNorm1d(2), torch.randn(9, 2, 4)
+    nn.init.uniform_(norm.running_mean, 0.5, 1), nn.init.uniform_(norm.running_var, 0.5, 2)
+    agree(fxcompress.compile(nn.Sequential(Call(lambda x: reduced(source(x))), norm).eval(), data=[(x,)]), x)

@@ -20,6 +20,7 @@ from fxcompress.emit.rewiring import (
     numbers_of,
     put_before,
     rank_of,
+    readers,
     take_over,
 )
 
@@ -43,6 +44,7 @@ def reductions_apart(graph: ir.Graph) -> int:
     moved = [node for node in reductions if _reduces_rows(node) and _comes_from(node, _CONVOLUTIONS)]
     rows = [node for node in reductions if rank_of(node.inputs[0]) == 3 and node.op_type not in _MAXIMA]
     moved += [node for node in rows if _comes_from(node, {_NORM}, numbers=True)]
+    moved += [node for node in reductions if any(reader.op_type == _NORM for reader in readers(node.outputs[0]))]
     found = [node for node in reductions if node in moved or any(_by_numbers(node, joins=False))]
     return sum(_reshape_behind(graph, node) for node in found)
 
