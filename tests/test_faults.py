@@ -685,6 +685,7 @@ def test_a_mean_of_rows_in_more_samples_than_rows(mean, before):
 
 NORMED = {"mean": lambda x: x.mean(-1, keepdim=True), "sum": lambda x: x.sum(-1, keepdim=True)}
 NORMED |= {"pool": lambda x: F.adaptive_avg_pool1d(x, 1), "largest": lambda x: x.amax(-1, keepdim=True)}
+NORMED |= {"largest, put back": lambda x: x.amax(-1).unsqueeze(-1), "sum, put back": lambda x: x.sum(-1).unsqueeze(-1)}
 
 
 @pytest.mark.parametrize("reduced", NORMED.values(), ids=NORMED)
@@ -693,3 +694,12 @@ def test_a_norm_behind_a_reduction_that_keeps_its_dimension(source, reduced):
     norm, x = nn.BatchNorm1d(2), torch.randn(9, 2, 4)
     nn.init.uniform_(norm.running_mean, 0.5, 1), nn.init.uniform_(norm.running_var, 0.5, 2)
     agree(fxcompress.compile(nn.Sequential(Call(lambda x: reduced(source(x))), norm).eval(), data=[(x,)]), x)
+
+
+@pytest.mark.parametrize("stack", [None, []], ids=["default", "float"])
+@pytest.mark.parametrize("reduced", NORMED.values(), ids=NORMED)
+def test_a_norm_behind_a_reduction_of_what_a_transposed_convolution_computes(reduced, stack):
+    norm, x = nn.BatchNorm1d(3), torch.randn(4, 1, 7)
+    nn.init.uniform_(norm.running_mean, 0.5, 1), nn.init.uniform_(norm.running_var, 0.5, 2)
+    model = nn.Sequential(nn.ConvTranspose1d(1, 3, 2), Call(reduced), norm).eval()
+    agree(fxcompress.compile(model, stack, data=[(x,)]), x)

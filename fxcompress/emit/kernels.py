@@ -145,9 +145,12 @@ def _adds_last(node: ir.Node) -> bool:
 
 
 def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:
-    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; 1 where that can be had."""
+    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; 1 where that can be had.
+
+    Where a reshape stands already there is nothing to do: two of them would make way for one another.
+    """
     axes, value = _reduced_axes(node), node.outputs[0]
-    if not axes:
+    if not axes or [reader.op_type for reader, _ in value.uses()] in (["Squeeze"], ["Unsqueeze"]):
         return 0
     if node.op_type in _GLOBAL_POOLS:
         reduction = _GLOBAL_POOLS[node.op_type]
