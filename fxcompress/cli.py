@@ -9,14 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from fxcompress import __version__
 from fxcompress.commands.arguments import names_of, numbers_of, path_of, positive_of, shape_of, size_of
 from fxcompress.errors import FxCompressError
-
-if TYPE_CHECKING:  # torch takes seconds, and help is read without it
-    pass
 
 TARGETS = ("onnxruntime", "openvino")
 EFFORTS = ("normal", "high")

@@ -88,6 +88,8 @@ def check_arguments(*names: str) -> Callable[[Function], Function]:
 def _check(owner: str, name: str, value: Any, declared: Any) -> None:
     if not fits(value, declared):
         hint = f"; write [{value!r}]" if fits([value], declared) else ""
+        if isinstance(value, int) and value.bit_length() > 63:
+            hint = "; whole numbers have 64 bits"
         if isinstance(value, str):
             hint = hint or did_you_mean(value, [choice for choice in choices(declared) if isinstance(choice, str)])
         raise InputError(f"{owner} needs {name} {allowed(declared)}, got {_shown(value)}{hint}")
