@@ -16,7 +16,6 @@ import copy
 import pickle
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 import fxcompress
 from benchmarks import models, scoreboard
 from benchmarks.machine import describe_machine
-from benchmarks.medians import median, orders, paired_ratio
-from benchmarks.qat_step import Job
+from benchmarks.medians import median, paired_ratio
+from benchmarks.qat_step import Job, measure, step_of
 from benchmarks.scoreboard import Bar, Figure, Section
 
 NETWORKS = ("resnet18", "mobilenet_v2")
@@ -99,33 +98,14 @@ def _steps(model: nn.Module, rounds: int) -> dict[str, np.ndarray]:
         "FP32": copy.deepcopy(model),
         "fxcompress": fxcompress.compile(model, fxcompress.defaults.training(), data=[torch.randn(BATCH)], verify=False),
     }
-    jobs = {f"{name}, alone": _step_of(one) for name, one in made.items()}
-    jobs |= {f"{name}, DDP": _step_of(DistributedDataParallel(copy.deepcopy(one))) for name, one in made.items()}
-    for job in jobs.values():
-        job()
-    names = list(jobs)
-    taken = {name: np.empty(rounds) for name in names}
-    for row, order in enumerate(orders(len(names), rounds)):
-        for position in order:
-            distributed.barrier()
-            started = time.perf_counter()
-            jobs[names[position]]()
-            distributed.barrier()
-            taken[names[position]][row] = time.perf_counter() - started
-    return taken
+    jobs = {f"{name}, alone": step_of(one, BATCH) for name, one in made.items()}
+    jobs |= {f"{name}, DDP": step_of(DistributedDataParallel(copy.deepcopy(one)), BATCH) for name, one in made.items()}
+    return measure({name: _together(job) for name, job in jobs.items()}, rounds, warm_up=1)
 
 
-def _step_of(model: nn.Module) -> Job:
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    images, labels = torch.randn(BATCH), torch.randint(1000, BATCH[:1])
-
-    def step() -> None:
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def _together(job: Job) -> Job:
+    """`job`, which ends when that of the other process does; so the next one of both begins at the same time."""
+    return lambda: (job(), distributed.barrier())
 
 
 def _sent(samples: int) -> int:

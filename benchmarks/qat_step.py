@@ -127,11 +127,11 @@ def measure(jobs: dict[str, Job], rounds: int, warm_up: int) -> dict[str, np.nda
     return taken
 
 
-def step_of(model: nn.Module) -> Job:
-    """A step of `model`, which trains."""
+def step_of(model: nn.Module, batch: Sequence[int] = BATCH) -> Job:
+    """A step of `model`, which trains, on images of the sizes `batch`."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    images, labels = torch.randn(BATCH), torch.randint(1000, BATCH[:1])
+    images, labels = torch.randn(*batch), torch.randint(1000, batch[:1])
 
     def step() -> None:
         nn.functional.cross_entropy(model(images), labels).backward()

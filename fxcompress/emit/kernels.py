@@ -58,17 +58,24 @@ def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOV
 
     With `numbers`, what computes with a constant of several numbers counts as one of them.
     """
-    waiting, seen = [node], set()
+    return any(_is_from(value, kernels, through, numbers) for value in node.inputs)
+
+
+def _is_from(
+    value: ir.Value | None, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False
+) -> bool:
+    """As `_comes_from`, of a value that is read."""
+    waiting, seen = [value], set()
     while waiting:
-        for value in waiting.pop().inputs:
-            source = value.producer() if value is not None else None
-            if source is None or source in seen:
-                continue
-            seen.add(source)
-            if source.op_type in kernels or (numbers and source.op_type in POINTWISE and any(map(_are_numbers, source.inputs))):
-                return True
-            if source.op_type in through:
-                waiting.append(source)
+        read = waiting.pop()
+        source = read.producer() if read is not None else None
+        if source is None or source in seen:
+            continue
+        seen.add(source)
+        if source.op_type in kernels or (numbers and source.op_type in POINTWISE and any(map(_are_numbers, source.inputs))):
+            return True
+        if source.op_type in through:
+            waiting += source.inputs
     return False
 
 
@@ -99,11 +106,7 @@ def _moved(node: ir.Node) -> range:
 
 def _is_by_numbers(value: ir.Value | None) -> bool:
     """Whether `value` is of floats, and computed with numbers of its channels, maybe moved on the way."""
-    node = value.producer() if value is not None else None
-    if node is None or not is_float(value):
-        return False
-    direct = node.op_type in _NORMS_OF_CHANNELS or (node.op_type in POINTWISE and any(map(_are_numbers, node.inputs)))
-    return direct or (node.op_type in MOVES | POINTWISE and _comes_from(node, _NORMS_OF_CHANNELS, numbers=True))
+    return is_float(value) and _is_from(value, _NORMS_OF_CHANNELS, numbers=True)
 
 
 def rounded_averages_apart(graph: ir.Graph) -> int:
