@@ -19,6 +19,7 @@ from fxcompress.emit.convolutions import (
     wide_crops_in_float,
     wide_groups_in_float,
 )
+from fxcompress.emit.joins import joins_quantized_apart, joins_requantized
 from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
@@ -143,30 +144,6 @@ def _is_shared(value: ir.Value) -> bool:
     return len(value.uses()) + value.is_graph_output() > 1
 
 
-def _quantize_apart(graph: ir.Graph) -> int:
-    """Give what is joined a dimension more while it is quantized, where it is not joined along the channels of its reader."""
-    found = [node for node in graph if node.op_type == "QuantizeLinear" and _joins_rows(node)]
-    for node in found:
-        lift(graph, node, 0)
-        node.outputs[0].type = node.outputs[0].shape = None
-        for dequantize, _ in node.outputs[0].uses():
-            follow(graph, dequantize.outputs[0], "Squeeze", constant(graph, [0]))
-    return len(found)
-
-
-def _joins_rows(quantize: ir.Node) -> bool:
-    joined = quantize.inputs[0].producer()  # type: ignore[union-attr]
-    while joined is not None and joined.op_type in POINTWISE:
-        joined = joined.inputs[0].producer()  # type: ignore[union-attr]
-    rank = rank_of(joined.outputs[0]) if joined is not None else 0
-    if joined is None or joined.op_type != "Concat" or not rank:
-        return False
-    channels = {"MatMul": rank - 1, "Gemm": rank - 1, "Conv": 1, "ConvTranspose": 1}
-    axis = joined.attributes.get_int("axis", 1) % rank
-    dequantized = (dequantize.outputs[0] for dequantize, _ in quantize.outputs[0].uses())
-    return any(channels.get(reader.op_type, axis) != axis for value in dequantized for reader in readers(value))
-
-
 def _hide_shapes(graph: ir.Graph) -> int:
     """Read sizes in a way that tells nobody which axis of which value they are the size of."""
     found = [node for node in graph if node.op_type == "Shape"]
@@ -261,11 +238,12 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.CLIPPED_NUMBERS: clips_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.MEANS_OF_BYTES: means_in_float,
-    Fault.JOINED_ROWS: _quantize_apart,
+    Fault.JOINED_ROWS: joins_quantized_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,
     Fault.SHAPES_OF_CONVOLUTIONS: _hide_shapes,
     Fault.STRIDED_PADDING: strides_apart,
     Fault.PADDED_OUTPUTS: bytes_padded,
+    Fault.REPEATED_JOINS: joins_requantized,
     Fault.WIDE_GROUPS: wide_groups_in_float,
     Fault.SHALLOW_VOLUMES: shallow_volumes_in_float,
     Fault.WIDE_CROPS: wide_crops_in_float,

@@ -58,10 +58,10 @@ def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOV
 
     With `numbers`, what computes with a constant of several numbers counts as one of them.
     """
-    return any(_is_from(value, kernels, through, numbers) for value in node.inputs)
+    return any(is_from(value, kernels, through, numbers) for value in node.inputs)
 
 
-def _is_from(
+def is_from(
     value: ir.Value | None, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False
 ) -> bool:
     """As `_comes_from`, of a value that is read."""
@@ -85,18 +85,18 @@ def pools_apart(graph: ir.Graph) -> int:
     No scale of single outputs moves behind it.
     """
     pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and _comes_from(node, _LINEAR)]
-    return _shield(graph, [(node, 0) for node in pools])
+    return shield(graph, [(node, 0) for node in pools])
 
 
 def averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of what averages padding, which nothing moves behind it."""
-    return _shield(graph, [(node, 0) for node in graph if node.op_type == "AveragePool" and _averages_padding(node)])
+    return shield(graph, [(node, 0) for node in graph if node.op_type == "AveragePool" and _averages_padding(node)])
 
 
 def picks_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of what reshapes or picks floats that were computed with numbers."""
     picks = [(node, place) for node in graph if node.op_type in _PICKS for place in _moved(node)]
-    return _shield(graph, [(node, place) for node, place in picks if _is_by_numbers(node.inputs[place])])
+    return shield(graph, [(node, place) for node, place in picks if _is_by_numbers(node.inputs[place])])
 
 
 def _moved(node: ir.Node) -> range:
@@ -106,16 +106,16 @@ def _moved(node: ir.Node) -> range:
 
 def _is_by_numbers(value: ir.Value | None) -> bool:
     """Whether `value` is of floats, and computed with numbers of its channels, maybe moved on the way."""
-    return is_float(value) and _is_from(value, _NORMS_OF_CHANNELS, numbers=True)
+    return is_float(value) and is_from(value, _NORMS_OF_CHANNELS, numbers=True)
 
 
 def rounded_averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand between padding and an average whose windows may reach beyond it."""
     rounded = [node for node in graph if node.op_type == "AveragePool" and node.attributes.get_int("ceil_mode", 0) == 1]
-    return _shield(graph, [(node, 0) for node in rounded if _comes_from(node, {"Pad"}, MOVES)])
+    return shield(graph, [(node, 0) for node in rounded if _comes_from(node, {"Pad"}, MOVES)])
 
 
-def _shield(graph: ir.Graph, found: list[tuple[ir.Node, int]]) -> int:
+def shield(graph: ir.Graph, found: list[tuple[ir.Node, int]]) -> int:
     """Have a maximum with minus infinity stand in front of nodes, at places, unless one does: nothing moves through it."""
     infinity = minus_infinity(graph)
     bare = [(node, place) for node, place in found if not _is_maximum_with(infinity, node.inputs[place])]
@@ -138,7 +138,7 @@ def _averages_padding(node: ir.Node) -> bool:
 def means_in_float(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
     means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
-    return _shield(graph, [(node, 0) for node in means if dequantize_of(node.inputs[0]) is not None])
+    return shield(graph, [(node, 0) for node in means if dequantize_of(node.inputs[0]) is not None])
 
 
 def _adds_last(node: ir.Node) -> bool:
@@ -205,7 +205,7 @@ def clips_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a clip of what was computed with numbers, or with zero."""
     clips = [node for node in graph if node.op_type == "Clip" and _is_by_numbers_alone(node.inputs[0])]
     found = [node for node in clips if any(reader.op_type == "QuantizeLinear" for reader, _ in node.outputs[0].uses())]
-    return _shield(graph, [(node, 0) for node in found])
+    return shield(graph, [(node, 0) for node in found])
 
 
 def _is_by_numbers_alone(value: ir.Value | None) -> bool:

@@ -37,6 +37,7 @@ class Fault(enum.Enum):
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     PADDED_OUTPUTS = "reads beyond its input where an integer convolution puts out what is of padding alone"
+    REPEATED_JOINS = "kills the process where what is joined with itself is quantized twice"
     WIDE_GROUPS = "computes the first group alone of an integer convolution of odd groups of more than 16 filters"
     SHALLOW_VOLUMES = "takes the wrong weights where an integer convolution is deeper than the volume that it reads"
     WIDE_CROPS = "computes the wrong sums of signed integers where a transposed convolution crops as much as its kernel spans"
