@@ -60,6 +60,15 @@ def test_a_copy_that_was_compiled_in_parts_is_one_file_too(tmp_path):
     assert compiled.to_openvino(tmp_path / "whole.xml", verify="strict").exists()
 
 
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_parts_compute_are_integers_in_the_whole_file(tmp_path, normed):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), normed(nn.Linear(4, 2))).eval(), torch.randn(5, 3)
+    compiled = fxcompress.compile(model, [passes.Quantize(), passes.Calibrate()], data=[(x,)], submodules=["0", "2"])
+    file = compiled.to_onnx(tmp_path / "whole.onnx", verify="strict")
+    assert sum(one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2 for one in onnx.load(file).graph.initializer) == 2
+
+
 class Viewed(nn.Module):
     """As heads of detectors: what is contiguous is read by `view`."""
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.emit import decomposition, torchlib
 from fxcompress.emit.complex_parts import PARTWISE, write_parts
 from fxcompress.emit.constants import computed
+from fxcompress.emit.promotion import is_mixed, promoted
 from fxcompress.emit.translation import TAKE_COMPLEX, TRANSLATIONS, Emitter, UntranslatableError
 from fxcompress.emit.types import onnx_type
 
@@ -57,7 +58,7 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
     complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
     ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]
     if ours is not None and (target in TAKE_COMPLEX or not (complex_inputs or complex_results)):
-        yield "ours", partial(ours, emit, *args, **kwargs)
+        yield "ours", partial(_write_ours, emit, ours, args, kwargs)
     theirs = torchlib.find(target, complex_inputs=complex_inputs)
     if theirs is not None:
         yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs, True)
@@ -67,6 +68,12 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
         yield "decomposed", _guarded(emit, "torch's decomposition", decomposition.write, emit, inner, args, kwargs, write_call)
     if theirs is not None:
         yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs, False)
+
+
+def _write_ours(emit: Emitter, write: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    if is_mixed(args, kwargs):
+        args, kwargs = promoted(emit, emit.node.target, args, kwargs)
+    return write(emit, *args, **kwargs)
 
 
 def _guarded(emit: Emitter, what: str, write: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

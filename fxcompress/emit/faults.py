@@ -41,10 +41,8 @@ from fxcompress.emit.rewiring import (
     follow,
     is_product,
     is_quantized_activation,
-    lift,
     numbers_of,
     rank_of,
-    readers,
 )
 from fxcompress.emit.zero_points import middles_signed, zero_points_in_biases
 from fxcompress.targets.faults import Fault

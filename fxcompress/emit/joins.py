@@ -35,7 +35,7 @@ def _joins_rows(quantize: ir.Node) -> bool:
 
 
 def joins_requantized(graph: ir.Graph) -> int:
-    """Have a maximum with minus infinity stand between two quantizers of what is joined, where a value is joined with itself."""
+    """Have a maximum with minus infinity stand between two quantizers of a join, where a value is joined with itself."""
     if not any(node.op_type == "Concat" and _may_repeat(node) for node in graph):
         return 0
     return shield(graph, [(node, 0) for node in graph if node.op_type == "QuantizeLinear" and _quantizes_again(node)])

@@ -14,6 +14,7 @@ from fxcompress.emit.rewiring import (
     constant,
     dequantize_of,
     follow,
+    is_constant,
     is_float,
     is_product,
     lift,
@@ -192,7 +193,7 @@ def scalings_apart(graph: ir.Graph) -> int:
 def channels_apart(graph: ir.Graph) -> int:
     """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
     sources = [
-        node for node in graph if node.op_type == "MatMul" and _is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 2
+        node for node in graph if node.op_type == "MatMul" and is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 2
     ]
     norms = [node for node in graph if node.op_type == _NORM and _comes_from(node, {"MatMul"}, POINTWISE)]
     for node in norms:
@@ -218,7 +219,7 @@ def _is_by_numbers_alone(value: ir.Value | None) -> bool:
         return False
     sources = [source.producer() for source in node.inputs if source is not None]
     return not any(
-        source and source.op_type in _LINEAR | _CONVOLUTIONS and _is_constant(source.inputs[1]) for source in sources
+        source and source.op_type in _LINEAR | _CONVOLUTIONS and is_constant(source.inputs[1]) for source in sources
     )
 
 
@@ -252,12 +253,6 @@ def _inserted(graph: ir.Graph, node: ir.Node, op_type: str, *inputs: ir.Value | 
 def minus_infinity(graph: ir.Graph) -> ir.Value:
     """No number is smaller: a maximum with it changes nothing, and no runtime knows that."""
     return constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf")
-
-
-def _is_constant(value: ir.Value | None) -> bool:
-    """Whether `value` is computed from constants alone, as a weight may be."""
-    producer = value.producer() if value is not None else None
-    return numbers_of(value) is not None or (producer is not None and all(map(_is_constant, producer.inputs)))
 
 
 def _along_others(node: ir.Node) -> bool:

@@ -28,6 +28,7 @@ from fxcompress.emit.names import input_names as default_input_names
 from fxcompress.emit.names import output_names as default_output_names
 from fxcompress.emit.shapes import known_number
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
+from fxcompress.emit.widths import widen
 from fxcompress.errors import EmitError, InputError, describe
 from fxcompress.ir.constants import fold_computed
 from fxcompress.ir.dialect import NUMBER_READS, copy_graph
@@ -72,6 +73,7 @@ def to_onnx_model(
     walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
     walk.run()
     _remove_unused(graph)
+    widen(graph)
     merge_equal(graph)
     graph.opset_imports[""] = _chosen_opset(opset, graph.opset_imports[""])
     notes = write_around(graph, faults)

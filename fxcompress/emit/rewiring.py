@@ -23,6 +23,12 @@ def numbers_of(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether `value` is computed from constants alone, as a weight may be."""
+    producer = value.producer() if value is not None else None
+    return numbers_of(value) is not None or (producer is not None and all(map(is_constant, producer.inputs)))
+
+
 def rank_of(value: ir.Value | None) -> int:
     """How many dimensions `value` has, as it declares or as follows from what it is computed from; 0 where neither tells."""
     if value is None or value.shape is not None:

@@ -19,9 +19,9 @@ import torch
 from onnx_ir.passes import common
 from torch.utils import _pytree as pytree
 
-from fxcompress.emit.complex_parts import as_pairs
+from fxcompress.emit.promotion import promoted
 from fxcompress.emit.translation import Emitter, UntranslatableError
-from fxcompress.emit.types import number, onnx_type
+from fxcompress.emit.types import onnx_type
 from fxcompress.ir.signature import same_value, signature
 
 _OPSET = 18  # that torchlib is written for
@@ -54,13 +54,6 @@ def _registry() -> Any:
     return ONNXRegistry.from_torchlib(_OPSET)
 
 
-@functools.cache
-def _promotion_rules() -> Any:
-    from torch.onnx._internal.fx.passes.type_promotion import TypePromotionTable
-
-    return TypePromotionTable()
-
-
 def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, kwargs: Any, portable: bool) -> Any:
     """Append what `function`, torchlib's translation of `target`, writes for a call with these arguments.
 
@@ -76,7 +69,7 @@ def write(emit: Emitter, target: Any, function: Callable[..., Any], args: Any, k
     if left_out := _left_out(target, function, args, kwargs):
         raise UntranslatableError(f"torchlib's translation of {target} leaves out {', '.join(left_out)}")
     recording = _Recording(emit)
-    recording.record(function, *_promoted(emit, target, args, kwargs))
+    recording.record(function, *promoted(emit, target, args, kwargs))
     recording.simplify(emit.graph.opset_imports[""])
     types = {node.op_type for node in recording.model.graph}
     found = {one for one in types if "Sequence" in one or one in _SELDOM_READ}
@@ -101,29 +94,6 @@ def _never_read(function: Callable[..., Any]) -> frozenset[str]:
     parameters = {one.arg for one in (*definition.args.args, *definition.args.kwonlyargs)}
     read = {inner.id for line in definition.body for inner in ast.walk(line) if isinstance(inner, ast.Name)}
     return frozenset(parameters - read - _WITHOUT_EFFECT)
-
-
-def _promoted(emit: Emitter, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The arguments in the types that torch computes in, which torchlib takes for granted."""
-    rule = _promotion_rules().get_rule(target.overloadpacket)
-    if rule is None:
-        return args, kwargs
-    fakes = pytree.tree_map_only(ir.Value, emit.fake, (args, kwargs))
-    types = rule.preview_type_promotion(*fakes)
-
-    def promote(argument: Any, dtype: torch.dtype | None) -> Any:
-        if dtype is None or argument is None:
-            return argument
-        if isinstance(argument, list | tuple):
-            return [promote(one, dtype) for one in argument]
-        if not isinstance(argument, ir.Value):
-            return complex(argument) if dtype.is_complex else number(argument, dtype)
-        return as_pairs(emit, argument) if dtype.is_complex else emit.cast(argument, dtype)
-
-    return (
-        tuple(promote(argument, types.args_dtypes.get(i)) for i, argument in enumerate(args)),
-        {name: promote(argument, types.kwargs_dtypes.get(name)) for name, argument in kwargs.items()},
-    )
 
 
 class _Recording:
@@ -188,12 +158,25 @@ class _Recording:
         return self.stand_ins[value]
 
     def simplify(self, version: int) -> None:
-        """Inline functions, go to opset `version`, and compute what follows from the shapes and constants of the call."""
+        """Inline functions, go to opset `version`, and compute what follows from the shapes and constants of the call.
+
+        onnxscript's rules for rewriting are left out: one of them takes what is added for nothing up to 1e-8.
+        """
         from onnxscript import optimizer, version_converter
 
         common.InlinePass()(self.model)
         version_converter.convert_version(self.model, version)
-        optimizer.optimize_ir(self.model, inline=False)
+        optimizer.fold_constants(self.model)
+        for tidy in (
+            common.RemoveUnusedNodesPass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.LiftSubgraphInitializersToMainGraphPass(),
+            common.DeduplicateInitializersPass(),
+            common.CommonSubexpressionEliminationPass(),
+            common.OutputFixPass(),
+            common.NameFixPass(),
+        ):
+            tidy(self.model)
 
     def move(self) -> Any:
         """Move the nodes into the file's graph; the results, as values of that."""

@@ -46,7 +46,7 @@ def mark_computed(graph: fx.Graph) -> None:
     The transpose of a matrix is not marked, but the matrix: whoever reads a weight looks through it. Nor is what training
     draws at random, or what rows of a table were looked up for: the table is the weight.
     """
-    known = constants(graph, lambda call: not _is_random(call) and call.target is not EMBEDDING)
+    known = constants(graph, _computes_a_weight)
     _merge_equal(graph, known)
     for node in known & set(graph.nodes):
         if node.op == "call_function" and not known.issuperset(node.users) and _is_float(node):
@@ -54,6 +54,11 @@ def mark_computed(graph: fx.Graph) -> None:
                 node = node.args[0]
             if node.op == "call_function":
                 node.meta[_MARK] = True
+
+
+def _computes_a_weight(call: fx.Node) -> bool:
+    """Whether what `call` makes of constants is one; a mask or quantizer stands between a constant and its readers."""
+    return call.op == "call_function" and not _is_random(call) and call.target is not EMBEDDING
 
 
 def interior(graph: fx.Graph) -> set[fx.Node]:

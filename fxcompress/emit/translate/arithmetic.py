@@ -103,12 +103,23 @@ def pow(emit: Emitter, x: ir.Value, exponent: Any) -> ir.Value:
             return emit.Sqrt(a)
         if b == -0.5:
             return emit.Reciprocal(emit.Sqrt(a))
+    elif not emit.dtype(a).is_floating_point:
+        return _power_of_integers(emit, a, b)
     return emit.Pow(a, b)
+
+
+def _power_of_integers(emit: Emitter, base: ir.Value, exponent: ir.Value) -> ir.Value:
+    """As torch has it: to a negative power 1 is 1, -1 is what it is to the positive one, and all else is 0."""
+    wide = emit.cast(exponent, torch.int64)
+    power = emit.Pow(base, emit.Abs(wide))
+    return emit.Where(emit.And(emit.Less(wide, 0), emit.Greater(emit.Abs(base), 1)), 0, power)
 
 
 @translation(aten.pow.Scalar)
 def pow_scalar(emit: Emitter, base: Any, exponent: ir.Value) -> ir.Value:
     a, b = emit.promote(base, exponent)
+    if not emit.dtype(b).is_floating_point:
+        return _power_of_integers(emit, as_value(emit, a, b), b)
     return emit.Pow(as_value(emit, a, b), b)
 
 
@@ -124,9 +135,7 @@ def minimum(emit: Emitter, x: ir.Value, other: ir.Value) -> ir.Value:
 
 @translation(aten.addcmul.default)
 def addcmul(emit: Emitter, x: ir.Value, a: ir.Value, b: ir.Value, value: Any = 1) -> ir.Value:
-    dtype = emit.result.dtype
-    product = emit.Mul(emit.cast(a, dtype), emit.cast(b, dtype))
-    return emit.Add(emit.cast(x, dtype), _scaled(emit, product, value))
+    return emit.Add(x, _scaled(emit, emit.Mul(a, b), value))
 
 
 @translation(aten.addcdiv.default)

@@ -97,6 +97,7 @@ def slice_scatter(
 
 def _replaced(emit: Emitter, x: ir.Value, part: ir.Value, axis: int, start: Any, end: Any) -> ir.Value:
     """`x` with the stretch from `start` to `end` along `axis` replaced by `part`."""
+    part = emit.cast(part, emit.dtype(x))
     before, after = emit.Slice(x, [0], [start], [axis]), emit.Slice(x, [end], [2**63 - 1], [axis])
     whole = isinstance(end, int) and end >= 2**62
     pieces = [*([] if isinstance(start, int) and start == 0 else [before]), part, *([] if whole else [after])]

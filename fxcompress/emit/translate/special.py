@@ -1,6 +1,8 @@
-"""The complementary error function, which has digits left where ``1 - Erf(x)`` has none."""
+"""Functions that ONNX spells with others, which lose digits or quadrants: complementary errors, and the angle of a point."""
 
 from __future__ import annotations
+
+import math
 
 import onnx_ir as ir
 import torch
@@ -38,3 +40,22 @@ def _of_positive(emit: Emitter, x: ir.Value) -> ir.Value:
     for coefficient in reversed(_COEFFICIENTS[:-1]):
         power = emit.Add(emit.Mul(t, power), coefficient)
     return emit.Mul(t, emit.Exp(power))
+
+
+@translation(aten.atan2.default)
+def angle(emit: Emitter, y: ir.Value, x: ir.Value) -> ir.Value:
+    """That of the point (x, y); a zero counts as positive, and the angle of the origin is 0."""
+    y, x = emit.cast(y, emit.result.dtype), emit.cast(x, emit.result.dtype)
+    upright = emit.Equal(x, 0.0)
+    slope = emit.Atan(emit.Div(y, emit.Where(upright, 1.0, x)))
+    turned = emit.Where(emit.Less(y, 0.0), emit.Sub(slope, math.pi), emit.Add(slope, math.pi))
+    leaning = emit.Where(emit.Less(x, 0.0), turned, slope)
+    return emit.Where(upright, emit.Mul(emit.Sign(y), math.pi / 2), leaning)
+
+
+@translation(aten.logaddexp.default)
+def log_of_sum(emit: Emitter, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``log(exp(x) + exp(y))``, where neither power overflows; two infinities of one sign are that."""
+    x, y = emit.promote(x, y)
+    gap = emit.Where(emit.Equal(x, y), 0.0, emit.Abs(emit.Sub(x, y)))
+    return emit.Add(emit.Max(x, y), emit.Log(emit.Add(emit.Exp(emit.Neg(gap)), 1.0)))
