@@ -218,9 +218,7 @@ def _is_by_numbers_alone(value: ir.Value | None) -> bool:
     if all(numbers.size == 1 and numbers.all() for numbers in known):
         return False
     sources = [source.producer() for source in node.inputs if source is not None]
-    return not any(
-        source and source.op_type in _LINEAR | _CONVOLUTIONS and is_constant(source.inputs[1]) for source in sources
-    )
+    return not any(source and source.op_type in _LINEAR | _CONVOLUTIONS and is_constant(source.inputs[1]) for source in sources)
 
 
 def mishes_spelled(graph: ir.Graph) -> int:
