@@ -233,3 +233,16 @@ def test_lengths_are_fixed_where_no_file_can_have_them_free(tmp_path):
     assert "lengths are fixed to those of the example inputs" in str(compiled.report.notes)
     compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
     assert compiled(torch.randn(3, 5)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("dynamic_shapes", [None, "auto"])
+@pytest.mark.parametrize("drops", [lambda x: x.squeeze(), lambda x: x[0] if len(x) == 1 else x], ids=["squeezed", "asked"])
+def test_one_sample_of_which_the_model_makes_something_else_fixes_the_batch(tmp_path, drops, dynamic_shapes):
+    class Model(nn.Module):
+        def forward(self, x):
+            return drops(x) + 1
+
+    x = torch.randn(1, 3, 5)
+    compiled = fxcompress.compile(Model(), [], data=[(x,)], dynamic_shapes=dynamic_shapes)
+    assert torch.equal(compiled(x), x[0] + 1)
+    assert "something else of one sample" in str(compiled.report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,3 +154,29 @@ def test_missing_operators_are_known_at_capture_all_at_once() -> None:
     with pytest.warns(FileWarning, match=r"(?s)2 node.*digamma.*i0"):
         compiled = fxcompress.compile(nn.Sequential(nn.Linear(3, 3), Call(function)), [], data=batches())
     assert "digamma" in compiled.report.rows[0].notes[-1] and len(taken) < 2
+
+
+READ: dict[str, Callable[[Tensor], Any]] = {
+    "a factor": lambda x: x * x.sum().item(),
+    "a limit": lambda x: x.clamp(min=-x.abs().mean().item()),
+    "computed with": lambda x: x * (x.sum().item() * 2 + 1) / (3 - x.abs().amax().reshape(1).item()),
+    "a power": lambda x: x * x.abs().sum().item() ** 0.5,
+    "a filling": lambda x: x + torch.full((8,), x.sum().item()),
+    "a count": lambda x: x + (x > 0).sum().item(),
+}
+
+
+@pytest.mark.parametrize("function", READ.values(), ids=READ)
+def test_numbers_that_are_read_from_tensors(function: Callable[[Tensor], Any]) -> None:
+    module, serialized = Call(function).eval(), checked(to_onnx_model(captured(Call(function).eval(), ROWS)))
+    for run in RUNTIMES:
+        np.testing.assert_allclose(run(serialized, (ROWS,))[0], module(ROWS), rtol=1e-4, atol=1e-4)
+
+
+def test_pieces_at_constant_indices_and_the_first_values() -> None:
+    split = lambda x: torch.tensor_split(x, torch.tensor([1, 4, 9]), dim=1)  # noqa: E731
+    assert_same(lambda x: tuple(one.sum(1) for one in split(x)), ROWS, runtimes=RUNTIMES)
+    x = torch.randn(4, 3, 5)
+    serialized = checked(to_onnx_model(captured(Call(lambda x: x.clone().resize_(2, 3, 5) + 1).eval(), x)))
+    for run in RUNTIMES:
+        np.testing.assert_allclose(run(serialized, (x,))[0], x[:2] + 1)

@@ -233,6 +233,32 @@ def test_a_file_that_reads_its_own_batch_size(operation):
     agree(compile_here(model, x), x)
 
 
+class Pyramid(nn.Module):
+    """A text detector's shape: what two joins and convolutions give is resized to what comes from further up."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 6), (6, 8), (8, 10)))
+        self.up = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in ((18, 8), (14, 6)))
+        self.head = nn.Conv2d(6, 2, 3, padding=1)
+
+    def forward(self, x):
+        a = self.stages[0](x).relu()
+        b = self.stages[1](F.max_pool2d(a, 2)).relu()
+        c = self.stages[2](F.max_pool2d(b, 2)).relu()
+        y = F.interpolate(c, size=b.shape[2:], mode="bilinear", align_corners=False)
+        y = self.up[0](torch.cat([y, b], 1)).relu()
+        y = F.interpolate(y, size=a.shape[2:], mode="bilinear", align_corners=False)
+        return self.head(self.up[1](torch.cat([y, a], 1)).relu()).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("dynamic_shapes", [None, "auto"])
+def test_a_pyramid_that_reads_its_own_sizes_behind_joins(dynamic_shapes):
+    x = torch.randn(4, 3, 12, 8)
+    torch.manual_seed(0)
+    agree(fxcompress.compile(Pyramid().eval(), data=[(x,)], dynamic_shapes=dynamic_shapes), x)
+
+
 @pytest.mark.parametrize("layer", ["linear", "convolution"])
 @pytest.mark.parametrize(("shape", "dim"), [(s, d) for s in ((7, 6), (4, 7, 6), (2, 3, 4, 6)) for d in range(1, len(s) + 1)])
 def test_parts_joined_along_any_dimension(shape, dim, layer):

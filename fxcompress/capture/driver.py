@@ -31,13 +31,14 @@ from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes, trains_as_it_infers
-from fxcompress.capture.true_sizes import untrue
+from fxcompress.capture.true_sizes import is_of_one, untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
 from fxcompress.ir.calls import record_calls
 from fxcompress.ir.constants import mark_computed
+from fxcompress.ir.dialect import copying
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.fake import settle_sizes
 from fxcompress.ir.modes import set_training
@@ -121,6 +122,8 @@ class _Capture:
             found = None if program is None else self.graph(program, self._freely(free, ties))
             if found is None or not (batch := Batch.of(found.graph)).is_free:
                 return None
+            if not is_of_one(found, self.traced, self.example):
+                return None
             wrong, tied = untrue(found, self.traced, batch.first(self.example, 2))
             if not any(wrong) and not tied:
                 return found
@@ -141,7 +144,9 @@ class _Capture:
         program, reason = trace_free(self.traced, self.example, first)
         found = None if program is None else self.graph(program, self._freely(first))
         if found and Batch.of(found.graph).is_free:
-            return found
+            if is_of_one(found, self.traced, self.example):
+                return found
+            reason, found, second = "the model computes something else of one sample than of several", None, []
         elsewhere = self._with_batch_among(both(first, second) if found else second)
         if elsewhere or found:
             return elsewhere or found
@@ -234,7 +239,8 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
     if reason is None:
         return module
     try:
-        module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
+        with copying():
+            module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise CaptureError(f"an in-place operation cannot be replaced: {reason}; torch's own way fails as well") from error
     settle_sizes(module.graph)

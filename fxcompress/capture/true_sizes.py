@@ -54,6 +54,18 @@ def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInput
     )
 
 
+def is_of_one(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> bool:
+    """Whether a graph with a free batch computes of a single sample what `model` does, where `example` is one.
+
+    A trace with a free batch is one of several samples: a model that drops dimensions of one may drop that of a lone sample.
+    """
+    leaves = [leaf for _, leaf in example.leaves()]
+    if Batch.of(graph_module.graph).count(leaves) != 1:
+        return True
+    expected = _outputs(model, leaves, example)
+    return expected is None or _agrees(graph_module, leaves, expected)
+
+
 def _declared(node: fx.Node, example: Any, samples: int | None) -> list[int | str] | None:
     """The shape of an input with names for its free sizes, but for that of the dimension `samples`; None of no tensor."""
     value = node.meta.get("val")

@@ -40,6 +40,8 @@ __all__ = ["IR_VERSION", "OPSET", "Emitter", "to_onnx_model", "translation", "un
 OPSET = 20  # at first; onnxruntime 1.32 spoils signed activations in files that say 21: see microsoft/onnxruntime#28144
 LATEST_OPSET = 23  # both runtimes read it
 IR_VERSION = 10  # the version that came with opset 21
+_OF_FLOATS: dict[Any, str] = {operator.add: "Add", operator.sub: "Sub", operator.mul: "Mul", operator.truediv: "Div"}
+_OF_FLOATS |= {operator.neg: "Neg", operator.pow: "Pow"}
 _SIZE = torch.SymInt | torch.SymFloat | torch.SymBool
 
 
@@ -193,9 +195,7 @@ class _Walk:
 
     def _call(self, node: fx.Node) -> Any:
         if isinstance(node.meta.get("val"), _SIZE | int | float):
-            if node.target in NUMBER_READS and isinstance(read := self.values[node.args[0]], ir.Value):
-                self.emit.symbols.bind_number(node.meta["val"], read)
-            return node.meta["val"]  # sizes are computed where they are used
+            return self._number(node)
         if not node.users:
             return None
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), self._argument)
@@ -213,6 +213,19 @@ class _Walk:
             return self._stand_in(node)
         except Exception as error:
             raise EmitError(f"the translation of {node.target} failed with {error!r}: {describe(node)}") from error
+
+    def _number(self, node: fx.Node) -> Any:
+        """A number: a size, which is computed where it is used, or a float that is read from a tensor, as a tensor of it."""
+        number, operands = node.meta["val"], [self._argument(one) for one in node.args]
+        of_tensors, is_read = any(isinstance(one, ir.Value) for one in operands), node.target in NUMBER_READS
+        if of_tensors and is_read and not isinstance(number, torch.SymFloat):
+            self.emit.symbols.bind_number(number, operands[0])
+        if not of_tensors or not isinstance(number, torch.SymFloat) or not (is_read or node.target in _OF_FLOATS):
+            return number
+        shape = [self.emit.sizes([])] if is_read else []
+        written = self.emit.op("Reshape" if is_read else _OF_FLOATS[node.target], *operands, *shape)
+        declare(self.emit, written, torch.empty((), dtype=self.emit.dtype(written), device="meta"))
+        return written
 
     def _argument(self, argument: Any) -> Any:
         found = self.values[argument] if isinstance(argument, fx.Node) else argument

@@ -14,8 +14,8 @@ _INTEGER = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero"}
 
 
 def number(value: Any, dtype: torch.dtype) -> Any:
-    """A python number as an operand of a `dtype` computation."""
-    if isinstance(value, torch.SymInt) or value is None:
+    """A python number as an operand of a `dtype` computation; what is known at run time only as it is."""
+    if isinstance(value, torch.SymInt | ir.Value) or value is None:
         return value
     if dtype.is_floating_point:
         return float(value)

@@ -7,10 +7,12 @@ Capture erases all other spellings (see `fxcompress.capture.canonical`), so a pa
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import operator
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -109,9 +111,16 @@ IDLE = tuple(map(resolve, (*_DROPOUTS, "stop_gradient")))
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:
     """A copy of `graph`: the same nodes and metadata, the same calling convention."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch's, of how it copies its own classes
+    with copying():
         return copy.deepcopy(graph)
+
+
+@contextlib.contextmanager
+def copying() -> Iterator[None]:
+    """While torch copies its own classes, what it says of how it does so reaches nobody."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        yield
 
 
 def check(graph_module: fx.GraphModule) -> None:

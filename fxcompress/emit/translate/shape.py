@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,6 +127,28 @@ def split(emit: Emitter, x: ir.Value, sizes: Any, dim: int = 0) -> tuple[ir.Valu
     if len(pieces) == 1:
         return (x,)
     return emit.Split(x, [piece.shape[dim] for piece in pieces], outputs=len(pieces), axis=dim)
+
+
+@translation(aten.tensor_split.tensor_indices_or_sections)
+def split_at(emit: Emitter, x: ir.Value, where: ir.Value, dim: int = 0) -> tuple[ir.Value, ...]:
+    """Split in as many pieces as the constant `where` says, or in front of the indices that it holds."""
+    known = emit.data(where)
+    if known is None:
+        emit.unsupported("the sizes of the pieces would depend on the data")
+    if known.dim() == 0:
+        return split(emit, x, int(known), dim)
+    ends = [*known.tolist(), _END]
+    return tuple(emit.Slice(x, [start], [end], [dim]) for start, end in zip([0, *ends], ends))
+
+
+@translation(aten.resize.default)
+def resize(emit: Emitter, x: ir.Value, size: Sequence[Any], **_: Any) -> ir.Value:
+    """The first values of `x`, as many as there are in the new shape; more than it has would be of no known value."""
+    flat, count = emit.Reshape(x, [-1]), math.prod(size)
+    old = math.prod(emit.shape(x))
+    if isinstance(old, int) and isinstance(count, int) and count > old:
+        emit.refuse("it makes a tensor larger, whose new values are not defined")
+    return emit.reshape(emit.Slice(flat, [0], [count], [0]), [count], emit.result.shape)
 
 
 @translation(aten.unbind.int)
