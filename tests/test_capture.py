@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import pytest
 import torch
@@ -605,6 +605,34 @@ def test_what_a_model_remembers_of_a_call_does_not_fix_the_batch(called):
     assert Batch.of(graph_module.graph).is_free
     assert model.shape is shape
     assert torch.equal(graph_module(x[:3]), model(x[:3]))
+
+
+class Watches(nn.Module):
+    """Registers hooks on its layers at its first call, as libraries do that record hidden states."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.found = OrderedDict()
+        self.count = Counter()
+
+    def forward(self, x):
+        if not hasattr(self, "watched"):
+            self.watched = True
+            self.layer.register_forward_hook(lambda module, args, output: output + 1)
+            self.layer.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+        self.count["calls"] += 1
+        self.found[len(self.found)] = tuple(x.shape)
+        return self.layer(x)
+
+
+def test_hooks_that_a_call_registers_do_not_stay_on_the_users_model():
+    model, x = Watches().eval(), torch.randn(2, 3)
+    expected = F.linear(x * 2, model.layer.weight, model.layer.bias) + 1
+    compiled = fxcompress.compile(model, [], example_inputs=x)
+    assert not model.layer._forward_hooks and not model.layer._forward_pre_hooks and not model.found and not model.count
+    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(model(x), expected)
 
 
 class Recurrence(nn.Module):

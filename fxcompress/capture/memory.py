@@ -7,7 +7,6 @@ others let `functools.lru_cache` keep what they made, for all networks of a clas
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import sys
 import types
@@ -24,7 +23,7 @@ from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 
 _FILLED = (list, deque, dict, set)
-"""Attributes that a call may fill."""
+"""Attributes that a call may fill, and kinds of them, such as the `OrderedDict` of a module's hooks."""
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 Kept = dict[str, list[Any]]
@@ -38,7 +37,7 @@ def forgetting(model: nn.Module) -> Iterator[None]:
     Functions that remember results, of the packages that the modules are from, forget all, where they have got new ones.
     """
     filled = {one: one.cache_info().misses for one in _remembering(model)}
-    contents = [(one, copy.copy(one)) for module in model.modules() for one in _containers(list(attributes(module).values()))]
+    contents = [(one, _content(one)) for module in model.modules() for one in _containers(list(attributes(module).values()))]
     held = [(module, attributes(module), [dict(vars(module)[name]) for name in _REGISTRIES]) for module in model.modules()]
     try:
         yield
@@ -51,8 +50,9 @@ def forgetting(model: nn.Module) -> Iterator[None]:
                 vars(module)[name].clear()
                 vars(module)[name].update(registry)
         for one, content in contents:
-            one.clear()
-            one.extend(content) if isinstance(one, (list, deque)) else one.update(content)
+            if not _has(one, content):  # some kinds refuse all changes
+                one.clear()
+                one.extend(content) if isinstance(one, (list, deque)) else one.update(content)
         for one in _remembering(model):
             if one.cache_info().misses > filled.get(one, 0):
                 one.cache_clear()
@@ -158,10 +158,22 @@ def _containers(values: list[Any]) -> list[Any]:
     pending = [*values]
     while pending:
         one = pending.pop()
-        if type(one) in _FILLED and not any(one is other for other in found):
+        if isinstance(one, _FILLED) and not any(one is other for other in found):
             found.append(one)
             pending += one.values() if isinstance(one, dict) else one
     return found
+
+
+def _content(one: Any) -> Any:
+    """What the container `one` holds, in a plain one that stays as it is."""
+    return dict(one) if isinstance(one, dict) else set(one) if isinstance(one, set) else list(one)
+
+
+def _has(one: Any, content: Any) -> bool:
+    """Whether the container `one` holds still, in its order, the objects of `content`."""
+    now = _content(one)
+    pairs = [*zip(now, content)] + ([*zip(now.values(), content.values())] if isinstance(now, dict) else [])
+    return len(now) == len(content) and all(a is b for a, b in pairs)
 
 
 def attributes(module: nn.Module) -> dict[str, Any]:
