@@ -59,7 +59,8 @@ def examine(head: Head, path: Path) -> None:
             row["stage"] = stage
             write_text(path, json.dumps(row))
             started = time.process_time()
-            row[stage] = _tried(head, model, passes, fixed=bool(row.get("float", {}).get("notes")))
+            whole = row.get("float", {})
+            row[stage] = _tried(head, model, passes, fixed=bool(whole.get("notes") or "parts" in whole))
             row[f"{stage} seconds"] = round(time.process_time() - started, 1)
     except Exception as problem:
         row["problem"] = f"{row['stage']}: {type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"
