@@ -23,7 +23,7 @@ from fxcompress.conformance.writing import CheckedFile, Verify
 from fxcompress.driver.compilation import Compilation
 from fxcompress.driver.leave_out import leave_out, without_nothing
 from fxcompress.emit.batch import fix_batch_size
-from fxcompress.emit.files import write_onnx
+from fxcompress.emit.files import check_onnx_path, write_onnx
 from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
@@ -36,7 +36,7 @@ from fxcompress.ir.naming import keep_state_keys, keeps_its_names
 from fxcompress.ir.state import share_state
 from fxcompress.options import check_arguments
 from fxcompress.report.rows import Report
-from fxcompress.storage.atomic import as_path, check_writable
+from fxcompress.storage.atomic import as_path
 from fxcompress.training.checkpoint import fingerprint, load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController, compose
 from fxcompress.views.dump import dump_step
@@ -218,7 +218,7 @@ class Compiled(fx.GraphModule):
             EmitError: an operation has no ONNX translation.
             VerificationError: the file does not load in the target's runtime, or see `verify`; nothing is written.
         """
-        check_writable(path)
+        check_onnx_path(path)
         file = CheckedFile(
             lower=partial(self._lowered, batch_size=batch_size),
             emit=partial(self._emitted, opset=opset),

@@ -375,6 +375,8 @@ WRONG_OPTIONS = {
     "--data random": "noise needs a shape: add --input-shape",
     "--data data.npy --output nowhere/out.onnx": "the folder nowhere does not exist",
     "--data data.npy --output empty": "cannot write empty: it is a folder",
+    "--data data.npy --output out.xml": "this writes ONNX: name out.onnx",
+    "--data data.npy --output out.BIN": "this writes ONNX: name out.onnx",
     "--data data.npy --ignore layr": "scope 'layr' matches nothing",
     "--data data.npy --submodule layr": "layr",
     "--data photos --input-shape 1,5,8,8": "[batch, 1 or 3, height, width], not [batch, 5, 8, 8]",

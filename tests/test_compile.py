@@ -179,6 +179,13 @@ def test_data_may_come_in_any_form():
         assert torch.equal(fxcompress.compile(residual(), data=data, example_inputs=images(2))(images(2)), expected)
 
 
+def test_onnx_is_not_written_under_the_name_of_another_format(tmp_path):
+    compiled = fxcompress.compile(residual(), [], example_inputs=images())
+    with pytest.raises(InputError, match=r"call to_openvino\(.*m.xml"):
+        compiled.to_onnx(tmp_path / "m.xml")
+    assert not list(tmp_path.iterdir())
+
+
 def test_running_the_pipeline_twice_changes_nothing_more():
     twice = [passes.FoldBatchNorm(), passes.FoldBatchNorm(), passes.CanonicalizeActivations(), passes.CanonicalizeActivations()]
     compiled = fxcompress.compile(residual(), twice, example_inputs=images())

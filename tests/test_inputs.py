@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxcompress
+from fxcompress import passes
 from fxcompress.data.inputs import ExampleInputs, example_inputs, peek
 from fxcompress.errors import CaptureError, InputError
 
@@ -130,3 +131,19 @@ def test_tensors_of_which_nothing_can_be_seen_are_refused(batch, message, as_dat
 def test_a_type_that_the_model_does_not_take_is_told_as_the_model_tells_it():
     with pytest.raises(CaptureError, match="does not run on the example inputs .*same dtype"):
         fxcompress.compile(nn.Linear(8, 4), data=[torch.ones(4, 8, dtype=torch.long)])
+
+
+@pytest.mark.parametrize("form", ["list", "dict", "inside"])
+@pytest.mark.parametrize("as_data", [False, True])
+def test_what_holds_itself_is_refused(form, as_data):
+    held = {"x": torch.randn(2, 8)} if form == "dict" else [torch.randn(2, 8)]
+    held.update(again=held) if form == "dict" else held.append(held)
+    batch = (held,) if form == "inside" else held
+    data = [{"input": held}] if as_data else [torch.randn(2, 8)]
+    with pytest.raises(InputError, match="holds itself"):
+        fxcompress.compile(
+            nn.Linear(8, 4),
+            [passes.Quantize(), passes.Calibrate()],
+            example_inputs={"input": torch.randn(2, 8)} if as_data else batch,
+            data=data,
+        )

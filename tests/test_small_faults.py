@@ -1,14 +1,21 @@
 """Single places whose change no other test saw (see `benchmarks.mutations`)."""
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+from torch import fx, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.channels.dependencies import Channels
+from fxcompress.emit.shapes import broadcast_shape
 from fxcompress.quantization.allocation import allocate
+from fxcompress.quantization.reconstruction import train
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -99,3 +106,49 @@ def test_a_bias_of_too_many_steps_is_added_behind_its_layer_whatever_makes_the_s
     compiled = fxcompress.compile(model, stack, data=[x], target="onnxruntime")
     kinds = [node.op_type for node in onnx.load(compiled.to_onnx(tmp_path / "m.onnx", verify="strict")).graph.node]
     assert kinds.count("Add") == 1
+
+
+def test_the_learning_rate_grows_over_a_tenth_and_falls_along_half_a_cosine():
+    class Student:
+        def __init__(self):
+            self.weight, self.rates = torch.zeros((), requires_grad=True), []
+
+        def groups(self, learning_rate):
+            self.held = [{"params": [self.weight], "lr": learning_rate}]
+            return self.held
+
+        def loss(self, teacher, leaves):
+            self.rates.append(self.held[0]["lr"])
+            return self.weight * 1.0
+
+        def keep_zeros(self):
+            pass
+
+    teacher = fxcompress.compile(nn.Linear(4, 4), [], example_inputs=torch.randn(1, 4))
+    student = Student()
+    list(train(student, teacher, [[torch.randn(1, 4)] for _ in range(20)], epochs=2, batch_size=1, learning_rate=0.5))
+    done = np.arange(40) / 40
+    expected = 0.5 * np.minimum(1, (done + 1 / 40) / 0.1) * (1 + np.cos(np.pi * done)) / 2
+    assert student.rates == pytest.approx(expected.tolist())
+
+
+@given(mutually_broadcastable_shapes(num_shapes=3, min_dims=0, max_dims=4, max_side=3))
+def test_shapes_are_broadcast_as_in_torch(drawn):
+    assert broadcast_shape(*drawn.input_shapes) == list(drawn.result_shape)
+
+
+@given(st.recursive(st.none() | st.integers(1, 4), lambda one: st.lists(one, max_size=3), max_leaves=6))
+def test_every_channel_of_every_tensor_is_pinned(sizes):
+    dependencies = Channels(fx.GraphModule({}, fx.Graph()))
+    made = []
+
+    def axes(size):
+        if isinstance(size, list):
+            return [axes(one) for one in size]
+        if size is None:
+            return None
+        made.extend(ids := dependencies.elements.fresh(size))
+        return ids
+
+    dependencies.pin_all([axes(sizes)], "it is read")
+    assert not any(dependencies.elements.is_free(one) for one in made)

@@ -118,6 +118,8 @@ def _places(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr | ast.
         if isinstance(child, ast.FunctionDef):
             for part in (child.args.defaults, child.args.kw_defaults, child.body):
                 yield from _places(ast.Module(part, []), inner)  # type: ignore[arg-type]  # no annotations, no decorators
+        elif isinstance(child, ast.ClassDef):
+            yield from _places(ast.Module(child.body, []), inner)  # a decorator declares: frozen, or compared by identity
         elif isinstance(child, ast.AnnAssign):
             if child.value is not None:
                 yield from _places(ast.List([child.value], ast.Load()), function)

@@ -24,13 +24,13 @@ from fxcompress.data.archive import ArchiveFile
 from fxcompress.data.images import ArrayFile, ImageFolder, find_images
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
+from fxcompress.emit.files import check_onnx_path
 from fxcompress.emit.inspect import inspect_onnx, plain_summary
 from fxcompress.errors import FileWarning, InputError
 from fxcompress.measure.sensitivity import check_report_path, sensitivity
 from fxcompress.passes import Calibrate, CompressWeights, Quantize
 from fxcompress.report.progress import shown
 from fxcompress.report.units import readable_bytes
-from fxcompress.storage.atomic import check_writable
 
 VERIFY: dict[str, Verify] = {"yes": True, "strict": "strict", "no": False}
 RANDOM = "random"
@@ -59,7 +59,7 @@ Calibration = ImageFolder | ArrayFile | ArchiveFile | RandomData
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    output = check_writable(arguments.output or f"{model_name(arguments.model)}.onnx")
+    output = check_onnx_path(arguments.output or f"{model_name(arguments.model)}.onnx")
     report = check_report_path(arguments.sensitivity) if arguments.sensitivity else None
     config = Config.load(arguments.config, allow_imports=arguments.allow_imports) if arguments.config else None
     samples, target = arguments.samples or SAMPLES, arguments.target or (config.target if config else "openvino")

@@ -24,13 +24,21 @@ _HOW = (
 
 @dataclass(frozen=True)
 class ExampleInputs:
-    """One call of a model: ``model(*args, **kwargs)``."""
+    """One call of a model: ``model(*args, **kwargs)``.
+
+    Raises:
+        InputError: a list or dict among them holds itself, so that its tensors have no end.
+    """
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         register_caches()
+        try:
+            pytree.tree_structure((self.args, self.kwargs))
+        except RecursionError:
+            raise InputError("a list or dict of the inputs holds itself, or is too deep to be read; take it out") from None
 
     def __repr__(self) -> str:
         named = [f"{name}={describe_value(value)}" for name, value in self.kwargs.items()]

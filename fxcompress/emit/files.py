@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from fxcompress.emit.protobuf import write_protobuf
 from fxcompress.errors import InputError
-from fxcompress.storage.atomic import check_writable, replacing, takes_files_beside
+from fxcompress.storage.atomic import as_path, check_writable, replacing, takes_files_beside
 
 LARGEST_FILE = 2**29
 """Bytes of weights in a single file; more go to a file beside it. Protobuf ends at 2 GiB, and needs thrice the memory."""
@@ -22,6 +22,21 @@ Check = Callable[[Path, dict[str, list[Any]]], object]
 """What looks at a finished file, given the shapes of its inputs."""
 
 _LARGEST_INTERNAL = 1023  # bytes; shape inference reads axes and shapes, which must stay in the model
+
+
+def check_onnx_path(path: str | os.PathLike[str]) -> Path:
+    """`path` as a `Path`, once it is known that an ONNX file can be written there. Call it before any long work.
+
+    Raises:
+        InputError: it cannot be written, or is named as OpenVINO's own format, which is written in another way.
+    """
+    target = as_path(path)
+    if target.suffix.lower() in (".xml", ".bin"):
+        raise InputError(
+            f"{target} is a name of OpenVINO's own format, and this writes ONNX: name {target.with_suffix('.onnx')}, which "
+            f"OpenVINO reads as it is, or call to_openvino({str(target.with_suffix('.xml'))!r}) on the compiled model"
+        )
+    return check_writable(target)
 
 
 def write_onnx(
