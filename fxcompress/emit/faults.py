@@ -19,6 +19,7 @@ from fxcompress.emit.convolutions import (
     wide_crops_in_float,
     wide_groups_in_float,
 )
+from fxcompress.emit.groups import groups_divided
 from fxcompress.emit.joins import joins_quantized_apart, joins_requantized
 from fxcompress.emit.kernels import (
     averages_apart,
@@ -223,6 +224,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.REDUCTIONS: reductions_apart,
     Fault.PADDED_AVERAGES: rounded_averages_apart,
     Fault.MISH_OF_ATTENTION: mishes_spelled,
+    Fault.ODD_GROUPS: groups_divided,
     Fault.SUPPRESSED_TIES: _allow_more_overlap,
 }
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {

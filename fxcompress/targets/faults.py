@@ -43,6 +43,7 @@ class Fault(enum.Enum):
     WIDE_CROPS = "computes the wrong sums of signed integers where a transposed convolution crops as much as its kernel spans"
     SINGLE_COLUMNS = "computes the wrong values where an integer convolution of several columns strides to one"
     LONG_ROWS = "takes the wrong values where the rows of an integer kernel, over a few channels, fill several registers"
+    ODD_GROUPS = "adds up the wrong groups of weights where these are of odd sizes, or no multiple of 32 above that"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
     SUPPRESSED_TIES = "suppresses boxes that overlap a better one by as much as is allowed, as if it were more"

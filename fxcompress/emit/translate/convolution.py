@@ -57,11 +57,14 @@ def convolution_transpose(
     dilation: Ints = 1,
 ) -> ir.Value:
     spatial = emit.rank(weight) - 2
+    strides, pads, more = (spread(one, spatial) for one in (stride, padding, output_padding))
+    spared = [min(pad, one) if one >= step else 0 for pad, one, step in zip(pads, more, strides)]
     window = {
         "kernel_shape": emit.static(weight, *range(2, spatial + 2)),
-        "strides": spread(stride, spatial),
-        "pads": 2 * spread(padding, spatial),
-        "output_padding": spread(output_padding, spatial),
+        "strides": strides,
+        # onnxruntime takes less than a stride at the end; what would be added there need not be cropped first
+        "pads": [*pads, *(pad - one for pad, one in zip(pads, spared))],
+        "output_padding": [pad - one for pad, one in zip(more, spared)],
         "dilations": spread(dilation, spatial),
     }
     return emit.with_batch(x, spatial + 2, lambda x: emit.ConvTranspose(x, weight, bias, **window, group=groups))
