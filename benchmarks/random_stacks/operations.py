@@ -82,7 +82,9 @@ LAYERS: dict[str, Operation] = {
     "layer_norm": _layer("nn.LayerNorm({d}, elementwise_affine={affine})", affine=(True, True, False)),
     "layer_norm_all": _layer("nn.LayerNorm({shape})"),
     "rms_norm": _layer("nn.RMSNorm({d})"),
-    "group_norm": _layer("nn.GroupNorm({groups}, {c})", groups=(1, 2, 3, 4)),
+    "group_norm": _layer(  # of groups of one value it makes nothing but rounding, 316 times as large
+        "nn.GroupNorm({groups}, {c})", call="{m}({x}) if {x}[0].numel() > {groups} else {x}", groups=(1, 2, 3, 4)
+    ),
     "instance_norm1d": _layer("nn.InstanceNorm1d({c}, affine={affine})", 3, affine=_BIAS),
     "instance_norm2d": _layer("nn.InstanceNorm2d({c}, affine={affine})", 4, affine=_BIAS),
     "local_response_norm": _layer("nn.LocalResponseNorm(3)", 3, 4, 5),
