@@ -635,6 +635,25 @@ def test_hooks_that_a_call_registers_do_not_stay_on_the_users_model():
     torch.testing.assert_close(model(x), expected)
 
 
+class Boxes(nn.Module):
+    """Embeds the sizes of boxes, whose second corner is right of and below the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.height = nn.Embedding(30, 8), nn.Embedding(30, 8)
+
+    def forward(self, boxes):
+        return self.width(boxes[..., 2] - boxes[..., 0]) + self.height(boxes[..., 3] - boxes[..., 1])
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (1, 5), (4, 1), (4,)])
+def test_the_batch_of_numbers_that_belong_together_is_free(shape):
+    corner = torch.randint(0, 20, (*shape, 2), generator=torch.Generator().manual_seed(0))
+    boxes = torch.cat([corner, corner + torch.tensor([6, 9])], -1)
+    graph_module = capture(Boxes().eval(), ExampleInputs((boxes,)))
+    assert Batch.of(graph_module.graph).dimensions == (0,)
+
+
 class Recurrence(nn.Module):
     """A loop over tokens, written out."""
 

@@ -59,7 +59,7 @@ def _samples_are_apart(graph_module: fx.GraphModule, batch: Batch, leaves: Leave
         return False
     alone = batch.cut(leaves, 0, 1)
     try:
-        other = _another(batch, alone)
+        other = _another(batch, leaves, alone)
         single = graph_outputs(graph_module, alone)
         among = graph_outputs(graph_module, batch.join([other, alone, other]))
     except (RuntimeError, IndexError):  # it does not take such a number: a size that must be even, or one of a sequence
@@ -75,17 +75,27 @@ def graph_outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 
-def _another(batch: Batch, sample: Sequence[Any]) -> Leaves:
-    """A sample unlike `sample`, of values that it could have."""
+def _another(batch: Batch, leaves: Leaves, sample: Sequence[Any]) -> Leaves:
+    """A sample unlike `sample`, the first one of `leaves`, of values that it could have.
+
+    Integers are those of the second sample, where they differ: numbers that belong together, such as the corners of a box,
+    do so there too. Else the places of the first are taken in reverse, each as it is.
+    """
     generator = torch.Generator().manual_seed(0)
 
-    def other(leaf: Tensor) -> Tensor:
-        if not leaf.is_floating_point():
-            return leaf.flip(-1) if leaf.dim() else leaf
-        spread = leaf.std(correction=0).nan_to_num(1.0, 1.0) + leaf.new_tensor(1e-2)
-        return leaf + torch.randn(leaf.shape, generator=generator).to(leaf) * spread
+    def other(leaf: Tensor, all_of_it: Tensor, dimension: int) -> Tensor:
+        if leaf.is_floating_point():
+            spread = leaf.std(correction=0).nan_to_num(1.0, 1.0) + leaf.new_tensor(1e-2)
+            return leaf + torch.randn(leaf.shape, generator=generator).to(leaf) * spread
+        second = all_of_it.narrow(dimension, 1, 1) if all_of_it.shape[dimension] > 1 else leaf
+        return leaf.flip(_places(leaf)) if torch.equal(second, leaf) else second
 
-    return [leaf if d is None else other(leaf) for leaf, d in zip(sample, batch.dimensions)]
+    return [one if d is None else other(one, whole, d) for one, whole, d in zip(sample, leaves, batch.dimensions)]
+
+
+def _places(sample: Tensor) -> list[int]:
+    """The first dimension in which `sample` has several values."""
+    return [dimension for dimension, size in enumerate(sample.shape) if size > 1][:1]
 
 
 def _same_sample(single: Tensor, among: Tensor) -> bool:
