@@ -6,6 +6,7 @@ import copy
 import functools
 import threading
 from collections import Counter, OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -633,6 +634,12 @@ def test_hooks_that_a_call_registers_do_not_stay_on_the_users_model():
     assert not model.layer._forward_hooks and not model.layer._forward_pre_hooks and not model.found and not model.count
     torch.testing.assert_close(compiled(x), expected)
     torch.testing.assert_close(model(x), expected)
+
+
+def test_a_layer_may_hold_options_of_experts_that_it_cannot_change():
+    model = nn.Sequential(nn.Linear(3, 3)).eval()
+    model[0].config = SimpleNamespace(_experts_implementation="grouped_mm")
+    assert Batch.of(capture(model, ExampleInputs((torch.randn(2, 3),))).graph).is_free
 
 
 class Boxes(nn.Module):

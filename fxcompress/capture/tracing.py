@@ -46,7 +46,9 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
         elif isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
             module.momentum = 0.0  # which it is in a graph, that has no number of batches
         elif getattr(getattr(module, "config", None), "_experts_implementation", None) == "grouped_mm":
-            module.set_experts_implementation("batched_mm")  # of Transformers: the same sums, in operations that files have
+            choose = getattr(module, "set_experts_implementation", None)  # of Transformers: layers that hold experts lack it
+            if choose is not None:
+                choose("batched_mm")  # the same sums, in operations that files have
 
 
 def trace(model: nn.Module, example: ExampleInputs, shapes: Any = None) -> ExportedProgram:
