@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from emission import Call, assert_same, captured, in_onnxruntime, in_openvino
+from emission import Call, assert_same, captured, checked, in_onnxruntime, in_openvino
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.execution.agreement import sqnr
 
 IMAGE = torch.randn(2, 4, 9, 7)
 BOTH = (in_onnxruntime, in_openvino)
@@ -349,3 +351,15 @@ def test_a_weight_of_direction_and_length(dim: int | None) -> None:
 
 def test_integers_are_rectified() -> None:
     assert_same(lambda x: torch.relu(x), torch.randint(-5, 5, (2, 3)), runtimes=BOTH)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5, 5)])
+@pytest.mark.parametrize("offset", [10, 100])
+def test_a_group_norm_of_what_is_far_from_zero(shape, offset):
+    torch.manual_seed(0)
+    norm, x = nn.GroupNorm(3, 6), torch.randn(shape) * 0.1 + offset
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    serialized = checked(to_onnx_model(captured(norm.eval(), x)))
+    expected = copy.deepcopy(norm).double()(x.double())
+    for run in (in_onnxruntime, in_openvino):
+        assert sqnr(expected, torch.from_numpy(run(serialized, (x,))[0]).double()) > 50

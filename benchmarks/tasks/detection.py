@@ -35,7 +35,7 @@ TASK = Task(
         "after": Stack("INT8 after training", ("--epochs", "0")),
         "int8": Stack("INT8, trained", SHORT, 0.3),
         "sparse": Stack("half of the weights zero, INT8", SHORT, 0.7),
-        "filters": Stack("30% of the filters pruned, INT8", ("--epochs", "6", "--lr", "5e-4"), 0.5),
+        "filters": Stack("30% of the filters pruned, INT8", ("--epochs", "12", "--lr", "1e-3"), 0.5),
         "distilled": Stack("INT8, trained and distilled", SHORT),
         "control": Stack("FP32, trained on", SHORT),
     },

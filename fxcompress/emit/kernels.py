@@ -28,7 +28,7 @@ from fxcompress.emit.rewiring import (
 _MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
 _POOLS = {"AveragePool", "LpPool", "MaxPool", "Resize", "Tile"}
 _PICKS = {"Concat", "Flatten", "Gather", "GatherElements", "GatherND", "Reshape", "Slice", "SpaceToDepth", "Split"}
-_NORMS_OF_CHANNELS = {"BatchNormalization", "GroupNormalization", "InstanceNormalization"}
+_NORMS_OF_CHANNELS = {"BatchNormalization", "InstanceNormalization"}
 _NORM = "BatchNormalization"
 _LINEAR, _CONVOLUTIONS = {"Gemm", "MatMul"}, {"Conv", "ConvTranspose"}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}

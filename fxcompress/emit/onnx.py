@@ -96,7 +96,7 @@ def _chosen_opset(wanted: int | None, needed: int) -> int:
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not OPSET <= wanted <= LATEST_OPSET:
         raise InputError(f"opset is a number from {OPSET} to {LATEST_OPSET}, not {wanted!r}")
     if wanted < needed:
-        why = "4-bit integers, scales for groups and group norms came with it"
+        why = "4-bit integers and scales for groups came with it"
         raise InputError(f"the model needs opset {needed}, and cannot be written in {wanted}: {why}")
     return wanted
 

@@ -124,14 +124,18 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> ir.Value:
+    """As an instance norm of groups: of ONNX's own, onnxruntime takes the variance from sums of squares, without digits."""
     (channels,) = emit.static(x, 1)
-    weight = _ones(emit, channels, x) if weight is None else weight
-    bias = _zeros(emit, channels, x) if bias is None else bias
-    emit.require_opset(21)  # before that, a weight was for a group
-    flat = emit.rank(x) == 2  # OpenVINO wants an axis behind the channels
-    wide = emit.Unsqueeze(x, [2]) if flat else x
-    normalized = emit.GroupNormalization(wide, weight, bias, num_groups=num_groups, epsilon=float(eps))
-    return emit.Squeeze(normalized, [2]) if flat else normalized
+    groups = emit.Reshape(x, [0, num_groups, -1])
+    ones, zeros = _ones(emit, num_groups, x), _zeros(emit, num_groups, x)
+    normalized = emit.InstanceNormalization(groups, ones, zeros, epsilon=float(eps))
+    sizes = emit.shape(x)[1:]
+    known = all(isinstance(size, int) for size in sizes)
+    normalized = emit.Reshape(normalized, [0, *sizes] if known else emit.Shape(x))
+    per_channel = [channels] + [1] * (emit.rank(x) - 2)
+    if weight is not None:
+        normalized = emit.Mul(normalized, emit.Reshape(weight, per_channel))
+    return normalized if bias is None else emit.Add(normalized, emit.Reshape(bias, per_channel))
 
 
 @translation(aten.instance_norm.default)
