@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -131,3 +133,25 @@ def test_ranges_are_centred_where_the_runtime_is_faster_by_it(target):
     ]
     assert (points[0] == 128) is (target == "openvino") is (Fault.MIDDLES in find_target(target).faults)
     assert np.less(points[1:], 128).all()  # of Hardswish, which hardly falls below zero
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(-4, 4), st.floats(-4, 4)), min_size=1, max_size=5),
+    st.integers(2, 8),
+)
+def test_only_ranges_with_a_zero_point_are_centred_and_hold_what_they_held(drawn, bits):
+    statistics, ranges = {}, {}
+    for name, (per_tensor, symmetric, *ends) in enumerate(drawn):
+        spec = SimpleNamespace(symmetric=symmetric, levels=lambda signed: (0, 2**bits - 1))
+        statistics[name] = SimpleNamespace(per_tensor=per_tensor, spec=spec, cost=lambda span: 1.0)
+        ranges[name] = tuple(torch.tensor(end) for end in sorted(ends))
+    found = centring.centred(statistics, ranges, list(statistics))
+    wanted = {
+        name
+        for name, one in statistics.items()
+        if one.per_tensor and not one.spec.symmetric and ranges[name][0] < 0 < ranges[name][1]
+    }
+    assert set(found) == wanted
+    for name, (low, high) in found.items():
+        assert low <= ranges[name][0] and high >= ranges[name][1]
+        assert torch.isclose(-low / 2 ** (bits - 1), high / (2 ** (bits - 1) - 1))

@@ -25,6 +25,8 @@ ROOMS = {
     "passes": ROOT / "passes",
     **{name: ROOT / "fxcompress" / name for name in ("quantization", "quantizers", "channels", "emit", "training")},
 }
+REFERENCE = "tests/test_reference.py::test_the_reference_is_current"
+"""Sees every declared default of what is public, which no function that is called can show."""
 WARM = [
     "torch",
     "torch.export",
@@ -115,13 +117,13 @@ def tried(options: argparse.Namespace) -> int:
 
 
 def tests_of(source: Source, mutant: Mutant, calls: dict[str, list[str]]) -> list[str]:
-    """Those that call the function that is changed; of a module's own code, those that call anything in it."""
+    """Those that call the function that is changed; of a module's or class's own code, the reference and all that call it."""
     file = str(source.path.relative_to(ROOT))
     exact = calls.get(f"{file}:{mutant.function}", [])
     if exact and mutant.function:
         return exact
     prefix = f"{file}:{mutant.function}." if mutant.function else f"{file}:"
-    return sorted({test for key, tests in calls.items() if key.startswith(prefix) for test in tests})
+    return sorted({REFERENCE, *(test for key, tests in calls.items() if key.startswith(prefix) for test in tests)})
 
 
 def quickest(tests: Sequence[str], seconds: dict[str, float], limit: float) -> list[str]:
