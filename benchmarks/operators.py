@@ -133,7 +133,8 @@ def _examine(sample: Sample) -> dict[str, Any]:
     row = {"way": "refused", "onnxruntime": "", "openvino": "", "why": ""}
     try:
         with torch.no_grad():
-            wanted = [_pairs(w) for w in pytree.tree_leaves(sample(*sample.inputs)) if isinstance(w, Tensor)]
+            leaves = pytree.tree_leaves(sample(*sample.inputs))
+            wanted = [_pairs(torch.as_tensor(w)) for w in leaves if isinstance(w, Tensor | int | float | bool)]
             given = [tensor.clone() for tensor in sample.inputs]
         graph = capture(sample, ExampleInputs(tuple(given)))
         model = to_onnx_model(graph)

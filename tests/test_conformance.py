@@ -378,3 +378,10 @@ def test_a_bias_kept_in_steps_of_its_integer_sum_is_explained_and_one_that_is_mo
     for share, faulty in ((0.5, False), (-0.5, False), (20, True)):
         (found,) = simulation.compare([exact + share * step.reshape(places)])
         assert found.faulty is faulty
+
+
+@pytest.mark.parametrize(("target", "runtime"), [("openvino", "OpenVINO"), ("onnxruntime", "onnxruntime")])
+def test_a_file_is_run_in_the_runtime_that_it_is_for(tmp_path, target, runtime):
+    compiled = fxcompress.compile(nn.Linear(3, 2), data=[(torch.randn(4, 3),)], target=target)
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
+    assert compiled.report.rows[-1].name.startswith(f"model.onnx in {runtime} ")

@@ -16,7 +16,9 @@ def test_training_steps_take_turns_and_train(monkeypatch):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 1000))
     trained = {"FP32": model, "fxcompress": qat_step.TOOLS["fxcompress"](model.eval())}
     before = {name: copy.deepcopy(one.state_dict()) for name, one in trained.items()}
-    taken = qat_step.measure({name: qat_step.step_of(one) for name, one in trained.items()}, rounds=3, warm_up=1)
+    taken = qat_step.measure(
+        {name: qat_step.step_of(one, qat_step.BATCH) for name, one in trained.items()}, rounds=3, warm_up=1
+    )
     assert [len(seconds) for seconds in taken.values()] == [3, 3]
     for name, one in trained.items():
         assert one.training

@@ -18,6 +18,7 @@ PAD = resolve("constant_pad_nd")
 ONNXRUNTIME_CPU = replace(
     OPENVINO_CPU,
     name="onnxruntime",
+    runtime="onnxruntime",
     travels={},
     exceptions={PAD: OPENVINO_CPU.exceptions[PAD]},
     accumulates=False,

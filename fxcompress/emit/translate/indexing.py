@@ -149,13 +149,15 @@ def _by_mask(emit: Emitter, x: ir.Value, indices: Sequence[ir.Value | None]) -> 
 @translation(aten.index_add.default)
 def index_add(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, source: ir.Value, alpha: Any = 1) -> ir.Value:
     """Slices of `source` are added to those of `x` along `dim` at `index`, of any number."""
-    rank = max(emit.rank(x), 1)
+    rank = emit.rank(x)
+    source = source if alpha == 1 else emit.Mul(source, alpha)
+    if rank == 0:
+        return emit.Add(x, emit.Reshape(source, emit.sizes([])))
     axis = dim % rank
     order = [axis, *(one for one in range(rank) if one != axis)]
-    front = [one if axis == 0 else emit.Transpose(one, perm=order) for one in (x, source)]
-    added = front[1] if alpha == 1 else emit.Mul(front[1], alpha)
+    into, added = (one if axis == 0 else emit.Transpose(one, perm=order) for one in (x, source))
     places = emit.Reshape(emit.cast(index, torch.int64), [-1, 1])
-    summed = emit.op("ScatterND", front[0], places, added, reduction="add")
+    summed = emit.op("ScatterND", into, places, added, reduction="add")
     return summed if axis == 0 else emit.Transpose(summed, perm=[order.index(one) for one in range(rank)])
 
 
