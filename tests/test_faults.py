@@ -729,3 +729,21 @@ def test_a_norm_behind_a_reduction_of_what_a_transposed_convolution_computes(red
     nn.init.uniform_(norm.running_mean, 0.5, 1), nn.init.uniform_(norm.running_var, 0.5, 2)
     model = nn.Sequential(nn.ConvTranspose1d(1, 3, 2), Call(reduced), norm).eval()
     agree(fxcompress.compile(model, stack, data=[(x,)]), x)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 6])
+def test_an_attention_over_rows_of_a_table_with_activations_of_few_bits(bits, symmetric, tmp_path):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.attention = nn.Embedding(20, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            v = self.rows(x)
+            return self.attention(v, v, v)[0]
+
+    torch.manual_seed(0)
+    options = {"activations": QuantizationSpec(bits=bits, symmetric=symmetric), "embeddings": False}
+    compiled = compile_here(Attention(), torch.randint(0, 20, (5, 2)), **options)
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")

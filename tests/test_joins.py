@@ -1,4 +1,4 @@
-"""What joins a value with itself, before a convolution that reads more padding than values, runs in both runtimes."""
+"""What joins a value with itself, before a convolution that reads more padding than values, or expands one: files run."""
 
 from __future__ import annotations
 
@@ -27,3 +27,20 @@ def test_what_is_joined_with_itself(tmp_path, repeat, padding):
     x = torch.randn(4, 2, 1, 1)
     compiled = fxcompress.compile(nn.Sequential(Call(repeat), nn.Conv2d(2, 3, 1, padding=padding)).eval(), data=[(x,)])
     compiled.to_onnx(tmp_path / "model.onnx", verify="strict")  # in a child process, which the fault would kill
+
+
+EXPANDED = {
+    "clamp": lambda x: x[:, :1].expand(-1, 2).clamp(-0.5, 0.25),
+    "step": lambda x: x[:, :1].expand(-1, 2).relu(),
+    "added to nothing": lambda x: (x[:, :1] + torch.zeros(1, 2)).clamp(-0.5, 0.25),
+    "swapped": lambda x: x.unsqueeze(2).expand(-1, -1, 2).transpose(1, 2).relu(),
+    "like another": lambda x: nn.functional.hardtanh(x[:, 1:].expand_as(x)),
+}
+
+
+@pytest.mark.parametrize("expand", EXPANDED.values(), ids=EXPANDED)
+def test_what_is_expanded_and_quantized(tmp_path, expand):
+    torch.manual_seed(0)
+    x = torch.randn(5, 2)
+    compiled = fxcompress.compile(nn.Sequential(Call(expand), nn.Linear(2, 1)).eval(), data=[(x,)])
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")

@@ -20,11 +20,12 @@ from fxcompress.emit.convolutions import (
     wide_groups_in_float,
 )
 from fxcompress.emit.groups import groups_divided
-from fxcompress.emit.joins import joins_quantized_apart, joins_requantized
+from fxcompress.emit.joins import expansions_apart, joins_quantized_apart, joins_requantized
 from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
     clips_apart,
+    few_bits_multiplied_apart,
     maxima_apart,
     means_in_float,
     mishes_spelled,
@@ -243,6 +244,8 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.SHAPES_OF_CONVOLUTIONS: _hide_shapes,
     Fault.STRIDED_PADDING: strides_apart,
     Fault.PADDED_OUTPUTS: bytes_padded,
+    Fault.FEW_BITS_MULTIPLIED: few_bits_multiplied_apart,
+    Fault.EXPANSIONS: expansions_apart,
     Fault.REPEATED_JOINS: joins_requantized,
     Fault.WIDE_GROUPS: wide_groups_in_float,
     Fault.SHALLOW_VOLUMES: shallow_volumes_in_float,

@@ -1,4 +1,4 @@
-"""What is joined and quantized, kept where a runtime would move the quantizer in front of the join, and fail there."""
+"""What is joined or expanded and quantized, where a runtime would move the quantizer in front of that, and fail there."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def _joins_rows(quantize: ir.Node) -> bool:
     axis = joined.attributes.get_int("axis", 1) % rank
     dequantized = (dequantize.outputs[0] for dequantize, _ in quantize.outputs[0].uses())
     return any(channels.get(reader.op_type, axis) != axis for value in dequantized for reader in readers(value))
+
+
+def expansions_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between what expands a value and its quantizer."""
+    expanded = [node for node in graph if node.op_type == "Expand" or _adds_nothing(node)]
+    read = {reader for node in expanded for reader in readers(node.outputs[0])}
+    return shield(graph, [(node, 0) for node in graph if node.op_type == "QuantizeLinear" and node in read])
+
+
+def _adds_nothing(node: ir.Node) -> bool:
+    """Whether `node` adds zeros, or multiplies with ones, of which a runtime makes an expansion."""
+    nothing = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(node.op_type)
+    known = [numbers for numbers in map(numbers_of, node.inputs) if numbers is not None]
+    return nothing is not None and any(numbers.size > 1 and (numbers == nothing).all() for numbers in known)
 
 
 def joins_requantized(graph: ir.Graph) -> int:

@@ -37,6 +37,8 @@ class Fault(enum.Enum):
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     PADDED_OUTPUTS = "reads beyond its input where an integer convolution puts out what is of padding alone"
+    FEW_BITS_MULTIPLIED = "does not load a product of two activations of few bits that come from rows of a table"
+    EXPANSIONS = "moves a quantizer from behind an expansion to in front of it, and does not run a single sample"
     REPEATED_JOINS = "kills the process where what is joined with itself is quantized twice"
     WIDE_GROUPS = "computes the first group alone of an integer convolution of odd groups of more than 16 filters"
     SHALLOW_VOLUMES = "takes the wrong weights where an integer convolution is deeper than the volume that it reads"
