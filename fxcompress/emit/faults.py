@@ -25,7 +25,6 @@ from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
     clips_apart,
-    few_bits_multiplied_apart,
     maxima_apart,
     means_in_float,
     mishes_spelled,
@@ -35,6 +34,7 @@ from fxcompress.emit.kernels import (
     rounded_averages_apart,
     scalings_apart,
 )
+from fxcompress.emit.products import few_bits_multiplied_apart
 from fxcompress.emit.rewiring import (
     MOVES,
     POINTWISE,

@@ -190,19 +190,6 @@ def scalings_apart(graph: ir.Graph) -> int:
     return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if one.op_type in ("Mul", "Div")])
 
 
-def few_bits_multiplied_apart(graph: ir.Graph) -> int:
-    """Have a maximum with minus infinity stand behind one of two activations that are multiplied, where one has few bits."""
-    return shield(graph, [(node, 1) for node in graph if is_product(node) and any(map(_has_few_bits, node.inputs))])
-
-
-def _has_few_bits(value: ir.Value | None) -> bool:
-    """Whether `value` comes from bytes of what was clipped to fewer levels."""
-    dequantize = dequantize_of(value)
-    quantize = dequantize.inputs[0].producer() if dequantize is not None and dequantize.inputs[0] is not None else None
-    clip = quantize.inputs[0].producer() if quantize is not None and quantize.inputs[0] is not None else None
-    return clip is not None and clip.op_type == "Clip"
-
-
 def channels_apart(graph: ir.Graph) -> int:
     """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
     sources = [
