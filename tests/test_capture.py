@@ -743,3 +743,27 @@ def test_a_trace_leaves_nothing_in_the_caches_of_functions(kind):
         torch.testing.assert_close(one(x), expected)
         assert type(one(x)) is torch.Tensor
     assert known() is before  # nothing of the trace came to it
+
+
+class Windows(nn.Module):
+    """Overlapping windows, as Longformer has them: how many there are is computed in tensors of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        samples, width = x.shape[0], x.shape[2]
+        count = torch.div(x.shape[1], 2, rounding_mode="trunc")
+        pairs = self.layer(x).view(samples, count, 2, width)
+        size, stride = list(pairs.shape), list(pairs.stride())
+        windows = pairs.as_strided([samples, size[1] * 2 - 1, 2, width], [stride[0], stride[1] // 2, stride[2], stride[3]])
+        return windows.sum(2) + windows.new_ones(samples, 2 * count - 1, width)
+
+
+def test_sizes_that_a_model_computes_in_tensors_are_free(tmp_path):
+    model = Windows().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 8, 4))
+    x = torch.randn(3, 10, 4)
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled.to_onnx(tmp_path / "m.onnx", verify="strict")

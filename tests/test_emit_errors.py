@@ -44,6 +44,12 @@ def test_fractions_of_the_batch_size_are_refused() -> None:
         to_onnx_model(captured(Call(lambda x: x / x.shape[0] ** 0.5), torch.randn(2, 3)))
 
 
+def test_the_memory_of_a_view_is_refused() -> None:
+    """torchlib takes its values for it, in another order."""
+    with pytest.raises(EmitError, match=r"(?s)emission\.py.*call \.contiguous\(\) in front of it"):
+        to_onnx_model(captured(Call(lambda x: x.transpose(1, 2).as_strided((2, 3), (1, 2))), torch.randn(4, 5, 6)))
+
+
 def test_training_mode_is_refused() -> None:
     module = training(captured(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.randn(2, 3)))
     with pytest.raises(EmitError, match=r"call eval\(\)"):

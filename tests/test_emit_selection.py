@@ -52,6 +52,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "replicate_and_crop": lambda x: F.pad(x, (-7, 5), mode="replicate").sum() + F.pad(x, (3, -2), mode="replicate"),
     "nothing_joined": lambda x: torch.cat([x, x[..., :0], torch.linspace(0, 1, 0).expand(x.shape[0], 5, 0)], 2),
+    "as_strided": lambda x: x.as_strided((x.shape[0], 4, 3), (x.stride(0), 7, 2), 1) + x[:1, 3].as_strided((2, 3), (1, 0))[1],
     "shrink": lambda x: F.hardshrink(x, -0.5) + F.hardshrink(x, 0.5),
     "norms": lambda x: x.norm(dim=1) + (x != 0).float().mul(x).norm(p=0, dim=1) + torch.dist(x, x.flip(1)),
 }

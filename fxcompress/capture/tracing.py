@@ -25,6 +25,7 @@ from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.capture.selected import loops_over_all_places
+from fxcompress.capture.sizes_in_tensors import sizes_in_tensors
 from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
 from fxcompress.data.inputs import ExampleInputs
@@ -127,6 +128,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             own_backwards() as told,
             data_as_detached(),
             loops_over_all_places() as looped,
+            sizes_in_tensors(),
             plain_kernels(),
             without_autocast() as cast,  # innermost, which is the one that notes
             forgetting(model),

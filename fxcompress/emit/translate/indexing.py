@@ -27,6 +27,20 @@ def take(emit: Emitter, x: ir.Value, index: ir.Value) -> ir.Value:
     return emit.Gather(emit.Reshape(x, [-1]), index, axis=0)
 
 
+@translation(aten.as_strided.default)
+def as_strided(emit: Emitter, x: ir.Value, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None) -> ir.Value:
+    """Places in memory, of which a file has none; where the values of `x` lie one after the other, they are its places."""
+    known = emit.fake(x)
+    if not known.is_contiguous():
+        emit.refuse("as_strided reads the memory of a view, which a file does not have: call .contiguous() in front of it")
+    places = emit.size_scalar(0 if storage_offset is None else storage_offset - known.storage_offset())
+    for axis, (count, step) in enumerate(zip(size, stride)):
+        along = emit.Range(emit.size_scalar(0), emit.size_scalar(count), emit.size_scalar(1))
+        steps = emit.Reshape(emit.Mul(along, emit.size_scalar(step)), [-1 if d == axis else 1 for d in range(len(size))])
+        places = emit.Add(steps, places)
+    return emit.Gather(emit.Reshape(x, [-1]), places, axis=0)
+
+
 @translation(aten.gather.default)
 def gather(emit: Emitter, x: ir.Value, dim: int, index: ir.Value, sparse_grad: bool = False) -> ir.Value:
     return emit.GatherElements(x, index, axis=dim)
