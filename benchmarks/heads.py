@@ -14,64 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.head_options import OF_KINDS, OPTIONS, PIXELS, PLACE, SIZES, STAGES, VISION, WORDS
 from benchmarks.models import import_torchvision
-
-WORDS = 96
-SIZES: dict[str, Any] = {
-    "vocab_size": WORDS,
-    "hidden_size": 32,
-    "d_model": 32,
-    "n_embd": 32,
-    "dim": 32,
-    "embedding_size": 32,
-    "emb_dim": 32,
-    "intermediate_size": 48,
-    "ffn_dim": 48,
-    "d_ff": 48,
-    "d_inner": 48,
-    "hidden_dim": 48,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "num_hidden_layers": 2,
-    "num_layers": 2,
-    "n_layer": 2,
-    "n_layers": 2,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "num_attention_heads": 4,
-    "num_heads": 4,
-    "n_head": 4,
-    "n_heads": 4,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "d_kv": 8,
-    "head_dim": 8,
-    "rotary_dim": 8,
-    "word_embed_proj_dim": 32,
-    "num_local_experts": 4,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-}
-"""What is small wherever it is an option."""
-
-PIXELS = 32
-VISION: dict[str, Any] = {"image_size": PIXELS, "patch_size": 8}
-STAGES: dict[str, Any] = {"depths": [1, 1, 1, 1], "image_size": 64}
-SPEECH: dict[str, Any] = {
-    "conv_dim": (16, 16),
-    "conv_kernel": (10, 3),
-    "conv_stride": (5, 2),
-    "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -188,6 +132,30 @@ def boxes(samples: int, length: int) -> dict[str, Any]:
     return {**text(samples, length), "bbox": torch.cat([corners, corners + 20], -1)}
 
 
+def pictured_boxes(samples: int, length: int) -> dict[str, Any]:
+    return {**boxes(samples, length), **picture(samples, length)}
+
+
+def placed(samples: int, length: int) -> dict[str, Any]:
+    """A picture in a text: a token of its own (`PLACE`) stands for each of its patches."""
+    patches = (PIXELS // VISION["patch_size"]) ** 2
+    ids = torch.cat([torch.full((samples, patches), PLACE), _ids(samples, length)], 1)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **picture(samples, length)}
+
+
+def points(samples: int, length: int) -> dict[str, Any]:
+    """A picture and two points in it."""
+    return {**wide(samples, length), "input_points": _random(samples, 1, 2, 2).sigmoid() * 64}
+
+
+def spoken(samples: int, length: int) -> dict[str, Any]:
+    return {**waves(samples, length), "decoder_input_ids": _ids(samples, max(length // 2, 2))}
+
+
+def video(samples: int, length: int) -> dict[str, Any]:
+    return {"pixel_values": _random(samples, 4, 3, PIXELS, PIXELS)}
+
+
 def series(samples: int, length: int) -> dict[str, Any]:
     return {"past_values": _random(samples, 32, 3)}
 
@@ -208,6 +176,11 @@ INPUTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "frames": frames,
     "spectrum": spectrum,
     "boxes": boxes,
+    "boxes on a picture": pictured_boxes,
+    "placed picture": placed,
+    "points in a wide picture": points,
+    "spoken": spoken,
+    "video picture": video,
     "series": series,
 }
 
@@ -219,7 +192,7 @@ PLAIN: dict[str, str] = {
     "MegatronBertModel ErnieModel XLMModel FlaubertModel XLNetModel IBertModel LukeModel "
     "SplinterModel RemBertModel EsmModel RoCBertModel XmodModel ModernBertModel "
     "NomicBertModel EuroBertModel MarkupLMModel TapasModel T5EncoderModel UMT5EncoderModel VisualBertModel "
-    "DPRQuestionEncoder CLIPTextModelWithProjection SiglipTextModel Data2VecTextModel MraModel BertGenerationEncoder",
+    "DPRQuestionEncoder CLIPTextModelWithProjection SiglipTextModel Data2VecTextModel MraModel BertGenerationEncoder VitsModel",
     "unmasked": "FNetForMaskedLM ReformerModel PerceiverForMaskedLM",
     "decoder": "GPT2LMHeadModel GPTNeoForCausalLM GPTNeoXForCausalLM GPTJForCausalLM GPTBigCodeForCausalLM CodeGenForCausalLM "
     "OPTForCausalLM BloomForCausalLM FalconForCausalLM LlamaForCausalLM LlamaForSequenceClassification MistralForCausalLM "
@@ -232,7 +205,7 @@ PLAIN: dict[str, str] = {
     "BambaForCausalLM JambaForCausalLM Lfm2ForCausalLM Exaone4ForCausalLM Ernie4_5ForCausalLM "
     "ArceeForCausalLM SeedOssForCausalLM ApertusForCausalLM DiffLlamaForCausalLM BitNetForCausalLM "
     "DogeForCausalLM GptOssForCausalLM MiniMaxForCausalLM ModernBertDecoderForCausalLM MptForCausalLM "
-    "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM",
+    "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM Qwen2VLForConditionalGeneration",
     "both": "T5ForConditionalGeneration MT5ForConditionalGeneration UMT5ForConditionalGeneration "
     "LongT5ForConditionalGeneration SwitchTransformersForConditionalGeneration BartForConditionalGeneration "
     "MBartForConditionalGeneration MarianMTModel "
@@ -243,7 +216,7 @@ PLAIN: dict[str, str] = {
     "picture": "ViTForImageClassification DeiTForImageClassification BeitForImageClassification Dinov2Model "
     "Dinov2WithRegistersModel DINOv3ViTModel CLIPVisionModelWithProjection SiglipVisionModel ViTMSNModel ViTMAEForPreTraining "
     "YolosForObjectDetection IJepaModel DPTForDepthEstimation Data2VecVisionModel VitDetModel "
-    "PixtralVisionModel Swin2SRForImageSuperResolution",
+    "PixtralVisionModel Swin2SRForImageSuperResolution DepthAnythingForDepthEstimation",
     "stages": "ResNetForImageClassification RegNetForImageClassification ConvNextForImageClassification "
     "ConvNextV2ForImageClassification SwinForImageClassification Swinv2ForImageClassification FocalNetForImageClassification "
     "SegformerForSemanticSegmentation PoolFormerForImageClassification PvtForImageClassification PvtV2ForImageClassification "
@@ -254,8 +227,15 @@ PLAIN: dict[str, str] = {
     "HGNetV2ForImageClassification DINOv3ConvNextModel DetrForObjectDetection ConditionalDetrForObjectDetection "
     "DabDetrForObjectDetection DeformableDetrForObjectDetection RTDetrForObjectDetection RTDetrV2ForObjectDetection "
     "DFineForObjectDetection "
-    "TableTransformerForObjectDetection SuperPointForKeypointDetection",
-    "contrast picture": "CLIPModel SiglipModel ChineseCLIPModel AltCLIPModel BlipModel CLIPSegModel ViltModel",
+    "TableTransformerForObjectDetection SuperPointForKeypointDetection Mask2FormerForUniversalSegmentation "
+    "MaskFormerForInstanceSegmentation",
+    "contrast picture": "CLIPModel SiglipModel ChineseCLIPModel AltCLIPModel BlipModel CLIPSegModel ViltModel "
+    "OwlViTForObjectDetection Owlv2ForObjectDetection GitForCausalLM BlipForConditionalGeneration",
+    "placed picture": "LlavaForConditionalGeneration PaliGemmaForConditionalGeneration Blip2ForConditionalGeneration",
+    "points in a wide picture": "SamModel",
+    "video picture": "VideoMAEForVideoClassification",
+    "boxes on a picture": "LayoutLMv3ForTokenClassification",
+    "spoken": "SpeechT5ForSpeechToText MoonshineForConditionalGeneration",
     "waves": "Wav2Vec2ForCTC HubertForCTC WavLMModel UniSpeechModel UniSpeechSatModel SEWForCTC SEWDForCTC Data2VecAudioModel ",
     "masked waves": "Wav2Vec2Model HubertModel WavLMForCTC Wav2Vec2ForSequenceClassification",
     "features": "WhisperForConditionalGeneration",
@@ -273,106 +253,6 @@ CACHED = (
 )
 """Decoders that are tried behind a cache as well."""
 
-_PLAIN_RESNET = {"model_type": "resnet", "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "embedding_size": 8}
-_BACKBONE = {"backbone_config": {**_PLAIN_RESNET, "out_features": ["stage4"]}, "num_queries": 6}
-_PYRAMID = {"backbone_config": {**_PLAIN_RESNET, "out_features": ["stage2", "stage3", "stage4"]}, "num_queries": 6}
-_HALVES = {"hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 4, 4], "sr_ratios": [8, 4, 2, 1]}
-_SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 64}
-_WAVES = dict.fromkeys(PLAIN["waves"].split() + PLAIN["masked waves"].split(), SPEECH)
-_DETR = {
-    "anchor_image_size": None,
-    "num_queries": 6,
-    "encoder_in_channels": [16, 24, 32],
-    "decoder_in_channels": [32, 32, 32],
-    "encoder_hidden_dim": 32,
-    "d_model": 32,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "num_denoising": 0,
-}
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    **{name: options for name, options in _WAVES.items() if "odec" not in name and name not in ("", "")},
-    "LongformerModel": {"attention_window": 8},
-    "LukeModel": {"entity_vocab_size": 8, "entity_emb_size": 8},
-    "RoCBertModel": {"pronunciation_vocab_size": 96, "shape_vocab_size": 96},
-    "XmodModel": {"default_language": "en_XX"},
-    "ReformerModel": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16], "feed_forward_size": 48},
-    "PerceiverForMaskedLM": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
-    "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 1]]},
-    "DeepseekV3ForCausalLM": {
-        "num_key_value_heads": 4,
-        "qk_rope_head_dim": 8,
-        "qk_nope_head_dim": 8,
-        "v_head_dim": 8,
-        "kv_lora_rank": 16,
-        "q_lora_rank": 16,
-        "n_routed_experts": 4,
-        "n_group": 2,
-        "topk_group": 1,
-        "first_k_dense_replace": 1,
-        "head_dim": 8,
-    },
-    "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
-    "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3, "lru_width": 32},
-    "BambaForCausalLM": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
-    "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-    "MixtralForCausalLM": {"intermediate_size": 48},
-    "DPTForDepthEstimation": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8]},
-    "YolosForObjectDetection": {"image_size": [32, 32], "num_detection_tokens": 5},
-    "Swin2SRForImageSuperResolution": {
-        "embed_dim": 16,
-        "depths": [1, 1],
-        "num_heads": [2, 2],
-        "window_size": 4,
-        "patch_size": 1,
-    },
-    "ViTMAEForPreTraining": {"decoder_hidden_size": 16, "decoder_intermediate_size": 16, "decoder_num_hidden_layers": 1},
-    "ConvNextForImageClassification": {"hidden_sizes": [8, 16, 24, 32], "num_hidden_layers": 4},
-    "ConvNextV2ForImageClassification": {"hidden_sizes": [8, 16, 24, 32], "num_hidden_layers": 4},
-    "DINOv3ConvNextModel": {"hidden_sizes": [8, 16, 24, 32]},
-    "ResNetForImageClassification": {"hidden_sizes": [8, 16, 24, 32]},
-    "RegNetForImageClassification": {"hidden_sizes": [8, 16, 24, 32], "groups_width": 8},
-    "PoolFormerForImageClassification": {"hidden_sizes": [8, 16, 24, 32]},
-    "SwinForImageClassification": _SWIN,
-    "Swinv2ForImageClassification": _SWIN,
-    "DonutSwinModel": _SWIN,
-    "FocalNetForImageClassification": {"embed_dim": 8},
-    "HieraForImageClassification": {"embed_dim": 8, "num_heads": [1, 2, 4, 8], "image_size": [64, 64]},
-    "SegformerForSemanticSegmentation": {**_HALVES, "decoder_hidden_size": 16},
-    "GLPNForDepthEstimation": {**_HALVES, "decoder_hidden_size": 16},
-    "PvtForImageClassification": _HALVES,
-    "PvtV2ForImageClassification": _HALVES,
-    "LevitForImageClassification": {
-        "hidden_sizes": [16, 24, 32],
-        "num_attention_heads": [2, 2, 4],
-        "depths": [1, 1, 1],
-        "key_dim": [8, 8, 8],
-    },
-    "CvtForImageClassification": {"embed_dim": [8, 16, 24], "depth": [1, 2, 3], "num_heads": [1, 2, 3]},
-    "EfficientNetForImageClassification": {"hidden_dim": 640, "width_coefficient": 0.5, "depth_coefficient": 0.5},
-    "BitForImageClassification": {"hidden_sizes": [8, 16, 24, 32], "embedding_size": 8, "num_groups": 4},
-    "SwiftFormerForImageClassification": {"embed_dims": [8, 16, 24, 32]},
-    "HGNetV2ForImageClassification": {},
-    "DetrForObjectDetection": _BACKBONE,
-    "ConditionalDetrForObjectDetection": _BACKBONE,
-    "DabDetrForObjectDetection": {**_BACKBONE, "hidden_size": 32},
-    "TableTransformerForObjectDetection": _BACKBONE,
-    "DeformableDetrForObjectDetection": {**_PYRAMID, "num_feature_levels": 3},
-    "RTDetrForObjectDetection": {**_PYRAMID, **_DETR},
-    "RTDetrV2ForObjectDetection": {**_PYRAMID, **_DETR},
-    "DFineForObjectDetection": {**_PYRAMID, **_DETR},
-    "SuperPointForKeypointDetection": {"encoder_hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16},
-    "WhisperForConditionalGeneration": {"max_source_positions": 32, "num_mel_bins": 80},
-    "Speech2TextForConditionalGeneration": {"input_feat_per_channel": 80, "conv_channels": 16},
-    "ASTForAudioClassification": {"max_length": 64, "num_mel_bins": 32, "patch_size": 8, "hidden_size": 32},
-    "LiltModel": {"max_2d_position_embeddings": 128, "hidden_size": 48},
-    "LayoutLMForTokenClassification": {"max_2d_position_embeddings": 128},
-    "PatchTSTForPrediction": {"num_input_channels": 3, "context_length": 32, "patch_length": 8, "patch_stride": 8},
-    "PatchTSMixerForPrediction": {"num_input_channels": 3, "context_length": 32, "patch_length": 8, "patch_stride": 8},
-}
-"""Options of a family beside the `SIZES`."""
-
 
 def heads(pattern: str = "*") -> Iterator[Head]:
     """All that are tried, whose name matches the glob `pattern`; behind a cache has `` cached`` after its name."""
@@ -380,7 +260,7 @@ def heads(pattern: str = "*") -> Iterator[Head]:
     for kind, names in PLAIN.items():
         for name in names.split():
             if fnmatch(name, pattern):
-                yield Head(name, kind, OPTIONS.get(name, {}))
+                yield Head(name, kind, {**OF_KINDS.get(kind, {}), **OPTIONS.get(name, {})})
     for name in CACHED.split():
         if fnmatch(f"{name} cached", pattern):
             yield Head(f"{name} cached", "cached", OPTIONS.get(name, {}))
