@@ -5,7 +5,8 @@
 
 Networks are tiny and have random weights: rows prove that a family is taken, not quality. `float` compiles with no passes and
 compares files with the model itself; `INT8` compiles by default and compares files with the simulation. Each is the least
-signal to noise of every output over calls of `SIZES`. A network runs in a process of its own, and its row is kept at once.
+signal to noise of every output over calls of `SIZES`; of files in INT8 it is said as well whether rounding explains what is
+left (`fxcompress.conformance.rounding`). A network runs in a process of its own, and its row is kept at once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from benchmarks.apart import run_apart
 from benchmarks.compile_coverage import in_onnxruntime, in_openvino
 from benchmarks.heads import Head, heads
 from benchmarks.requirements import need
+from fxcompress.conformance.simulation import Simulation
 from fxcompress.execution.agreement import agreement
 from fxcompress.storage.atomic import write_text
 
@@ -96,6 +98,7 @@ def _tried(head: Head, model: nn.Module, passes: list[Any] | None, fixed: bool) 
         _tensors(model, data[0])
     row["ties"] = ties.met
     found: dict[str, list[float]] = {}
+    lowered, unexplained = None if passes is not None else compiled.lower(), set[str]()
     with tempfile.TemporaryDirectory() as folder:
         path = compiled.to_onnx(Path(folder) / "m.onnx", verify=False)
         for sizes in [one for one in SIZES if one[1] == DATA[0][1] or not row["notes"]]:
@@ -103,10 +106,14 @@ def _tried(head: Head, model: nn.Module, passes: list[Any] | None, fixed: bool) 
             expected = _tensors(model, given)
             simulated = _tensors(compiled, given) if passes is None else expected
             found.setdefault("simulation", []).append(agreement(expected, _tensors(compiled, given)))
-            arrays = [value.numpy() for value in pytree.tree_leaves(given) if isinstance(value, Tensor)]
+            leaves = pytree.tree_leaves(given)
+            arrays = [value.numpy() for value in leaves if isinstance(value, Tensor)]
+            rounded = None if lowered is None else Simulation(lowered, leaves)
             for runtime, run in (("OpenVINO", in_openvino), ("onnxruntime", in_onnxruntime)):
                 outputs = [torch.from_numpy(value) for value in run(path, arrays)]
                 found.setdefault(runtime, []).append(agreement(simulated, outputs))
+                unexplained |= {runtime for one in (rounded.compare(outputs) if rounded else ()) if one.faulty}
+    row["unexplained"] = sorted(unexplained)
     return row | {name: _number(min(values)) for name, values in found.items()}
 
 
@@ -137,7 +144,7 @@ def well(row: dict[str, Any]) -> bool:
     if "problem" in row or any("parts" in row.get(stage, {"parts": 0}) for stage in ("float", "int8")):
         return False
     whole, small = row["float"], row["int8"]
-    if small["notes"]:
+    if small["notes"] or small.get("unexplained"):
         return False
     bar = min(SURELY, float(small["simulation"]))
     return all(float(whole[one]) >= FLOAT_BAR and float(small[one]) >= bar for one in ("OpenVINO", "onnxruntime"))
@@ -159,7 +166,8 @@ def table(rows: Sequence[dict[str, Any]], heading: str) -> str:
     for row in rows:
         whole, small = row.get("float", {}), row.get("int8", {})
         equal = "chooses among scores that are equal, each runtime others" if whole.get("ties") else ""
-        told = row.get("problem") or equal or _parts(whole) or _parts(small) or "; ".join(small.get("notes", ()))
+        beyond = "; ".join(f"rounding does not explain what {one} computes" for one in small.get("unexplained", ()))
+        told = row.get("problem") or equal or _parts(whole) or _parts(small) or "; ".join(small.get("notes", ())) or beyond
         figures = [whole.get("OpenVINO"), whole.get("onnxruntime"), *map(small.get, ("simulation", "OpenVINO", "onnxruntime"))]
         cells = ["" if one is None else str(one) for one in figures]
         mark = "" if well(row) else "✗ "

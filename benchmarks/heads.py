@@ -34,11 +34,21 @@ class Head:
         cls = getattr(transformers, self.name.partition(" ")[0])
         picture = STAGES if self.kind in ("stages", "wide picture") else VISION if "picture" in self.kind else {}
         config = cls.config_class(**_small(cls.config_class, self.options, picture))
-        return cls(config).eval()
+        model = cls(config).eval()
+        awaken(model)
+        return model
 
     def call(self, samples: int, length: int) -> dict[str, Any]:
         """Keyword inputs of `samples`, each `length` long where the kind has a length."""
         return INPUTS[self.kind](samples, length)
+
+
+@torch.no_grad()
+def awaken(model: nn.Module) -> None:
+    """Give matrices that start as one number, which training changes, several: scores that are all equal prove nothing."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and parameter.numel() > 1 and (parameter == parameter.flatten()[0]).all():
+            parameter.normal_(0, 0.1)
 
 
 def _small(kind: Any, options: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:

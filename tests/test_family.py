@@ -17,6 +17,7 @@ def test_a_head_is_well_where_both_files_compute_what_they_are_to():
     assert not family.well(row(float={"notes": [], "OpenVINO": 59.0, "onnxruntime": 130.0}))
     assert not family.well(row(int8=row()["int8"] | {"OpenVINO": 11.0}))
     assert not family.well(row(int8=row()["int8"] | {"notes": ["the length is fixed to 16"]}))
+    assert not family.well(row(int8=row()["int8"] | {"unexplained": ["OpenVINO"]}))
     assert not family.well(row(float={"parts": 3, "reason": "a loop"}))
     assert not family.well(row(problem="float: killed"))
 
@@ -44,3 +45,11 @@ def test_equal_scores_among_which_a_head_chooses_are_told():
         assert ties.met is equal
     whole = row()["float"] | {"OpenVINO": -0.7, "ties": True}
     assert "| chooses among scores that are equal, each runtime others |" in family.table([row(float=whole)], "a day")
+
+
+def test_matrices_that_start_as_zeros_are_awakened():
+    model = torch.nn.Linear(3, 4)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    heads.awaken(model)
+    assert len(model.weight.unique()) == 12 and not model.bias.any()

@@ -137,6 +137,25 @@ def test_what_cannot_be_compiled_is_told_what_to_give(name):
         fxcompress.compile(model, data=[torch.randn(2, 4)])
 
 
+class Registers(nn.Module):
+    """Tokens of its own beside those of the input, of which it was built with none."""
+
+    def __init__(self):
+        super().__init__()
+        self.registers, self.layer = nn.Parameter(torch.empty(1, 0, 4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        joined = torch.cat([x[:, :1], self.registers.expand(len(x), -1, -1), x], 1)
+        return self.layer(joined) + torch.cat([self.registers[0], joined[0]])
+
+
+def test_a_parameter_of_no_values_that_is_joined_with_others_is_left_out():
+    model, x = Registers().eval(), torch.randn(3, 5, 4)
+    compiled = fxcompress.compile(model, [], data=[x])
+    torch.testing.assert_close(compiled(x), model(x))
+    assert not any("registers" in str(node.target) for node in compiled.graph.nodes)
+
+
 def test_a_torchscript_model_and_a_compiled_one():
     scripted = torch.jit.trace(nn.Linear(4, 3), torch.randn(2, 4))
     with pytest.raises(InputError, match="TorchScript.*give the torch.nn.Module"):

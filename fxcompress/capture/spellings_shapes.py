@@ -227,5 +227,15 @@ def _stack_by_name(call: Call) -> fx.Node | None:
     return call.same(aten.cat.default, call["tensors"], 0 if vertical else 1)
 
 
+@spelling(aten.cat.default)
+def _joined(call: Call) -> fx.Node | None:
+    """Without the tensors that have no values: what a model was built with none of, such as registers of a transformer."""
+    tensors = [one for one in call["tensors"] if 0 not in size_of(one)]
+    kinds = {one.meta["val"].dtype for one in tensors}
+    if not tensors or len(tensors) == len(call["tensors"]) or kinds != {call.value.dtype}:
+        return None
+    return tensors[0] if len(tensors) == 1 else call.same(aten.cat.default, tensors, call["dim"])
+
+
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
