@@ -101,7 +101,7 @@ def _tried(head: Head, model: nn.Module, passes: list[Any] | None, fixed: bool) 
     lowered, unexplained = None if passes is not None else compiled.lower(), set[str]()
     with tempfile.TemporaryDirectory() as folder:
         path = compiled.to_onnx(Path(folder) / "m.onnx", verify=False)
-        for sizes in [one for one in SIZES if one[1] == DATA[0][1] or not row["notes"]]:
+        for sizes in _sizes(row["notes"]):
             given = _call(head, model, *sizes)
             expected = _tensors(model, given)
             simulated = _tensors(compiled, given) if passes is None else expected
@@ -115,6 +115,13 @@ def _tried(head: Head, model: nn.Module, passes: list[Any] | None, fixed: bool) 
                 unexplained |= {runtime for one in (rounded.compare(outputs) if rounded else ()) if one.faulty}
     row["unexplained"] = sorted(unexplained)
     return row | {name: _number(min(values)) for name, values in found.items()}
+
+
+def _sizes(notes: Sequence[str]) -> list[tuple[int, int]]:
+    """Those of `SIZES` that a file can take, of which `notes` say what is fixed."""
+    if any("batch size is fixed" in note for note in notes):
+        return [DATA[0]]
+    return [one for one in SIZES if one[1] == DATA[0][1] or not notes]
 
 
 def _call(head: Head, model: nn.Module, samples: int, length: int) -> dict[str, Any]:

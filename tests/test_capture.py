@@ -767,3 +767,27 @@ def test_sizes_that_a_model_computes_in_tensors_are_free(tmp_path):
     x = torch.randn(3, 10, 4)
     torch.testing.assert_close(compiled(x), model(x))
     compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
+
+
+class Looped(nn.Module):
+    """Pictures one by one, whose features come to the places of the tokens that stand for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.layer = nn.Embedding(9, 4), nn.Linear(3, 4)
+
+    def forward(self, tokens, pictures):
+        features = [self.layer(picture) for picture in pictures]
+        places = (tokens == 0)[..., None]
+        return self.words(tokens).masked_scatter(places, torch.cat(features)), features
+
+
+def test_a_batch_that_is_fixed_by_a_loop_over_one_of_several_inputs_is_fixed_in_all_and_told():
+    example = torch.tensor([[0, 0, 1], [2, 0, 0]]), torch.randn(2, 2, 3)
+    model = Looped().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=example)
+    told = "the batch size is fixed to that of the example inputs: forward needs that of pictures as a number"
+    assert any(note.startswith(told) for note in compiled.report.rows[0].notes)
+    tokens, pictures = compiled.graph.find_nodes(op="placeholder")
+    assert tokens.meta["val"].shape[0] == pictures.meta["val"].shape[0] == 2
+    torch.testing.assert_close(compiled(*example)[0], model(*example)[0])

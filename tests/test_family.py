@@ -53,3 +53,9 @@ def test_matrices_that_start_as_zeros_are_awakened():
     torch.nn.init.zeros_(model.bias)
     heads.awaken(model)
     assert len(model.weight.unique()) == 12 and not model.bias.any()
+
+
+def test_files_are_tried_at_the_sizes_that_they_have():
+    assert family._sizes([]) == list(family.SIZES)
+    assert family._sizes(["input_ids: the length is fixed to 16"]) == [(1, 16), (3, 16)]
+    assert family._sizes(["the batch size is fixed to that of the example inputs"]) == [family.DATA[0]]

@@ -18,7 +18,17 @@ from fxcompress.capture.batch import find_batch
 from fxcompress.capture.canonical import canonicalize
 from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.float32 import compute_in_float32
-from fxcompress.capture.free_sizes import Dimensions, Ties, both, fixed_lengths, leading, lengths, several, without
+from fxcompress.capture.free_sizes import (
+    Dimensions,
+    Ties,
+    both,
+    fixed_beside_free,
+    fixed_lengths,
+    leading,
+    lengths,
+    several,
+    without,
+)
 from fxcompress.capture.functionalize import functionalize, written_dropouts
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.inline import inline_regions
@@ -148,8 +158,13 @@ class _Capture:
                 return found
             reason, found, second = "the model computes something else of one sample than of several", None, []
         elsewhere = self._with_batch_among(both(first, second) if found else second)
-        if elsewhere or found:
-            return elsewhere or found
+        if elsewhere:
+            return elsewhere
+        looped = fixed_beside_free(found.graph, self.example) if found else []
+        if found and not looped:
+            return found
+        if looped:  # others may not have another number of samples then
+            reason = f"forward needs that of {', '.join(looped)} as a number, as a loop over samples does"
         note = f"the batch size is fixed to that of the example inputs: {reason}"
         return self.traced_by(lambda: trace(self.traced, self.example), note)
 

@@ -75,6 +75,14 @@ def fixed_lengths(graph: fx.Graph, example: ExampleInputs) -> list[str]:
     ]
 
 
+def fixed_beside_free(graph: fx.Graph, example: ExampleInputs) -> list[str]:
+    """The inputs whose first size is that of the first input, and a number in `graph` where those of others are free."""
+    inputs = zip(graph.find_nodes(op="placeholder"), leading(example), strict=True)
+    sizes = {node.name: static_sizes(node.meta["val"].shape)[0] for node, free in inputs if free}
+    fixed = [name for name, size in sizes.items() if isinstance(size, int)]
+    return fixed if len(fixed) < len(sizes) else []
+
+
 def both(one: Dimensions, other: Dimensions) -> Dimensions:
     return [a | b for a, b in zip(one, other, strict=True)]
 
