@@ -6,7 +6,8 @@ import difflib
 import itertools
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -99,6 +100,21 @@ def warn_user(message: str, category: type[Warning]) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+@contextmanager
+def unreadable(lead: str, how: str) -> Iterator[None]:
+    """The block reads what others wrote with a library of others: whatever that raises is an `InputError` of these words.
+
+    A file that is damaged can be anything inside, and no list of errors is all that a parser raises on it.
+    """
+    try:
+        yield
+    except FxCompressError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{lead}: {reason or type(error).__name__}; {how}") from error
 
 
 def source_line(node: torch.fx.Node) -> str:

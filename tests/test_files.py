@@ -16,7 +16,7 @@ import pytest
 from fxcompress.errors import InputError
 from fxcompress.storage import atomic as files
 from fxcompress.storage import locks
-from fxcompress.storage.atomic import check_writable, make_folder, replacing, write_text
+from fxcompress.storage.atomic import check_writable, make_folder, passing_folder, replacing, write_text
 from fxcompress.storage.interruption import deferred
 
 
@@ -134,6 +134,47 @@ def test_the_old_file_is_withdrawn_first_where_it_would_be_read_with_the_new_one
             for part in parts:
                 part.write_text(text)
     assert seen == [[], ["m.bin old"], ["m.bin old"], ["m.bin new"]]
+
+
+def test_a_pipe_that_a_link_of_the_system_leads_to_is_written_through() -> None:
+    """As with ``--output /dev/stdout | ...``: where that leads is called ``/proc/1/fd/pipe:[2]``, and is no path."""
+    command = "from fxcompress.storage.atomic import write_text; write_text('/dev/stdout', 'through')"
+    assert subprocess.run([sys.executable, "-c", command], capture_output=True, check=True).stdout == b"through"
+
+
+PASSING = """
+import os, signal, sys, tempfile, time
+from fxcompress.storage.atomic import passing_folder
+tempfile.tempdir = sys.argv[1]
+with passing_folder("conversion") as folder:
+    (folder / "model.onnx").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_passing_folders_end_with_their_process_or_with_the_next_one(tmp_path: Path, number: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", PASSING, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        process.send_signal(number)
+    assert len(list(tmp_path.iterdir())) == (number == signal.SIGKILL)
+    with passing_folder("another", tmp_path):
+        assert len(list(tmp_path.iterdir())) == 1 + (number == signal.SIGKILL)
+    with passing_folder("conversion", tmp_path):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_is_made_that_a_signal_would_leave() -> None:
+    """There is one place that makes them."""
+    package = Path(files.__file__).parents[1]
+    makes = {
+        path.name
+        for path in package.rglob("*.py")
+        if "TemporaryDirectory(" in path.read_text() or "mkdtemp(" in path.read_text()
+    }
+    assert makes == {"atomic.py"}
 
 
 WRITER = """

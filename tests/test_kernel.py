@@ -88,6 +88,36 @@ def test_a_compiler_that_hangs_is_ended_with_its_children_and_tried_once(
 
 
 @needs_compiler
+def test_a_compiler_is_done_when_it_ends_whatever_it_left_behind(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As caches of compilers start a server, which holds on to what they were given to write to."""
+    compiler(tmp_path / "bin", 'sleep 30 & exec /usr/bin/env -u TMP PATH="$REST" cc "$@"')
+    monkeypatch.setenv("REST", os.environ["PATH"])
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    started = time.monotonic()
+    assert native.load.__wrapped__() is not None and time.monotonic() - started < compilation.SECONDS / 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", ["a folder", "a link to nothing", "a link to itself", "a pipe", "a link to another library"])
+def test_what_lies_in_the_folder_and_is_no_library_is_passed_by(what: str, cache: Path, tmp_path: Path) -> None:
+    assert native.load.__wrapped__() is not None
+    (folder,) = cache.iterdir()
+    (library,) = folder.iterdir()
+    library.rename(tmp_path / "theirs.so")
+    place = folder / "0.so" if "library" not in what else library
+    if what == "a folder":
+        place.mkdir()
+    elif what == "a pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to({"nothing": "none", "itself": place, "library": tmp_path / "theirs.so"}[what.split()[-1]])
+    assert native.load.__wrapped__() is not None
+    assert any(path.is_file() and not path.is_symlink() for path in folder.iterdir())
+
+
+@needs_compiler
 @pytest.mark.parametrize("source", ["int other(void) { return 0; }", "no C at all"])
 def test_a_library_without_the_functions_and_a_source_that_does_not_compile_are_done_without(
     source: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,16 +12,36 @@ from levels import Undecided
 from torch import fx, nn
 
 import fxcompress
-from fxcompress import Compiled
+from fxcompress import Compiled, passes
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.emit.files import write_onnx
+from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import CaptureError, InputError
 from fxcompress.ir.naming import MODULE_NAMES, SafeNames, identifier, translated
 from fxcompress.storage.names import file_names
 
 TAKEN = sorted(name for name in {*dir(Compiled), *Compiled.__annotations__, "code", "meta"} - MODULE_NAMES if name[0] != "_")
 ODD = [
-    *("/etc/x", "a b", 'a"b', "a\\b", "a\nb", "<b>", "[/d]", "é", "ﬁ", "x²", "名前", "self", "torch", "_", "__", "0_1"),
+    *(
+        "/etc/x",
+        "a b",
+        'a"b',
+        "a\\b",
+        "a\nb",
+        "<b>",
+        "[/d]",
+        "é",
+        "ﬁ",
+        "x²",
+        "名前",
+        "\ud800",
+        "self",
+        "torch",
+        "_",
+        "__",
+        "0_1",
+    ),
     "class",
 ]
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -106,6 +126,30 @@ def test_inputs_are_called_by_identifiers() -> None:
     with pytest.raises(InputError, match="which is no identifier of Python; call it by another"):
         fxcompress.compile(Any(), [], example_inputs={'x=print("ran")': X})
     assert torch.equal(fxcompress.compile(Any(), [], example_inputs={"x": X})(x=X), X)
+
+
+@pytest.mark.parametrize("key", ['a"), open("ran", "w"), ("', "../x", "", "\ud800", "a" * 300, "class", "名前"])
+def test_keys_of_outputs_are_kept_and_name_the_outputs_of_a_file(key: str, tmp_path: Path, monkeypatch) -> None:
+    class Keyed(nn.Module):
+        def forward(self, x):
+            return {key: x.relu(), "other": x}
+
+    monkeypatch.chdir(tmp_path)
+    compiled = fxcompress.compile(Keyed(), [passes.Quantize(ignored=["op:relu"]), passes.Calibrate()], data=[X])
+    assert list(compiled(X)) == [key, "other"] and not list(tmp_path.iterdir())
+    assert compiled.to_onnx("model.onnx").is_file() and compiled.dump("graphs")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graphs", "model.onnx"]
+
+
+def test_what_utf8_does_not_have_is_no_name_in_a_file(tmp_path: Path) -> None:
+    compiled = fxcompress.compile(nn.Linear(4, 4), [], example_inputs=X)
+    for names in ({"input_names": ["\ud800"]}, {"output_names": ["\udcff"]}):
+        with pytest.raises(InputError, match="a name in a file is a text in UTF-8"):
+            compiled.to_onnx(tmp_path / "model.onnx", **names)
+    compiled.to_onnx(tmp_path / "\udcff.onnx")
+    model = to_onnx_model(compiled.lower())
+    with pytest.raises(InputError, match="names the file of its weights, in UTF-8"):
+        write_onnx(model, tmp_path / "\udcff.onnx", largest_file=10)
 
 
 def test_names_that_torch_cannot_find_are_named() -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import copy
+import math
 import os
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxcompress.quantizers import native, straight_through
@@ -276,3 +277,26 @@ def test_a_value_within_the_bound_of_an_end_is_inside_and_one_beyond_it_is_not(s
     with computed_by(way):
         TrainableQuantizer(start)(x).sum().backward()
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@settings(max_examples=200)
+@given(low=numbers, extent=numbers, symmetric=st.booleans(), bits=st.integers(2, 8))
+def test_a_range_that_a_checkpoint_may_bring_gives_a_grid_and_a_usual_one_may_come(low, extent, symmetric, bits):
+    """Whatever passes the check rounds numbers to numbers, on a grid that a file can hold."""
+    start = Quantizer(QuantizationSpec(bits=bits, symmetric=symmetric))
+    start.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    quantizer = TrainableQuantizer(start)
+    state = {**quantizer.state_dict(), "input_extent": torch.tensor([extent])}
+    if not symmetric:
+        state["input_low"] = torch.tensor([low])
+    problem = quantizer.problem_with(state)
+    usual = 1e-6 < abs(extent) < 1e6 and (symmetric or abs(low) < 1e6)
+    assert not (usual and problem)
+    if problem is None:
+        quantizer.load_state_dict(state)
+        lowest, highest = quantizer.levels
+        assert 0 < quantizer.scale < math.inf and lowest <= quantizer.zero_point <= highest
+        assert quantizer(torch.tensor([-1e3, -1.0, 0.0, 1e-9, 2.5])).isfinite().all()

@@ -17,7 +17,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxcompress.data.inputs import ExampleInputs, example_inputs
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, unreadable
 from fxcompress.storage.names import file_names
 
 HOW = (
@@ -133,11 +133,8 @@ def _load_program(path: Path, trust: bool) -> ExportedProgram:
             f"reading {path} can run any code that whoever wrote it put there: torch unpickles it; "
             "where you trust its origin, add --trust"
         )
-    try:
+    with unreadable(f"{path} cannot be loaded", "write it with torch.export.save(program, path)"):
         return torch.export.load(path)
-    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be loaded: {reason}; write it with torch.export.save(program, path)") from error
 
 
 def _import(name: str) -> Any:

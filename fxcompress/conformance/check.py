@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from fxcompress.data.sized import sized_inputs
 from fxcompress.emit.files import declared_shapes
 from fxcompress.errors import VerificationError, describe
 from fxcompress.report.rows import Row
+from fxcompress.storage.atomic import passing_folder
 
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
 """The runtimes that can be asked, with the names that readers know them by."""
@@ -176,6 +176,6 @@ class FileCheck:
 
     def _outputs(self, part: fx.GraphModule, inputs: Sequence[Any] | None) -> list[Tensor]:
         model = self.emit(part)
-        with tempfile.TemporaryDirectory() as folder:
-            self._load(self.write(model, Path(folder, self.shown.name)), list(declared_shapes(model)))
+        with passing_folder("fxcompress-check") as folder:
+            self._load(self.write(model, folder / self.shown.name), list(declared_shapes(model)))
             return self._run(inputs) if inputs is not None else []

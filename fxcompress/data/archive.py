@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, unreadable
 
 HOW = "write it with numpy.savez(path, name=array, ...)"
 
@@ -37,11 +36,8 @@ class ArchiveFile:
         self.path, self.batch_size = Path(path), batch_size
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}; {HOW}")
-        try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{self.path} is no archive of arrays: {error}; {HOW}") from error
+        with unreadable(f"{self.path} is no archive of arrays", HOW), np.load(self.path, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in archive.files}
         self._check(arrays)
         self.arrays = {name: array[:samples] for name, array in arrays.items()}
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, unreadable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,12 +78,9 @@ class ImageFolder:
         Image, ImageOps = _pillow()
         channels, height, width = self.shape
         mode = "L" if channels == 1 else "RGB"
-        try:
-            with Image.open(path) as image:
-                image.draft(mode, (math.ceil(width / CROP_SHARE), math.ceil(height / CROP_SHARE)))  # JPEG: decode no larger
-                upright = ImageOps.exif_transpose(image).convert(mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"cannot read the image {path}: {error}; repair or remove the file") from error
+        with unreadable(f"cannot read the image {path}", "repair or remove the file"), Image.open(path) as image:
+            image.draft(mode, (math.ceil(width / CROP_SHARE), math.ceil(height / CROP_SHARE)))  # JPEG: decode no larger
+            upright = ImageOps.exif_transpose(image).convert(mode)
         bleed = (1 - CROP_SHARE) / 2
         fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR, bleed=bleed)
         pixels = torch.from_numpy(np.array(fitted, dtype=np.float32)).reshape(height, width, channels)
@@ -126,10 +123,8 @@ class ArrayFile:
         self.path, self.batch_size = Path(path), batch_size
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}; give a .npy file or a folder of images")
-        try:
+        with unreadable(f"{self.path} is not a numpy array", "write it with numpy.save"):
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.path} is not a numpy array: {error}; write it with numpy.save") from error
         self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         self._check(array, shape)
         self.array = array[:samples]

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from fxcompress.emit.names import in_utf8
 from fxcompress.emit.protobuf import write_protobuf
 from fxcompress.errors import InputError
 from fxcompress.storage.atomic import as_path, check_writable, replacing, takes_files_beside
@@ -64,6 +65,8 @@ def write_onnx(
         return target
     if not takes_files_beside(target):
         raise InputError(f"cannot write {target}: so large a model needs a file beside it for its weights; name a file")
+    if target.name != in_utf8(target.name):
+        raise InputError(f"cannot write {target!r}: the model names the file of its weights, in UTF-8; give it such a name")
     limit = min(_LARGEST_INTERNAL, largest_file)
     data = target.with_name(f"{target.name}.{_digest(tensors)}.data")
     with replacing(data, target, obsolete=lambda: _data_files(target) - {data}) as (_, part):

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from fxcompress.emit.rewiring import dequantize_of, numbers_of
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, unreadable
 from fxcompress.report.units import readable_bytes
 from fxcompress.storage.atomic import as_path
 
@@ -88,10 +87,11 @@ def inspect_onnx(path: str | os.PathLike[str]) -> OnnxSummary:
     file = as_path(path)
     if not file.is_file():
         raise InputError(f"cannot inspect {file}: there is no such file")
-    try:
-        model = ir.load(file)
-    except (DecodeError, ValueError, TypeError) as error:
-        raise InputError(f"cannot inspect {file}: it is not an ONNX model ({error})") from error
+    with unreadable(f"cannot inspect {file}: it is not an ONNX model, or not whole", "write it anew"):
+        return _summary(file, ir.load(file))
+
+
+def _summary(file: Path, model: ir.Model) -> OnnxSummary:
     nodes = list(model.graph)
     if not nodes and not model.graph.inputs and not model.graph.outputs:
         raise InputError(f"cannot inspect {file}: it holds no graph")

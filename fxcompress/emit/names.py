@@ -10,6 +10,11 @@ from torch.utils import _pytree as pytree
 from fxcompress.data.caches import cache_names
 
 
+def in_utf8(text: str) -> str:
+    """`text`, with escapes for what UTF-8 does not have: half a pair of surrogates, as in names that were bytes once."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def input_names(graph_module: fx.GraphModule) -> list[str]:
     """One name per input: that of its node, and in a cache its own (see `fxcompress.data.caches`)."""
     nodes = [node.name for node in graph_module.graph.find_nodes(op="placeholder")]
@@ -25,7 +30,7 @@ def output_names(graph_module: fx.GraphModule) -> list[str]:
     (output,) = graph_module.graph.find_nodes(op="output")
     leaves, flat = pytree.tree_flatten(output.args[0])
     paths = _paths(_spec(graph_module, "out_spec") or flat)
-    named = [f"output_{name}" if name.isdigit() else name or "output" for name in paths]
+    named = [f"output_{name}" if name.isdigit() else in_utf8(name) or "output" for name in paths]
     names = [name for name, leaf in zip(named, leaves, strict=True) if leaf is not None]
     return ["output"] if names in (["output_0"], ["output"]) else names
 

@@ -24,6 +24,7 @@ from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.merging import merge_equal
+from fxcompress.emit.names import in_utf8
 from fxcompress.emit.names import input_names as default_input_names
 from fxcompress.emit.names import output_names as default_output_names
 from fxcompress.emit.shapes import known_number
@@ -83,7 +84,7 @@ def to_onnx_model(
     version = distribution.version("fxcompress")
     ir_version = max(IR_VERSION, find_min_ir_version_for([make_opsetid("", graph.opset_imports[""])]))
     model = ir.Model(graph, ir_version=ir_version, producer_name="fxcompress", producer_version=version)
-    model.metadata_props.update(metadata or {})
+    model.metadata_props.update({key: in_utf8(value) for key, value in (metadata or {}).items()})
     model.meta["ways"] = walk.emit.ways
     if notes:
         model.metadata_props["fxcompress.notes"] = "; ".join(notes)
@@ -159,8 +160,9 @@ class _Walk:
             raise InputError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
         every = [*self.input_names, *self.output_names]
         for name in self.given_names:
-            if not name or "\0" in name:
-                raise InputError(f"a name in a file is a text that is not empty and has no null character, not {name!r:.80}")
+            if not name or "\0" in name or name != in_utf8(name):
+                what = "a name in a file is a text in UTF-8 that is not empty and has no null character"
+                raise InputError(f"{what}, not {name!r:.80}")
             if every.count(name) > 1:
                 raise InputError(f"{name!r} names more than one input or output of the file; give each a name of its own")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from fxcompress.emit.batch import check_batch_size
 from fxcompress.emit.files import Check, declared_shapes, write_onnx
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
-from fxcompress.storage.atomic import as_path, check_writable, replacing
+from fxcompress.storage.atomic import as_path, check_writable, passing_folder, replacing
 
 
 def check_openvino_path(path: str | os.PathLike[str]) -> Path:
@@ -58,8 +57,8 @@ def write_openvino(
     fixed = _fixed_shapes(model, batch_size)
     core = openvino.Core()
     core.add_extension(openvino.frontend.onnx.ConversionExtension(BINARY_CONVOLUTION, DOMAIN, _binary_convolution))
-    with tempfile.TemporaryDirectory() as folder:
-        converted = core.read_model(write_onnx(model, Path(folder, "model.onnx")))
+    with passing_folder("fxcompress-openvino") as folder:
+        converted = core.read_model(write_onnx(model, folder / "model.onnx"))
         if fixed:
             converted.reshape(
                 {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}

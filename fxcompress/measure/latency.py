@@ -7,7 +7,6 @@ round gives each file one turn, in an order that rotates, so that what slows the
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from fxcompress.emit.interface import float32_inputs
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import require_openvino
 from fxcompress.quantization.regions import fused_chain
+from fxcompress.storage.atomic import passing_folder
 from fxcompress.targets import Target
 
 INTEGERS = frozenset({"i8", "u8"})
@@ -54,14 +54,14 @@ Lower = Callable[[fx.GraphModule], fx.GraphModule]
 
 def measure_latencies(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, lower: Lower) -> dict[str, np.ndarray]:
     """`latencies` of the files of graph modules with quantizers, for one sample of `example`."""
-    with tempfile.TemporaryDirectory() as folder:
-        return latencies(_written(variants, lower, Path(folder)), _one_input(variants, example))
+    with passing_folder("fxcompress-latency") as folder:
+        return latencies(_written(variants, lower, folder), _one_input(variants, example))
 
 
 def measure_kernels(variants: Mapping[str, fx.GraphModule], example: ExampleInputs, lower: Lower) -> dict[str, list[Kernel]]:
     """`profiles` of the files of graph modules with quantizers, for one sample of `example`."""
-    with tempfile.TemporaryDirectory() as folder:
-        return profiles(_written(variants, lower, Path(folder)), _one_input(variants, example))
+    with passing_folder("fxcompress-latency") as folder:
+        return profiles(_written(variants, lower, folder), _one_input(variants, example))
 
 
 def is_faster(new: np.ndarray, old: np.ndarray, gain: float) -> bool:

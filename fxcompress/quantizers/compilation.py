@@ -14,18 +14,19 @@ import shutil
 import signal
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fxcompress.storage.atomic import passing_folder
 from fxcompress.storage.locks import locked
 
 SECONDS = 20
 """What a compiler may take; it takes one or two."""
 
 _FAILED, _RETRIED_AFTER = "failed.txt", 24 * 3600
+_SHOWN = 500  # of what a compiler that failed said
 
 
 class CompilationError(Exception):
@@ -50,8 +51,8 @@ def load_library(source: Path, flags: Sequence[str], links: Sequence[str]) -> ct
     try:
         folder = _folder_for(source, compiler, [*flags, *links])
         if folder is None:
-            with tempfile.TemporaryDirectory() as passing:
-                return ctypes.CDLL(str(_compile(source, compiler, flags, links, Path(passing))))
+            with passing_folder("fxcompress-kernel") as passing:
+                return ctypes.CDLL(str(_compile(source, compiler, flags, links, passing)))
         with locked(folder):
             library = _found(folder)
             if library is None:
@@ -66,7 +67,7 @@ def _folder_for(source: Path, compiler: str, options: list[str]) -> Path | None:
     """The folder for the library, this user's alone; None where there cannot be one."""
     real = os.stat(compiler)
     parts = [source.read_text(), os.path.realpath(compiler), real.st_size, real.st_mtime_ns, *options, _processor()]
-    key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogatepass")).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME", "")
     with suppress(OSError, RuntimeError):  # no home, or one that cannot be written to
         root = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "fxcompress"
@@ -93,8 +94,10 @@ def _processor() -> str:
 
 
 def _found(folder: Path) -> Path | None:
-    """The library in `folder`, if it holds what its name says; others are removed."""
+    """The library in `folder`, if it holds what its name says; others are removed, and what is no file is passed by."""
     for path in sorted(folder.glob("*.so")):
+        if path.is_symlink() or not path.is_file():
+            continue
         if path.stem == _digest(path):
             return path
         path.unlink(missing_ok=True)
@@ -113,9 +116,9 @@ def _raise_recent_failure(folder: Path) -> None:
 
 def _compiled(source: Path, compiler: str, flags: Sequence[str], links: Sequence[str], folder: Path) -> Path:
     """The new library in `folder`."""
-    with tempfile.TemporaryDirectory(dir=folder) as passing:
+    with passing_folder("kernel", folder) as passing:
         try:
-            made = _compile(source, compiler, flags, links, Path(passing))
+            made = _compile(source, compiler, flags, links, passing)
         except CompilationError as error:
             (folder / _FAILED).write_text(f"{error}\n")
             raise
@@ -136,17 +139,20 @@ def _compile(source: Path, compiler: str, flags: Sequence[str], links: Sequence[
 
 
 def _run(command: list[str], folder: Path, seconds: float) -> None:
-    """Run `command`, with what it starts, in `folder` for so long at most."""
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=folder, start_new_session=True, **options) as process:  # type: ignore[call-overload]
-        try:
-            _, told = process.communicate(timeout=seconds)
-        except BaseException as error:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise CompilationError(f"{command[0]} did not end in {SECONDS} s") from None
-            raise
+    """Run `command` in `folder` for so long at most, or end it with what it started."""
+    told = folder / "messages"  # a file: whoever holds a pipe open is waited for, and fills memory
+    with told.open("wb") as messages:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": messages}
+        with subprocess.Popen(command, cwd=folder, start_new_session=True, **options) as process:  # type: ignore[call-overload]
+            try:
+                process.wait(timeout=seconds)
+            except BaseException as error:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise CompilationError(f"{command[0]} did not end in {SECONDS} s") from None
+                raise
     if process.returncode:
-        first = told.decode(errors="replace").strip().splitlines()[:1]
-        raise CompilationError(f"{command[0]} ended with {process.returncode}: {''.join(first) or 'no message'}")
+        with told.open("rb") as messages:
+            first = messages.read(_SHOWN).decode(errors="replace").strip().partition("\n")[0]
+        raise CompilationError(f"{command[0]} ended with {process.returncode}: {first or 'no message'}")

@@ -76,7 +76,7 @@ class Quantizer(nn.Module):
         if not {signed, ready, enabled} <= {0, 1} or not 2 <= bits <= 8:
             return f"it says to round to {bits} bits, and its flags are {signed}, {ready}, {enabled}"
         lowest, highest = replace(self.spec, bits=bits).levels(bool(signed))
-        return outside(state, "scale", _LEAST_SCALE, math.inf) or outside(state, "zero_point", lowest, highest, whole=True)
+        return outside_grid(state, lowest, highest)
 
     @property
     def bytes_per_weight(self) -> float:
@@ -199,6 +199,11 @@ class Quantizer(nn.Module):
         if self.spec.group_size is not None:
             where = f"per group of {self.spec.group_size} along axis {self.spec.scale_axis}"
         return f"{grid}, {where}" + ("" if self.ready else ", no range yet")
+
+
+def outside_grid(state: Mapping[str, Tensor], lowest: int, highest: int) -> str | None:
+    """What is wrong with the ``scale`` and the ``zero_point`` of integers from `lowest` to `highest`; None where nothing is."""
+    return outside(state, "scale", _LEAST_SCALE, math.inf) or outside(state, "zero_point", lowest, highest, whole=True)
 
 
 def _span(low: Tensor, high: Tensor) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from fxcompress.ir.state import widen_scalars
 from fxcompress.quantizers.ops import along
-from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.quantizers.quantizer import Quantizer, outside_grid
 from fxcompress.quantizers.straight_through import fake_quantize
 
 TINY = 1e-16
@@ -69,13 +71,17 @@ class TrainableQuantizer(Quantizer):
     @torch.no_grad()
     def grid(self) -> tuple[Tensor, Tensor | None]:
         """Scale and zero point; None for a zero point of 0."""
-        lowest, highest = self.levels
-        low, extent = self._range()
-        extent = extent.abs() + TINY
-        if low is None:
-            return extent / highest, None
-        scale, point = holding_zero(low, extent, highest - lowest)
-        return scale, point + lowest
+        return grid_of(*self._range(), *self.levels)
+
+    def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
+        """As of any quantizer, of the grid that follows from the range in `state`."""
+        problem, extent = super().problem_with(state), state.get("input_extent")
+        if problem is not None or extent is None:
+            return problem
+        signed, *_, bits = state["_extra_state"].tolist()
+        levels = replace(self.spec, bits=bits).levels(bool(signed))
+        scale, point = grid_of(state.get("input_low"), extent, *levels)
+        return outside_grid({"scale": scale, "zero_point": torch.zeros_like(scale) if point is None else point}, *levels)
 
     def _range(self) -> tuple[Tensor | None, Tensor]:
         """What the range follows from, in the shape of the scale."""
@@ -94,6 +100,15 @@ class TrainableQuantizer(Quantizer):
         zero_point, lower = (None if one is None else along(one, *place) for one in (point, low))
         upper = along(extent, *place)
         return fake_quantize(x, along(scale, *place), zero_point, lower, upper, self.levels, self.learning_rate_multiplier)
+
+
+def grid_of(low: Tensor | None, extent: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero point, None for one of 0, of integers from `lowest` to `highest` over a range as parameters have it."""
+    extent = extent.abs() + TINY
+    if low is None:
+        return extent / highest, None
+    scale, point = holding_zero(low, extent, highest - lowest)
+    return scale, point + lowest
 
 
 def holding_zero(low: Tensor, extent: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ def takes_files_beside(target: Path) -> bool:
 
 
 def real_place(target: Path) -> Path:
-    """Where `target` leads, through links."""
-    if not target.is_symlink():
+    """Where `target` leads, through links; where to a device or a pipe, itself: some links to pipes name no file."""
+    if not target.is_symlink() or (target.exists() and not target.is_file() and not target.is_dir()):
         return target
     place = Path(os.path.realpath(target))
     if place.is_symlink():
@@ -120,7 +120,7 @@ def replacing(
     """
     targets = [check_writable(path) for path in paths]
     try:
-        with removed_by_sigterm(), _folder_beside(real_place(targets[-1])) as folder:
+        with _folder_beside(real_place(targets[-1])) as folder:
             parts = [folder / target.name for target in targets]
             yield parts
             for part, target in zip(parts, targets):
@@ -138,18 +138,30 @@ def replacing(
 
 
 @contextmanager
-def _folder_beside(place: Path) -> Iterator[Path]:
-    """A new folder, on the disk of `place`, after those have been removed that writes to `place` left which were killed."""
+def passing_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new folder for what is needed in the block alone; it goes with the block, and with a process that SIGTERM ends.
+
+    What SIGKILL leaves goes with the next one of the same `name`.
+
+    Args:
+        parent: where it is; None for the system's folder of passing files.
+    """
     stack = ExitStack()
-    try:
+    with removed_by_sigterm():
         try:
-            with deferred():
-                folder = _new_folder(place, stack)
-            yield folder
-        finally:
+            try:
+                with deferred():
+                    folder = _new_folder(parent, name, stack)
+                yield folder
+            finally:
+                _close(stack)
+        finally:  # a signal may have come before the first call could make it wait
             _close(stack)
-    finally:  # a signal may have come before the first call could make it wait
-        _close(stack)
+
+
+def _folder_beside(place: Path) -> AbstractContextManager[Path]:
+    """A passing folder on the disk of `place`, for a file that takes it."""
+    return passing_folder(place.name, place.parent if is_replaced(place) else None)
 
 
 def _close(stack: ExitStack) -> None:
@@ -157,12 +169,11 @@ def _close(stack: ExitStack) -> None:
         stack.close()
 
 
-def _new_folder(place: Path, stack: ExitStack) -> Path:
+def _new_folder(parent: Path | None, name: str, stack: ExitStack) -> Path:
     """A new folder, locked, which `stack` removes."""
-    beside = is_replaced(place)
-    prefix = f".{place.name[:100]}.writing-"
+    prefix = f".{name[:100]}.writing-"
     while True:
-        folder = Path(tempfile.mkdtemp(dir=place.parent if beside else None, prefix=prefix))
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         unfinished.add(folder)
         stack.callback(unfinished.discard, folder)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -230,13 +241,15 @@ def _sync(folder: Path) -> None:
 def write_text(path: PathLike, text: str) -> Path:
     """Write `text` to the file `path` in UTF-8, whole or not at all, and return the path. Folders are made if need be.
 
+    What UTF-8 does not have, half a pair of surrogates in a name, is written as an escape.
+
     Raises:
         InputError: the folder or the file cannot be written.
     """
     target = as_path(path)
     make_folder(target.parent)
     with replacing(target) as (part,):
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return target
 
 

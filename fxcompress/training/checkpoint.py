@@ -96,7 +96,7 @@ def digest(checkpoint: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in checkpoint.items() if key not in ("model", "digest")}
     found.update(json.dumps(plain, sort_keys=True, default=repr).encode())
     for name, value in sorted(checkpoint["model"].items()):
-        found.update(f"{name} {describe_value(value)} ".encode())
+        found.update(f"{name} {describe_value(value)} ".encode(errors="surrogatepass"))
         if isinstance(value, Tensor):
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
@@ -105,7 +105,7 @@ def digest(checkpoint: Mapping[str, Any]) -> str:
 def fingerprint(graph: fx.Graph) -> str:
     """A digest of what `graph`, in inference mode, computes: operations, literals and how they hang together; no tensors."""
     lines = [f"{node.op} {node.name} {node.target} {node.args} {sorted(node.kwargs.items())}" for node in graph.nodes]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
 def _put(model: nn.Module, scheduler: Scheduler, checkpoint: Mapping[str, Any]) -> None:
