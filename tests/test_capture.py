@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from recipes import recipes
 from torch import nn
+from torch._dynamo import trace_rules
 
 import fxcompress
 from fxcompress.capture import capture
 from fxcompress.capture.partial import capture_submodules
+from fxcompress.capture.tolerated import symbolic_lengths
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, ScopeError
@@ -791,3 +793,11 @@ def test_a_batch_that_is_fixed_by_a_loop_over_one_of_several_inputs_is_fixed_in_
     tokens, pictures = compiled.graph.find_nodes(op="placeholder")
     assert tokens.meta["val"].shape[0] == pictures.meta["val"].shape[0] == 2
     torch.testing.assert_close(compiled(*example)[0], model(*example)[0])
+
+
+def test_torch_compile_knows_the_built_in_functions_after_a_trace(monkeypatch):
+    """It lists them when it is first asked, and `len` is another one while a model is traced."""
+    monkeypatch.setattr(trace_rules._builtin_function_ids, "function_ids", None)
+    with symbolic_lengths():
+        trace_rules.is_builtin_callable(print)
+    assert trace_rules.is_builtin_callable(len)

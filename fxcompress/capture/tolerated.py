@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.trace_rules import is_builtin_callable
 
 
 @contextlib.contextmanager
 def symbolic_lengths() -> Iterator[None]:
     """In this context ``len(x)`` of a tensor is ``x.shape[0]``, which may be symbolic: Python's own has to be a number."""
     own = builtins.len
+    is_builtin_callable(own)  # torch.compile lists the built-in functions once, when it is first asked, and for good
 
     def length(one: Any, /) -> Any:
         return one.shape[0] if isinstance(one, Tensor) and one.dim() else own(one)
