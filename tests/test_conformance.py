@@ -1,5 +1,9 @@
 """A written file is run in its runtime beside the simulation: what is sound passes, every planted fault is named."""
 
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -327,6 +331,54 @@ def test_the_child_serves_all_files_of_a_process_and_says_what_was_wrong():
     assert child._process is first
     child.stop()
     assert first.poll() is not None
+
+
+SLOW = """
+import sys, time
+sys.path.insert(0, {folder!r})
+sys.path[:0] = sys.argv[2:]
+import server
+def version(self, runtime):
+    time.sleep({seconds})
+    return runtime
+server.Server.version = version
+server.serve(server.Connection(int(sys.argv[1])))
+"""
+
+
+def test_what_is_asked_after_an_interrupt_gets_its_own_answer(tmp_path, monkeypatch):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW.format(folder=str(client.SERVER.parent), seconds=0.2))
+    child = Child(script)
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    child.start()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(child._pipe, "poll", interrupted)
+        child.ask("version", "first", seconds=60)
+    assert child.ask("version", "second", seconds=60) == "second"
+    child.stop()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no such signal here")
+def test_the_child_ends_with_a_process_that_is_killed(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW.format(folder=str(client.SERVER.parent), seconds=3600))
+    asks = (
+        "import sys; from pathlib import Path; from fxcompress.conformance.client import Child;"
+        "child = Child(Path(sys.argv[1])); child.start(); print(child._process.pid, flush=True);"
+        "child.ask('version', 'x', seconds=3600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", asks, str(script)], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(0.5)  # so that it is asked
+        parent.kill()
+    ended = time.monotonic() + 30
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < ended
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("zero", [lambda y: y - y, lambda y: 2 * y - (y + y), lambda y: y - y.mean(-1, keepdim=True)])

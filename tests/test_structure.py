@@ -125,3 +125,22 @@ def test_no_file_has_more_lines_than_fit_in_a_head():
 def test_every_package_is_installed():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert set(settings["packages"]) == {name for name, path in MODULES.items() if path.stem == "__init__"}
+
+
+NEIGHBOURS = {"all_input_nodes", "users", "uses", "producer", "predecessors", "successors"}
+NEAR = {"rank_of"}
+"""Searches that call themselves, but only within what one call was translated to: what a call puts out has a shape."""
+
+
+def _searches_paths(function):
+    """Whether a function looks at neighbours in a graph and calls itself."""
+    within = list(ast.walk(function))
+    looks = any(isinstance(one, ast.Attribute) and one.attr in NEIGHBOURS for one in within)
+    return looks and any(isinstance(one, ast.Name) and one.id == function.name for one in within)
+
+
+def test_no_search_in_a_graph_calls_itself():
+    """It would take as long as there are paths, and end where the stack does; `fxcompress.ir.reach` is for that."""
+    trees = [ast.parse(path.read_text()) for path in MODULES.values()]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert {function.name for function in functions if _searches_paths(function)} == NEAR

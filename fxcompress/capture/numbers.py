@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from fxcompress.capture.functionalize import is_in_place
 from fxcompress.errors import source_line
 from fxcompress.ir.dialect import NUMBER_READS
+from fxcompress.ir.reach import reached
 
 
 def freeze_numbers(module: fx.GraphModule, notes: list[str]) -> None:
@@ -45,26 +46,31 @@ def _evaluated(node: Any, module: fx.GraphModule, known: dict[fx.Node, Any]) -> 
     """The value of `node`; None where it depends on an input, on chance, or on what is written in place."""
     if not isinstance(node, fx.Node):
         return node
-    if node not in known:
-        known[node] = None
-        if node.op == "get_attr":
-            found = operator.attrgetter(str(node.target))(module)
-            known[node] = found.detach() if isinstance(found, Tensor) else None
-        elif node.op == "call_function" and isinstance(node.target, OpOverload) and not is_in_place(node):
-            inputs = {source: _evaluated(source, module, known) for source in node.all_input_nodes}
-            random = torch.Tag.nondeterministic_seeded in node.target.tags
-            if inputs and not random and all(value is not None for value in inputs.values()):
-                args, kwargs = fx.map_arg((node.args, node.kwargs), inputs.__getitem__)  # type: ignore[misc]
-                with torch.no_grad():
-                    known[node] = node.target(*args, **kwargs)
+    new = set(reached([node], lambda one: one.all_input_nodes if one not in known else ()))
+    for one in [one for one in node.graph.nodes if one in new]:
+        known.setdefault(one, _computed(one, module, known))
+    return known[node]
+
+
+def _computed(node: fx.Node, module: fx.GraphModule, known: dict[fx.Node, Any]) -> Any:
+    """The value of `node` where those of its inputs are `known`."""
     if any(is_in_place(user) and user.args[0] is node for user in node.users):
         return None
-    return known[node]
+    if node.op == "get_attr":
+        found = operator.attrgetter(str(node.target))(module)
+        return found.detach() if isinstance(found, Tensor) else None
+    if node.op != "call_function" or not isinstance(node.target, OpOverload) or is_in_place(node):
+        return None
+    sources = node.all_input_nodes
+    if not sources or any(known[source] is None for source in sources) or torch.Tag.nondeterministic_seeded in node.target.tags:
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)  # type: ignore[misc]
+    with torch.no_grad():
+        return node.target(*args, **kwargs)
 
 
 def _state(node: Any, module: fx.GraphModule) -> str | None:
     """The first parameter or buffer that `node` depends on."""
-    if node.op == "get_attr":
-        state = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-        return str(node.target) if node.target in state else None
-    return next((name for source in node.all_input_nodes if (name := _state(source, module)) is not None), None)
+    state = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    read = (str(one.target) for one in reached([node], lambda one: one.all_input_nodes) if one.op == "get_attr")
+    return next((name for name in read if name in state), None)

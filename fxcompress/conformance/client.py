@@ -64,12 +64,16 @@ class Child:
         self.start()
         try:
             self._pipe.send(request)
-            if not self._pipe.poll(seconds):
-                self.stop()
-                raise FileProblem(f"did not come to an end within {seconds:.0f} seconds")
-            value, problem = self._pipe.recv()
+            answer = self._pipe.recv() if self._pipe.poll(seconds) else None
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise FileProblem(self._obituary(), died=True) from None
+        except BaseException:  # interrupted: the answer that is still to come would be taken for the next one's
+            self.stop()
+            raise
+        if answer is None:
+            self.stop()
+            raise FileProblem(f"did not come to an end within {seconds:.0f} seconds")
+        value, problem = answer
         if problem is not None:
             raise FileProblem(problem)
         return value

@@ -7,7 +7,10 @@ and its arguments, each answer a tuple ``(value, problem)``.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -94,8 +97,21 @@ class Server:
         self.model = None
 
 
+def end_with_parent() -> None:
+    """End soon after the process that asks, however that ended, and whatever the runtime is busy with."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def serve(pipe: Connection) -> None:
     """Answer until the other end is closed."""
+    end_with_parent()
     server = Server()
     while pipe.poll(IDLE_SECONDS):
         try:

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxcompress.ir.constants import interior, is_constant
 from fxcompress.ir.edit import attribute
+from fxcompress.ir.reach import reached
 
 
 def weight_bytes(graph_module: fx.GraphModule) -> int:
@@ -32,9 +33,6 @@ def weight_bytes(graph_module: fx.GraphModule) -> int:
 
 def _modules_after(graph_module: fx.GraphModule, node: fx.Node) -> Iterator[Any]:
     """The modules behind a constant, one after the other, that say how it is stored."""
-    for user in node.users:
-        if user.op == "call_module":
-            module = graph_module.get_submodule(str(user.target))
-            if hasattr(module, "bytes_in_file"):
-                yield module
-            yield from _modules_after(graph_module, user)
+    stages = reached([node], lambda one: (user for user in one.users if user.op == "call_module"))
+    modules = (graph_module.get_submodule(str(one.target)) for one in stages if one is not node)
+    return (module for module in modules if hasattr(module, "bytes_in_file"))

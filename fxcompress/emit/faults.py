@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import onnx_ir as ir
 
+from fxcompress.emit.chains import chains_cut
 from fxcompress.emit.convolutions import (
     bytes_padded,
     long_rows_longer,
@@ -227,6 +228,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.MISH_OF_ATTENTION: mishes_spelled,
     Fault.ODD_GROUPS: groups_divided,
     Fault.SUPPRESSED_TIES: _allow_more_overlap,
+    Fault.LONG_CHAINS: chains_cut,
 }
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,

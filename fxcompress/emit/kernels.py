@@ -12,9 +12,9 @@ from fxcompress.emit.rewiring import (
     MOVES,
     POINTWISE,
     constant,
+    constants_of,
     dequantize_of,
     follow,
-    is_constant,
     is_float,
     is_product,
     lift,
@@ -24,6 +24,7 @@ from fxcompress.emit.rewiring import (
     readers,
     take_over,
 )
+from fxcompress.ir.reach import reached
 
 _MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
 _POOLS = {"AveragePool", "LpPool", "MaxPool", "Resize", "Tile"}
@@ -66,18 +67,14 @@ def is_from(
     value: ir.Value | None, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False
 ) -> bool:
     """As `_comes_from`, of a value that is read."""
-    waiting, seen = [value], set()
-    while waiting:
-        read = waiting.pop()
-        source = read.producer() if read is not None else None
-        if source is None or source in seen:
-            continue
-        seen.add(source)
-        if source.op_type in kernels or (numbers and source.op_type in POINTWISE and any(map(_are_numbers, source.inputs))):
-            return True
-        if source.op_type in through:
-            waiting += source.inputs
-    return False
+    first = value.producer() if value is not None else None
+    met = reached([first] if first else [], lambda source: source.predecessors() if source.op_type in through else ())
+    return any(source.op_type in kernels or (numbers and _is_by_several(source)) for source in met)
+
+
+def _is_by_several(node: ir.Node) -> bool:
+    """Whether `node` computes with a constant of several numbers, element by element."""
+    return node.op_type in POINTWISE and any(map(_are_numbers, node.inputs))
 
 
 def pools_apart(graph: ir.Graph) -> int:
@@ -192,9 +189,9 @@ def scalings_apart(graph: ir.Graph) -> int:
 
 def channels_apart(graph: ir.Graph) -> int:
     """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
-    sources = [
-        node for node in graph if node.op_type == "MatMul" and is_constant(node.inputs[1]) and rank_of(node.inputs[0]) > 2
-    ]
+    constants = constants_of(graph)
+    linear = [node for node in graph if node.op_type == "MatMul" and node.inputs[1] in constants]
+    sources = [node for node in linear if rank_of(node.inputs[0]) > 2]
     norms = [node for node in graph if node.op_type == _NORM and _comes_from(node, {"MatMul"}, POINTWISE)]
     for node in norms:
         put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
@@ -204,12 +201,13 @@ def channels_apart(graph: ir.Graph) -> int:
 
 def clips_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a clip of what was computed with numbers, or with zero."""
-    clips = [node for node in graph if node.op_type == "Clip" and _is_by_numbers_alone(node.inputs[0])]
+    constants = constants_of(graph)
+    clips = [node for node in graph if node.op_type == "Clip" and _is_by_numbers_alone(node.inputs[0], constants)]
     found = [node for node in clips if any(reader.op_type == "QuantizeLinear" for reader, _ in node.outputs[0].uses())]
     return shield(graph, [(node, 0) for node in found])
 
 
-def _is_by_numbers_alone(value: ir.Value | None) -> bool:
+def _is_by_numbers_alone(value: ir.Value | None, constants: set[ir.Value | None]) -> bool:
     """Whether `value` is computed with a constant of several numbers, or zero, and not in the kernel of a layer."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type not in ("Add", "Div", "Mul", "Sub"):
@@ -218,7 +216,7 @@ def _is_by_numbers_alone(value: ir.Value | None) -> bool:
     if all(numbers.size == 1 and numbers.all() for numbers in known):
         return False
     sources = [source.producer() for source in node.inputs if source is not None]
-    return not any(source and source.op_type in _LINEAR | _CONVOLUTIONS and is_constant(source.inputs[1]) for source in sources)
+    return not any(source and source.op_type in _LINEAR | _CONVOLUTIONS and source.inputs[1] in constants for source in sources)
 
 
 def mishes_spelled(graph: ir.Graph) -> int:
@@ -277,12 +275,14 @@ def _by_numbers(node: ir.Node, joins: bool = True) -> Iterator[ir.Node]:
     Args:
         joins: also behind what joins it with another value.
     """
-    for reader, _ in node.outputs[0].uses():
-        if reader.op_type in POINTWISE:
-            if any(map(_are_numbers, reader.inputs)):
-                yield reader
-            if joins or sum(numbers_of(source) is None for source in reader.inputs) == 1:
-                yield from _by_numbers(reader, joins)
+
+    def goes_on(one: ir.Node) -> bool:
+        return one is node or joins or sum(numbers_of(source) is None for source in one.inputs) == 1
+
+    def behind(one: ir.Node) -> list[ir.Node]:
+        return [reader for reader, _ in one.outputs[0].uses() if reader.op_type in POINTWISE] if goes_on(one) else []
+
+    return (one for one in reached([node], behind) if one is not node and _is_by_several(one))
 
 
 def _are_numbers(value: ir.Value | None) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from fxcompress.ir.reach import reached
+
 # What moves values, or picks among them.
 MOVES = {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth"}
 MOVES |= {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
@@ -23,10 +25,13 @@ def numbers_of(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether `value` is computed from constants alone, as a weight may be."""
-    producer = value.producer() if value is not None else None
-    return numbers_of(value) is not None or (producer is not None and all(map(is_constant, producer.inputs)))
+def constants_of(graph: ir.Graph) -> set[ir.Value | None]:
+    """The values that are computed from constants alone, as a weight may be, and None, which stands for an input left out."""
+    found: set[ir.Value | None] = {None, *(value for value in graph.initializers.values() if value.const_value is not None)}
+    for node in graph:
+        if found.issuperset(node.inputs):
+            found.update(node.outputs)
+    return found
 
 
 def rank_of(value: ir.Value | None) -> int:
@@ -138,9 +143,5 @@ def take_over(graph: ir.Graph, value: ir.Value, made: ir.Value, but: ir.Node | N
 
 def readers(value: ir.Value) -> Iterator[ir.Node]:
     """What computes with `value`, moved or not."""
-    for reader, _ in value.uses():
-        if reader.op_type in MOVES:
-            for moved in reader.outputs:
-                yield from readers(moved)
-        else:
-            yield reader
+    moved = reached([value], lambda one: (made for node, _ in one.uses() if node.op_type in MOVES for made in node.outputs))
+    yield from dict.fromkeys(node for one in moved for node, _ in one.uses() if node.op_type not in MOVES)

@@ -11,7 +11,7 @@ import functools
 import onnx
 import onnx_ir as ir
 
-from fxcompress.emit.rewiring import follow, is_constant
+from fxcompress.emit.rewiring import constants_of, follow
 
 _BOOL, _U8, _I8, _I16, _I32, _I64 = (
     getattr(ir.DataType, name) for name in ("BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64")
@@ -39,9 +39,10 @@ TAKES: dict[str, set[ir.DataType]] = {
 
 def widen(graph: ir.Graph) -> None:
     """Have every node compute in a type that it takes: the narrowest wider one, from which its results are cast back."""
+    constants = constants_of(graph)
     for node in list(graph):
         takes = TAKES.get(node.op_type) if not node.domain else None
-        if takes is not None and not all(map(is_constant, node.inputs)):
+        if takes is not None and not constants.issuperset(node.inputs):
             _widen(graph, node, takes)
 
 

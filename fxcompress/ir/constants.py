@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import insert_constant, name_of, value_of
+from fxcompress.ir.reach import reached
 
 TRANSPOSE, EMBEDDING = resolve("transpose"), resolve("embedding")
 
@@ -72,12 +73,7 @@ def interior(graph: fx.Graph) -> set[fx.Node]:
 
 def behind(node: fx.Node) -> set[fx.Node]:
     """The `get_attr` nodes that the constant `node` is, or is computed from."""
-    seen, waiting = {node}, [node]
-    while waiting:
-        new = [source for source in waiting.pop().all_input_nodes if source not in seen]
-        seen.update(new)
-        waiting += new
-    return {one for one in seen if one.op == "get_attr"}
+    return {one for one in reached([node], lambda one: one.all_input_nodes) if one.op == "get_attr"}
 
 
 def fold_computed(graph_module: fx.GraphModule, created_by: str) -> list[fx.Node]:

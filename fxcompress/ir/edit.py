@@ -10,6 +10,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.reach import reached
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -136,9 +137,8 @@ def is_trained(graph_module: fx.GraphModule, constant: fx.Node) -> bool:
 
 def _held(graph_module: fx.GraphModule, constant: fx.Node) -> torch.Tensor:
     """What is behind `constant`: the tensor, or of those that it is computed from one that is trained, if any is."""
-    if constant.op == "get_attr":
-        return attribute(graph_module, str(constant.target))  # type: ignore[no-any-return]
-    held = [_held(graph_module, source) for source in constant.all_input_nodes]
+    behind = (one for one in reached([constant], lambda one: one.all_input_nodes) if one.op == "get_attr")
+    held = [attribute(graph_module, str(one.target)) for one in behind]
     return max(held, key=lambda one: (one.requires_grad, isinstance(one, torch.nn.Parameter)))
 
 

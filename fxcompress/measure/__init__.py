@@ -2,5 +2,5 @@
 
 In: compiled models and data. Out: seconds, decibels, levels.
 
-Imports: options, report, storage, views, pattern, data, quantizers, targets, execution, quantization, training, emit.
+Imports: options, report, storage, ir, views, pattern, data, quantizers, targets, execution, quantization, training, emit.
 """

@@ -24,6 +24,7 @@ from fxcompress.emit.files import write_onnx
 from fxcompress.emit.interface import float32_inputs
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import require_openvino
+from fxcompress.ir.reach import reached
 from fxcompress.quantization.regions import fused_chain
 from fxcompress.storage.atomic import passing_folder
 from fxcompress.targets import Target
@@ -176,16 +177,16 @@ def charge(graph: Sequence[Executed], seconds: Mapping[str, float]) -> list[Kern
         for source in node.inputs:
             readers.setdefault(source, []).append(node)
 
-    def before(node: Executed) -> list[Executed]:
-        sources = [by_name[name] for name in node.inputs if name in by_name]
-        return [found for one in sources for found in (before(one) if one.converts else [one])]
+    def before(name: str) -> list[str]:
+        return [source for source in by_name[name].inputs if source in by_name] if by_name[name].converts else []
 
-    def behind(node: Executed) -> list[Executed]:
-        return [found for one in readers.get(node.name, []) for found in (behind(one) if one.converts else [one])]
+    def behind(name: str) -> list[str]:
+        return [reader.name for reader in readers.get(name, [])] if by_name[name].converts else []
 
     charged = {node.name: seconds.get(node.name, 0.0) for node in by_name.values() if not node.converts}
     for node in filter(lambda node: node.converts, by_name.values()):
-        sides = [*before(node), *behind(node)]
+        met = [by_name[name] for way in (before, behind) for name in reached([node.name], way)]
+        sides = [one for one in met if not one.converts]
         bearer = next((side for side in sides if not side.integer), sides[0] if sides else None)
         if bearer:
             charged[bearer.name] += seconds.get(node.name, 0.0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxcompress.ir.edit import called
+from fxcompress.ir.reach import reached
 from fxcompress.masks.mask import source_constant
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.targets.table import Target
@@ -86,19 +87,21 @@ def quantized_layers(graph_module: fx.GraphModule, target: Target) -> list[Layer
     for node in graph_module.graph.nodes:
         if node.op != "call_function" or moves_values(node, target):
             continue
-        cone = sorted({met for source in node.all_input_nodes for met in _cone(source, calls, target)}, key=ranks.__getitem__)
-        if cone:
+        if cone := _cone(node, ranks, calls, target):
             read = [met for met in cone if met in calls]
             weights = tuple(filter(serves_weight, read))
             layers.append(Layer(node, weights, tuple(call for call in read if call not in weights), tuple(cone)))
     return layers
 
 
-def _cone(value: fx.Node, calls: dict[fx.Node, Quantizer], target: Target) -> Iterator[fx.Node]:
-    """`value` and what is above it, up to the quantizers; nothing where no quantizer is above it."""
-    if value in calls:
-        yield value
-    elif moves_values(value, target):
-        above = [met for source in value.all_input_nodes for met in _cone(source, calls, target)]
-        if above:
-            yield from (*above, value)
+def _cone(node: fx.Node, ranks: dict[fx.Node, int], calls: dict[fx.Node, Quantizer], target: Target) -> list[fx.Node]:
+    """What `node` reads and what is above that, up to the quantizers, in order; not what no quantizer is above of."""
+
+    def above(value: fx.Node) -> list[fx.Node]:
+        return value.all_input_nodes if value not in calls and moves_values(value, target) else []
+
+    cone: dict[fx.Node, None] = {}
+    for value in sorted(reached(node.all_input_nodes, above), key=ranks.__getitem__):
+        if value in calls or not cone.keys().isdisjoint(above(value)):
+            cone[value] = None
+    return list(cone)

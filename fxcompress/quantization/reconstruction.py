@@ -18,6 +18,7 @@ from fxcompress.execution.precision import FLOAT32
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute, insert_constant, name_of, owner_of
 from fxcompress.ir.modes import inference_twin
+from fxcompress.ir.reach import reached
 from fxcompress.masks.mask import source_constant
 from fxcompress.quantization.matrix_layers import MatrixLayer
 from fxcompress.quantization.patches import weight_rows
@@ -197,4 +198,5 @@ def _error(wanted: Tensor, found: Tensor) -> Tensor:
 
 def _is_looked_up(node: fx.Node) -> bool:
     """Whether rows of the constant `node`, maybe masked and quantized, are looked up."""
-    return any(reader.target is LOOK_UP or (reader.op == "call_module" and _is_looked_up(reader)) for reader in node.users)
+    stages = reached([node], lambda one: (reader for reader in one.users if reader.op == "call_module"))
+    return any(reader.target is LOOK_UP for one in stages for reader in one.users)

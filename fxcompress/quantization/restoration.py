@@ -15,6 +15,7 @@ from dataclasses import replace
 from torch import fx
 
 from fxcompress.ir.edit import add_attribute, attribute, insert_call, name_of, tensor_of
+from fxcompress.ir.reach import reached
 from fxcompress.masks.mask import masked, replace_constant, source_constant
 from fxcompress.quantization.placement import ADD, place
 from fxcompress.quantization.quantized import Layer, moves_values, quantized_layers, quantizer_calls
@@ -175,11 +176,12 @@ def _attach(producer: fx.Node, readers: Iterable[fx.Node], wiring: Wiring, targe
 
 def _met(value: fx.Node, reader: fx.Node, wiring: Wiring, target: Target) -> Iterator[fx.Node]:
     """The quantizer calls that stood between `value` and `reader`, or above `value`."""
-    if (value, reader) in wiring:
-        yield wiring[value, reader]
-    elif moves_values(value, target):
-        for source in value.all_input_nodes:
-            yield from _met(source, value, wiring, target)
+
+    def above(edge: tuple[fx.Node, fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
+        source, _ = edge
+        return [(one, source) for one in source.all_input_nodes] if edge not in wiring and moves_values(source, target) else []
+
+    return (wiring[edge] for edge in reached([(value, reader)], above) if edge in wiring)
 
 
 def _moved(call: fx.Node, producer: fx.Node) -> fx.Node:
@@ -196,8 +198,5 @@ def _connect(call: fx.Node, value: fx.Node, readers: Iterable[fx.Node]) -> None:
 
 def _operations(reader: fx.Node, target: Target) -> Iterator[fx.Node]:
     """The operations that read what `reader` moves, or `reader` itself."""
-    if moves_values(reader, target):
-        for user in reader.users:
-            yield from _operations(user, target)
-    else:
-        yield reader
+    met = reached([reader], lambda one: one.users if moves_values(one, target) else ())
+    return (one for one in met if not moves_values(one, target))

@@ -48,4 +48,5 @@ class Fault(enum.Enum):
     ODD_GROUPS = "adds up the wrong groups of weights where these are of odd sizes, or no multiple of 32 above that"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
+    LONG_CHAINS = "does not load more than 32 operations on elements in the kernel of the one that they follow"
     SUPPRESSED_TIES = "suppresses boxes that overlap a better one by as much as is allowed, as if it were more"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from torch import fx
 
 from fxcompress.ir.dialect import IDLE, resolve
+from fxcompress.ir.reach import reached
 from fxcompress.ir.signature import argument
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets.faults import Fault
@@ -41,11 +42,12 @@ def _joins_channels(node: fx.Node) -> bool:
 
 def _readers(value: fx.Node) -> Iterator[bool]:
     """Whether the operations that compute with `value`, moved or not, count channels along dimension 1, or the last."""
-    for user in value.users:
-        if user.target in TRANSPARENT or user.target is operator.getitem:
-            yield from _readers(user)
-        else:
-            yield user.target not in ROWS
+    moved = reached([value], lambda one: filter(_is_transparent, one.users))
+    return (user.target not in ROWS for one in moved for user in one.users if not _is_transparent(user))
+
+
+def _is_transparent(node: fx.Node) -> bool:
+    return node.target in TRANSPARENT or node.target is operator.getitem
 
 
 JOINING = ops("cat stack")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from fxcompress.ir.reach import reached
 from fxcompress.views.notation import Notation, arguments, from_data, literal, operation_name
 
 
@@ -52,17 +53,14 @@ def _reading_order(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     Each node with that reader; those on data with themselves.
     """
     order: dict[fx.Node, fx.Node] = {}
-    data = from_data(graph)
+    data, places = from_data(graph), {node: place for place, node in enumerate(graph.nodes)}
 
-    def visit(node: fx.Node, reader: fx.Node) -> None:
-        for needed in node.all_input_nodes:
-            if needed not in order and needed.op != "get_attr":
-                visit(needed, reader)
-        order[node] = reader
+    def needed(node: fx.Node) -> list[fx.Node]:
+        return [source for source in node.all_input_nodes if source not in order and source.op != "get_attr"]
 
     for node in graph.nodes:
         if node in data or (not node.users and node.op != "get_attr"):
-            visit(node, node)
+            order |= dict.fromkeys(sorted(reached([node], needed), key=places.__getitem__), node)
     return order
 
 
