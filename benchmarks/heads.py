@@ -153,6 +153,12 @@ def placed(samples: int, length: int) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **picture(samples, length)}
 
 
+def prefixed(samples: int, length: int) -> dict[str, Any]:
+    """The same, of which all is read in both directions."""
+    given = placed(samples, length)
+    return {**given, "token_type_ids": torch.zeros_like(given["input_ids"])}
+
+
 def points(samples: int, length: int) -> dict[str, Any]:
     """A picture and two points in it."""
     return {**wide(samples, length), "input_points": _random(samples, 1, 2, 2).sigmoid() * 64}
@@ -188,6 +194,7 @@ INPUTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "boxes": boxes,
     "boxes on a picture": pictured_boxes,
     "placed picture": placed,
+    "prefixed picture": prefixed,
     "points in a wide picture": points,
     "spoken": spoken,
     "video picture": video,
@@ -241,7 +248,8 @@ PLAIN: dict[str, str] = {
     "MaskFormerForInstanceSegmentation",
     "contrast picture": "CLIPModel SiglipModel ChineseCLIPModel AltCLIPModel BlipModel CLIPSegModel ViltModel "
     "OwlViTForObjectDetection Owlv2ForObjectDetection GitForCausalLM BlipForConditionalGeneration",
-    "placed picture": "LlavaForConditionalGeneration PaliGemmaForConditionalGeneration Blip2ForConditionalGeneration",
+    "placed picture": "LlavaForConditionalGeneration Blip2ForConditionalGeneration",
+    "prefixed picture": "PaliGemmaForConditionalGeneration",
     "points in a wide picture": "SamModel",
     "video picture": "VideoMAEForVideoClassification",
     "boxes on a picture": "LayoutLMv3ForTokenClassification",

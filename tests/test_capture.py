@@ -801,3 +801,30 @@ def test_torch_compile_knows_the_built_in_functions_after_a_trace(monkeypatch):
     with symbolic_lengths():
         trace_rules.is_builtin_callable(print)
     assert trace_rules.is_builtin_callable(len)
+
+
+class Windowed(nn.Module):
+    """Windows of four, the last one filled up, which a length that they divide needs not."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        length = x.shape[1]
+        missing = (4 - length % 4) % 4
+        y = self.layer(x)
+        if missing > 0:
+            y = nn.functional.pad(y, (0, 0, 0, missing))
+        y = y.reshape(len(x), -1, 4, 3)
+        y = (y + y.sum(2, keepdim=True)).flatten(1, 2)
+        return y[:, :length] if missing > 0 else y
+
+
+def test_a_length_that_is_special_does_not_fix_it(tmp_path):
+    model = Windowed().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 8, 3))
+    for length in (5, 8, 12, 14):
+        x = torch.randn(3, length, 3)
+        torch.testing.assert_close(compiled(x), model(x))
+    compiled.to_onnx(tmp_path / "m.onnx", verify="strict")

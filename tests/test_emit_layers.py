@@ -153,6 +153,7 @@ def test_resizing(name: str) -> None:
 PRODUCTS: dict[str, Callable[..., Any]] = {
     "matmul": lambda x, y: x @ y.transpose(-1, -2),
     "matrix_vector": lambda x, y: x @ y[0, 0, 0],
+    "linear_of_a_vector": lambda x, y: F.linear(x, y[0, 0, 0]).sum() + F.linear(x[:, 0, 0], y[0, 0, 1]),
     "bmm": lambda x, y: torch.bmm(x.flatten(0, 1), y.flatten(0, 1).transpose(1, 2)),
     "baddbmm": lambda x, y: torch.baddbmm(x[:, 0], x[:, 1], y[:, 1, :, :], beta=0.5, alpha=2),
     "addmm": lambda x, y: torch.addmm(x[0, 0, 0], x[:, 0, 0], y[0, 0], beta=2, alpha=0.5),

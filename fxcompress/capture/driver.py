@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import operator
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from fxcompress.capture.free_sizes import (
     several,
     without,
 )
-from fxcompress.capture.functionalize import functionalize, written_dropouts
+from fxcompress.capture.functionalize import functionalize, with_kept_dropout
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.inserted import InsertedModules
@@ -41,11 +39,11 @@ from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes, trains_as_it_infers
-from fxcompress.capture.true_sizes import is_of_one, untrue
+from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.errors import CaptureError, source_line
+from fxcompress.errors import CaptureError
 from fxcompress.ir.calls import record_calls
 from fxcompress.ir.constants import mark_computed
 from fxcompress.ir.dialect import copying
@@ -107,6 +105,9 @@ def capture(
 
 Trace = Callable[[], ExportedProgram]
 
+_OTHERS = 2
+"""At how many other sizes a model is traced: height and width may each be special."""
+
 
 @dataclass(frozen=True)
 class _Capture:
@@ -119,8 +120,12 @@ class _Capture:
     modes: Modes
     inserted: InsertedModules | None
 
-    def with_free_sizes(self, sizes: Dimensions) -> fx.GraphModule | None:
-        """The model with those of `sizes` free that can be, and the batch; None where the batch cannot, or not with others."""
+    def with_free_sizes(self, sizes: Dimensions, seen: Sequence[ExampleInputs] = ()) -> fx.GraphModule | None:
+        """The model with those of `sizes` free that can be, and the batch; None where the batch cannot, or not with others.
+
+        A graph that is not the model at other sizes may be that of a special one, which a window divides. So it is traced at
+        such another as well, and has to be the model at those `seen` before, or None is returned.
+        """
         assert self.traced is not None
         free = both(leading(self.example), sizes)
         ties: Ties = []
@@ -134,9 +139,15 @@ class _Capture:
                 return None
             if not is_of_one(found, self.traced, self.example):
                 return None
-            wrong, tied = untrue(found, self.traced, batch.first(self.example, 2))
+            wrong, tied, other = untrue(found, self.traced, batch.first(self.example, 2))
             if not any(wrong) and not tied:
-                return found
+                return found if all(computes(found, self.traced, one) for one in seen) else None
+            if other is not None and self.given is self.example and len(seen) < _OTHERS:
+                elsewhere = replace(self, example=other, given=other).with_free_sizes(free, (*seen, self.example))
+                if elsewhere is not None:
+                    return elsewhere
+            if seen and any(wrong):
+                return None
             before = free, ties
             free, ties = without(free, wrong), [*ties, *(tie for tie in tied if tie not in ties)]
             if (free, ties) == before:
@@ -255,7 +266,7 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
         return module
     try:
         with copying():
-            module = _with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
+            module = with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise CaptureError(f"an in-place operation cannot be replaced: {reason}; torch's own way fails as well") from error
     settle_sizes(module.graph)
@@ -271,25 +282,3 @@ def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
     freeze_numbers(module, notes)
     fold_constants(module)
     return functionalize(module.graph, notes)
-
-
-def _with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:
-    """Dropouts as `native_dropout`, which torch's functionalisation keeps where it would drop an idle `dropout`.
-
-    Those that the model writes through make way for their input, which they are: torch would make a copy.
-    """
-    program = copy.copy(program)
-    program._graph_module = copy.deepcopy(program.graph_module)
-    for node in written_dropouts(program.graph):
-        notes.append(f"a dropout is left out, since its value is changed in place afterwards: {source_line(node)}")
-        node.replace_all_uses_with(node.args[0])
-        program.graph.erase_node(node)
-    for node in program.graph.find_nodes(op="call_function", target=aten.dropout.default):
-        with program.graph.inserting_before(node):
-            both = program.graph.call_function(aten.native_dropout.default, node.args)
-            new = program.graph.call_function(operator.getitem, (both, 0))
-        both.meta = {**node.meta, "val": (node.meta["val"], node.meta["val"].bool())}
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        program.graph.erase_node(node)
-    return program

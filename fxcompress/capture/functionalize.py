@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections import defaultdict
 from functools import cache
 
 import torch
 from torch import fx
 from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
-from fxcompress.errors import describe
+from fxcompress.errors import describe, source_line
 from fxcompress.ir.fake import fake_value, insert_call
 
 aten = torch.ops.aten
@@ -60,7 +63,29 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
     return None
 
 
-def written_dropouts(graph: fx.Graph) -> list[fx.Node]:
+def with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:
+    """Dropouts as `native_dropout`, which torch's functionalisation keeps where it would drop an idle `dropout`.
+
+    Those that the model writes through make way for their input, which they are: torch would make a copy.
+    """
+    program = copy.copy(program)
+    program._graph_module = copy.deepcopy(program.graph_module)
+    for node in _written_dropouts(program.graph):
+        notes.append(f"a dropout is left out, since its value is changed in place afterwards: {source_line(node)}")
+        node.replace_all_uses_with(node.args[0])
+        program.graph.erase_node(node)
+    for node in program.graph.find_nodes(op="call_function", target=aten.dropout.default):
+        with program.graph.inserting_before(node):
+            both = program.graph.call_function(aten.native_dropout.default, node.args)
+            new = program.graph.call_function(operator.getitem, (both, 0))
+        both.meta = {**node.meta, "val": (node.meta["val"], node.meta["val"].bool())}
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        program.graph.erase_node(node)
+    return program
+
+
+def _written_dropouts(graph: fx.Graph) -> list[fx.Node]:
     """The idle dropouts, each its own input in inference mode, across which a change in place is seen.
 
     That is, the input is changed and the dropout's value read afterwards, or the other way round.

@@ -95,6 +95,13 @@ def _is_weight(matrix: fx.Node) -> bool:
 
 
 @spelling(aten.linear.default)
+def _linear(call: Call) -> fx.Node | None:
+    """A product where the weight is a vector, which no layer has."""
+    if len(size_of(call["weight"])) == 1:
+        return call.same(aten.matmul.default, call["input"], call["weight"])
+    return _linear_on_flattened(call)
+
+
 def _linear_on_flattened(call: Call) -> fx.Node | None:
     """A linear layer between a reshape to rows and the reshape back is the same layer on the unflattened input."""
     flat, readers = call["input"], list(call.node.users)

@@ -22,9 +22,12 @@ from fxcompress.data.sized import sized_inputs
 from fxcompress.ir.fake import static_sizes
 
 
-def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> tuple[Dimensions, Ties]:
-    """The dimensions of each flattened input that are free in `graph_module`, but at another size it is not `model`; and those
-    that it has free of each other, but must be the same: the length of a mask, which the model would make fit.
+def untrue(
+    graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs
+) -> tuple[Dimensions, Ties, ExampleInputs | None]:
+    """The dimensions of each flattened input that are free in `graph_module`, but at another size it is not `model`; those
+    that it has free of each other, but must be the same: the length of a mask, which the model would make fit; and inputs of
+    `model` at which it is not that, if any.
 
     Sizes at which the model itself fails tell nothing, nor does a size of one, which torch broadcasts. The number of samples
     has been tried already, where it was found.
@@ -35,23 +38,33 @@ def untrue(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInput
     same, others = sized_inputs([shape for shape in shapes if shape is not None], example)
     wrong: set[str] = set()
     ties: set[frozenset[str]] = set()
+    other: ExampleInputs | None = None
     for name, alternatives in others:
         for ways in alternatives:
             changes = [(leaves, _changed(shapes, same, leaves)) for leaves in ways]
             tried = [
-                (set(change), _agrees(graph_module, leaves, expected))
+                (leaves, set(change), _agrees(graph_module, leaves, expected))
                 for leaves, change in changes
                 if 1 not in change.values() and (expected := _outputs(model, leaves, example)) is not None
             ]
-            if tried and not tried[0][1]:
-                right = next((names for names, agrees in tried if agrees and len(names) > 1), None)
+            if tried and not tried[0][2]:
+                right = next((names for _, names, agrees in tried if agrees and len(names) > 1), None)
                 ties |= {frozenset(right)} if right else set()
                 wrong |= set() if right else {name}
+                other = other or (None if right else _inputs(tried[0][0], example))
     dimensions = [(position, d, size) for position, shape in enumerate(shapes) for d, size in enumerate(shape or ())]
     return (
         [frozenset(d for p, d, size in dimensions if p == position and size in wrong) for position in range(len(shapes))],
         [[(position, d) for position, d, size in dimensions if size in tie] for tie in ties],
+        other,
     )
+
+
+def computes(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> bool:
+    """Whether `graph_module` computes of `example` what `model` does."""
+    leaves = [leaf for _, leaf in example.leaves()]
+    expected = _outputs(model, leaves, example)
+    return expected is not None and _agrees(graph_module, leaves, expected)
 
 
 def is_of_one(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> bool:
@@ -87,15 +100,18 @@ def _changed(shapes: list[list[int | str] | None], same: list[Any], leaves: list
     }
 
 
+def _inputs(leaves: list[Any], example: ExampleInputs) -> ExampleInputs:
+    """`leaves` in the form of `example`."""
+    return ExampleInputs(*pytree.tree_unflatten(leaves, pytree.tree_structure((example.args, example.kwargs))))
+
+
 @torch.no_grad()
 def _outputs(model: nn.Module, leaves: list[Any], example: ExampleInputs) -> list[Tensor] | None:
     """What `model` returns; None where it does not take such sizes."""
-    _, form = pytree.tree_flatten((example.args, example.kwargs))
-    copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    args, kwargs = pytree.tree_unflatten(copies, form)
+    given = _inputs(leaves, example).copy()
     try:
         with plain_kernels(), unwritten(model):
-            outputs = model(*args, **kwargs)
+            outputs = model(*given.args, **given.kwargs)
     except Exception:
         return None
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
