@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,8 +18,9 @@ from fxcompress import defaults
 from fxcompress.config import Config
 from fxcompress.config.config import text_or_none
 from fxcompress.conformance.writing import CheckedFile, Verify
+from fxcompress.driver.both_modes import BothModes
 from fxcompress.driver.compilation import Compilation
-from fxcompress.driver.leave_out import leave_out, without_nothing
+from fxcompress.driver.leave_out import leave_out
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import check_onnx_path, write_onnx
 from fxcompress.emit.interface import with_float32_interface
@@ -29,7 +28,7 @@ from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.emit.openvino import check_openvino_path, write_openvino
 from fxcompress.errors import FileWarning, ScheduleWarning, warn_user
-from fxcompress.ir import modes, output_layout
+from fxcompress.ir import modes
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.naming import keep_state_keys, keeps_its_names
@@ -49,7 +48,7 @@ _STEP = (
 
 
 @keeps_its_names
-class Compiled(fx.GraphModule):
+class Compiled(BothModes):
     """A compiled model: an ordinary module with the original's parameters and calling convention."""
 
     compilation: Compilation
@@ -122,28 +121,6 @@ class Compiled(fx.GraphModule):
         if mode is True and not self.training:
             modes.warn_of_training(self)
         return super().train(mode)
-
-    def recompile(self) -> Any:
-        """As of any graph module, whose graph is in inference mode, and once more as the graph is in training.
-
-        There is one `forward`, which looks at `training` when it is called: whoever holds on to it holds both modes.
-        """
-        python_code = super().recompile()
-        inference = training = type(self).forward
-        graph = modes.training_twin(self.graph)
-        if graph is not None:
-            training = type(fx.GraphModule(self, graph)).forward
-
-        contiguous = output_layout.contiguous_outputs(self.graph)
-        _, *known = inspect.signature(inference).parameters.values()
-
-        @functools.wraps(inference)
-        def forward(self: Compiled, *args: Any, **kwargs: Any) -> Any:
-            kwargs = without_nothing(known, len(args), kwargs)
-            return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
-
-        type(self).forward = forward
-        return python_code
 
     def without(self, *inputs: str) -> Compiled:
         """This model, on the same tensors, without `inputs` that a loss in forward needs, such as ``"labels"``.

@@ -116,6 +116,21 @@ def test_an_exported_model_trains_as_the_compiled_one():
         torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_an_exported_model_is_that_of_the_mode_it_was_exported_in(training):
+    """Batch norms and dropouts, which the graph of a compiled model has in inference mode."""
+    layers = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3)
+    model, x = fxcompress.compile(nn.Sequential(*layers), [], example_inputs=values(9, 5)).train(training), values(9, 5)
+    exported = torch.export.export(model, (x,)).module()
+    outputs = []
+    for one in (exported, model):
+        torch.manual_seed(0)
+        outputs.append(one(x))
+    assert torch.equal(*outputs)
+    assert torch.equal(model(x), outputs[1]) != training
+    assert "batch_norm" in str(model.graph) and model.graph is model.graph
+
+
 def test_a_whole_network_has_gradients_of_gradients():
     """With batch norms, convolutions and pools: the penalty is a number, and every weight has a gradient of it."""
     model = fxcompress.compile(classifier(), fxcompress.defaults.training(), data=[values(4, 1, 8, 8)]).train()

@@ -1,0 +1,54 @@
+"""A graph module that computes two graphs: the one of inference, and the same in training."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxcompress.driver.leave_out import without_nothing
+from fxcompress.ir import modes, output_layout
+
+
+class BothModes(fx.GraphModule):
+    """A graph module whose graph is in inference mode, and which computes it in training where it is in training.
+
+    There is one `forward`, which looks at `training` when it is called: whoever holds on to it holds both modes.
+    """
+
+    _graph_in_training: fx.Graph | None = None
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph in inference mode.
+
+        torch.export runs the graph of a graph module, not its forward: while it does, this is that of the module's mode.
+        """
+        in_training = self._graph_in_training
+        return in_training if in_training is not None and self.training and torch.compiler.is_exporting() else self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
+
+    def recompile(self) -> Any:
+        """As of any graph module, for both graphs."""
+        python_code = super().recompile()
+        inference = training = type(self).forward
+        graph = self._graph_in_training = modes.training_twin(self._graph)
+        if graph is not None:
+            training = type(fx.GraphModule(self, graph)).forward
+
+        contiguous = output_layout.contiguous_outputs(self._graph)
+        _, *known = inspect.signature(inference).parameters.values()
+
+        @functools.wraps(inference)
+        def forward(self: BothModes, *args: Any, **kwargs: Any) -> Any:
+            kwargs = without_nothing(known, len(args), kwargs)
+            return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
+
+        type(self).forward = forward
+        return python_code
