@@ -111,7 +111,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "num_sparse_encoder_layers": 1,
         "num_sparse_decoder_layers": 1,
     },
-    "ReformerModel": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16], "feed_forward_size": 48},
+    "ReformerModel": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16], "feed_forward_size": 48, "use_cache": False},
     "PerceiverForMaskedLM": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
     "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 1]]},
     "DeepseekV3ForCausalLM": {

@@ -107,6 +107,11 @@ def picture(samples: int, length: int) -> dict[str, Any]:
     return {"pixel_values": _random(samples, 3, PIXELS, PIXELS)}
 
 
+def hidden(samples: int, length: int) -> dict[str, Any]:
+    """A picture, and numbers by whose order patches of it are hidden: drawn by the model itself otherwise."""
+    return {**picture(samples, length), "noise": _random(samples, (PIXELS // VISION["patch_size"]) ** 2)}
+
+
 def wide(samples: int, length: int) -> dict[str, Any]:
     """For networks that halve a picture five times and more."""
     return {"pixel_values": _random(samples, 3, 64, 64)}
@@ -183,6 +188,7 @@ INPUTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "unmasked": unmasked,
     "both": both,
     "picture": picture,
+    "hidden picture": hidden,
     "stages": wide,
     "wide picture": wide,
     "contrast picture": contrast,
@@ -231,7 +237,7 @@ PLAIN: dict[str, str] = {
     "PLBartForConditionalGeneration ProphetNetForConditionalGeneration LEDForConditionalGeneration MvpForConditionalGeneration "
     "FSMTForConditionalGeneration BigBirdPegasusForConditionalGeneration",
     "picture": "ViTForImageClassification DeiTForImageClassification BeitForImageClassification Dinov2Model "
-    "Dinov2WithRegistersModel DINOv3ViTModel CLIPVisionModelWithProjection SiglipVisionModel ViTMSNModel ViTMAEForPreTraining "
+    "Dinov2WithRegistersModel DINOv3ViTModel CLIPVisionModelWithProjection SiglipVisionModel ViTMSNModel "
     "YolosForObjectDetection IJepaModel DPTForDepthEstimation Data2VecVisionModel VitDetModel "
     "PixtralVisionModel Swin2SRForImageSuperResolution DepthAnythingForDepthEstimation",
     "stages": "ResNetForImageClassification RegNetForImageClassification ConvNextForImageClassification "
@@ -251,6 +257,7 @@ PLAIN: dict[str, str] = {
     "placed picture": "LlavaForConditionalGeneration Blip2ForConditionalGeneration",
     "prefixed picture": "PaliGemmaForConditionalGeneration",
     "points in a wide picture": "SamModel",
+    "hidden picture": "ViTMAEForPreTraining",
     "video picture": "VideoMAEForVideoClassification",
     "boxes on a picture": "LayoutLMv3ForTokenClassification",
     "spoken": "SpeechT5ForSpeechToText MoonshineForConditionalGeneration",

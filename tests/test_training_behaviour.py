@@ -584,6 +584,33 @@ def test_what_is_told_names_the_users_line():
     assert "test_training_behaviour.py" in told and "torch.randn_like(x) if self.training" in told
 
 
+def multiplied(x):
+    return x * torch.rand(len(x), 1)
+
+
+def chosen(x):
+    """As many rows as chance says."""
+    return x + x[x.sum(-1) > torch.rand(len(x))].sum(0)
+
+
+class Noisy(nn.Module):
+    def __init__(self, noise):
+        super().__init__()
+        self.layer, self.noise = nn.Linear(6, 6), noise
+
+    def forward(self, x):
+        y = self.layer(x)
+        return self.noise(y) if self.training else y
+
+
+@pytest.mark.parametrize("noise", [multiplied, chosen])
+def test_noise_that_drops_nothing_is_told(noise):
+    model = Noisy(noise)
+    found = capture(model, example_inputs(model, torch.randn(3, 6)))
+    assert len(found.meta["lost_in_training"]) == 1
+    assert not found.graph.find_nodes(op="call_function", target=DROP_PATH)
+
+
 def test_the_model_is_left_as_it_is():
     model = by_hand()
     modes, state = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}

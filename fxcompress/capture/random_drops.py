@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxcompress.capture.respelling import same_sizes, size_of
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.signature import argument
 
@@ -72,8 +73,9 @@ def _position(node: fx.Node) -> dict[fx.Node, int]:
 
 def _alike(left: fx.Node, right: fx.Node) -> bool:
     a, b = left.meta.get("val"), right.meta.get("val")
-    both = isinstance(a, Tensor) and isinstance(b, Tensor) and left.op != "get_attr"
-    return both and a.dtype == b.dtype and a.dtype.is_floating_point and a.shape == b.shape  # type: ignore[union-attr]
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or left.op == "get_attr":
+        return False
+    return a.dtype == b.dtype and a.dtype.is_floating_point and same_sizes(size_of(a), size_of(b))
 
 
 def _is_data(node: fx.Node) -> bool:
@@ -92,6 +94,8 @@ def _tried(module: fx.GraphModule, value: fx.Node, source: fx.Node, region: list
         threshold, below = _threshold(run, drawn, shape)
         draws = _checkered(shape)
         kept = run(run.ones, run.number(draws, threshold))
+        inner = torch.where(draws < threshold, threshold / 2, (1 + threshold) / 2)
+        steady = torch.allclose(run(run.ones, run.number(inner, threshold)), kept)  # not so noise that multiplies
         scale = float(run(run.ones, run.number(torch.full(shape, 0.0 if below else 1.0), threshold)).max())
         inputs = torch.randn(run.ones.shape)
         linear = torch.allclose(run(inputs, run.number(draws, threshold)), inputs * kept, rtol=1e-4, atol=1e-6)
@@ -100,7 +104,7 @@ def _tried(module: fx.GraphModule, value: fx.Node, source: fx.Node, region: list
     two = bool(((kept == 0) | torch.isclose(kept, torch.tensor(scale))).all())
     dims = tuple(dim for dim in range(kept.dim()) if not torch.equal(kept, kept.narrow(dim, 0, 1).expand_as(kept)))
     own = math.prod(kept.shape[dim] for dim in dims) == math.prod(shape)
-    if not (linear and two and own and scale > 0):
+    if not (steady and linear and two and own and scale > 0):
         return None
     p = 1 - threshold if below else threshold
     return Drop(source, frozenset(region), p, dims, scale)
