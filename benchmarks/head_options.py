@@ -170,6 +170,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "depth_coefficient": 0.5,
         "initializer_range": 0.7,  # with that of the family nothing but zeros is left at the end
     },
+    "MobileViTForImageClassification": {"initializer_range": 0.2},  # as above
     "BitForImageClassification": {"hidden_sizes": [8, 16, 24, 32], "embedding_size": 8, "num_groups": 4},
     "SwiftFormerForImageClassification": {"embed_dims": [8, 16, 24, 32]},
     "HGNetV2ForImageClassification": {},

@@ -119,7 +119,8 @@ def _mismatch(want: Any, have: Any, free: set[int], dimension: int | None) -> st
     if len(want.shape) != have.dim() or any(a != b for d, (a, b) in enumerate(zip(want.shape, have.shape)) if d not in free):
         names = {d: "batch" if d == dimension else "any" for d in free}
         wanted = ", ".join(str(names.get(d, size)) for d, size in enumerate(want.shape))
-        hint = "; dynamic_shapes='auto' frees other sizes" if len(want.shape) == have.dim() else ""
+        hint = "; dynamic_shapes='auto' frees those of pictures; pad or resize to what forward needs as a number"
+        hint = hint if len(want.shape) == have.dim() else ""
         return f"expected the shape [{wanted}], got {list(have.shape)}{hint}"
     if have.numel() == 0 and want.numel() > 0:
         return f"it holds no samples (its shape is {list(have.shape)})"
