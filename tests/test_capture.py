@@ -771,6 +771,26 @@ def test_sizes_that_a_model_computes_in_tensors_are_free(tmp_path):
     compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
 
 
+class Halved(nn.Module):
+    """A number that is given, of which a trace does not know whether it is below zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, number):
+        return self.layer(x) + torch.div(number.item(), 2, rounding_mode="trunc")
+
+
+def test_numbers_of_either_sign_are_divided_in_tensors():
+    model = Halved().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=(torch.randn(2, 4), torch.tensor(-3)))
+    for number in (-5, 5):
+        given = torch.randn(3, 4), torch.tensor(number)
+        torch.testing.assert_close(compiled(*given), model(*given))
+    assert isinstance(compiled, fxcompress.Compiled)
+
+
 class Looped(nn.Module):
     """Pictures one by one, whose features come to the places of the tokens that stand for them."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
 
 _NUMBERS = int | torch.SymInt
@@ -47,7 +48,7 @@ class _Sizes(TorchFunctionMode):
             return result
         numbers = [_size(one) for one in args]
         if all(one is not None for one in numbers) and any(isinstance(one, torch.SymInt) for one in numbers):
-            result.item_memo = compute(*numbers)
+            result.item_memo = compute(*numbers)  # None, where it is not known
         return result
 
 
@@ -60,7 +61,7 @@ def _operation(func: Any, kwargs: dict[str, Any]) -> Callable[[Any, Any], Any] |
 
 
 def _truncated(one: Any, other: Any) -> Any:
-    return one // other if one >= 0 and other > 0 else -(-one // other)
+    return one // other if statically_known_true(one >= 0) and statically_known_true(other > 0) else None
 
 
 def _is_whole(tensor: Tensor) -> bool:
