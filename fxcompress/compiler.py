@@ -122,7 +122,7 @@ def _compile(
     whole = None
     if submodules is None:
         try:
-            return settings.compile(_captured(model, example, dynamic_shapes, settings.verify), data, model)
+            return settings.compile(*_captured(model, example, dynamic_shapes, settings.verify), data, model)
         except CaptureError as problem:
             if not isinstance(model, nn.Module) or not (dynamic_shapes is None or isinstance(dynamic_shapes, str)):
                 raise
@@ -132,7 +132,7 @@ def _compile(
     compiled, names = {}, file_names(parts)
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)
-        compiled[path] = settings.compile(part, given, model, names[path])
+        compiled[path] = settings.compile(part, unwritable(part.graph_module), given, model, names[path])
     return PartlyCompiled.of_copy(model, compiled, found.left_alone, example, every_size=free == "auto")
 
 
@@ -143,17 +143,20 @@ def _sizes(dynamic_shapes: Any, default: str) -> Any:
     return None if isinstance(dynamic_shapes, str) and dynamic_shapes == "batch" else dynamic_shapes
 
 
-def _captured(model: Any, example: ExampleInputs, dynamic_shapes: Any, check: bool) -> Captured:
-    """`model` as a graph; with the lengths of the example where nobody asked for free ones, and no file could have them."""
+def _captured(model: Any, example: ExampleInputs, dynamic_shapes: Any, check: bool) -> tuple[Captured, str | None]:
+    """`model` as a graph, and what keeps that from being written, if anything does.
+
+    It has the lengths of the example where nobody asked for free ones, and no file could have them.
+    """
     captured = capture_verified(model, example, dynamic_shapes=_sizes(dynamic_shapes, "lengths"), check=check)
-    problem = unwritable(captured.graph_module) if dynamic_shapes is None else None
-    if problem is None:
-        return captured
+    problem = unwritable(captured.graph_module)
+    if problem is None or dynamic_shapes is not None:
+        return captured, problem
     fixed = capture_verified(model, example, check=check)
     if unwritable(fixed.graph_module) is not None:
-        return captured
+        return captured, problem
     note = f"lengths are fixed to those of the example inputs, since a file cannot have them free: {problem}"
-    return replace(fixed, row=replace(fixed.row, notes=(*fixed.row.notes, note)))
+    return replace(fixed, row=replace(fixed.row, notes=(*fixed.row.notes, note))), None
 
 
 def _settled(
@@ -198,10 +201,11 @@ class _Settings:
     folder: Path | None
     progress: Progress | None
 
-    def compile(self, captured: Captured, data: Iterable[Any] | None, model: Any, part: str = "") -> Compiled:
-        """Run the passes over a captured graph of `model`, or of a `part` of it."""
+    def compile(
+        self, captured: Captured, problem: str | None, data: Iterable[Any] | None, model: Any, part: str = ""
+    ) -> Compiled:
+        """Run the passes over a captured graph of `model`, or of a `part` of it; `problem` keeps it from being written."""
         example, row = captured.example, captured.row
-        problem = unwritable(captured.graph_module)
         if problem is not None:
             warn_user(f"unless a pass replaces them, {problem}", FileWarning)
             row = replace(row, notes=(*row.notes, problem.partition("\nRegister")[0]))
