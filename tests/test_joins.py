@@ -8,6 +8,7 @@ from emission import Call
 from torch import nn
 
 import fxcompress
+from fxcompress import QuantizationSpec, passes
 
 REPEATS = {
     "written into": lambda x: torch.slice_scatter(x, x[:, 1:] * 2, 1, 0, x.shape[1] - 1),
@@ -43,4 +44,42 @@ def test_what_is_expanded_and_quantized(tmp_path, expand):
     torch.manual_seed(0)
     x = torch.randn(5, 2)
     compiled = fxcompress.compile(nn.Sequential(Call(expand), nn.Linear(2, 1)).eval(), data=[(x,)])
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
+
+
+JOINED = {
+    "joined": lambda a, b: torch.cat([a, b], 1),
+    "of factors": lambda a, b: torch.cat([a * 2, b], 1),
+    "scaled": lambda a, b: torch.cat([a, b], 1) * 2,
+    "rolled": lambda a, b: (a + b).roll(1, 2),
+    "padded with itself": lambda a, b: nn.functional.pad(a + b, (1, 1, 1, 1), mode="circular"),
+    "picked": lambda a, b: torch.cat([a, b], 1)[:, 1:7],
+    "pooled": lambda a, b: nn.functional.max_pool2d(torch.cat([a, b], 1), 2),
+    "turned": lambda a, b: torch.cat([a, b], 1).transpose(2, 3),
+    "shuffled": lambda a, b: nn.functional.pixel_shuffle(torch.cat([a, b], 1), 2),
+    "shuffled back": lambda a, b: nn.functional.pixel_unshuffle(torch.cat([a, b], 1), 2),
+    "joined again": lambda a, b: torch.cat([torch.cat([a, b], 1), a], 1),
+}
+
+
+class Joined(nn.Module):
+    """Two convolutions, what joins them, and another one."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join = join
+        self.a, self.b, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.LazyConv2d(4, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(self.join(self.a(x), self.b(x)))
+
+
+@pytest.mark.parametrize("join", JOINED.values(), ids=JOINED)
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_convolution_of_what_is_joined(tmp_path, join, signed):
+    torch.manual_seed(0)
+    model, x = Joined(join), torch.randn(4, 4, 8, 8)
+    model(x)
+    activations = QuantizationSpec(symmetric=signed)
+    compiled = fxcompress.compile(model.eval(), [passes.Quantize(activations=activations), passes.Calibrate()], data=[(x,)])
     compiled.to_onnx(tmp_path / "model.onnx", verify="strict")

@@ -21,7 +21,7 @@ from fxcompress.emit.convolutions import (
     wide_groups_in_float,
 )
 from fxcompress.emit.groups import groups_divided
-from fxcompress.emit.joins import expansions_apart, joins_quantized_apart, joins_requantized
+from fxcompress.emit.joins import depths_apart, expansions_apart, joins_quantized_apart, joins_requantized
 from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
@@ -47,7 +47,7 @@ from fxcompress.emit.rewiring import (
     numbers_of,
     rank_of,
 )
-from fxcompress.emit.zero_points import middles_signed, zero_points_in_biases
+from fxcompress.emit.zero_points import joins_unsigned, middles_signed, zero_points_in_biases
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
@@ -234,6 +234,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,
     Fault.BARE_SUMS: _guard_bare_sums,
     Fault.MIDDLES: middles_signed,
+    Fault.SIGNED_JOINS: joins_unsigned,
     Fault.ZERO_POINTS: zero_points_in_biases,
     Fault.POOLED_OUTPUTS: pools_apart,
     Fault.PADDED_AVERAGES: averages_apart,
@@ -247,6 +248,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.STRIDED_PADDING: strides_apart,
     Fault.PADDED_OUTPUTS: bytes_padded,
     Fault.FEW_BITS_MULTIPLIED: few_bits_multiplied_apart,
+    Fault.DEPTHS_OF_JOINS: depths_apart,
     Fault.EXPANSIONS: expansions_apart,
     Fault.REPEATED_JOINS: joins_requantized,
     Fault.WIDE_GROUPS: wide_groups_in_float,

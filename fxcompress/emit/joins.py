@@ -41,6 +41,12 @@ def expansions_apart(graph: ir.Graph) -> int:
     return shield(graph, [(node, 0) for node in graph if node.op_type == "QuantizeLinear" and node in read])
 
 
+def depths_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between a join and what moves its channels into space, or back."""
+    found = [node for node in graph if node.op_type in ("DepthToSpace", "SpaceToDepth") and is_from(node.inputs[0], {"Concat"})]
+    return shield(graph, [(node, 0) for node in found])
+
+
 def _adds_nothing(node: ir.Node) -> bool:
     """Whether `node` adds zeros, or multiplies with ones, of which a runtime makes an expansion."""
     nothing = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(node.op_type)

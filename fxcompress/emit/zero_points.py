@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.rewiring import constant, numbers_of
+from fxcompress.emit.kernels import is_from
+from fxcompress.emit.rewiring import MOVES, POINTWISE, constant, numbers_of
+from fxcompress.ir.reach import reached
 
-_MIDDLE = 128  # of unsigned bytes: what is less it is a signed one
+_MIDDLE = 128  # of unsigned bytes: what is less by it is a signed one
 
 
 def zero_points_in_biases(graph: ir.Graph) -> int:
@@ -80,24 +82,46 @@ def _without_zero_point(graph: ir.Graph, dequantize: ir.Node) -> ir.Value:
 
 def middles_signed(graph: ir.Graph) -> int:
     """Have unsigned bytes whose zero point is their middle be signed ones, which have none: the same numbers."""
-    found = [node for node in graph if node.op_type == "QuantizeLinear" and _is_centred(node)]
+    found = [node for node in graph if node.op_type == "QuantizeLinear" and _number_of_type(node, ir.DataType.UINT8) == _MIDDLE]
     for node in found:
-        zero = constant(graph, np.zeros((), np.int8), "constant/int8_0")
-        node.replace_input_with(2, zero)
-        integers = node.outputs[0]
-        integers.type = ir.TensorType(ir.DataType.INT8)
-        for reader, _ in integers.uses():
-            reader.replace_input_with(2, zero)
+        _shift(node, constant(graph, np.zeros((), np.int8), "constant/int8_0"))
     return len(found)
 
 
-def _is_centred(quantize: ir.Node) -> bool:
-    """Whether bytes are quantized with their middle as zero point, and nothing but dequantizes reads them."""
+def joins_unsigned(graph: ir.Graph) -> int:
+    """Have signed bytes that come from a join or go to one, maybe moved and computed with, be unsigned: the same numbers."""
+    found = [node for node in graph if node.op_type == "QuantizeLinear" and (_is_joined(node) or _goes_to_join(node))]
+    signed = [(node, number) for node in found if (number := _number_of_type(node, ir.DataType.INT8)) is not None]
+    for node, number in signed:
+        _shift(node, constant(graph, np.asarray(number + _MIDDLE, np.uint8), f"constant/uint8_{number + _MIDDLE}"))
+    return len(signed)
+
+
+def _is_joined(quantize: ir.Node) -> bool:
+    return is_from(quantize.inputs[0], {"Concat"})
+
+
+def _goes_to_join(quantize: ir.Node) -> bool:
+    through = MOVES | POINTWISE | {"DequantizeLinear", "QuantizeLinear"}
+    met = reached([quantize], lambda node: node.successors() if node is quantize or node.op_type in through else ())
+    return any(node.op_type == "Concat" for node in met)
+
+
+def _number_of_type(quantize: ir.Node, wanted: ir.DataType) -> int | None:
+    """The zero point of bytes of a type that nothing but dequantizes with the same reads; None for others."""
     point = quantize.inputs[2] if len(quantize.inputs) > 2 else None
-    number = numbers_of(point)
-    if point is None or number is None or point.dtype != ir.DataType.UINT8 or number.size != 1 or number.item() != _MIDDLE:
-        return False
-    integers = quantize.outputs[0]
+    numbers, integers = numbers_of(point), quantize.outputs[0]
+    if point is None or numbers is None or point.dtype != wanted or numbers.size != 1 or integers.is_graph_output():
+        return None
     readers = [reader for reader, _ in integers.uses()]
-    same = all(_is_dequantize(one) and len(one.inputs) > 2 and _zero_point(one).item() == _MIDDLE for one in readers)
-    return same and not integers.is_graph_output()
+    same = all(_is_dequantize(one) and len(one.inputs) > 2 and (_zero_point(one) == numbers).all() for one in readers)
+    return int(numbers.item()) if same else None
+
+
+def _shift(quantize: ir.Node, point: ir.Value) -> None:
+    """Give bytes another zero point, of the type that they have from now on."""
+    quantize.replace_input_with(2, point)
+    integers = quantize.outputs[0]
+    integers.type = ir.TensorType(point.dtype)  # type: ignore[arg-type]
+    for reader, _ in integers.uses():
+        reader.replace_input_with(2, point)

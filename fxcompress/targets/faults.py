@@ -14,6 +14,7 @@ class Fault(enum.Enum):
     BARE_SUMS = "moves the scales of an integer sum without a bias behind what reads it, or into one of several readers"
     SHARED_BIASES = "adds the bias of a convolution in a step of its own, in float, where another convolution reads it as well"
     MIDDLES = "takes time for a zero point, also where unsigned bytes have their middle as it, and are signed ones"
+    SIGNED_JOINS = "takes signed bytes of a join for unsigned ones, on CPUs without AMX"
     ZERO_POINTS = "takes time for the zero point of what an integer convolution reads, also where nothing is padded"
     POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
     PADDED_AVERAGES = (
@@ -38,6 +39,7 @@ class Fault(enum.Enum):
     STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
     PADDED_OUTPUTS = "reads beyond its input where an integer convolution puts out what is of padding alone"
     FEW_BITS_MULTIPLIED = "does not load a product of two activations of few bits that come from rows of a table"
+    DEPTHS_OF_JOINS = "does not load a join whose zero points it moves behind what turns its channels into places"
     EXPANSIONS = "moves a quantizer from behind an expansion to in front of it, and does not run a single sample"
     REPEATED_JOINS = "kills the process where what is joined with itself is quantized twice"
     WIDE_GROUPS = "computes the first group alone of an integer convolution of odd groups of more than 16 filters"
