@@ -347,6 +347,7 @@ WRONG_MODELS = {
     "a..b:tiny": "is no module",
     "{module}:nothing": "returned a NoneType, not a torch.nn.Module",
     "{module}:table": "is a dict, not a function",
+    "{module}:tiny(print())": "cannot be read: one of them is computed; write plain values",
     "weights.pth": "weights.pth holds weights, not a model",
     "missing.pt2": "there is no file missing.pt2",
     "data.pt2": "data.pt2 is not an exported program",
@@ -383,6 +384,8 @@ WRONG_OPTIONS = {
     "--data photos --mean 0.5,0.5": "mean has 2 values, but the model takes 3 channels",
     "--data photos --mean 127.5": "mean 127.5 is for pixels from 0 to 255; divide it by 255",
     "--data photos --std 0": "std must be positive",
+    "--data data.npy --mean 0.5": "--mean prepare images, and --data is no folder of them; leave that out",
+    "--data random --size 8 --std 0.5": "--size and --std prepare images",
     "--data data.npy --dump data.npy": "cannot make the folder data.npy",
 }
 
@@ -409,6 +412,10 @@ REFUSED = {
     "compile m:f --size 9999999,9999999": "has more elements than fit into memory",
     "compile m:f --input-shape 1,x,3": "'1,x,3' is not a shape; write it as 1,3,224,224",
     "compile m:f --input-shape 1,3:int99": "'int99' is not a type",
+    "compile m:f --input-shape 1,3:qint8": "'qint8' is not a type of inputs; write float16, ",
+    "compile m:f --input-shape 1,3:float8_e5m2": "is not a type of inputs",
+    "compile m:f --mean nan": "is not a list of numbers",
+    "compile m:f --std inf": "is not a list of numbers",
     "compile m:f --samples 0": "'0' is not a whole number above 0",
     "compile m:f --size 1,2,3": "is not a size; write 224",
     "compile m:f --mean a,b": "is not a list of numbers",

@@ -1,5 +1,6 @@
 """Models of half and double precision: compiled in float32, with their own types at the interface; and what is no model."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -135,6 +136,24 @@ def test_what_cannot_be_compiled_is_told_what_to_give(name):
     model, message = NO_MODELS[name]
     with pytest.raises(InputError, match=message):
         fxcompress.compile(model, data=[torch.randn(2, 4)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *itertools.product(["0.weight", "0.bias", "input_extent"], [float("nan"), float("inf"), -float("inf")]),
+        ("running_mean", float("nan")),  # a buffer may be infinite, as masks of attention are
+    ],
+)
+def test_what_training_made_of_weights_and_is_no_number_is_not_written(name, value, tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+    compiled = fxcompress.compile(model, fxcompress.defaults.training(), data=[torch.randn(9, 4)])
+    state = {**dict(compiled.named_parameters()), **dict(compiled.named_buffers())}
+    found = next(key for key in state if name in key)
+    state[found].data.view(-1)[0] = value
+    with pytest.raises(InputError, match=f"'{found}' holds NaN or infinity"):
+        compiled.to_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 class Registers(nn.Module):

@@ -31,7 +31,6 @@ from fxcompress.capture.functionalize import functionalize, with_kept_dropout
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.inserted import InsertedModules
-from fxcompress.capture.model import check_weights
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
@@ -51,6 +50,7 @@ from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.fake import settle_sizes
 from fxcompress.ir.modes import set_training
 from fxcompress.ir.output_layout import note_contiguous_outputs
+from fxcompress.ir.weights import check_weights
 
 aten = torch.ops.aten
 

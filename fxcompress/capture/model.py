@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from fxcompress.errors import InputError
-from fxcompress.ir.edit import attribute
-from fxcompress.ir.modes import running_variances
 
 
 def check_model(model: Any) -> None:
@@ -44,26 +42,3 @@ def _problem(model: Any) -> str | None:
         if tensor.device.type == "meta":
             return f"a model without weights: {name!r} is on the meta device; load them first, after model.to_empty(...)"
     return None
-
-
-def check_weights(graph_module: fx.GraphModule) -> None:
-    """Raise InputError for a parameter that `graph_module` reads and that is empty or not finite, or a buffer with NaN.
-
-    A running variance is not below zero either: the norm would return NaN.
-    """
-    for node in graph_module.graph.find_nodes(op="get_attr"):
-        held = attribute(graph_module, str(node.target))
-        if not isinstance(held, Tensor):
-            continue
-        trained = isinstance(held, nn.Parameter)
-        if trained and held.numel() == 0:
-            raise InputError(f"the parameter {node.target!r} is empty, of the shape {list(held.shape)}; leave its layer out")
-        if not (held.is_floating_point() or held.is_complex()) or held.numel() == 0:
-            continue
-        ends = torch.stack((torch.view_as_real(held) if held.is_complex() else held).detach().aminmax())  # no copy as large
-        if ends.isnan().any() or (trained and ends.isinf().any()):
-            what = "parameter" if trained else "buffer"
-            raise InputError(f"the {what} {node.target!r} holds NaN or infinity; repair the weights, or load them again")
-    for name in running_variances(graph_module.graph):
-        if bool((attribute(graph_module, name) < 0).any()):
-            raise InputError(f"the running variance {name!r} is below zero; repair the weights, or load them again")

@@ -10,6 +10,21 @@ if TYPE_CHECKING:  # torch takes seconds, and help is read without it
     import torch
 
 _MOST_ELEMENTS = 2**31
+_TYPES = [
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "uint8",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "bool",
+    "complex64",
+    "complex128",
+]
+"""Those that models take; torch has others, which it only stores."""
 
 
 def path_of(text: str) -> str:
@@ -40,8 +55,8 @@ def shape_of(text: str) -> tuple[list[int], torch.dtype]:
 
     sizes, _, name = text.partition(":")
     dtype = getattr(torch, name or "float32", None)
-    if not isinstance(dtype, torch.dtype):
-        raise argparse.ArgumentTypeError(f"{name!r} is not a type; write float32, int64 and the like")
+    if not isinstance(dtype, torch.dtype) or str(dtype).removeprefix("torch.") not in _TYPES:
+        raise argparse.ArgumentTypeError(f"{name!r} is not a type of inputs; write {', '.join(_TYPES)}")
     try:
         shape = [positive_of(size.strip()) for size in sizes.split(",")]
     except (argparse.ArgumentTypeError, ValueError):
@@ -66,6 +81,9 @@ def size_of(text: str) -> tuple[int, int]:
 def numbers_of(text: str) -> tuple[float, ...]:
     """Numbers with commas between them."""
     try:
-        return tuple(float(number) for number in text.split(","))
+        numbers = tuple(float(number) for number in text.split(","))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+        return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers; write it as 0.485,0.456,0.406") from None

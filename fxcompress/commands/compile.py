@@ -120,6 +120,10 @@ def _check_data(arguments: argparse.Namespace) -> None:
         raise InputError(f"there is no file or folder {arguments.data}; give {HOW_DATA}")
     elif Path(arguments.data).is_dir():
         find_images(arguments.data)  # an empty folder is known before the model is built
+        return
+    given = [f"--{name}" for name in ("size", "mean", "std") if getattr(arguments, name) is not None]
+    if given:
+        raise InputError(f"{' and '.join(given)} prepare images, and --data is no folder of them; leave that out")
 
 
 def _example(

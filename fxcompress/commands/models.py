@@ -7,6 +7,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -73,7 +74,7 @@ def _call(target: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         kwargs = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
         return function, tuple(map(ast.literal_eval, call.args)), kwargs
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.sub(r"malformed node.*", "one of them is computed", str(error).partition("\n")[0])
         raise InputError(f"the arguments in {target!r} cannot be read: {reason}; write plain values, as {CALL!r}") from None
 
 

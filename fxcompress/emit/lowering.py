@@ -10,6 +10,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.run import run
 from fxcompress.ir.modes import inference_twin
+from fxcompress.ir.weights import check_weights
 from fxcompress.targets import Target
 
 
@@ -19,9 +20,11 @@ def lower(graph_module: fx.GraphModule, passes: Sequence[Pass], example: Example
     Its ``meta["report"]`` tells what the lowering did.
 
     Raises:
+        InputError: a weight is NaN or infinite, as where training diverged.
         PlanError: a quantizer has no range yet.
         VerificationError: the lowered graph does not compute what `graph_module` computes.
     """
     lowered = inference_twin(graph_module)
+    check_weights(lowered)
     lowered.meta["report"] = run(lowered, passes, Context(example, target))
     return lowered
