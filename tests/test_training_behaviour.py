@@ -113,7 +113,7 @@ def test_what_is_dropped_at_random_stays_dropped_however_it_is_written(drop, for
     [F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout],
     ids=lambda drop: drop.__name__,
 )
-@pytest.mark.parametrize("where", ["beside", "before and after", "twice"])
+@pytest.mark.parametrize("where", ["beside", "before and after", "twice", "in place", "in place of a part", "behind a write"])
 def test_what_reads_a_value_beside_a_dropout_reads_it_undropped(drop, where, silent):
     """An idle dropout returns its input itself, and a trace may take the one for the other from there on."""
 
@@ -126,6 +126,15 @@ def test_what_reads_a_value_beside_a_dropout_reads_it_undropped(drop, where, sil
             x = self.first(x)
             if where == "beside":
                 return x + self.second(drop(x, P, self.training))
+            if where == "behind a write":  # which another name sees, so that torch's own way replaces it
+                seen = x.flatten(1)
+                x.add_(1)
+                return seen, self.second(drop(x, P, self.training))
+            if where == "in place":
+                return self.second(drop(x, P, self.training, True)) + x
+            if where == "in place of a part":
+                drop(x[:, :3], P, self.training, True)
+                return x + self.second(x)
             if where == "twice":
                 return drop(x, P, self.training) * x + self.second(drop(x, P, self.training))
             return x.relu(), self.second(drop(x, P, self.training)), x.sigmoid()

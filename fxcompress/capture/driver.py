@@ -29,6 +29,7 @@ from fxcompress.capture.free_sizes import (
 )
 from fxcompress.capture.functionalize import functionalize, with_kept_dropout
 from fxcompress.capture.gradients import backward_hooks, keep_stops
+from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.inserted import InsertedModules
 from fxcompress.capture.naming import rename
@@ -269,6 +270,7 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
             module = with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
     except Exception as error:
         raise CaptureError(f"an in-place operation cannot be replaced: {reason}; torch's own way fails as well") from error
+    put_back_dropouts(module.graph)
     settle_sizes(module.graph)
     record_calls(module.graph, class_of)
     reason = _make_functional(module, notes)

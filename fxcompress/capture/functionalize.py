@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections import defaultdict
 from functools import cache
 
@@ -12,13 +11,14 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
+from fxcompress.capture.idle_dropouts import DROPOUTS, keep_dropouts
 from fxcompress.errors import describe, source_line
 from fxcompress.ir.fake import fake_value, insert_call
 
 aten = torch.ops.aten
 
 # Operations that may return their input itself without saying so in their schema.
-_HIDDEN_ALIASES = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
+_HIDDEN_ALIASES = frozenset(DROPOUTS)
 
 # Change how a tensor is viewed, not its data: other aliases see nothing of it.
 _METADATA_ONLY = {"squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_", "requires_grad_"}
@@ -64,7 +64,7 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
 
 
 def with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:
-    """Dropouts as `native_dropout`, which torch's functionalisation keeps where it would drop an idle `dropout`.
+    """Dropouts as torch's functionalisation keeps them, see `keep_dropouts`.
 
     Those that the model writes through make way for their input, which they are: torch would make a copy.
     """
@@ -74,14 +74,7 @@ def with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedPro
         notes.append(f"a dropout is left out, since its value is changed in place afterwards: {source_line(node)}")
         node.replace_all_uses_with(node.args[0])
         program.graph.erase_node(node)
-    for node in program.graph.find_nodes(op="call_function", target=aten.dropout.default):
-        with program.graph.inserting_before(node):
-            both = program.graph.call_function(aten.native_dropout.default, node.args)
-            new = program.graph.call_function(operator.getitem, (both, 0))
-        both.meta = {**node.meta, "val": (node.meta["val"], node.meta["val"].bool())}
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        program.graph.erase_node(node)
+    keep_dropouts(program.graph)
     return program
 
 

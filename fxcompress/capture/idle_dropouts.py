@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxcompress.capture.traced_kernels import traced_by
 
 aten = torch.ops.aten
 
-_DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default)
+DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default)
+_LIBRARY = torch.library.Library("fxcompress", "FRAGMENT")
+_LIBRARY.define("kept_dropout(Tensor input, float p, bool train, str name) -> Tensor")
+_LIBRARY.impl("kept_dropout", lambda input, p, train, name: input.clone(), "CompositeExplicitAutograd")
+_KEPT = torch.ops.fxcompress.kept_dropout.default
+_IN_PLACE = ("dropout_", "feature_dropout_", "alpha_dropout_", "feature_alpha_dropout_")
 
 
-def distinct_dropouts() -> AbstractContextManager[None]:
-    """In this context, the result of a dropout of fake tensors is never its input."""
-    return traced_by(dict.fromkeys(_DROPOUTS, _dropped))
+@contextmanager
+def distinct_dropouts() -> Iterator[None]:
+    """In this context, the result of a dropout of fake tensors is never its input, and one in place writes to it."""
+    own = {name: getattr(torch, name) for name in _IN_PLACE}
+    for name in own:
+        written = partial(_written, getattr(torch, name.removesuffix("_")))
+        setattr(torch, name, written)
+        setattr(torch._VF, name, written)
+    try:
+        with traced_by(dict.fromkeys(DROPOUTS, _dropped)):
+            yield
+    finally:
+        for name, function in own.items():
+            setattr(torch, name, function)
+            delattr(torch._VF, name)
 
 
 def _dropped(x: Tensor, p: float, train: bool) -> Tensor:
     return torch.empty_like(x)
+
+
+def _written(dropout: Callable[[Tensor, float, bool], Tensor], input: Tensor, p: float, train: bool) -> Tensor:
+    return input.copy_(dropout(input, p, train))
+
+
+def keep_dropouts(graph: fx.Graph) -> None:
+    """Put what torch's functionalisation passes by in the place of dropouts, of which it would leave idle ones out."""
+    for node in graph.nodes:
+        if node.target in DROPOUTS:
+            node.args = (*node.args, node.target.overloadpacket.__name__)
+            node.target = _KEPT
+
+
+def put_back_dropouts(graph: fx.Graph) -> None:
+    """Undo `keep_dropouts`."""
+    for node in graph.find_nodes(op="call_function", target=_KEPT):
+        *arguments, name = node.args
+        node.target, node.args = getattr(aten, name).default, tuple(arguments)

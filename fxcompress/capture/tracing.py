@@ -42,9 +42,7 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
     _check_call(model, example)
     _name_arguments(model, example)
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.inplace = False  # an idle dropout in place leaves nothing in the graph that training could switch on
-        elif isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
             module.momentum = 0.0  # which it is in a graph, that has no number of batches
         elif getattr(getattr(module, "config", None), "_experts_implementation", None) == "grouped_mm":
             choose = getattr(module, "set_experts_implementation", None)  # of Transformers: layers that hold experts lack it
