@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import math
+import re
 import sys
 import tempfile
 import time
@@ -91,7 +92,7 @@ def _tried(head: Head, model: nn.Module, passes: list[Any] | None, fixed: bool) 
     data = [_call(head, model, *sizes) for sizes in DATA if sizes[1] == DATA[0][1] or not fixed]
     compiled = fxcompress.compile(model, passes, example_inputs=copy.deepcopy(data[0]), data=data)
     if not isinstance(compiled, fxcompress.Compiled):
-        reason = next(iter(compiled.left_alone.values()), "")
+        reason = re.sub(r"\S*site-packages/", "", next(iter(compiled.left_alone.values()), ""))
         return {"parts": len(compiled.parts), "reason": reason}
     row: dict[str, Any] = {"notes": [note for one in compiled.report.rows for note in one.notes if "fixed" in note]}
     with Ties() as ties:
