@@ -77,6 +77,14 @@ def test_a_transposed_convolution_may_crop_as_much_as_its_kernel_spans(kernel, p
     agree(compile_here(layer, x, activations=QuantizationSpec(signed=True)), x)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 3, 1), (3, 2, 1), (4, 2, 1)])
+@pytest.mark.parametrize("between", [nn.Identity, nn.ReLU6, lambda: nn.Upsample(scale_factor=2)])
+def test_a_transposed_convolution_of_signed_values_strides(kernel, stride, padding, between):
+    x = torch.randn(5, 8, 6, 2, generator=torch.Generator().manual_seed(0))
+    layers = nn.Conv2d(8, 8, 1), between(), nn.ConvTranspose2d(8, 17, kernel, stride=stride, padding=padding)
+    agree(compile_here(nn.Sequential(*layers), x, activations=QuantizationSpec(signed=True)), x)
+
+
 @pytest.mark.parametrize("weights", [{"bits": 4, "signed": True}, {"symmetric": False}, {"signed": True, "narrow": True}])
 @pytest.mark.parametrize("activations", [{"symmetric": False}, {"symmetric": True, "signed": True}])
 def test_rows_of_any_grid_may_fill_registers_in_two_layers_of_one_weight(weights, activations):

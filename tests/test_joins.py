@@ -1,4 +1,4 @@
-"""What joins a value with itself, before a convolution that reads more padding than values, or expands one: files run."""
+"""What joins values, expands one, or sums up what was looked up: files run, and compute the same."""
 
 from __future__ import annotations
 
@@ -82,4 +82,21 @@ def test_a_convolution_of_what_is_joined(tmp_path, join, signed):
     model(x)
     activations = QuantizationSpec(symmetric=signed)
     compiled = fxcompress.compile(model.eval(), [passes.Quantize(activations=activations), passes.Calibrate()], data=[(x,)])
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
+
+
+class Bags(nn.Module):
+    """A sum of what is looked up for one word each, beside a layer that reads the words as numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.bag = nn.Linear(1, 3), nn.EmbeddingBag(20, 3, mode="sum")
+
+    def forward(self, x):
+        return self.layer(x.float() * 0.1), self.bag(x)
+
+
+def test_a_sum_of_one_row_of_a_table(tmp_path):
+    x = torch.randint(20, (5, 1))
+    compiled = fxcompress.compile(Bags().eval(), [passes.Quantize(per_channel=False), passes.Calibrate()], data=[(x,)])
     compiled.to_onnx(tmp_path / "model.onnx", verify="strict")

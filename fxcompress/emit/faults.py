@@ -47,7 +47,7 @@ from fxcompress.emit.rewiring import (
     numbers_of,
     rank_of,
 )
-from fxcompress.emit.zero_points import joins_unsigned, middles_signed, zero_points_in_biases
+from fxcompress.emit.zero_points import joins_unsigned, middles_signed, transposed_unsigned, zero_points_in_biases
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
@@ -235,6 +235,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.BARE_SUMS: _guard_bare_sums,
     Fault.MIDDLES: middles_signed,
     Fault.SIGNED_JOINS: joins_unsigned,
+    Fault.SIGNED_TRANSPOSED: transposed_unsigned,
     Fault.ZERO_POINTS: zero_points_in_biases,
     Fault.POOLED_OUTPUTS: pools_apart,
     Fault.PADDED_AVERAGES: averages_apart,

@@ -136,7 +136,12 @@ def _averages_padding(node: ir.Node) -> bool:
 def means_in_float(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
     means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
-    return shield(graph, [(node, 0) for node in means if dequantize_of(node.inputs[0]) is not None])
+    return shield(graph, [(node, 0) for node in means if _are_bytes(node.inputs[0])])
+
+
+def _are_bytes(value: ir.Value | None) -> bool:
+    """Whether `value` may be bytes to a runtime: it was dequantized, or is a scale times what was looked up in a table."""
+    return dequantize_of(value) is not None or is_from(value, {"Cast"}, MOVES | {"Mul", "Sub"})
 
 
 def _adds_last(node: ir.Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -9,6 +11,7 @@ from fxcompress.emit.kernels import is_from
 from fxcompress.emit.rewiring import MOVES, POINTWISE, constant, numbers_of
 from fxcompress.ir.reach import reached
 
+_PASSED = MOVES | POINTWISE | {"AveragePool", "DequantizeLinear", "QuantizeLinear", "Resize"}  # by bytes
 _MIDDLE = 128  # of unsigned bytes: what is less by it is a signed one
 
 
@@ -90,21 +93,26 @@ def middles_signed(graph: ir.Graph) -> int:
 
 def joins_unsigned(graph: ir.Graph) -> int:
     """Have signed bytes that come from a join or go to one, maybe moved and computed with, be unsigned: the same numbers."""
-    found = [node for node in graph if node.op_type == "QuantizeLinear" and (_is_joined(node) or _goes_to_join(node))]
+    return _made_unsigned(graph, lambda node: is_from(node.inputs[0], {"Concat"}, _PASSED) or _goes_to(node, "Concat"))
+
+
+def transposed_unsigned(graph: ir.Graph) -> int:
+    """Have signed bytes that transposed convolutions read be unsigned: the same numbers."""
+    return _made_unsigned(graph, lambda node: _goes_to(node, "ConvTranspose"))
+
+
+def _made_unsigned(graph: ir.Graph, is_one: Callable[[ir.Node], bool]) -> int:
+    found = [node for node in graph if node.op_type == "QuantizeLinear" and is_one(node)]
     signed = [(node, number) for node in found if (number := _number_of_type(node, ir.DataType.INT8)) is not None]
     for node, number in signed:
         _shift(node, constant(graph, np.asarray(number + _MIDDLE, np.uint8), f"constant/uint8_{number + _MIDDLE}"))
     return len(signed)
 
 
-def _is_joined(quantize: ir.Node) -> bool:
-    return is_from(quantize.inputs[0], {"Concat"})
-
-
-def _goes_to_join(quantize: ir.Node) -> bool:
-    through = MOVES | POINTWISE | {"DequantizeLinear", "QuantizeLinear"}
-    met = reached([quantize], lambda node: node.successors() if node is quantize or node.op_type in through else ())
-    return any(node.op_type == "Concat" for node in met)
+def _goes_to(quantize: ir.Node, op_type: str) -> bool:
+    """Whether what `quantize` puts out comes to such an operation, maybe moved and computed with."""
+    met = reached([quantize], lambda node: node.successors() if node.op_type in _PASSED else ())
+    return any(node.op_type == op_type for node in met)
 
 
 def _number_of_type(quantize: ir.Node, wanted: ir.DataType) -> int | None:

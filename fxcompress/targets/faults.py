@@ -15,6 +15,7 @@ class Fault(enum.Enum):
     SHARED_BIASES = "adds the bias of a convolution in a step of its own, in float, where another convolution reads it as well"
     MIDDLES = "takes time for a zero point, also where unsigned bytes have their middle as it, and are signed ones"
     SIGNED_JOINS = "takes signed bytes of a join for unsigned ones, on CPUs without AMX"
+    SIGNED_TRANSPOSED = "computes with what happens to be in memory where a transposed convolution of signed bytes strides"
     ZERO_POINTS = "takes time for the zero point of what an integer convolution reads, also where nothing is padded"
     POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
     PADDED_AVERAGES = (
