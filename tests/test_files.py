@@ -18,6 +18,7 @@ from fxcompress.storage import atomic as files
 from fxcompress.storage import locks
 from fxcompress.storage.atomic import check_writable, make_folder, passing_folder, replacing, write_text
 from fxcompress.storage.interruption import deferred
+from fxcompress.storage.locks import try_lock, unlock
 
 
 def test_what_fails_leaves_the_old_files(tmp_path: Path) -> None:
@@ -164,6 +165,13 @@ def test_passing_folders_end_with_their_process_or_with_the_next_one(tmp_path: P
     with passing_folder("conversion", tmp_path):
         assert len(list(tmp_path.iterdir())) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_write_into_a_passing_folder_waits_for_no_lock() -> None:
+    with passing_folder("conversion") as folder:
+        lock = try_lock(folder)
+        assert lock is not None
+        unlock(lock)
 
 
 def test_no_folder_is_made_that_a_signal_would_leave() -> None:

@@ -151,7 +151,8 @@ def passing_folder(name: str, parent: Path | None = None) -> Iterator[Path]:
         try:
             try:
                 with deferred():
-                    folder = _new_folder(parent, name, stack)
+                    folder = _new_folder(parent, name, stack) / "files"  # the one above is locked: files are written here
+                    folder.mkdir()
                 yield folder
             finally:
                 _close(stack)
