@@ -230,7 +230,7 @@ def _stack_by_name(call: Call) -> fx.Node | None:
 @spelling(aten.cat.default)
 def _joined(call: Call) -> fx.Node | None:
     """Without the tensors that have no values: what a model was built with none of, such as registers of a transformer."""
-    tensors = [one for one in call["tensors"] if 0 not in size_of(one)]
+    tensors = [one for one in call["tensors"] if not any(isinstance(size, int) and size == 0 for size in size_of(one))]
     kinds = {one.meta["val"].dtype for one in tensors}
     if not tensors or len(tensors) == len(call["tensors"]) or kinds != {call.value.dtype}:
         return None
