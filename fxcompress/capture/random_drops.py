@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxcompress.capture.respelling import same_sizes, size_of
 from fxcompress.ir.edit import attribute
+from fxcompress.ir.reach import reached
 from fxcompress.ir.signature import argument
 
 aten = torch.ops.aten
@@ -55,15 +56,11 @@ def find_drop(module: fx.GraphModule, value: fx.Node, known: Collection[fx.Node]
 
 def _behind(value: fx.Node, known: Collection[fx.Node], and_known: bool = False) -> list[fx.Node]:
     """What `value` is computed from, itself first, back to what is `known`."""
-    found, pending = [], [value]
-    while pending:
-        node = pending.pop(0)
-        size = not isinstance(node.meta.get("val"), Tensor)  # what it is computed from plays no part
-        if size or node in found or (node in known and not and_known):
-            continue
-        found.append(node)
-        if node not in known:
-            pending += node.all_input_nodes
+
+    def counts(node: fx.Node) -> bool:  # what a size is computed from plays no part
+        return isinstance(node.meta.get("val"), Tensor) and (and_known or node not in known)
+
+    found = reached(filter(counts, [value]), lambda node: () if node in known else filter(counts, node.all_input_nodes))
     return sorted(found, key=_position(value).__getitem__, reverse=True)
 
 

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxcompress.capture.constants import PREFIX
 from fxcompress.capture.respelling import Call, same_sizes, size_of, spelling
+from fxcompress.ir.reach import reached
 
 aten = torch.ops.aten
 
@@ -81,17 +82,14 @@ def _transposed_weight(call: Call, matrix: fx.Node) -> fx.Node | None:
 
 def _is_weight(matrix: fx.Node) -> bool:
     """Whether `matrix` is a parameter or buffer, or computed from such alone."""
-    seen, waiting = {matrix}, [matrix]
-    while waiting:
-        node = waiting.pop()
+    held = []
+    for node in reached([matrix], lambda one: one.all_input_nodes):
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if node.op not in ("get_attr", "call_function") or random:
             return False
-        new = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(new)
-        waiting += new
-    held = [node for node in seen if node.op == "get_attr"]
-    return any(not str(node.target).startswith(PREFIX) for node in held)
+        if node.op == "get_attr":
+            held.append(str(node.target))
+    return any(not name.startswith(PREFIX) for name in held)
 
 
 @spelling(aten.linear.default)

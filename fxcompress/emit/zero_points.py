@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import is_from
 from fxcompress.emit.rewiring import MOVES, POINTWISE, constant, numbers_of
 from fxcompress.ir.reach import reached
 
@@ -93,26 +92,27 @@ def middles_signed(graph: ir.Graph) -> int:
 
 def joins_unsigned(graph: ir.Graph) -> int:
     """Have signed bytes that come from a join or go to one, maybe moved and computed with, be unsigned: the same numbers."""
-    return _made_unsigned(graph, lambda node: is_from(node.inputs[0], {"Concat"}, _PASSED) or _goes_to(node, "Concat"))
+    joins = [node for node in graph if node.op_type == "Concat"]
+    return _made_unsigned(graph, {*_by_bytes(joins, ir.Node.predecessors), *_by_bytes(joins, ir.Node.successors)})
 
 
 def transposed_unsigned(graph: ir.Graph) -> int:
     """Have signed bytes that transposed convolutions read be unsigned: the same numbers."""
-    return _made_unsigned(graph, lambda node: _goes_to(node, "ConvTranspose"))
+    transposed = [node for node in graph if node.op_type == "ConvTranspose"]
+    return _made_unsigned(graph, set(_by_bytes(transposed, ir.Node.predecessors)))
 
 
-def _made_unsigned(graph: ir.Graph, is_one: Callable[[ir.Node], bool]) -> int:
-    found = [node for node in graph if node.op_type == "QuantizeLinear" and is_one(node)]
+def _by_bytes(nodes: list[ir.Node], neighbours: Callable[[ir.Node], Iterable[ir.Node]]) -> Iterator[ir.Node]:
+    """`nodes`, and what leads to them or they lead to, through what moves values and computes with them."""
+    return reached(nodes, lambda node: (one for one in neighbours(node) if one.op_type in _PASSED))
+
+
+def _made_unsigned(graph: ir.Graph, met: set[ir.Node]) -> int:
+    found = [node for node in graph if node.op_type == "QuantizeLinear" and node in met]
     signed = [(node, number) for node in found if (number := _number_of_type(node, ir.DataType.INT8)) is not None]
     for node, number in signed:
         _shift(node, constant(graph, np.asarray(number + _MIDDLE, np.uint8), f"constant/uint8_{number + _MIDDLE}"))
     return len(signed)
-
-
-def _goes_to(quantize: ir.Node, op_type: str) -> bool:
-    """Whether what `quantize` puts out comes to such an operation, maybe moved and computed with."""
-    met = reached([quantize], lambda node: node.successors() if node.op_type in _PASSED else ())
-    return any(node.op_type == op_type for node in met)
 
 
 def _number_of_type(quantize: ir.Node, wanted: ir.DataType) -> int | None:

@@ -14,6 +14,7 @@ from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.precision import FLOAT32, MULTIPLICATIONS, Arithmetic, Precision
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.geometry import axes_of
+from fxcompress.ir.reach import reached
 
 LEAST_DECIBELS = 30.0
 """How well each value agrees with float32, at least: bfloat16's own rounding is 50 dB below a value."""
@@ -76,15 +77,8 @@ def _lossy(graph_module: fx.GraphModule, inputs: Sequence[Any], low: Collection[
 
 def _sources(node: fx.Node, low: Collection[fx.Node]) -> set[fx.Node]:
     """The nearest of `low` before `node`."""
-    found, seen, waiting = set(), set(), list(node.all_input_nodes)
-    while waiting:
-        source = waiting.pop()
-        if source in low:
-            found.add(source)
-        elif source not in seen:
-            seen.add(source)
-            waiting += source.all_input_nodes
-    return found
+    before = reached(node.all_input_nodes, lambda source: () if source in low else source.all_input_nodes)
+    return {source for source in before if source in low}
 
 
 def _is_float(value: Any) -> bool:

@@ -15,6 +15,7 @@ from fxcompress.errors import InputError, PlanError, describe
 from fxcompress.execution.agreement import RunningSqnr
 from fxcompress.execution.precision import channels_last
 from fxcompress.ir.edit import attribute, tensor_of
+from fxcompress.ir.reach import reached
 from fxcompress.masks.mask import source_constant
 from fxcompress.quantization.quantized import Layer, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.targets.table import Target
@@ -188,11 +189,4 @@ def _behind(call: fx.Node) -> list[fx.Node]:
 
 def _downstream(node: fx.Node) -> set[fx.Node]:
     """All that depends on the value of `node`."""
-    found: set[fx.Node] = set()
-    waiting = list(node.users)
-    while waiting:
-        user = waiting.pop()
-        if user not in found:
-            found.add(user)
-            waiting += user.users
-    return found
+    return set(reached(node.users, lambda one: one.users))
