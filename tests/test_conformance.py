@@ -409,6 +409,14 @@ def test_what_cancels_within_one_operation_may_be_off_by_what_it_read():
     assert agreement.faulty
 
 
+@pytest.mark.parametrize("function", [nn.functional.softplus, lambda x: nn.functional.logsigmoid(-x)])
+def test_the_last_bits_of_a_logarithm_of_what_one_is_added_to_are_explained(function):
+    x = torch.full((2, 1), -37.5)
+    simulation = Simulation(captured(Call(function), x), [x])
+    assert not simulation.compare([torch.full((2, 1), 4e-6)])[0].faulty
+    assert simulation.compare([torch.full((2, 1), 4e-3)])[0].faulty
+
+
 def test_what_is_less_than_any_number_that_counts_is_zero():
     """A convolution of padding alone gives 0, to which the file adds the smallest normal number."""
     graph_module = captured(Call(lambda x: x * 0), torch.ones(2, 3))

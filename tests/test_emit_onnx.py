@@ -29,7 +29,6 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "tanh": torch.tanh,
     "mish": F.mish,
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-    "rrelu": lambda x: F.rrelu(x, 0.1, 0.4),
     "elu": lambda x: F.elu(x, 0.7),
     "selu": F.selu,
     "celu": lambda x: F.celu(x, 0.6),

@@ -168,6 +168,54 @@ def test_a_product_of_activations_that_is_scaled(operation, read):
     agree(compile_here(Product(operation, read), x), x)
 
 
+@pytest.mark.parametrize("operation", SCALINGS.values(), ids=SCALINGS)
+def test_a_product_of_two_inputs_of_any_number_of_rows_that_is_scaled(operation):
+    class Products(nn.Module):
+        def forward(self, a, b):
+            return operation(torch.bmm(a, b.mT))
+
+    a, b = torch.randn(4, 9, 3), torch.randn(4, 9, 3)
+    agree(compile_here(Products(), a, b), a, b)
+
+
+TELLING = {
+    "ceil": lambda y: y.ceil(),
+    "floor": lambda y: (-y).relu().neg().floor(),
+    "sign": lambda y: y.sign(),
+    "greater": lambda y: (y > 0).float(),
+    "at least": lambda y: (y * 2 <= 0).float(),
+    "equal": lambda y: (y.abs() == 0).float(),
+    "where": lambda y: torch.where(y.relu() > 0, y, 7.0),
+    "to booleans": lambda y: y.bool().float(),
+    "not": lambda y: y.logical_not().float(),
+    "logarithm": lambda y: y.log().clamp(min=-200),
+    "reciprocal": lambda y: (y.abs().reciprocal() + 1).reciprocal(),
+    "root": lambda y: y.abs().pow(0.05),
+    "pooled": lambda y: F.max_pool1d(y.flatten(1)[:, None], 2).sign(),
+}
+BARE = {"convolution": nn.Conv1d(5, 9, 1, bias=False), "linear": nn.Linear(6, 9, bias=False), "product": None}
+
+
+@pytest.mark.parametrize("layer", BARE.values(), ids=BARE)
+@pytest.mark.parametrize("telling", TELLING.values(), ids=TELLING)
+def test_a_sum_of_nothing_is_zero_to_what_tells(telling, layer):
+    class Telling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            y = torch.bmm(x, x.mT) if self.layer is None else self.layer(x)
+            return telling(y), telling(y.relu())
+
+    x = torch.randn(4, 5, 6) * (torch.arange(4) % 2)[:, None, None]
+    compiled = compile_here(Telling(), x)
+    serialized = checked(to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults))
+    for run in (in_openvino, optimized):
+        for wanted, found in zip(compiled(x), map(torch.from_numpy, run(serialized, (x,))), strict=True):
+            torch.testing.assert_close(found[::2], wanted.detach()[::2])
+
+
 ROWS = torch.linspace(0.5, 2.0, 7)
 NUMBERS_OF_ROWS = {
     "batch norm": lambda x: F.batch_norm(x, ROWS - 1, ROWS, ROWS, ROWS - 1),

@@ -36,20 +36,9 @@ def _problem(model: Any) -> str | None:
         if callable(model):
             return "a function; make it the forward of a torch.nn.Module"
         return f"a {type(model).__name__}; give a torch.nn.Module, a torch.fx.GraphModule or a torch.export.ExportedProgram"
-    for path, owner in model.named_modules():
-        for name in _unreachable(owner):
-            where = f"its {path!r}" if path else "it"
-            return f"this {type(model).__name__}: {where} holds {name!r}, where torch finds only names without a dot; rename it"
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             return f"a lazy module: {name!r} has no shape yet; run the model once on example inputs, model(*inputs)"
         if tensor.device.type == "meta":
             return f"a model without weights: {name!r} is on the meta device; load them first, after model.to_empty(...)"
     return None
-
-
-def _unreachable(owner: nn.Module) -> list[Any]:
-    """The names in `owner` that its ``register_module`` and the like refuse, so that no path leads to what is called so."""
-    held = (owner._modules, owner._parameters, owner._buffers)
-    names = [name for one in held for name, value in one.items() if value is not None]
-    return [name for name in names if not isinstance(name, str) or not name or "." in name]

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.recording import recording
-from fxcompress.capture.tracing import check_found, stopped_by
+from fxcompress.capture.tracing import stopped_by
 from fxcompress.capture.training_trace import Modes, training_modes
 from fxcompress.capture.twin import twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs, describe_value
@@ -60,11 +60,10 @@ def capture_submodules(
 
     Raises:
         ScopeError: `model` has no submodule of that name; suggests the nearest ones.
-        CaptureError: the model does not run on the example inputs, hides a module, or a named submodule cannot be traced.
+        CaptureError: the model does not run on the example inputs, or a named submodule cannot be traced.
     """
     if names is not None:
         check_names(model, names)
-    check_found(model, "_modules")
     twin = twin_of(model)
     calls = _Calls(_record_calls(twin, example_inputs), several_sizes)
     modes = training_modes(model, twin)

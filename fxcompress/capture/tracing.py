@@ -151,7 +151,12 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             program.graph_module.meta |= {"own_backwards": tuple(told), "left_out": (*looped, *cast)}
             return program
     except Exception as error:
-        check_found(model, "_modules", "_parameters", "_buffers", cause=error)
+        hidden = _hidden_names(model)
+        if hidden:
+            raise CaptureError(
+                f"{type(model).__name__} cannot be traced: torch cannot find {', '.join(map(repr, hidden))}, whose names have "
+                "a dot in them or are those of attributes that every module has; rename them"
+            ) from error
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
         raise CaptureError(
@@ -163,20 +168,15 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
         sys.stderr.write(messages.getvalue())
 
 
-def check_found(model: nn.Module, *held: str, cause: BaseException | None = None) -> None:
-    """Raise `CaptureError` where an attribute of their owner hides modules or tensors of those `held` in `model`."""
-    hidden = [
+def _hidden_names(model: nn.Module) -> list[str]:
+    """The paths of modules and tensors that an attribute of their owner hides, or a dot in their name."""
+    return [
         f"{path}.{name}".lstrip(".")
         for path, owner in model.named_modules()
-        for kind in held
-        for name, value in getattr(owner, kind).items()
-        if value is not None and getattr(owner, name, None) is not value
+        for held in (owner._modules, owner._parameters, owner._buffers)
+        for name, value in held.items()
+        if value is not None and ("." in name or not name or getattr(owner, name, None) is not value)
     ]
-    if hidden:
-        raise CaptureError(
-            f"{type(model).__name__} cannot be traced: torch cannot find {', '.join(map(repr, hidden))}, "
-            "whose names are those of other attributes of the modules that hold them; rename them"
-        ) from cause
 
 
 @contextlib.contextmanager

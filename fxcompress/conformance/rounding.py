@@ -32,8 +32,8 @@ Runtimes approximate exp, tanh and erf to a few of them, and sums of thousands l
 MARGIN = 8.0
 """The energy of a difference may be this many times the energy of the largest drawn one (9 dB)."""
 
-_SUBTRACTING = frozenset(resolve(name) for name in ("log_softmax", "logsumexp", "logcumsumexp"))
-"""What subtracts within itself: of what it reads, not of what it gives, the last bits are lost."""
+_SUBTRACTING = frozenset(resolve(name) for name in ("log_softmax", "logsumexp", "logcumsumexp", "log_sigmoid", "softplus"))
+"""What subtracts within itself, or adds one: of what it reads, not of what it gives, the last bits are lost."""
 
 _SUMS = frozenset(resolve(name) for name in ("linear", "conv1d", "conv2d", "conv3d"))
 """What adds a bias, its third argument, to products of the first two."""

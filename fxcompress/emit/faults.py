@@ -26,27 +26,22 @@ from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
     clips_apart,
-    maxima_apart,
-    means_in_float,
     mishes_spelled,
     picks_apart,
     pools_apart,
-    reductions_apart,
     rounded_averages_apart,
     scalings_apart,
 )
 from fxcompress.emit.products import few_bits_multiplied_apart
+from fxcompress.emit.reductions import maxima_apart, means_in_float, reductions_apart
 from fxcompress.emit.rewiring import (
-    MOVES,
-    POINTWISE,
     constant,
     dequantize_of,
     follow,
-    is_product,
-    is_quantized_activation,
     numbers_of,
     rank_of,
 )
+from fxcompress.emit.sums import bare_sums_guarded
 from fxcompress.emit.zero_points import joins_unsigned, middles_signed, transposed_unsigned, zero_points_in_biases
 from fxcompress.targets.faults import Fault
 
@@ -65,24 +60,6 @@ def write_around(graph: ir.Graph, faults: Collection[Fault]) -> list[str]:
     return [f"{count} of what a runtime gets wrong is written another way: it {fault.value}" for fault, count in met if count]
 
 
-def _guard_bare_sums(graph: ir.Graph) -> int:
-    """Add the smallest normal number to sums of integers, which shows in none of them; zero would be optimised away.
-
-    OpenVINO moves the scales of such a sum behind what reads it, whatever that does to the channels, or into one of several
-    readers, unless something is added in the kernel.
-    """
-    found = [node for node in graph if _is_bare_sum(node) or (is_product(node) and not _is_read_once(node.outputs[0]))]
-    for node in found:
-        if node.op_type == "MatMul":
-            follow(graph, node.outputs[0], "Add", constant(graph, np.full((), _SMALLEST), "constant/float32_smallest"))
-            continue
-        channels = _channels(node)
-        bias = constant(graph, np.full((channels,), _SMALLEST), f"constant/float32_smallest_{channels}")
-        node.resize_inputs(3)
-        node.replace_input_with(2, bias)
-    return len(found)
-
-
 def _copy_shared_biases(graph: ir.Graph) -> int:
     """Give every convolution a bias that nothing else reads."""
     found = [node for node in graph if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 2]
@@ -91,53 +68,6 @@ def _copy_shared_biases(graph: ir.Graph) -> int:
         bias = np.asarray(numbers_of(node.inputs[2]))
         node.replace_input_with(2, constant(graph, bias, f"{node.name}/bias"))
     return len(found)
-
-
-def _is_bare_sum(node: ir.Node) -> bool:
-    """Whether `node` is an integer convolution or linear layer that adds nothing to its sum."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or any(map(_is_float, node.inputs[:2])):
-        return False
-    if node.op_type != "MatMul":
-        return not _is_bias(node.inputs[2] if len(node.inputs) > 2 else None)
-    readers = [reader for reader, _ in node.outputs[0].uses()]
-    biased = len(readers) == 1 and readers[0].op_type == "Add" and any(map(_is_bias, readers[0].inputs))
-    return not biased and not is_quantized_activation(node.inputs[1])
-
-
-def _is_float(value: ir.Value | None) -> bool:
-    return dequantize_of(value) is None
-
-
-def _is_bias(value: ir.Value | None) -> bool:
-    """Whether `value` is a constant that is not zero throughout."""
-    numbers = numbers_of(value)
-    return numbers is not None and bool(numbers.any())
-
-
-def _channels(node: ir.Node) -> int:
-    """How many channels a layer puts out."""
-    weight = node.inputs[1]
-    assert weight is not None and weight.shape is not None
-    if node.op_type == "Gemm":
-        return int(weight.shape.numpy()[0 if node.attributes.get_int("transB", 0) else 1])
-    if node.op_type == "Conv":
-        return int(weight.shape.numpy()[0])
-    return int(weight.shape.numpy()[1]) * node.attributes.get_int("group", 1)
-
-
-def _is_read_once(value: ir.Value) -> bool:
-    """Whether `value`, moved or computed with, comes to a softmax or quantizer, and nothing else: ``y + y`` reads twice.
-
-    What else there is may be several operations to OpenVINO, as a logarithm of a softmax is.
-    """
-    while len(value.uses()) == 1 and not value.is_graph_output():
-        (reader, _), *_ = value.uses()
-        if reader.op_type in ("Softmax", "QuantizeLinear"):
-            return True
-        if reader.op_type not in MOVES | POINTWISE | {"Where"} or len(reader.outputs) > 1:
-            return False
-        value = reader.outputs[0]
-    return False
 
 
 def _is_shared(value: ir.Value) -> bool:
@@ -232,7 +162,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
 }
 _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,
-    Fault.BARE_SUMS: _guard_bare_sums,
+    Fault.BARE_SUMS: bare_sums_guarded,
     Fault.MIDDLES: middles_signed,
     Fault.SIGNED_JOINS: joins_unsigned,
     Fault.SIGNED_TRANSPOSED: transposed_unsigned,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,6 @@ from fxcompress.emit.rewiring import (
     POINTWISE,
     constant,
     constants_of,
-    dequantize_of,
     follow,
     is_float,
     is_product,
@@ -21,41 +20,19 @@ from fxcompress.emit.rewiring import (
     numbers_of,
     put_before,
     rank_of,
-    readers,
     take_over,
 )
 from fxcompress.ir.reach import reached
 
-_MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
+MAXIMA = {"ReduceMax", "ReduceMin", "ReduceProd", "GlobalMaxPool"}
 _POOLS = {"AveragePool", "LpPool", "MaxPool", "Resize", "Tile"}
 _PICKS = {"Concat", "Flatten", "Gather", "GatherElements", "GatherND", "Reshape", "Slice", "SpaceToDepth", "Split"}
 _NORMS_OF_CHANNELS = {"BatchNormalization", "InstanceNormalization"}
-_NORM = "BatchNormalization"
-_LINEAR, _CONVOLUTIONS = {"Gemm", "MatMul"}, {"Conv", "ConvTranspose"}
-_GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
+NORM = "BatchNormalization"
+LINEAR, CONVOLUTIONS = {"Gemm", "MatMul"}, {"Conv", "ConvTranspose"}
 
 
-def maxima_apart(graph: ir.Graph) -> int:
-    """Have a reshape stand behind each maximum, so that no quantizer runs in its kernel."""
-    return sum(_reshape_behind(graph, node) for node in list(graph) if node.op_type in _MAXIMA)
-
-
-def reductions_apart(graph: ir.Graph) -> int:
-    """Have a reshape stand behind what reduces axes, where numbers run behind it, or may come to run there."""
-    reductions = [node for node in graph if node.op_type.startswith("Reduce") or node.op_type in _GLOBAL_POOLS]
-    moved = [node for node in reductions if _reduces_rows(node) and _comes_from(node, _CONVOLUTIONS)]
-    rows = [node for node in reductions if rank_of(node.inputs[0]) == 3 and node.op_type not in _MAXIMA]
-    moved += [node for node in rows if _comes_from(node, {_NORM}, numbers=True)]
-    moved += [node for node in reductions if any(reader.op_type == _NORM for reader in readers(node.outputs[0]))]
-    found = [node for node in reductions if node in moved or any(_by_numbers(node, joins=False))]
-    return sum(_reshape_behind(graph, node) for node in found)
-
-
-def _reduces_rows(node: ir.Node) -> bool:
-    return rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
-
-
-def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False) -> bool:
+def comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False) -> bool:
     """Whether `node` reads what one of `kernels` computes, maybe through what a scale of its outputs may be moved behind.
 
     With `numbers`, what computes with a constant of several numbers counts as one of them.
@@ -66,7 +43,7 @@ def _comes_from(node: ir.Node, kernels: set[str], through: Collection[str] = MOV
 def is_from(
     value: ir.Value | None, kernels: set[str], through: Collection[str] = MOVES | POINTWISE, numbers: bool = False
 ) -> bool:
-    """As `_comes_from`, of a value that is read."""
+    """As `comes_from`, of a value that is read."""
     first = value.producer() if value is not None else None
     met = reached([first] if first else [], lambda source: source.predecessors() if source.op_type in through else ())
     return any(source.op_type in kernels or (numbers and _is_by_several(source)) for source in met)
@@ -82,7 +59,7 @@ def pools_apart(graph: ir.Graph) -> int:
 
     No scale of single outputs moves behind it.
     """
-    pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and _comes_from(node, _LINEAR)]
+    pools = [node for node in graph if (node.op_type in _POOLS or _adds_last(node)) and comes_from(node, LINEAR)]
     return shield(graph, [(node, 0) for node in pools])
 
 
@@ -110,7 +87,7 @@ def _is_by_numbers(value: ir.Value | None) -> bool:
 def rounded_averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand between padding and an average whose windows may reach beyond it."""
     rounded = [node for node in graph if node.op_type == "AveragePool" and node.attributes.get_int("ceil_mode", 0) == 1]
-    return shield(graph, [(node, 0) for node in rounded if _comes_from(node, {"Pad"}, MOVES)])
+    return shield(graph, [(node, 0) for node in rounded if comes_from(node, {"Pad"}, MOVES)])
 
 
 def shield(graph: ir.Graph, found: list[tuple[ir.Node, int]]) -> int:
@@ -130,18 +107,7 @@ def _is_maximum_with(limit: ir.Value, value: ir.Value | None) -> bool:
 def _averages_padding(node: ir.Node) -> bool:
     """Whether padding counts in the average pool `node`: its own, or that of what it reads."""
     counts = node.attributes.get_int("count_include_pad", 0) and any(node.attributes.get_ints("pads", []))
-    return bool(counts) or _comes_from(node, {"Pad"}, MOVES | POINTWISE | {"DequantizeLinear", "QuantizeLinear"})
-
-
-def means_in_float(graph: ir.Graph) -> int:
-    """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
-    means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
-    return shield(graph, [(node, 0) for node in means if _are_bytes(node.inputs[0])])
-
-
-def _are_bytes(value: ir.Value | None) -> bool:
-    """Whether `value` may be bytes to a runtime: it was dequantized, or is a scale times what was looked up in a table."""
-    return dequantize_of(value) is not None or is_from(value, {"Cast"}, MOVES | {"Mul", "Sub"})
+    return bool(counts) or comes_from(node, {"Pad"}, MOVES | POINTWISE | {"DequantizeLinear", "QuantizeLinear"})
 
 
 def _adds_last(node: ir.Node) -> bool:
@@ -150,58 +116,34 @@ def _adds_last(node: ir.Node) -> bool:
     return axes is not None and int(axes.max()) in (-1, rank_of(node.outputs[0]) - 1, rank_of(node.inputs[0]))
 
 
-def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:
-    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; 1 where that can be had.
-
-    Where a reshape stands already there is nothing to do: two of them would make way for one another.
-    """
-    axes, value = _reduced_axes(node), node.outputs[0]
-    if not axes or [reader.op_type for reader, _ in value.uses()] in (["Squeeze"], ["Unsqueeze"]):
-        return 0
-    if node.op_type in _GLOBAL_POOLS:
-        reduction = _GLOBAL_POOLS[node.op_type]
-        reduced = ir.Node("", reduction, [node.inputs[0], constant(graph, axes)], num_outputs=1, name=node.name)
-        graph.insert_after(node, reduced)
-        reduced.outputs[0].type, reduced.outputs[0].shape = value.type, value.shape
-        take_over(graph, value, reduced.outputs[0])
-        graph.remove(node, safe=True)
-        node, value = reduced, reduced.outputs[0]
-    keeps = node.attributes.get_int("keepdims", 1)
-    node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - keeps)
-    follow(graph, value, "Unsqueeze" if keeps else "Squeeze", constant(graph, axes))
-    return 1
-
-
-def _reduced_axes(node: ir.Node) -> list[int]:
-    """The axes that `node` reduces, from the front where its rank is known; none where they are not."""
-    rank = rank_of(node.inputs[0])
-    if node.op_type in _GLOBAL_POOLS:
-        return list(range(2, rank))
-    axes = numbers_of(node.inputs[1] if len(node.inputs) > 1 else None)
-    if axes is None:
-        return list(range(rank))
-    return sorted(int(axis) % rank if rank else int(axis) for axis in axes.reshape(-1))
-
-
 def scalings_apart(graph: ir.Graph) -> int:
-    """Give a multiplication by numbers, behind a product of two activations, a dimension more, so that it runs by itself.
+    """Have what multiplies by numbers run by itself behind a product of two activations, and behind a maximum.
 
-    Likewise behind a maximum, where a quantizer that takes in factors of both signs comes to stand in front of it again.
+    Behind a maximum it gets a dimension more: a quantizer that takes in factors of both signs comes to stand in front of it.
     """
-    sources = [node for node in graph if is_product(node) or _is_maximum(node.inputs[0] if node.inputs else None)]
-    return _run_apart(graph, [one for source in sources for one in _by_numbers(source) if one.op_type in ("Mul", "Div")])
+    products = [node for node in graph if is_product(node)]
+    maxima = [node for node in graph if _is_maximum(node.inputs[0] if node.inputs else None)]
+    lifted = _once(one for source in maxima for one in _scalings(source))
+    for node in lifted:
+        lift(graph, node, _place_beside_numbers(node))
+        follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
+    return len(lifted) + _run_apart(graph, (one for source in products for one in _scalings(source) if one not in lifted))
+
+
+def _scalings(source: ir.Node) -> Iterator[ir.Node]:
+    return (node for node in by_numbers(source) if node.op_type in ("Div", "Mul"))
 
 
 def channels_apart(graph: ir.Graph) -> int:
-    """Give what computes with numbers along another axis than the last, behind a linear layer, a dimension more."""
+    """Have what computes with numbers along another axis than the last run by itself behind a linear layer."""
     constants = constants_of(graph)
     linear = [node for node in graph if node.op_type == "MatMul" and node.inputs[1] in constants]
     sources = [node for node in linear if rank_of(node.inputs[0]) > 2]
-    norms = [node for node in graph if node.op_type == _NORM and _comes_from(node, {"MatMul"}, POINTWISE)]
+    norms = [node for node in graph if node.op_type == NORM and comes_from(node, {"MatMul"}, POINTWISE)]
     for node in norms:
         put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [-1]))
-    return len(norms) + _run_apart(graph, [one for source in sources for one in _by_numbers(source) if _along_others(one)])
+    return len(norms) + _run_apart(graph, (one for source in sources for one in by_numbers(source) if _along_others(one)))
 
 
 def clips_apart(graph: ir.Graph) -> int:
@@ -221,7 +163,7 @@ def _is_by_numbers_alone(value: ir.Value | None, constants: set[ir.Value | None]
     if all(numbers.size == 1 and numbers.all() for numbers in known):
         return False
     sources = [source.producer() for source in node.inputs if source is not None]
-    return not any(source and source.op_type in _LINEAR | _CONVOLUTIONS and source.inputs[1] in constants for source in sources)
+    return not any(source and source.op_type in LINEAR | CONVOLUTIONS and source.inputs[1] in constants for source in sources)
 
 
 def mishes_spelled(graph: ir.Graph) -> int:
@@ -229,7 +171,7 @@ def mishes_spelled(graph: ir.Graph) -> int:
 
     With ``e = exp(x)``, ``tanh(log(1 + e))`` is ``n / (n + 2)`` for ``n = e * (e + 2)``; from 20 on it is 1 in float32.
     """
-    found = [node for node in graph if node.op_type == "Mish" and _comes_from(node, {"MatMul"})]
+    found = [node for node in graph if node.op_type == "Mish" and comes_from(node, {"MatMul"})]
     two, limit = (constant(graph, np.asarray(n, np.float32), f"constant/float32_{n}") for n in (2.0, 20.0))
     for node in found:
         x, value = node.inputs[0], node.outputs[0]
@@ -261,20 +203,25 @@ def _along_others(node: ir.Node) -> bool:
     return bool(numbers.size > numbers.shape[-1])
 
 
-def _run_apart(graph: ir.Graph, nodes: list[ir.Node]) -> int:
-    found = {id(node): node for node in nodes}.values()
-    for node in found:
-        lift(graph, node, 0 if _are_numbers(node.inputs[1]) else 1)
-        follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
-    return len(found)
+def _run_apart(graph: ir.Graph, nodes: Iterable[ir.Node]) -> int:
+    """Have a maximum with minus infinity stand in front of what computes with numbers, in no kernel of another's then."""
+    return shield(graph, [(node, _place_beside_numbers(node)) for node in _once(nodes)])
+
+
+def _once(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    return list({id(node): node for node in nodes}.values())
+
+
+def _place_beside_numbers(node: ir.Node) -> int:
+    return 0 if _are_numbers(node.inputs[1]) else 1
 
 
 def _is_maximum(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type in _MAXIMA
+    return producer is not None and producer.op_type in MAXIMA
 
 
-def _by_numbers(node: ir.Node, joins: bool = True) -> Iterator[ir.Node]:
+def by_numbers(node: ir.Node, joins: bool = True) -> Iterator[ir.Node]:
     """What computes with constants of several numbers, element by element, in the kernel of `node`.
 
     Args:

@@ -141,7 +141,7 @@ def _same_count(left: Sequence[int | torch.SymInt], right: Sequence[int | torch.
 
 
 COMMUTING: dict[OpOverload, Move] = {
-    **dict.fromkeys(ops("relu leaky_relu rrelu prelu").union(IDLE), _pointwise),
+    **dict.fromkeys(ops("relu leaky_relu prelu").union(IDLE), _pointwise),
     **dict.fromkeys(ops("max_pool1d avg_pool1d adaptive_avg_pool1d"), _over_last(1)),
     **dict.fromkeys(ops("max_pool2d avg_pool2d adaptive_avg_pool2d"), _over_last(2)),
     **dict.fromkeys(ops("max_pool3d avg_pool3d adaptive_avg_pool3d"), _over_last(3)),

@@ -18,7 +18,7 @@ from fxcompress.ir.signature import argument
 from fxcompress.targets.table import ops
 
 LINEAR = resolve("linear")
-POINTWISE = ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu rrelu elu mish").union(IDLE)
+POINTWISE = ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish").union(IDLE)
 
 TYPICAL = 0.99
 """The share of a row's weights that are not larger than its typical one."""

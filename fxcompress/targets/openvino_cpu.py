@@ -87,7 +87,7 @@ OPENVINO_CPU = Target(
     transparent=TRANSPARENT - JOINING,
     joining=JOINING,
     travels=dict.fromkeys(JOINING, _joins_channels),
-    fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu rrelu elu mish prelu batch_norm"),
+    fused=ops("relu clamp hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu mish prelu batch_norm"),
     exceptions={
         resolve("avg_pool2d"): _padded_average,
         resolve("constant_pad_nd"): _padding_off_the_grid,

@@ -26,7 +26,7 @@ _CONVOLUTIONS = {f"conv{how}{n}d" for how in ("", "_transpose") for n in (1, 2, 
 REARRANGING = _SHAPES | {"select", "to"}
 """Operations that move values and compute none; in a row they share a line."""
 _IDLE = {"dropout", "drop_path", "stop_gradient"}
-FOLLOWING = REARRANGING | _ACTIVATIONS | _NORMS | _IDLE | {"_to_copy", "prelu", "rrelu", "softplus", "softmax", "log_softmax"}
+FOLLOWING = REARRANGING | _ACTIVATIONS | _NORMS | _IDLE | {"_to_copy", "prelu", "softplus", "softmax", "log_softmax"}
 """Operations that join the box of what they read, where nothing else reads it."""
 HEAVY = _CONVOLUTIONS | {"linear", "matmul", "bmm", "einsum", "scaled_dot_product_attention", "lstm", "gru"}
 """Operations that take most of the time."""

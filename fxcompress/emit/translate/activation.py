@@ -34,11 +34,6 @@ def leaky_relu(emit: Emitter, x: ir.Value, negative_slope: float = 0.01) -> ir.V
     return emit.LeakyRelu(x, alpha=float(negative_slope))
 
 
-@translation(aten.rrelu.default)
-def rrelu(emit: Emitter, x: ir.Value, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> ir.Value:
-    return emit.LeakyRelu(x, alpha=(lower + upper) / 2)  # outside training, the mean of the slopes that are drawn in it
-
-
 @translation(aten.elu.default)
 def elu(emit: Emitter, x: ir.Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> ir.Value:
     if scale == 1 and input_scale == 1:

@@ -1,0 +1,74 @@
+"""Sums, means and maxima, kept out of what a runtime would run with them in one kernel and gets wrong there."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from fxcompress.emit.kernels import CONVOLUTIONS, MAXIMA, NORM, by_numbers, comes_from, is_from, shield
+from fxcompress.emit.rewiring import MOVES, constant, dequantize_of, follow, numbers_of, rank_of, readers, take_over
+
+_GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
+
+
+def maxima_apart(graph: ir.Graph) -> int:
+    """Have a reshape stand behind each maximum, so that no quantizer runs in its kernel."""
+    return sum(_reshape_behind(graph, node) for node in list(graph) if node.op_type in MAXIMA)
+
+
+def reductions_apart(graph: ir.Graph) -> int:
+    """Have a reshape stand behind what reduces axes, where numbers run behind it, or may come to run there."""
+    reductions = [node for node in graph if node.op_type.startswith("Reduce") or node.op_type in _GLOBAL_POOLS]
+    moved = [node for node in reductions if _reduces_rows(node) and comes_from(node, CONVOLUTIONS)]
+    rows = [node for node in reductions if rank_of(node.inputs[0]) == 3 and node.op_type not in MAXIMA]
+    moved += [node for node in rows if comes_from(node, {NORM}, numbers=True)]
+    moved += [node for node in reductions if any(reader.op_type == NORM for reader in readers(node.outputs[0]))]
+    found = [node for node in reductions if node in moved or any(by_numbers(node, joins=False))]
+    return sum(_reshape_behind(graph, node) for node in found)
+
+
+def _reduces_rows(node: ir.Node) -> bool:
+    return rank_of(node.inputs[0]) == 3 and _reduced_axes(node) == [2]
+
+
+def means_in_float(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
+    means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
+    return shield(graph, [(node, 0) for node in means if _are_bytes(node.inputs[0])])
+
+
+def _are_bytes(value: ir.Value | None) -> bool:
+    """Whether `value` may be bytes to a runtime: it was dequantized, or is a scale times what was looked up in a table."""
+    return dequantize_of(value) is not None or is_from(value, {"Cast"}, MOVES | {"Mul", "Sub"})
+
+
+def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:
+    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; 1 where that can be had.
+
+    Where a reshape stands already there is nothing to do: two of them would make way for one another.
+    """
+    axes, value = _reduced_axes(node), node.outputs[0]
+    if not axes or [reader.op_type for reader, _ in value.uses()] in (["Squeeze"], ["Unsqueeze"]):
+        return 0
+    if node.op_type in _GLOBAL_POOLS:
+        reduction = _GLOBAL_POOLS[node.op_type]
+        reduced = ir.Node("", reduction, [node.inputs[0], constant(graph, axes)], num_outputs=1, name=node.name)
+        graph.insert_after(node, reduced)
+        reduced.outputs[0].type, reduced.outputs[0].shape = value.type, value.shape
+        take_over(graph, value, reduced.outputs[0])
+        graph.remove(node, safe=True)
+        node, value = reduced, reduced.outputs[0]
+    keeps = node.attributes.get_int("keepdims", 1)
+    node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - keeps)
+    follow(graph, value, "Unsqueeze" if keeps else "Squeeze", constant(graph, axes))
+    return 1
+
+
+def _reduced_axes(node: ir.Node) -> list[int]:
+    """The axes that `node` reduces, from the front where its rank is known; none where they are not."""
+    rank = rank_of(node.inputs[0])
+    if node.op_type in _GLOBAL_POOLS:
+        return list(range(2, rank))
+    axes = numbers_of(node.inputs[1] if len(node.inputs) > 1 else None)
+    if axes is None:
+        return list(range(rank))
+    return sorted(int(axis) % rank if rank else int(axis) for axis in axes.reshape(-1))
