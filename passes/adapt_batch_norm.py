@@ -28,6 +28,7 @@ class AdaptBatchNorm(Pass):
         samples: at most so many, in whole batches; None for all of the data.
 
     Raises:
+        CalibrationError: statistics would be NaN or infinite.
         InputError: there is no data, or a batch does not fit the model.
     """
 

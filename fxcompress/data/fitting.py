@@ -111,7 +111,7 @@ def _partial(inputs: ExampleInputs, example: ExampleInputs, graph: fx.Graph) -> 
 
 def _mismatch(want: Any, have: Any, free: set[int], dimension: int | None) -> str | None:
     if not isinstance(want, Tensor):
-        same = type(want) is type(have) and want == have
+        same = type(want) is type(have) and (want == have or (want != want and have != have))  # NaN is the same as NaN
         constant = f"{describe_value(want)} was taken for a constant, and is {describe_value(have)} here"
         return None if same else f"{constant}; compile with a tensor in its place, so that it can change"
     if not isinstance(have, Tensor):

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.data.batch import Batch, Leaves
 from fxcompress.data.fitting import fitting
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.nonfinite import NonFinite
 from fxcompress.errors import InputError
 
 
@@ -25,12 +26,14 @@ class CalibrationSource(Protocol):
         data: calibration batches, which can be read several times, or None.
         example: inputs that the graph accepts.
         pass_name: who reads, for errors and progress.
+        nonfinite: what was found in the data that was read.
         progress: called as ``progress(description, done, total)``.
     """
 
     data: Iterable[Any] | None
     example: ExampleInputs
     pass_name: str
+    nonfinite: NonFinite
 
     @property
     def progress(self) -> Callable[[str, int, int | None], None]: ...
@@ -91,11 +94,13 @@ def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None) ->
         raise InputError(f"{source.pass_name} needs at least one sample, not samples={count}")
     if source.data is None:
         raise InputError(f"{source.pass_name} needs data: compile(model, data=loader), any iterable of batches")
-    empty = True
+    batch, seen = Batch.of(graph), 0
+    names = [name for name, _ in source.example.leaves()]
     for leaves in read_samples(source.data, source.example, graph, count, source.note):
+        source.nonfinite.look(leaves, names, batch, seen)
+        seen += batch.count(leaves)
         yield leaves
-        empty = False
-    if empty:
+    if not seen:
         raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
 
 

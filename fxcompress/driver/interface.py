@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import fx
 
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.nonfinite import NonFinite
 from fxcompress.driver.effect import Effect
 from fxcompress.options import Declared
 from fxcompress.report.ranges import RangeChoice
@@ -35,6 +36,7 @@ class Context:
         ranges: those that the running pass has chosen by their cost, for the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
+        nonfinite: where the data that the running pass has read is NaN or infinite.
         let_go: names of tensors of which the graphs of earlier steps are to keep the shape alone.
     """
 
@@ -49,6 +51,7 @@ class Context:
     ranges: list[RangeChoice] = field(default_factory=list)
     limit: int | None = None
     pass_name: str = ""
+    nonfinite: NonFinite = field(default_factory=NonFinite)
     let_go: set[str] = field(default_factory=set)
 
     def note(self, text: str) -> None:

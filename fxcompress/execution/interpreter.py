@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxcompress.errors import InputError, describe
 from fxcompress.execution.precision import FLOAT32, Arithmetic, channels_last
 from fxcompress.ir.constants import constants
 from fxcompress.ir.edit import attribute
@@ -60,11 +61,18 @@ class Execution:
         return self.held[node]
 
     def compute(self, node: fx.Node) -> Any:
-        """What `node`, whose inputs have run, computes."""
+        """What `node`, whose inputs have run, computes.
+
+        Raises:
+            InputError: it cannot, of these values: indices that no table has.
+        """
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
         call = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         assert callable(call)
-        return self.arithmetic.call(node, call, args, kwargs)
+        try:
+            return self.arithmetic.call(node, call, args, kwargs)
+        except (IndexError, RuntimeError) as problem:
+            raise InputError(f"{describe(node)} cannot be computed for some of the data: {problem}") from problem
 
     def _release(self, sources: Iterable[fx.Node]) -> None:
         for source in sources:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.data.batch import Batch
+from fxcompress.errors import InputError
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.precision import FLOAT32, MULTIPLICATIONS, Arithmetic, Precision
 from fxcompress.ir.dialect import resolve
@@ -64,7 +65,7 @@ def _lossy(graph_module: fx.GraphModule, inputs: Sequence[Any], low: Collection[
         wanted = exact.compute(node)
         try:
             given = rounded.compute(node)
-        except RuntimeError:  # no kernel of this operation takes bfloat16
+        except InputError:  # no kernel of this operation takes bfloat16
             given, agrees = wanted, False
         else:
             agrees = _agree(wanted, given)

@@ -115,6 +115,11 @@ def batch_norms(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in found if argument(node, "running_mean") is not None]
 
 
+def statistics(norm: fx.Node) -> list[str]:
+    """The buffers of the running mean and the running variance of a norm that `batch_norms` found."""
+    return [str(argument(norm, name).target) for name in ("running_mean", "running_var")]
+
+
 def running_variances(graph: fx.Graph) -> list[str]:
     """The buffers that norms of `graph` read as their running variances, which are never below zero."""
     calls = (node for node in graph.nodes if node.op == "call_function" and isinstance(node.target, OpOverload))

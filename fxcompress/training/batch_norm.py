@@ -13,8 +13,10 @@ from torch.utils import _pytree as pytree
 from fxcompress.data.batch import Batch
 from fxcompress.data.fitting import fitting
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.errors import InputError
+from fxcompress.data.nonfinite import NonFinite
+from fxcompress.errors import CalibrationError, InputError, describe
 from fxcompress.ir import modes
+from fxcompress.ir.edit import attribute
 from fxcompress.options import check_arguments
 from fxcompress.pattern.scopes import Scope, select
 from fxcompress.training.models import CompiledModel
@@ -66,6 +68,7 @@ def adapt_batch_norm(compiled: CompiledModel, data: Iterable[Any], samples: Anno
         How many samples were run.
 
     Raises:
+        CalibrationError: statistics would be NaN or infinite; all are left as they were.
         InputError: the model has no such batch norm, `samples` is not positive, there is no data, or a batch does not fit.
     """
     seen = take_statistics(cast(fx.GraphModule, compiled), compiled.compilation.example, data, samples)
@@ -80,15 +83,27 @@ def take_statistics(
     """As `adapt_batch_norm`, of a graph that takes inputs like `example`; None where it has no batch norm.
 
     Raises:
+        CalibrationError: statistics would be NaN or infinite; all are left as they were.
         InputError: there is no data, or a batch does not fit.
     """
-    twin, seen = modes.inference_twin(graph_module), 0
+    twin, seen, nonfinite = modes.inference_twin(graph_module), 0, NonFinite()
     if not modes.set_batch_norm_training(twin):
         return None
+    norms, batch = modes.batch_norms(graph_module.graph), Batch.of(graph_module.graph)
+    held = [attribute(graph_module, name) for node in norms for name in modes.statistics(node)]
+    before = [one.clone() for one in held]
     with torch.no_grad():
         for inputs in fitting(data, example, graph_module.graph):
+            leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
+            nonfinite.look(leaves, [name for name, _ in example.leaves()], batch, seen)
             twin(*inputs.args, **inputs.kwargs)
-            seen += Batch.of(graph_module.graph).count(pytree.tree_leaves((inputs.args, inputs.kwargs)))
+            seen += batch.count(leaves)
+            for node in norms:
+                if not all(attribute(graph_module, name).isfinite().all() for name in modes.statistics(node)):
+                    for one, value in zip(held, before):
+                        one.copy_(value)
+                    why = nonfinite if nonfinite.found else "look for an overflow in front of it"
+                    raise CalibrationError(f"{describe(node)} would take statistics that are NaN or infinite; {why}")
             if samples is not None and seen >= samples:
                 break
     if not seen:
