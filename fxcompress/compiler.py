@@ -23,7 +23,7 @@ from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.driver.capture import Captured, capture_parts, capture_verified
 from fxcompress.driver.compilation import Compilation
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.driver.ownership import own
+from fxcompress.driver.ownership import of_one_moment, own
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
 from fxcompress.driver.state import settle
@@ -107,7 +107,8 @@ def compile(
     folder = as_path(dump) if dump is not None else None
     with shown(Console(stderr=True), "compiling") if progress is True else nullcontext(progress or None) as show:
         settings = _Settings(tuple(chosen), found_target, verify, folder, show)
-        return _compile(model, example, data, submodules, dynamic_shapes, settings)
+        with of_one_moment(model):
+            return _compile(model, example, data, submodules, dynamic_shapes, settings)
 
 
 def _compile(

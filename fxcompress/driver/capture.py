@@ -21,6 +21,7 @@ from fxcompress.capture import (
     in_precision_of,
     plain_kernels,
     reason_of,
+    twin_of,
     unwritten,
 )
 from fxcompress.data.batch import Batch
@@ -166,16 +167,15 @@ def _tell_of_training(graph_module: fx.GraphModule, example: ExampleInputs, mode
 def _reference(model: nn.Module, example: ExampleInputs, staying: Collection[str]) -> list[Any]:
     """The model's own outputs in inference mode, with the kernels that were traced; all of it is put back.
 
-    `staying` are the paths of modules that its ``eval()`` leaves in training.
+    `staying` are the paths of modules that its ``eval()`` leaves in training. The modes of a model that is in others are not
+    touched, since another thread may be training it: its twin runs.
     """
-    modes_before = {module: module.training for module in model.modules()}
-    try:
+    if any(module.training != (path in staying) for path, module in model.named_modules()):
+        model = twin_of(model)
         for path, module in model.named_modules():
             module.training = path in staying
+    try:
         with plain_kernels(), forgetting(model), unwritten(model):
             return outputs(model, example)
     except Exception as error:
         raise does_not_run(model, example, error) from error
-    finally:
-        for module, mode in modes_before.items():
-            module.training = mode

@@ -7,11 +7,34 @@ From then on either can be trained, loaded or moved, and the other stays as it i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+
+from fxcompress.errors import VerificationError
+
+
+@contextmanager
+def of_one_moment(model: nn.Module | ExportedProgram) -> Iterator[None]:
+    """Blame a broken promise on the weights of `model` where they were changed meanwhile, which compiling reads all along.
+
+    Raises:
+        VerificationError: with what to do about that.
+    """
+    tensors = [one for one in model.parameters() if not one.is_inference()] if isinstance(model, nn.Module) else []
+    before = [one._version for one in tensors]
+    try:
+        yield
+    except VerificationError as problem:
+        if before == [one._version for one in tensors]:
+            raise
+        raise VerificationError(
+            "the weights of the model were changed while it was compiled, as by a thread that trains it; compile a copy of it, "
+            "copy.deepcopy(model)"
+        ) from problem
 
 
 def own(held: nn.Module, beside: dict[str, Any], model: nn.Module | ExportedProgram) -> None:

@@ -8,6 +8,7 @@ from torch import fx
 
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Context, Pass
+from fxcompress.driver.ownership import own
 from fxcompress.driver.run import run
 from fxcompress.ir.modes import inference_twin
 from fxcompress.ir.weights import check_weights
@@ -15,9 +16,9 @@ from fxcompress.targets import Target
 
 
 def lower(graph_module: fx.GraphModule, passes: Sequence[Pass], example: ExampleInputs, target: Target) -> fx.GraphModule:
-    """A copy of `graph_module`, in inference mode, lowered by `passes`: quantize and dequantize operations, integer weights.
+    """A copy of `graph_module`, as it is now, in inference mode, lowered by `passes`: quantize and dequantize operations.
 
-    Its ``meta["report"]`` tells what the lowering did.
+    Weights are integers. Its ``meta["report"]`` tells what the lowering did.
 
     Raises:
         InputError: a weight is NaN or infinite, as where training diverged.
@@ -25,6 +26,7 @@ def lower(graph_module: fx.GraphModule, passes: Sequence[Pass], example: Example
         VerificationError: the lowered graph does not compute what `graph_module` computes.
     """
     lowered = inference_twin(graph_module)
+    own(lowered, {}, graph_module)  # another thread may go on training it
     check_weights(lowered)
     lowered.meta["report"] = run(lowered, passes, Context(example, target))
     return lowered
