@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,6 +29,7 @@ from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantization.weights import fit
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.rewrite.rule import Replacement
+from fxcompress.targets.table import Target
 
 SEED = 0
 
@@ -69,7 +70,7 @@ class ChooseBits(Pass):
             return []
         traces = self._traces(graph_module, list(calls), context)
         values = [masked(graph_module, call.args[0]) for call in calls]
-        candidates = [[_with_bits(q, w, bits) for bits in self.bits] for q, w in zip(calls.values(), values)]
+        candidates = [[_with_bits(q, w, bits, context.target) for bits in self.bits] for q, w in zip(calls.values(), values)]
         losses = [
             [float(trace.clamp(min=0) * (candidate(weight) - weight).double().square().sum()) for candidate in of_weight]
             for trace, weight, of_weight in zip(traces, values, candidates)
@@ -150,9 +151,9 @@ def _twice_differentiable() -> Iterator[None]:
         ) from problem
 
 
-def _with_bits(quantizer: Quantizer, weight: Tensor, bits: int) -> Quantizer:
+def _with_bits(quantizer: Quantizer, weight: Tensor, bits: int, target: Target) -> Quantizer:
     """A quantizer like this one, with another number of bits, and the range of `weight` for them."""
-    made = Quantizer(replace(quantizer.spec, bits=bits), weight.shape, quantizer.estimator)
+    made = Quantizer(target.rebitted(quantizer.spec, bits), weight.shape, quantizer.estimator)
     fit(made, weight)
     return made
 

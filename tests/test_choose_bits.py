@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxcompress
-from fxcompress import passes
+from fxcompress import QuantizationSpec, passes
 from fxcompress.errors import InputError
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.hessian import mean_traces
@@ -125,6 +125,22 @@ def test_the_loss_keeps_its_bits_where_it_needs_them():
 @pytest.mark.parametrize(("ratio", "expected"), [(1, {8}), (2, {4})])
 def test_the_ends_leave_no_choice(ratio, expected):
     assert set(bits(compiled(ratio=ratio)).values()) == expected
+
+
+@pytest.mark.parametrize(
+    "grid", [{"bits": 4, "symmetric": False}, {"bits": 4, "signed": False}, {"bits": 8, "symmetric": False}]
+)
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_8_bits_are_those_that_kernels_read(grid, reduce_range):
+    torch.manual_seed(0)
+    quantize = passes.Quantize(weights=QuantizationSpec(**grid), reduce_range=reduce_range)
+    model = fxcompress.compile(Gained(), [quantize, passes.ChooseBits(loss=squares, ratio=1.0)], data=DATA)
+    of_weights = {call: serves_weight(call) for call in quantizer_calls(model)}
+    reduced = reduce_range and grid["bits"] == 8
+    in_float = all(of_weights.values())  # as what reads a zero point is
+    for spec in (quantizer_calls(model)[call].spec for call, is_one in of_weights.items() if is_one):
+        assert spec.bits == (7 if reduced else 8)
+        assert in_float or reduced or (spec.symmetric and spec.signed)
 
 
 def test_what_was_chosen_is_trained_and_lowered():

@@ -216,6 +216,41 @@ def test_a_sum_of_nothing_is_zero_to_what_tells(telling, layer):
             torch.testing.assert_close(found[::2], wanted.detach()[::2])
 
 
+def test_nodes_that_are_put_at_one_place_for_two_reasons_have_names_of_their_own():
+    model = Call(lambda x: torch.remainder(x @ x.mT, 0.7))
+    x = torch.randn(4, 5, 6)
+    names = [node.name for node in onnx.load_model_from_string(agree(compile_here(model, x, activations=FEW), x)).graph.node]
+    assert len(set(names)) == len(names)
+
+
+STEPS = torch.linspace(0.5, 2.0, 6)
+SCALED = {
+    "product": lambda y: y * STEPS,
+    "sum": lambda y: y + STEPS,
+    "quotient and relu": lambda y: (y / STEPS).relu(),
+    "both": lambda y: y * STEPS - STEPS.flip(0),
+    "behind a number": lambda y: (y * 3 + 1) * STEPS,
+    "moved": lambda y: y.transpose(1, 2).contiguous().transpose(1, 2) * STEPS,
+}
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("scaled", SCALED.values(), ids=SCALED)
+def test_rows_of_a_layer_in_float_that_are_read_again_are_scaled_before_a_quantizer(scaled, joined):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            y = self.a(x)
+            z = self.b(scaled(y))
+            return y + z if joined else (y, z)
+
+    x = torch.randn(4, 5, 6)
+    agree(compile_here(Residual(), x, ignored=["a"]), x)
+
+
 ROWS = torch.linspace(0.5, 2.0, 7)
 NUMBERS_OF_ROWS = {
     "batch norm": lambda x: F.batch_norm(x, ROWS - 1, ROWS, ROWS, ROWS - 1),
@@ -362,11 +397,21 @@ def test_weights_on_any_grid(grid, layers):
 def test_4_bits_that_integer_kernels_read_become_8_in_the_file():
     x = torch.randn(4, 29)
     compiled = compile_here(nn.Linear(29, 13), x, weights=QuantizationSpec(bits=4, symmetric=False))
-    graph = onnx.load_from_string(agree(compiled, x)).graph
+    graph = onnx.load_model_from_string(agree(compiled, x)).graph
     (stored,) = (t for t in graph.initializer if t.data_type == onnx.TensorProto.UINT4 and np_size(t) > 13)
     assert np_size(stored) == 29 * 13
     assert [node.op_type for node in graph.node if stored.name in node.input] == ["Cast"]
     assert {"Sub", "QuantizeLinear"} <= {node.op_type for node in graph.node}
+
+
+def test_a_layer_of_4_bits_is_no_product_of_activations():
+    x = torch.randn(4, 5, 8)
+    compiled = compile_here(
+        nn.Sequential(nn.Linear(8, 6, bias=False), nn.Linear(6, 5)), x, weights=QuantizationSpec(bits=4, symmetric=False)
+    )
+    graph = onnx.load_model_from_string(agree(compiled, x)).graph
+    (guard,) = (node for node in graph.node if "constant/float32_smallest" in node.input)
+    assert guard.output[0] == "_0"
 
 
 def np_size(tensor) -> int:
@@ -384,7 +429,7 @@ def test_activations_of_few_bits_are_bytes_in_the_file(bits, symmetric, signed):
     model = nn.Sequential(nn.Linear(31, 20), nn.ReLU(), nn.Linear(20, 3))
     grid = QuantizationSpec(bits=bits, symmetric=symmetric, signed=signed)
     serialized = agree(compile_here(model, x, activations=grid), x)
-    types = {t.data_type for t in onnx.load_from_string(serialized).graph.initializer}
+    types = {t.data_type for t in onnx.load_model_from_string(serialized).graph.initializer}
     assert types.isdisjoint({onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
 
 
@@ -402,7 +447,7 @@ def test_attention_and_4_bits_in_one_file(transposed):
 
     x = torch.randn(4, 7, 12)
     four = QuantizationSpec(bits=4, signed=True)
-    assert onnx.load_from_string(agree(compile_here(Attention(), x, weights=four), x)).opset_import[0].version == 21
+    assert onnx.load_model_from_string(agree(compile_here(Attention(), x, weights=four), x)).opset_import[0].version == 21
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
@@ -523,7 +568,7 @@ def test_what_is_computed_twice_is_written_once(apart):
 
     x = torch.randn(4, 5, 6)
     written = agree(compile_here(Twice(), x), x)
-    assert [node.op_type for node in onnx.load_from_string(written).graph.node].count("MatMul") == 2
+    assert [node.op_type for node in onnx.load_model_from_string(written).graph.node].count("MatMul") == 2
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5])

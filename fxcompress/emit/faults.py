@@ -30,6 +30,7 @@ from fxcompress.emit.kernels import (
     picks_apart,
     pools_apart,
     rounded_averages_apart,
+    scaled_rows_apart,
     scalings_apart,
 )
 from fxcompress.emit.products import few_bits_multiplied_apart
@@ -38,6 +39,7 @@ from fxcompress.emit.rewiring import (
     constant,
     dequantize_of,
     follow,
+    is_shared,
     numbers_of,
     rank_of,
 )
@@ -63,16 +65,11 @@ def write_around(graph: ir.Graph, faults: Collection[Fault]) -> list[str]:
 def _copy_shared_biases(graph: ir.Graph) -> int:
     """Give every convolution a bias that nothing else reads."""
     found = [node for node in graph if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 2]
-    found = [node for node in found if numbers_of(node.inputs[2]) is not None and _is_shared(node.inputs[2])]  # type: ignore[arg-type]
+    found = [node for node in found if numbers_of(node.inputs[2]) is not None and is_shared(node.inputs[2])]  # type: ignore[arg-type]
     for node in found:
         bias = np.asarray(numbers_of(node.inputs[2]))
         node.replace_input_with(2, constant(graph, bias, f"{node.name}/bias"))
     return len(found)
-
-
-def _is_shared(value: ir.Value) -> bool:
-    """Whether `value` is read more than once, counting both operands of ``y + y``."""
-    return len(value.uses()) + value.is_graph_output() > 1
 
 
 def _hide_shapes(graph: ir.Graph) -> int:
@@ -175,6 +172,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.MEANS_OF_BYTES: means_in_float,
     Fault.JOINED_ROWS: joins_quantized_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,
+    Fault.SCALED_ROWS: scaled_rows_apart,
     Fault.SHAPES_OF_CONVOLUTIONS: _hide_shapes,
     Fault.STRIDED_PADDING: strides_apart,
     Fault.PADDED_OUTPUTS: bytes_padded,

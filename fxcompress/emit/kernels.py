@@ -15,9 +15,10 @@ from fxcompress.emit.rewiring import (
     constants_of,
     follow,
     is_float,
-    is_product,
+    is_shared,
     lift,
     numbers_of,
+    products_of,
     put_before,
     rank_of,
     take_over,
@@ -121,13 +122,14 @@ def scalings_apart(graph: ir.Graph) -> int:
 
     Behind a maximum it gets a dimension more: a quantizer that takes in factors of both signs comes to stand in front of it.
     """
-    products = [node for node in graph if is_product(node)]
     maxima = [node for node in graph if _is_maximum(node.inputs[0] if node.inputs else None)]
     lifted = _once(one for source in maxima for one in _scalings(source))
     for node in lifted:
         lift(graph, node, _place_beside_numbers(node))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
-    return len(lifted) + _run_apart(graph, (one for source in products for one in _scalings(source) if one not in lifted))
+    return len(lifted) + _run_apart(
+        graph, (one for source in products_of(graph) for one in _scalings(source) if one not in lifted)
+    )
 
 
 def _scalings(source: ir.Node) -> Iterator[ir.Node]:
@@ -144,6 +146,28 @@ def channels_apart(graph: ir.Graph) -> int:
         put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [-1]))
     return len(norms) + _run_apart(graph, (one for source in sources for one in by_numbers(source) if _along_others(one)))
+
+
+def scaled_rows_apart(graph: ir.Graph) -> int:
+    """Have what computes with numbers run by itself where a linear layer is read twice, and what it puts out is quantized."""
+    found = [node for node in graph if _is_by_several(node) and _is_quantized(node.outputs[0])]
+    return _run_apart(graph, (node for node in found if _is_of_shared_rows(node.inputs[_place_beside_numbers(node)])))
+
+
+def _is_quantized(value: ir.Value) -> bool:
+    """Whether what is computed with `value`, element by element, is quantized."""
+
+    def behind(node: ir.Node) -> list[ir.Node]:
+        return [reader for reader, _ in node.outputs[0].uses()] if node.op_type in MOVES | POINTWISE else []
+
+    return any(node.op_type == "QuantizeLinear" for node in reached([reader for reader, _ in value.uses()], behind))
+
+
+def _is_of_shared_rows(value: ir.Value | None) -> bool:
+    """Whether `value` is made, element by element, of what a linear layer puts out, and is read twice somewhere on the way."""
+    first = value.producer() if value is not None else None
+    met = [*reached([first] if first else [], lambda node: node.predecessors() if node.op_type in MOVES | POINTWISE else ())]
+    return any(node.op_type in LINEAR for node in met) and any(is_shared(node.outputs[0]) for node in met)
 
 
 def clips_apart(graph: ir.Graph) -> int:
@@ -187,7 +211,7 @@ def mishes_spelled(graph: ir.Graph) -> int:
 
 def _inserted(graph: ir.Graph, node: ir.Node, op_type: str, *inputs: ir.Value | None) -> ir.Value:
     """What a new operation in front of `node` puts out."""
-    made = ir.Node("", op_type, inputs, name=f"{node.name}/{op_type.lower()}_{len(graph)}")
+    made = ir.Node("", op_type, inputs, name=f"{node.name}/{op_type.lower()}")
     made.outputs[0].name = f"{made.name}/inner"
     graph.insert_before(node, made)
     return made.outputs[0]

@@ -14,6 +14,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnx.helper import find_min_ir_version_for, make_opsetid
+from onnx_ir.passes.common import NameFixPass
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -88,6 +89,7 @@ def to_onnx_model(
     model.meta["ways"] = walk.emit.ways
     if notes:
         model.metadata_props["fxcompress.notes"] = "; ".join(notes)
+    NameFixPass()(model)
     return model
 
 

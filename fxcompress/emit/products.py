@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from fxcompress.emit.kernels import shield
-from fxcompress.emit.rewiring import dequantize_of, is_product
+from fxcompress.emit.rewiring import dequantize_of, products_of
 
 
 def few_bits_multiplied_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand behind one of two activations that are multiplied, where one has few bits."""
-    return shield(graph, [(node, 1) for node in graph if is_product(node) and any(map(_has_few_bits, node.inputs))])
+    return shield(graph, [(node, 1) for node in products_of(graph) if any(map(_has_few_bits, node.inputs))])
 
 
 def _has_few_bits(value: ir.Value | None) -> bool:

@@ -25,6 +25,11 @@ def numbers_of(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
+def is_shared(value: ir.Value) -> bool:
+    """Whether `value` is read more than once, counting both operands of ``y + y``."""
+    return len(value.uses()) + value.is_graph_output() > 1
+
+
 def constants_of(graph: ir.Graph) -> set[ir.Value | None]:
     """The values that are computed from constants alone, as a weight may be, and None, which stands for an input left out."""
     found: set[ir.Value | None] = {None, *(value for value in graph.initializers.values() if value.const_value is not None)}
@@ -72,14 +77,17 @@ def dequantize_of(value: ir.Value | None) -> ir.Node | None:
     return None
 
 
-def is_quantized_activation(value: ir.Value | None) -> bool:
+def is_quantized_activation(value: ir.Value | None, constants: set[ir.Value | None]) -> bool:
+    """Whether `value` is dequantized, and not from `constants` of the graph, as a weight is, whatever it is cast from."""
     dequantize = dequantize_of(value)
-    return dequantize is not None and numbers_of(dequantize.inputs[0]) is None
+    return dequantize is not None and dequantize.inputs[0] not in constants
 
 
-def is_product(node: ir.Node) -> bool:
-    """Whether `node` multiplies two quantized activations."""
-    return node.op_type == "MatMul" and all(map(is_quantized_activation, node.inputs))
+def products_of(graph: ir.Graph) -> list[ir.Node]:
+    """What multiplies two quantized activations."""
+    constants = constants_of(graph)
+    products = [node for node in graph if node.op_type == "MatMul"]
+    return [node for node in products if all(is_quantized_activation(value, constants) for value in node.inputs)]
 
 
 def constant(graph: ir.Graph, numbers: list[int] | np.ndarray, name: str | None = None) -> ir.Value:
@@ -101,11 +109,8 @@ def put_before(graph: ir.Graph, node: ir.Node, op_type: str, *constants: ir.Valu
     """The node that is put between `node` and its input at `place`."""
     source = node.inputs[place]
     assert source is not None
-    name = f"{node.name}/{op_type.lower()}"
-    while any(value is not None and value.name == f"{name}/inner" for value in node.inputs):
-        name += "_"
-    made = ir.Node("", op_type, [source, *constants], name=name)
-    made.outputs[0].name = f"{name}/inner"
+    made = ir.Node("", op_type, [source, *constants], name=f"{node.name}/{op_type.lower()}")
+    made.outputs[0].name = f"{made.name}/inner"
     graph.insert_before(node, made)
     node.replace_input_with(place, made.outputs[0])
     return made

@@ -12,11 +12,12 @@ from fxcompress.emit.rewiring import (
     MOVES,
     POINTWISE,
     constant,
+    constants_of,
     dequantize_of,
     follow,
-    is_product,
     is_quantized_activation,
     numbers_of,
+    products_of,
 )
 from fxcompress.ir.reach import reached
 
@@ -35,7 +36,9 @@ def bare_sums_guarded(graph: ir.Graph) -> int:
     readers, unless something is added in the kernel. Where something would tell that number from zero, a maximum with minus
     infinity, which runs by itself, stands behind the sum instead.
     """
-    found = [node for node in graph if _is_bare_sum(node) or (is_product(node) and not _is_read_once(node.outputs[0]))]
+    constants = constants_of(graph)
+    found = [node for node in graph if _is_bare_sum(node, constants)]
+    found += [node for node in products_of(graph) if not _is_read_once(node.outputs[0])]
     for node in found:
         if _zero_shows(node.outputs[0]):
             follow(graph, node.outputs[0], "Max", minus_infinity(graph))
@@ -75,7 +78,7 @@ def _levels(node: ir.Node) -> bool:
     return node.op_type in _LEVELLING
 
 
-def _is_bare_sum(node: ir.Node) -> bool:
+def _is_bare_sum(node: ir.Node, constants: set[ir.Value | None]) -> bool:
     """Whether `node` is an integer convolution or linear layer that adds nothing to its sum."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or any(map(_is_float, node.inputs[:2])):
         return False
@@ -83,7 +86,7 @@ def _is_bare_sum(node: ir.Node) -> bool:
         return not _is_bias(node.inputs[2] if len(node.inputs) > 2 else None)
     readers = [reader for reader, _ in node.outputs[0].uses()]
     biased = len(readers) == 1 and readers[0].op_type == "Add" and any(map(_is_bias, readers[0].inputs))
-    return not biased and not is_quantized_activation(node.inputs[1])
+    return not biased and not is_quantized_activation(node.inputs[1], constants)
 
 
 def _is_float(value: ir.Value | None) -> bool:

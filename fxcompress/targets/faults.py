@@ -33,6 +33,9 @@ class Fault(enum.Enum):
     SCALED_PRODUCTS = (
         "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
     )
+    SCALED_ROWS = (
+        "takes numbers of the outputs of a layer in float for those of its rows, where it scales and quantizes them in one step"
+    )
     CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of three dimensions or more"
     REDUCTIONS = "takes the wrong one of several numbers that it computes with in the kernel of a sum, mean or maximum"
     MISH_OF_ATTENTION = "does not load a Mish in the kernel of an attention"

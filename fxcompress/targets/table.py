@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 from torch._ops import OpOverload
@@ -81,6 +81,16 @@ class Target:
     def weights_only(self) -> frozenset[OpOverload]:
         """The operations whose weight alone is quantized."""
         return frozenset(operation for operation, how in self.weighted.items() if how.data is None)
+
+    def rebitted(self, spec: QuantizationSpec, bits: int) -> QuantizationSpec:
+        """The grid of weights like `spec` that has so many bits, as the kernels of `weighted` read it.
+
+        8 bits have a sign and no zero point where these read no other. 7 bits, to which 8 are reduced for some CPUs, stay 7.
+        """
+        if bits == spec.bits or (bits == 8 and spec.bits == 7):
+            return spec
+        other = replace(spec, bits=bits)
+        return replace(other, symmetric=True, signed=True) if bits == 8 and self.signed_weights else other
 
     @property
     def kernels(self) -> frozenset[OpOverload]:
