@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from benchmarks import (
     sentence_embeddings,
 )
 from benchmarks.medians import Estimate, median, orders, paired_ratio
+from benchmarks.mutations.__main__ import ROOMS, ROOT
+from benchmarks.mutations.recording import Recorder
 from benchmarks.placement import Layer
 from benchmarks.scoreboard import MET, MISSED, UNDECIDED, Bar, Figure, Section
 from fxcompress import passes
@@ -397,3 +400,15 @@ def test_one_ratio_is_held_against_both_bars():
     taken = {peers.OURS.name: np.array([2.0, 3.0, 2.5]), sentence_embeddings.NNCF_TRANSFORMER: np.array([4.0, 6.0, 5.0])}
     figures = sentence_embeddings.compile_figures(taken)
     assert [(figure.value, figure.verdict) for figure in figures] == [(2.5, None), (5.0, None), (2.0, MET), (2.0, MISSED)]
+
+
+def test_what_tests_call_is_recorded_under_the_path_that_mutations_have():
+    recorder = Recorder((ROOMS["passes"],), ROOT)  # which the package reaches through a link
+    before = sys.gettrace()
+    sys.settrace(recorder.trace)
+    try:
+        reads = passes.CompressWeights(max_size=0.5).reads_data
+    finally:
+        sys.settrace(before)
+    assert reads and ("passes/compress_weights.py", "CompressWeights.reads_data") in recorder.seen
+    assert {file.partition("/")[0] for file, _ in recorder.seen} == {"passes"}

@@ -64,6 +64,7 @@ def test_norms_of_a_compiled_model_keep_their_statistics():
     with pytest.raises(CalibrationError, match="norm in 'norm'.* would take statistics .*NaN in the data is in x of sample 7"):
         adapt_batch_norm(compiled, batches(torch.nan))
     assert torch.equal(compiled.state_dict()["norm.running_mean"], before)
+    assert adapt_batch_norm(compiled, batches(), samples=5) == 8 and adapt_batch_norm(compiled, batches()) == 12
     huge = [{"x": torch.full((4, 4), 1e38), "mask": torch.zeros(4, 4)}]
     with pytest.raises(CalibrationError, match="look for an overflow in front of it"):
         adapt_batch_norm(compiled, huge)

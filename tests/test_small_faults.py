@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import fxcompress
 from fxcompress import passes
 from fxcompress.channels.dependencies import Channels
+from fxcompress.emit.rewiring import rank_of
 from fxcompress.emit.shapes import broadcast_shape
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.reconstruction import train
@@ -152,3 +154,46 @@ def test_every_channel_of_every_tensor_is_pinned(sizes):
 
     dependencies.pin_all([axes(sizes)], "it is read")
     assert not any(dependencies.elements.is_free(one) for one in made)
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return x * x.amax((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("layer", [nn.PReLU(16), Gate()])
+def test_filters_that_a_layer_hands_on_can_go(layer):
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), layer, nn.Flatten(), nn.Linear(576, 4))
+    pruned = fxcompress.compile(model, [passes.PruneFilters(amount=0.5)], data=[IMAGES])
+    assert pruned.lower().state_dict()["3.weight_pruned"].shape == (4, 288)
+
+
+def test_a_kernel_of_one_column_is_more_than_one_pixel():
+    kernels = [3, (3, 1), (1, 3), 1]
+    model = nn.Sequential(*(layer for kernel in kernels for layer in (nn.Conv2d(3, 3, kernel), nn.ReLU())))
+    notes = fxcompress.compile(model, [passes.Binarize()], data=[IMAGES]).report.rows[-1].notes
+    assert [note.partition(" is not")[0] for note in notes] == ["_0", "_6"]
+
+
+def test_ranks_follow_from_what_a_value_is_computed_from():
+    x, unknown = ir.Value(name="x", shape=ir.Shape([2, 3, 4])), ir.Value(name="unknown")
+    one, two = (ir.Value(name=str(n), const_value=ir.tensor(np.arange(n)), shape=ir.Shape([n])) for n in (1, 2))
+
+    def rank(kind, *inputs, **attributes):
+        return rank_of(ir.node(kind, inputs, attributes).outputs[0])
+
+    wider = ir.node("Unsqueeze", [x, two]).outputs[0]
+    assert [rank("Unsqueeze", x, two), rank("Squeeze", x, two), rank("Reshape", x, two), rank("Transpose", wider)] == [
+        5,
+        1,
+        2,
+        5,
+    ]
+    assert [rank("ReduceSum", x, one), rank("ReduceSum", x, one, keepdims=0), rank("ReduceSum", x, keepdims=0)] == [3, 2, 0]
+    assert [rank("Add", x, wider), rank("Add", x, unknown), rank("NonZero", x), rank_of(unknown), rank_of(None)] == [
+        5,
+        0,
+        0,
+        0,
+        0,
+    ]

@@ -71,10 +71,11 @@ def test_writing_beside_a_thread_that_trains(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def train() -> None:
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
         while not stop.is_set():
             model.train()(X).square().mean().backward()
             optimizer.step()
+            optimizer.zero_grad()
 
     def write() -> None:
         try:

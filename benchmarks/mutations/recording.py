@@ -20,7 +20,8 @@ class Recorder:
     """
 
     def __init__(self, folders: tuple[Path, ...], root: Path):
-        self.folders, self.root = tuple(f"{folder}/" for folder in folders), root
+        self.folders, self.root = folders, root
+        self.files: dict[str, str] = {}  # as code calls them, and as the map does; empty for those of other folders
         self.calls: dict[str, list[str]] = {}
         self.seconds: dict[str, float] = {}
         self.seen: set[tuple[str, str]] = set()
@@ -28,8 +29,12 @@ class Recorder:
     def trace(self, frame: FrameType, event: str, argument: object) -> None:
         """Of every call; no line is traced."""
         code = frame.f_code
-        if code.co_filename.startswith(self.folders):
-            self.seen.add((code.co_filename, code.co_qualname))
+        if code.co_filename not in self.files:
+            path = Path(code.co_filename).resolve()  # some folders are imported through a link
+            inside = any(path.is_relative_to(folder) for folder in self.folders)
+            self.files[code.co_filename] = str(path.relative_to(self.root)) if inside else ""
+        if file := self.files[code.co_filename]:
+            self.seen.add((file, code.co_qualname))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):
@@ -42,7 +47,7 @@ class Recorder:
             self.seconds[item.nodeid] = round(time.perf_counter() - started, 2)
             for file, function in self.seen:
                 name = function.replace("<locals>.", "").partition(".<")[0]
-                key = f"{Path(file).relative_to(self.root)}:{name}"
+                key = f"{file}:{name}"
                 tests = self.calls.setdefault(key, [])
                 if item.nodeid not in tests[-1:]:
                     tests.append(item.nodeid)
