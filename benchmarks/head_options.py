@@ -171,6 +171,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "initializer_range": 0.7,  # with that of the family nothing but zeros is left at the end
     },
     "MobileViTForImageClassification": {"initializer_range": 0.2},  # as above
+    "MobileViTV2ForImageClassification": {"initializer_range": 0.1},
     "BitForImageClassification": {"hidden_sizes": [8, 16, 24, 32], "embedding_size": 8, "num_groups": 4},
     "SwiftFormerForImageClassification": {"embed_dims": [8, 16, 24, 32]},
     "HGNetV2ForImageClassification": {},

@@ -55,6 +55,13 @@ def test_matrices_that_start_as_zeros_are_awakened():
     assert len(model.weight.unique()) == 12 and not model.bias.any()
 
 
+def test_outputs_that_are_the_same_for_all_samples_prove_nothing():
+    assert family.tells_samples_apart([torch.zeros(4, 2), torch.arange(4.0)])
+    assert not family.tells_samples_apart([torch.zeros(4, 2), torch.ones(4, 3), torch.tensor(2.0)])
+    assert family.tells_samples_apart([torch.zeros(1, 8)])
+    assert not family.tells_samples_apart([1 + 1e-6 * torch.arange(4.0)])
+
+
 def test_files_are_tried_at_the_sizes_that_they_have():
     assert family._sizes([]) == list(family.SIZES)
     assert family._sizes(["input_ids: the length is fixed to 16"]) == [(1, 16), (3, 16)]
