@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import reduce
 from pathlib import Path
 
 import onnx
@@ -840,3 +841,31 @@ def test_an_attention_over_rows_of_a_table_with_activations_of_few_bits(bits, sy
     options = {"activations": QuantizationSpec(bits=bits, symmetric=symmetric), "embeddings": False}
     compiled = compile_here(Attention(), torch.randint(0, 20, (5, 2)), **options)
     compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
+
+
+class Counts(nn.Module):
+    """A layer, and beside it arithmetic of whole numbers."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.layer, self.operation = nn.Linear(4, 3), operation
+
+    def forward(self, x, ids):
+        return self.layer(x), self.operation(ids)
+
+
+WHOLE = {
+    "places": lambda ids: (ids != 0).int().cumsum(1) * 2 + 1,
+    "greater": lambda ids: -(ids[:, None] > ids[:, :, None]).long().sum(1),
+    "kept": lambda ids: (ids[:, None] * ids[:, :, None]).amax((1, 2), keepdim=True).squeeze(1) - 4,
+    "expanded": lambda ids: (ids * 3).clamp(0, 20)[:, None].expand(-1, 2, -1).sum(1) // 5,
+    "a chain": lambda ids: reduce(lambda n, step: (n * 3 + step).abs() % 100, range(12), ids),
+}
+
+
+@pytest.mark.parametrize("stages", [[], [passes.Quantize(), passes.Calibrate()]])
+@pytest.mark.parametrize("operation", WHOLE)
+def test_arithmetic_of_whole_numbers_is_exact_beside_layers(operation, stages):
+    inputs = torch.randn(3, 4), torch.randint(9, (3, 6))
+    compiled = fxcompress.compile(Counts(WHOLE[operation]).eval(), stages, data=[inputs])
+    agree(compiled, *inputs)

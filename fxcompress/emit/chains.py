@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import shield
-from fxcompress.emit.rewiring import POINTWISE
+from fxcompress.emit.rewiring import POINTWISE, shield
 
 LONGEST = 16
 """Operations of a file in one kernel of OpenVINO's, which takes 32 of its own: some of a file's are two or three of those."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import minus_infinity
-from fxcompress.emit.rewiring import constant, dequantize_of, follow, numbers_of, put_before
+from fxcompress.emit.rewiring import constant, dequantize_of, follow, numbers_of, put_before, shield
 from fxcompress.ir.geometry import Axis
 
 _END = 2**63 - 1
@@ -148,9 +147,7 @@ def _crops_all(axis: Axis) -> bool:
 
 
 def _in_float(graph: ir.Graph, nodes: list[ir.Node]) -> int:
-    for node in nodes:
-        put_before(graph, node, "Max", minus_infinity(graph))
-    return len(nodes)
+    return shield(graph, [(node, 0) for node in nodes])
 
 
 def _is_integer(node: ir.Node, op_type: str = "Conv") -> bool:

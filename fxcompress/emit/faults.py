@@ -34,7 +34,7 @@ from fxcompress.emit.kernels import (
     scalings_apart,
 )
 from fxcompress.emit.products import few_bits_multiplied_apart
-from fxcompress.emit.reductions import maxima_apart, means_in_float, reductions_apart
+from fxcompress.emit.reductions import maxima_apart, means_in_float, reduced_integers_apart, reductions_apart
 from fxcompress.emit.rewiring import (
     constant,
     dequantize_of,
@@ -151,6 +151,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.SHARED_BIASES: _copy_shared_biases,
     Fault.CHANNELS_OF_ROWS: channels_apart,
     Fault.REDUCTIONS: reductions_apart,
+    Fault.REDUCED_INTEGERS: reduced_integers_apart,
     Fault.PADDED_AVERAGES: rounded_averages_apart,
     Fault.MISH_OF_ATTENTION: mishes_spelled,
     Fault.ODD_GROUPS: groups_divided,

@@ -6,8 +6,19 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import is_from, shield
-from fxcompress.emit.rewiring import MOVES, POINTWISE, constant, dequantize_of, follow, lift, numbers_of, rank_of, readers
+from fxcompress.emit.kernels import is_from
+from fxcompress.emit.rewiring import (
+    MOVES,
+    POINTWISE,
+    constant,
+    dequantize_of,
+    follow,
+    lift,
+    numbers_of,
+    rank_of,
+    readers,
+    shield,
+)
 
 
 def joins_quantized_apart(graph: ir.Graph) -> int:

@@ -21,6 +21,7 @@ from fxcompress.emit.rewiring import (
     products_of,
     put_before,
     rank_of,
+    shield,
     take_over,
 )
 from fxcompress.ir.reach import reached
@@ -89,20 +90,6 @@ def rounded_averages_apart(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand between padding and an average whose windows may reach beyond it."""
     rounded = [node for node in graph if node.op_type == "AveragePool" and node.attributes.get_int("ceil_mode", 0) == 1]
     return shield(graph, [(node, 0) for node in rounded if comes_from(node, {"Pad"}, MOVES)])
-
-
-def shield(graph: ir.Graph, found: list[tuple[ir.Node, int]]) -> int:
-    """Have a maximum with minus infinity stand in front of nodes, at places, unless one does: nothing moves through it."""
-    infinity = minus_infinity(graph)
-    bare = [(node, place) for node, place in found if not _is_maximum_with(infinity, node.inputs[place])]
-    for node, place in bare:
-        put_before(graph, node, "Max", infinity, place=place)
-    return len(bare)
-
-
-def _is_maximum_with(limit: ir.Value, value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    return node is not None and node.op_type == "Max" and limit in node.inputs
 
 
 def _averages_padding(node: ir.Node) -> bool:
@@ -215,11 +202,6 @@ def _inserted(graph: ir.Graph, node: ir.Node, op_type: str, *inputs: ir.Value | 
     made.outputs[0].name = f"{made.name}/inner"
     graph.insert_before(node, made)
     return made.outputs[0]
-
-
-def minus_infinity(graph: ir.Graph) -> ir.Value:
-    """No number is smaller: a maximum with it changes nothing, and no runtime knows that."""
-    return constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf")
 
 
 def _along_others(node: ir.Node) -> bool:

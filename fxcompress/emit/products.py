@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import shield
-from fxcompress.emit.rewiring import dequantize_of, products_of
+from fxcompress.emit.rewiring import dequantize_of, products_of, shield
 
 
 def few_bits_multiplied_apart(graph: ir.Graph) -> int:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import CONVOLUTIONS, MAXIMA, NORM, by_numbers, comes_from, is_from, shield
-from fxcompress.emit.rewiring import MOVES, constant, dequantize_of, follow, numbers_of, rank_of, readers, take_over
+from fxcompress.emit.kernels import CONVOLUTIONS, MAXIMA, NORM, by_numbers, comes_from, is_from
+from fxcompress.emit.rewiring import (
+    MOVES,
+    POINTWISE,
+    constant,
+    dequantize_of,
+    follow,
+    numbers_of,
+    rank_of,
+    readers,
+    shield,
+    take_over,
+    type_of,
+)
 
+_INTEGERS = {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
 
 
@@ -39,6 +52,15 @@ def means_in_float(graph: ir.Graph) -> int:
 def _are_bytes(value: ir.Value | None) -> bool:
     """Whether `value` may be bytes to a runtime: it was dequantized, or is a scale times what was looked up in a table."""
     return dequantize_of(value) is not None or is_from(value, {"Cast"}, MOVES | {"Mul", "Sub"})
+
+
+def reduced_integers_apart(graph: ir.Graph) -> int:
+    """Have a maximum of a value with itself stand behind what reduces integers, so that nothing runs in its kernel."""
+    reductions = [node for node in graph if node.op_type.startswith("Reduce") and type_of(node.inputs[0]) in _INTEGERS]
+    found = [node for node in reductions if any(reader.op_type in POINTWISE for reader in readers(node.outputs[0]))]
+    for node in found:
+        follow(graph, node.outputs[0], "Max", node.outputs[0])
+    return len(found)
 
 
 def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:

@@ -59,13 +59,20 @@ def rank_of(value: ir.Value | None) -> int:
     return axes.size if axes is not None and node.op_type == "Reshape" else 0
 
 
-def is_float(value: ir.Value | None) -> bool:
-    """Whether `value` is known to be of floats in single precision: as it declares, or as what it is computed from does."""
+def type_of(value: ir.Value | None) -> ir.DataType | None:
+    """The type of `value`, as it declares, is cast to, or as what it is computed from has; None where neither tells."""
     while value is not None and value.dtype is None:
         node = value.producer()
-        known = node is not None and node.op_type in MOVES | POINTWISE | _SAME_RANK - {"Cast", "QuantizeLinear"}
-        value = next(iter(node.inputs), None) if known and node is not None else None
-    return value is not None and value.dtype == ir.DataType.FLOAT
+        if node is not None and node.op_type == "Cast":
+            return ir.DataType(node.attributes.get_int("to"))
+        known = node is not None and node.op_type in MOVES | POINTWISE | _SAME_RANK - {"QuantizeLinear"}
+        value = node.inputs[int(node.op_type == "DequantizeLinear")] if known and node is not None else None
+    return None if value is None else value.dtype
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether `value` is known to be of floats in single precision."""
+    return type_of(value) == ir.DataType.FLOAT
 
 
 def dequantize_of(value: ir.Value | None) -> ir.Node | None:
@@ -114,6 +121,29 @@ def put_before(graph: ir.Graph, node: ir.Node, op_type: str, *constants: ir.Valu
     graph.insert_before(node, made)
     node.replace_input_with(place, made.outputs[0])
     return made
+
+
+def shield(graph: ir.Graph, found: list[tuple[ir.Node, int]]) -> int:
+    """Have a maximum with minus infinity stand in front of nodes, at places, unless one does: nothing moves through it.
+
+    Integers need none: what runtimes do to bytes they do to those that stand for floats.
+    """
+    infinity = minus_infinity(graph)
+    floats = [(node, place) for node, place in found if type_of(node.inputs[place]) in (None, ir.DataType.FLOAT)]
+    bare = [(node, place) for node, place in floats if not _is_maximum_with(infinity, node.inputs[place])]
+    for node, place in bare:
+        put_before(graph, node, "Max", infinity, place=place)
+    return len(bare)
+
+
+def _is_maximum_with(limit: ir.Value, value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    return node is not None and node.op_type == "Max" and limit in node.inputs
+
+
+def minus_infinity(graph: ir.Graph) -> ir.Value:
+    """No number is smaller: a maximum with it changes nothing, and no runtime knows that."""
+    return constant(graph, np.asarray(-np.inf, np.float32), "constant/float32_-inf")
 
 
 def lift(graph: ir.Graph, node: ir.Node, place: int) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.kernels import minus_infinity
 from fxcompress.emit.rewiring import (
     MOVES,
     POINTWISE,
@@ -16,6 +15,7 @@ from fxcompress.emit.rewiring import (
     dequantize_of,
     follow,
     is_quantized_activation,
+    minus_infinity,
     numbers_of,
     products_of,
 )

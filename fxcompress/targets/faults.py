@@ -27,6 +27,7 @@ class Fault(enum.Enum):
     )
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
     MEANS_OF_BYTES = "takes the sum or mean of bytes of three dimensions rightly in the first samples alone"
+    REDUCED_INTEGERS = "reduces integers of three dimensions rightly in the first sample alone, where numbers run behind that"
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
     )
