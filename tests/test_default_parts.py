@@ -12,7 +12,7 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, PartialCaptureWarning
 from fxcompress.inplace.default_parts import default_parts
 
 
@@ -257,3 +257,32 @@ def test_what_returns_something_else_in_training_is_compressed_in_parts_that_do_
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
     file = compression.to_onnx(tmp_path / "whole.onnx", verify="strict")
     assert len(onnx.load(file).graph.output) == 1
+
+
+class Masked(nn.Module):
+    """A layer whose mask has to be given, if only as None."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, mask, scale=None):
+        x = self.linear(x) if mask is None else self.linear(x) * mask
+        return x if scale is None else x * scale
+
+
+class Asking(nn.Module):
+    """What no graph can be of, around a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.masked = Masked()
+
+    def forward(self, x):
+        return self.masked(x.relu(), None, None) if x.sum() > 0 else self.masked(x, None)
+
+
+def test_arguments_that_have_to_be_given_are_recorded_though_none():
+    with pytest.warns(PartialCaptureWarning):
+        compiled = fxcompress.compile(Asking().eval(), [], example_inputs=torch.rand(2, 4))
+    assert list(compiled.parts) == ["masked"]

@@ -17,8 +17,8 @@ from fxcompress.data.inputs import ExampleInputs
 def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[ExampleInputs]]]:
     """The inputs of every call of each of `modules`, a list for each path, copied as they come.
 
-    Calls are seen at `forward`, since some models call that in place of the module. Arguments that are None by position
-    behind all others, or by name, say nothing and are left out.
+    Calls are seen at `forward`, since some models call that in place of the module. Arguments that are None, which they are
+    by default, say nothing and are left out by name, and by position behind all others.
     """
     calls: dict[str, list[ExampleInputs]] = {}
     with forwards_replaced(modules, lambda path, forward: _recorder(forward, calls, path)):
@@ -45,13 +45,14 @@ def forwards_replaced(
 
 def _recorder(forward: Any, calls: dict[str, list[ExampleInputs]], path: str) -> Any:
     names = inspect.signature(forward).parameters
+    optional = {name for name, parameter in names.items() if parameter.default is None}
+    in_order = list(names)
 
     @functools.wraps(forward)
     def recorded(*args: Any, **kwargs: Any) -> Any:
         said = list(args)
-        while said and said[-1] is None:
+        while said and said[-1] is None and optional.issuperset(in_order[len(said) - 1 : len(said)]):
             said.pop()
-        optional = {name for name, parameter in names.items() if parameter.default is None}
         by_name = {name: value for name, value in kwargs.items() if value is not None or name not in optional}
         calls.setdefault(path, []).append(ExampleInputs(tuple(said), by_name).copy())
         return forward(*args, **kwargs)
