@@ -274,7 +274,7 @@ PLAIN: dict[str, str] = {
 CACHED = (
     "GPT2LMHeadModel LlamaForCausalLM Gemma2ForCausalLM Gemma3ForCausalLM Olmo2ForCausalLM Qwen3ForCausalLM Phi3ForCausalLM "
     "MixtralForCausalLM Qwen2MoeForCausalLM JetMoeForCausalLM GptOssForCausalLM Cohere2ForCausalLM BloomForCausalLM "
-    "FalconForCausalLM OPTForCausalLM GPTJForCausalLM"
+    "FalconForCausalLM OPTForCausalLM GPTJForCausalLM Lfm2ForCausalLM JambaForCausalLM BambaForCausalLM Mamba2ForCausalLM"
 )
 """Decoders that are tried behind a cache as well."""
 

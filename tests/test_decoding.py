@@ -41,6 +41,14 @@ def mixtral():
     return transformers.MixtralForCausalLM(config).eval()
 
 
+def lfm():
+    """A layer that keeps a state of what it has read, in front of one that keeps all of it."""
+    torch.manual_seed(0)
+    kinds = ["conv", "full_attention"]
+    config = transformers.Lfm2Config(**SMALL, num_key_value_heads=2, layer_types=kinds, conv_L_cache=3, block_multiple_of=8)
+    return transformers.Lfm2ForCausalLM(config).eval()
+
+
 def tokens(batch, length, seed=0):
     return {"input_ids": torch.randint(3, 60, (batch, length), generator=torch.Generator().manual_seed(seed))}
 
@@ -64,12 +72,13 @@ def arrays(tree):
     return [leaf.detach().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-@pytest.mark.parametrize("build", [llama, gemma, mixtral])
+@pytest.mark.parametrize("build", [llama, gemma, mixtral, lfm])
 def test_one_file_reads_a_prompt_and_goes_on(build, tmp_path):
     model = build()
     names, run = runtimes(written(model, tmp_path))
-    caches = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
-    assert names == ["input_ids", "attention_mask", *caches]
+    keys = [[f"past_key_values.{layer}.{part}" for part in ("key", "value")] for layer in range(2)]
+    first = ["past_key_values.0.conv_state"] if build is lfm else keys[0]
+    assert names == ["input_ids", "attention_mask", *first, *keys[1]]
     for batch, past, new in ((2, 0, 6), (1, 6, 1), (3, 4, 3)):
         given = decoding_inputs(model, tokens(batch, past + new, seed=past), past=past)
         wanted = arrays(model(**copy.deepcopy(given), use_cache=True))

@@ -1,7 +1,8 @@
 """Key and value caches of language models: how torch takes them apart, and what their tensors are called in files.
 
 The names are those of Hugging Face's exporters, which pipelines look for: ``past_key_values.0.key`` goes in,
-``present.0.key`` comes out; ``.decoder`` and ``.encoder`` stand before ``key`` where a decoder reads an encoder too.
+``present.0.key`` comes out; ``.decoder`` and ``.encoder`` stand before ``key`` where a decoder reads an encoder too. A layer
+that keeps a state of what it has read, of any length, has ``.conv_state`` and ``.recurrent_state``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -18,8 +20,11 @@ _MODULE = "transformers.cache_utils"
 
 _KINDS = ("DynamicCache", "EncoderDecoderCache")
 
-_Layers = tuple[tuple[int, bool, int | None], ...]
-"""Of each layer: its position, whether it holds keys and values, and the window it looks through."""
+_Layers = tuple[tuple[str, tuple[tuple[str, int], ...], tuple[str, ...]], ...]
+"""Of each layer: the name of its class, what that is made with, and what it holds."""
+
+_STATES = {"conv_state": "conv_states", "recurrent_state": "recurrent_states"}
+"""The attributes of a layer that hold its states, each by its number; the first one's name has none."""
 
 
 def register_caches() -> None:
@@ -60,40 +65,82 @@ def cache_names(spec: pytree.TreeSpec) -> list[str] | None:
         return _names(spec.context)
     if spec.type is getattr(module, "EncoderDecoderCache", None):
         sides = zip(("decoder", "encoder"), map(cache_names, spec.children()))
-        return [name.replace(".", f".{side}.") for side, names in sides for name in names or ()]
+        return [name.replace(".", f".{side}.", 1) for side, names in sides for name in names or ()]
     return None
 
 
+def without_tokens(cache: Any) -> Any:
+    """`cache` as it is before any token has been read: no keys and values, and states of zeros."""
+    tensors, form = pytree.tree_flatten(cache)
+    names = cache_names(form)
+    assert names is not None
+    empty = [
+        tensor[:, :, :0] if name.endswith((".key", ".value")) else torch.zeros_like(tensor)
+        for name, tensor in zip(names, tensors)
+    ]
+    return pytree.tree_unflatten(empty, form)
+
+
+def holds_keys(cache: Any) -> bool:
+    """Whether some layer of `cache` keeps the tokens that it has read, and no state of them alone."""
+    names = cache_names(pytree.tree_structure(cache))
+    return any(name.endswith(".key") for name in names or ())
+
+
 def _names(layers: _Layers) -> list[str]:
-    return [f"{position}.{part}" for position, held, _ in layers if held for part in ("key", "value")]
+    return [f"{position}.{part}" for position, (_, _, parts) in enumerate(layers) for part in parts]
 
 
 def _layers_of(cache: Any) -> tuple[list[Tensor], _Layers]:
-    layers = cache.layers
-    held = [getattr(layer, "keys", None) is not None for layer in layers]
-    tensors = [tensor for layer, some in zip(layers, held) if some for tensor in (layer.keys, layer.values)]
-    windows = [getattr(layer, "sliding_window", None) for layer in layers]
-    return tensors, tuple(zip(range(len(layers)), held, windows))
+    held = list(map(_held, cache.layers))
+    kinds, options = map(_kind, cache.layers), map(_options, cache.layers)
+    return [tensor for one in held for tensor in one.values()], tuple(zip(kinds, options, map(tuple, held)))
+
+
+def _kind(layer: Any) -> str:
+    """The class of `layer` or, of a model's own, the one that it is derived from."""
+    return next(kind.__name__ for kind in type(layer).__mro__ if kind.__module__ == _MODULE)
+
+
+def _options(layer: Any) -> tuple[tuple[str, int], ...]:
+    found = ((name, getattr(layer, name, None)) for name in ("sliding_window", "number_of_states"))
+    return tuple((name, value) for name, value in found if value is not None)
+
+
+def _held(layer: Any) -> dict[str, Tensor]:
+    """What `layer` holds, by name."""
+    pairs = {"key": getattr(layer, "keys", None), "value": getattr(layer, "values", None)}
+    for name, attribute in _STATES.items():
+        states = getattr(layer, attribute, {})
+        pairs |= {f"{name}.{number}" if number else name: state for number, state in states.items()}
+    return {name: tensor for name, tensor in pairs.items() if tensor is not None}
 
 
 def _cache_of(tensors: Sequence[Any], layers: _Layers) -> Any:
     module = sys.modules[_MODULE]
     cache, rest = module.DynamicCache(), iter(tensors)
     cache.layers = [
-        _filled(module.DynamicLayer() if window is None else module.DynamicSlidingWindowLayer(window), held, rest)
-        for _, held, window in layers
+        _filled(getattr(module, kind)(**dict(options)), {part: next(rest) for part in parts}) for kind, options, parts in layers
     ]
     return cache
 
 
-def _filled(layer: Any, held: bool, rest: Any) -> Any:
-    """`layer` with the next keys and values of `rest`, if it is to hold any; nothing is computed, so nothing is traced."""
-    if held:
-        layer.keys, layer.values = next(rest), next(rest)
-        layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
-        layer.is_initialized = True
-        if hasattr(layer, "cumulative_length"):
-            layer.cumulative_length = layer.keys.shape[-2]
+def _filled(layer: Any, held: dict[str, Any]) -> Any:
+    """`layer` with what it has `held`; nothing is computed, so nothing is traced."""
+    for name, tensor in held.items():
+        part, _, number = name.partition(".")
+        layer.dtype, layer.device = tensor.dtype, tensor.device
+        if part in _STATES:
+            getattr(layer, _STATES[part])[int(number or 0)] = tensor
+            getattr(layer, f"is_{_STATES[part]}_initialized")[int(number or 0)] = True
+            layer.has_previous_state[int(number or 0)] = True
+            if part == "conv_state":
+                layer.conv_kernel_size[int(number or 0)] = tensor.shape[-1]
+        else:
+            setattr(layer, f"{part}s", tensor)
+            layer.is_initialized = True
+    if "key" in held and hasattr(layer, "cumulative_length"):
+        layer.cumulative_length = layer.keys.shape[-2]
     return layer
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from fxcompress.data.caches import cache_of
+from fxcompress.data.caches import cache_of, holds_keys, without_tokens
 from fxcompress.errors import InputError
 
 
@@ -19,7 +18,8 @@ def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int
     """`inputs` as a step of generation: the tokens from `past` on, behind the cache of those before.
 
     A model of Hugging Face compiled on such inputs gives one file that reads a prompt and generates from it: its cache goes in
-    as ``past_key_values.0.key`` and so on, of any length or none, and comes out as ``present.0.key``.
+    as ``past_key_values.0.key`` and so on, of any length or none, and comes out as ``present.0.key``. States of what has been
+    read go in as ``past_key_values.0.conv_state`` and ``.recurrent_state``, of zeros before the first token.
 
     Args:
         model: of `transformers`, one that returns a cache. It runs once, in the mode that it is in.
@@ -29,7 +29,8 @@ def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int
 
     Returns:
         Keyword inputs: ``input_ids`` ``[batch, tokens - past]``, ``attention_mask`` ``[batch, tokens]``, and the cache, whose
-        tensors are ``[batch, heads, past, channels]``.
+        keys and values are ``[batch, heads, past, channels]``. The mask is of the new tokens alone where the model keeps states
+        and no keys.
 
     Raises:
         InputError: there are not more tokens than `past`, or the model returns no cache.
@@ -57,7 +58,9 @@ def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int
     if cache is None:
         raise InputError(f"{type(model).__name__} returns no cache; compile it on its plain inputs")
     if cut < before:
-        cache = pytree.tree_map_only(Tensor, lambda held: held[:, :, :cut], cache)
+        cache = without_tokens(cache)
+    if not holds_keys(cache):
+        mask = mask[:, cut:]
     parameters = inspect.signature(model.forward).parameters
     name = "cache" if "cache" in parameters else "past_key_values"
     return {"input_ids": tokens[:, cut:], "attention_mask": mask, name: cache, **rest}
