@@ -22,7 +22,7 @@ from fxcompress.capture.partial import capture_submodules
 from fxcompress.capture.tolerated import symbolic_lengths
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.errors import CaptureError, ScopeError
+from fxcompress.errors import CaptureError, PartialCaptureWarning, ScopeError
 from fxcompress.ir import dialect
 from fxcompress.ir.modes import set_training
 from fxcompress.rewrite.example import Example
@@ -848,3 +848,40 @@ def test_a_length_that_is_special_does_not_fix_it(tmp_path):
         x = torch.randn(3, length, 3)
         torch.testing.assert_close(compiled(x), model(x))
     compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
+
+
+class EachByItself(nn.Module):
+    """A mask and rows that are computed place by place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1])
+        mask = torch.vmap(torch.vmap(lambda row, column: row >= column, (None, 0)), (0, None))(places, places)
+        rows = torch.vmap(lambda row: self.linear(row).relu() * row.sum())(x)
+        return torch.where(mask, x @ x.transpose(1, 2), 0.0) @ rows
+
+
+def test_what_is_mapped_over_places_is_of_any_number_of_them():
+    torch.manual_seed(0)
+    model = EachByItself().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=torch.randn(3, 5, 4), dynamic_shapes="auto")
+    for shape in ((1, 5, 4), (2, 7, 4)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+class Gradient(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(torch.func.grad(lambda one: (one**3).sum())(x))
+
+
+def test_a_transform_that_no_graph_is_of_is_told():
+    with pytest.warns(PartialCaptureWarning, match="within a transform of torch.func"):
+        assert list(fxcompress.compile(Gradient().eval(), [], example_inputs=torch.randn(3, 4)).parts) == ["linear"]

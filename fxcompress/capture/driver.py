@@ -27,7 +27,7 @@ from fxcompress.capture.free_sizes import (
     several,
     without,
 )
-from fxcompress.capture.functionalize import functionalize, with_kept_dropout
+from fxcompress.capture.functionalize import functionalize, transform_of, with_kept_dropout
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
@@ -259,28 +259,30 @@ def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
 
 def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> fx.GraphModule:
     """`program` as a module without in-place operations, regions or constant computations."""
-    module = program.module(check_guards=False)
-    settle_sizes(module.graph)
-    record_calls(module.graph, class_of)
-    reason = _make_functional(module, notes)
+    reason = transform_of(program.graph)
     if reason is None:
-        return module
+        module = program.module(check_guards=False)
+        reason = _make_functional(module, notes, class_of)
+        if reason is None:
+            return module
     try:
         with copying():
             module = with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
-    except Exception as error:
-        raise CaptureError(f"an in-place operation cannot be replaced: {reason}; torch's own way fails as well") from error
+    except Exception:
+        raise CaptureError(f"{reason}; torch's own way fails as well") from None
     put_back_dropouts(module.graph)
-    settle_sizes(module.graph)
-    record_calls(module.graph, class_of)
-    reason = _make_functional(module, notes)
+    reason = _make_functional(module, notes, class_of)
     if reason is not None:
-        raise CaptureError(f"an in-place operation cannot be replaced: {reason}; write it without the underscore")
+        raise CaptureError(f"{reason}; write it without the underscore")
     return module
 
 
-def _make_functional(module: fx.GraphModule, notes: list[str]) -> str | None:
+def _make_functional(module: fx.GraphModule, notes: list[str], class_of: ClassOf) -> str | None:
+    """Rewrite `module`; the reason, where it still changes something in place."""
+    settle_sizes(module.graph)
+    record_calls(module.graph, class_of)
     inline_regions(module)
     freeze_numbers(module, notes)
     fold_constants(module)
-    return functionalize(module.graph, notes)
+    reason = functionalize(module.graph, notes)
+    return None if reason is None else f"an in-place operation cannot be replaced: {reason}"

@@ -1,4 +1,7 @@
-"""In-place operations replaced by their functional twins, where no alias of the changed value is read afterwards."""
+"""In-place operations replaced by their functional twins, where no alias of the changed value is read afterwards.
+
+What is left, and calls within a transform of `torch.func`, which are of single samples, torch has to trace once more.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,22 @@ aten = torch.ops.aten
 # Operations that may return their input itself without saying so in their schema.
 _HIDDEN_ALIASES = frozenset(DROPOUTS)
 
+_TRANSFORMS = ("torch._functorch", "torch._C._functorch")
+
 # Change how a tensor is viewed, not its data: other aliases see nothing of it.
 _METADATA_ONLY = {"squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_", "requires_grad_"}
 
 
 def is_in_place(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
+def transform_of(graph: fx.Graph) -> str | None:
+    """A sentence on the first transform of `torch.func` that `graph` has calls within, such as `vmap`; None without one."""
+    for node in graph.nodes:
+        if node.op == "call_function" and str(getattr(node.target, "__module__", "")).startswith(_TRANSFORMS):
+            return f"calls within a transform of torch.func are of single samples: {describe(node)}"
+    return None
 
 
 def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
