@@ -8,6 +8,7 @@ import threading
 from collections import Counter, OrderedDict
 from types import SimpleNamespace
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from recipes import recipes
 from torch import nn
 from torch._dynamo import trace_rules
+from torch.utils import _pytree as pytree
 
 import fxcompress
 from fxcompress.capture import capture
@@ -885,3 +887,34 @@ class Gradient(nn.Module):
 def test_a_transform_that_no_graph_is_of_is_told():
     with pytest.warns(PartialCaptureWarning, match="within a transform of torch.func"):
         assert list(fxcompress.compile(Gradient().eval(), [], example_inputs=torch.randn(3, 4)).parts) == ["linear"]
+
+
+class Fields(dict):
+    """A result that torch puts together in the order of its names."""
+
+
+class Filled(nn.Module):
+    """Fills its result in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        result = Fields(wide=self.linear(x))
+        result["narrow"] = result["wide"].sum(1)
+        return result
+
+
+def test_results_are_compared_in_the_order_that_torch_puts_them_together_in(tmp_path):
+    pytree.register_pytree_node(
+        Fields, lambda f: (list(f.values()), list(f)), lambda held, names: Fields(sorted(zip(names, held)))
+    )
+    try:
+        x = torch.randn(2, 4)
+        compiled = fxcompress.compile(Filled().eval(), [], example_inputs=x)
+        path = compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
+        assert list(compiled(x)) == ["narrow", "wide"]
+    finally:
+        pytree._deregister_pytree_node(Fields)
+    assert [one.name for one in onnx.load(path).graph.output] == ["narrow", "wide"]

@@ -29,6 +29,7 @@ from fxcompress.capture.sizes_in_tensors import sizes_in_tensors
 from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.returned import outputs_put_together
 from fxcompress.errors import CaptureError, InputError
 
 
@@ -130,6 +131,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             plain_kernels(),
             without_autocast() as cast,  # innermost, which is the one that notes
             forgetting(model),
+            outputs_put_together(model),
             recurrent_layers_of_any_length(),
             distinct_dropouts(),
             suppression_of_any_number(),

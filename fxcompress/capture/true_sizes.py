@@ -18,6 +18,7 @@ from fxcompress.capture.tracing import plain_kernels
 from fxcompress.capture.twin import unwritten
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.returned import put_together
 from fxcompress.data.sized import sized_inputs
 from fxcompress.ir.fake import static_sizes
 
@@ -114,7 +115,7 @@ def _outputs(model: nn.Module, leaves: list[Any], example: ExampleInputs) -> lis
             outputs = model(*given.args, **given.kwargs)
     except Exception:
         return None
-    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+    return [value for value in pytree.tree_leaves(put_together(outputs)) if isinstance(value, Tensor)]
 
 
 @torch.no_grad()

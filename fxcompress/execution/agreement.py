@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.data.returned import put_together
 
 
 @torch.no_grad()
 def outputs(model: torch.nn.Module, example: ExampleInputs) -> list[Any]:
-    """The outputs of `model` on a copy of `example`, flattened."""
+    """The outputs of `model` on a copy of `example`, flattened as those of a graph of it are."""
     given = example.copy()
-    return pytree.tree_leaves(model(*given.args, **given.kwargs))
+    return pytree.tree_leaves(put_together(model(*given.args, **given.kwargs)))
 
 
 def sqnr(reference: Tensor, other: Tensor) -> float:
