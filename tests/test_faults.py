@@ -869,3 +869,23 @@ def test_arithmetic_of_whole_numbers_is_exact_beside_layers(operation, stages):
     inputs = torch.randn(3, 4), torch.randint(9, (3, 6))
     compiled = fxcompress.compile(Counts(WHOLE[operation]).eval(), stages, data=[inputs])
     agree(compiled, *inputs)
+
+
+FACTORS = torch.tensor([-0.1, 0.3, -0.02, 0.05, 0.2, -0.3])[:, None, None]
+SIGNED = {
+    "alone": lambda x: FACTORS * x,
+    "divided": lambda x: x / FACTORS.clamp(max=-0.02),
+    "shifted": lambda x: (x * FACTORS + 1).relu(),
+    "pooled": lambda x: F.max_pool2d(x, 2, 1) * FACTORS,
+    "normed": lambda x: F.rms_norm(x, x.shape[-1:]) * FACTORS.flatten(),
+    "rows": lambda x: F.linear(x.flatten(2).transpose(1, 2), torch.eye(6)).transpose(1, 2).unflatten(2, (6, 6)) * FACTORS,
+}
+
+
+@pytest.mark.parametrize(
+    "after", [nn.Conv2d(6, 4, 1), nn.Conv2d(6, 6, 3, groups=6), nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(6, 4, 1))]
+)
+@pytest.mark.parametrize("operation", SIGNED)
+def test_factors_of_both_signs_before_a_quantizer(operation, after):
+    x = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    agree(compile_here(Between(SIGNED[operation], nn.Identity(), after), x), x)

@@ -32,6 +32,7 @@ from fxcompress.emit.kernels import (
     rounded_averages_apart,
     scaled_rows_apart,
     scalings_apart,
+    signed_factors_apart,
 )
 from fxcompress.emit.products import few_bits_multiplied_apart
 from fxcompress.emit.reductions import maxima_apart, means_in_float, reduced_integers_apart, reductions_apart
@@ -172,6 +173,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.MEANS_OF_BYTES: means_in_float,
     Fault.JOINED_ROWS: joins_quantized_apart,
+    Fault.SIGNED_FACTORS: signed_factors_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,
     Fault.SCALED_ROWS: scaled_rows_apart,
     Fault.SHAPES_OF_CONVOLUTIONS: _hide_shapes,

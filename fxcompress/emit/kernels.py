@@ -105,18 +105,28 @@ def _adds_last(node: ir.Node) -> bool:
 
 
 def scalings_apart(graph: ir.Graph) -> int:
-    """Have what multiplies by numbers run by itself behind a product of two activations, and behind a maximum.
+    """Have what multiplies by numbers run by itself behind a product of two activations."""
+    return _run_apart(graph, (one for source in products_of(graph) for one in _scalings(source)))
 
-    Behind a maximum it gets a dimension more: a quantizer that takes in factors of both signs comes to stand in front of it.
+
+def signed_factors_apart(graph: ir.Graph) -> int:
+    """Give what multiplies by factors of both signs, or behind a maximum, a dimension more: no quantizer takes them in then.
+
+    In the kernel of a layer they stay.
     """
     maxima = [node for node in graph if _is_maximum(node.inputs[0] if node.inputs else None)]
-    lifted = _once(one for source in maxima for one in _scalings(source))
-    for node in lifted:
+    signed = [node for node in graph if node.op_type in ("Div", "Mul") and any(map(_are_of_both_signs, node.inputs))]
+    bare = [node for node in signed if not comes_from(node, LINEAR | CONVOLUTIONS, POINTWISE)]
+    found = _once([*(one for source in maxima for one in _scalings(source)), *bare])
+    for node in found:
         lift(graph, node, _place_beside_numbers(node))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
-    return len(lifted) + _run_apart(
-        graph, (one for source in products_of(graph) for one in _scalings(source) if one not in lifted)
-    )
+    return len(found)
+
+
+def _are_of_both_signs(value: ir.Value | None) -> bool:
+    """Whether `value` is a constant of several numbers that are not all positive."""
+    return _are_numbers(value) and bool((np.asarray(numbers_of(value)) < 0).any())
 
 
 def _scalings(source: ir.Node) -> Iterator[ir.Node]:

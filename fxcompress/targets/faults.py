@@ -31,6 +31,7 @@ class Fault(enum.Enum):
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
     )
+    SIGNED_FACTORS = "moves several factors into the quantizer behind them, and gets those wrong that are negative"
     SCALED_PRODUCTS = (
         "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
     )
