@@ -84,6 +84,7 @@ _TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "n
 _LANGUAGE = {name: SIZES[name] for name in ("vocab_size", "num_key_value_heads", "head_dim", "max_position_embeddings")} | {
     name: size for name, size in _TOWER.items() if name not in VISION
 }
+_CLIP, _SIGLIP = {"model_type": "clip_vision_model", **_TOWER}, {"model_type": "siglip_vision_model", **_TOWER}
 _SAM = {"hidden_size": 32, "mlp_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64, "patch_size": 8}
 _FOUR = ["stage1", "stage2", "stage3", "stage4"]
 _MASKS = {
@@ -100,6 +101,12 @@ _MASKS = {
 }
 _LAYERS = ("encoder_layers", "decoder_layers")
 _WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim")
+
+
+def _seeing(language: str, vision: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """A language model of the kind `language` that reads pictures."""
+    return {"text_config": {"model_type": language, **_LANGUAGE}, "vision_config": vision, **options}
+
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "LongformerModel": {"attention_window": 8},
@@ -236,17 +243,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "OwlViTForObjectDetection": {"projection_dim": 32},
     "Owlv2ForObjectDetection": {"projection_dim": 32},
     "GitForCausalLM": {"vision_config": _TOWER},
-    "LlavaForConditionalGeneration": {
-        "text_config": {"model_type": "llama", **_LANGUAGE},
-        "vision_config": {"model_type": "clip_vision_model", **_TOWER},
-        "image_token_index": PLACE,
-    },
-    "PaliGemmaForConditionalGeneration": {
-        "text_config": {"model_type": "gemma", **_LANGUAGE},
-        "vision_config": {"model_type": "siglip_vision_model", **_TOWER, "projection_dim": 32},
-        "image_token_index": PLACE,
-        "projection_dim": 32,
-    },
+    "LlavaForConditionalGeneration": _seeing("llama", _CLIP, image_token_index=PLACE),
+    "VipLlavaForConditionalGeneration": _seeing(
+        "llama", {**_CLIP, "num_hidden_layers": 4}, image_token_index=PLACE, vision_feature_layers=[-2, -1]
+    ),
+    "PaliGemmaForConditionalGeneration": _seeing(
+        "gemma", {**_SIGLIP, "projection_dim": 32}, image_token_index=PLACE, projection_dim=32
+    ),
+    "Gemma3ForConditionalGeneration": _seeing("gemma3_text", _SIGLIP, image_token_index=PLACE, mm_tokens_per_image=16),
+    "AyaVisionForConditionalGeneration": _seeing("cohere2", _SIGLIP, image_token_id=PLACE, downsample_factor=1),
+    "InternVLForConditionalGeneration": _seeing(
+        "qwen2", {**_TOWER, "image_size": [PIXELS] * 2, "patch_size": [8] * 2}, image_token_id=PLACE, downsample_ratio=1.0
+    ),
     "Blip2ForConditionalGeneration": {
         "text_config": {"model_type": "opt", **_LANGUAGE, "ffn_dim": 48, "word_embed_proj_dim": 32},
         "vision_config": _TOWER,
@@ -254,6 +262,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "num_query_tokens": 16,
         "image_token_index": PLACE,
     },
+    "TimesformerForVideoClassification": {"num_frames": 4},
+    "VivitForVideoClassification": {"num_frames": 4},
     "MoonshineForConditionalGeneration": {
         "encoder_num_hidden_layers": 2,
         "decoder_num_hidden_layers": 2,

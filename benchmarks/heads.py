@@ -228,6 +228,8 @@ PLAIN: dict[str, str] = {
     "BambaForCausalLM JambaForCausalLM Lfm2ForCausalLM Exaone4ForCausalLM Ernie4_5ForCausalLM "
     "ArceeForCausalLM SeedOssForCausalLM ApertusForCausalLM DiffLlamaForCausalLM BitNetForCausalLM "
     "DogeForCausalLM GptOssForCausalLM MiniMaxForCausalLM ModernBertDecoderForCausalLM MptForCausalLM "
+    "Olmo3ForCausalLM FalconH1ForCausalLM Llama4ForCausalLM Glm4MoeForCausalLM Ernie4_5_MoeForCausalLM "
+    "GraniteMoeSharedForCausalLM VaultGemmaForCausalLM MiniMaxM2ForCausalLM "
     "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM Qwen2VLForConditionalGeneration",
     "both": "T5ForConditionalGeneration MT5ForConditionalGeneration UMT5ForConditionalGeneration "
     "LongT5ForConditionalGeneration SwitchTransformersForConditionalGeneration BartForConditionalGeneration "
@@ -239,7 +241,7 @@ PLAIN: dict[str, str] = {
     "picture": "ViTForImageClassification DeiTForImageClassification BeitForImageClassification Dinov2Model "
     "Dinov2WithRegistersModel DINOv3ViTModel CLIPVisionModelWithProjection SiglipVisionModel ViTMSNModel "
     "YolosForObjectDetection IJepaModel DPTForDepthEstimation Data2VecVisionModel VitDetModel "
-    "PixtralVisionModel Swin2SRForImageSuperResolution DepthAnythingForDepthEstimation",
+    "PixtralVisionModel Swin2SRForImageSuperResolution DepthAnythingForDepthEstimation Aimv2VisionModel MLCDVisionModel",
     "stages": "ResNetForImageClassification RegNetForImageClassification ConvNextForImageClassification "
     "ConvNextV2ForImageClassification SwinForImageClassification Swinv2ForImageClassification FocalNetForImageClassification "
     "SegformerForSemanticSegmentation PoolFormerForImageClassification PvtForImageClassification PvtV2ForImageClassification "
@@ -254,14 +256,16 @@ PLAIN: dict[str, str] = {
     "MaskFormerForInstanceSegmentation",
     "contrast picture": "CLIPModel SiglipModel ChineseCLIPModel AltCLIPModel BlipModel CLIPSegModel ViltModel "
     "OwlViTForObjectDetection Owlv2ForObjectDetection GitForCausalLM BlipForConditionalGeneration",
-    "placed picture": "LlavaForConditionalGeneration Blip2ForConditionalGeneration",
-    "prefixed picture": "PaliGemmaForConditionalGeneration",
+    "placed picture": "LlavaForConditionalGeneration Blip2ForConditionalGeneration VipLlavaForConditionalGeneration "
+    "InternVLForConditionalGeneration AyaVisionForConditionalGeneration",
+    "prefixed picture": "PaliGemmaForConditionalGeneration Gemma3ForConditionalGeneration",
     "points in a wide picture": "SamModel",
     "hidden picture": "ViTMAEForPreTraining",
-    "video picture": "VideoMAEForVideoClassification",
+    "video picture": "VideoMAEForVideoClassification TimesformerForVideoClassification VivitForVideoClassification",
     "boxes on a picture": "LayoutLMv3ForTokenClassification",
     "spoken": "SpeechT5ForSpeechToText MoonshineForConditionalGeneration",
-    "waves": "Wav2Vec2ForCTC HubertForCTC WavLMModel UniSpeechModel UniSpeechSatModel SEWForCTC SEWDForCTC Data2VecAudioModel ",
+    "waves": "Wav2Vec2ForCTC HubertForCTC WavLMModel UniSpeechModel UniSpeechSatModel SEWForCTC SEWDForCTC Data2VecAudioModel "
+    "Wav2Vec2ConformerForCTC",
     "masked waves": "Wav2Vec2Model HubertModel WavLMForCTC Wav2Vec2ForSequenceClassification",
     "features": "WhisperForConditionalGeneration",
     "frames": "Speech2TextForConditionalGeneration",
