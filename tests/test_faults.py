@@ -889,3 +889,21 @@ SIGNED = {
 def test_factors_of_both_signs_before_a_quantizer(operation, after):
     x = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
     agree(compile_here(Between(SIGNED[operation], nn.Identity(), after), x), x)
+
+
+class TwoReaders(nn.Module):
+    """A layer whose outputs are read as they are, and times factors of both signs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.a, self.b = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return self.a(x * FACTORS) + self.b(x)
+
+
+@pytest.mark.parametrize("ignored", [(), ("layer",)])
+def test_factors_of_both_signs_behind_a_layer_that_others_read(ignored):
+    x = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    agree(compile_here(TwoReaders(), x, ignored=ignored), x)

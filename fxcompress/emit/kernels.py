@@ -116,12 +116,24 @@ def signed_factors_apart(graph: ir.Graph) -> int:
     """
     maxima = [node for node in graph if _is_maximum(node.inputs[0] if node.inputs else None)]
     signed = [node for node in graph if node.op_type in ("Div", "Mul") and any(map(_are_of_both_signs, node.inputs))]
-    bare = [node for node in signed if not comes_from(node, LINEAR | CONVOLUTIONS, POINTWISE)]
-    found = _once([*(one for source in maxima for one in _scalings(source)), *bare])
+    found = _once(
+        [*(one for source in maxima for one in _scalings(source)), *(one for one in signed if not _runs_in_layer(one))]
+    )
     for node in found:
         lift(graph, node, _place_beside_numbers(node))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
     return len(found)
+
+
+def _runs_in_layer(node: ir.Node) -> bool:
+    """Whether `node` runs in the kernel of a layer: nothing else reads what is computed between the two."""
+
+    def before(one: ir.Node) -> list[ir.Node]:
+        read = [value for value in one.inputs if value is not None and len(value.uses()) == 1 and not value.is_graph_output()]
+        return [source for value in read if (source := value.producer()) is not None]
+
+    met = reached([node], lambda one: before(one) if one is node or one.op_type in POINTWISE else ())
+    return any(one.op_type in LINEAR | CONVOLUTIONS for one in met)
 
 
 def _are_of_both_signs(value: ir.Value | None) -> bool:
