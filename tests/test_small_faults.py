@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from emission import assert_same
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
@@ -18,6 +19,7 @@ from fxcompress.emit.rewiring import rank_of
 from fxcompress.emit.shapes import broadcast_shape
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.reconstruction import train
+from fxcompress.quantizers.spec import QuantizationSpec
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -197,3 +199,19 @@ def test_ranks_follow_from_what_a_value_is_computed_from():
         0,
         0,
     ]
+
+
+def test_signed_weights_of_float_layers_are_stored_unsigned_where_one_channel_has_a_zero_point():
+    model = nn.Sequential(nn.Linear(16, 2, bias=False))
+    model[0].weight.data = torch.stack([torch.linspace(-8, 7, 16), torch.linspace(0, 15, 16)])  # of zero points 0 and -8
+    weights = QuantizationSpec(bits=4, symmetric=False, signed=True, channel_axis=0)
+    compiled = fxcompress.compile(
+        model, [passes.Quantize(weights=weights, activations=None)], example_inputs=torch.randn(2, 16)
+    )
+    lowered = compiled.lower()
+    assert [node.args[4] for node in lowered.graph.nodes if "dequantize" in node.name] == ["uint4"]
+    assert torch.equal(lowered.eval()(torch.eye(16)), model[0].weight.T)
+
+
+def test_the_largest_of_whole_numbers_that_no_kernel_takes():
+    assert_same(lambda x: x.amax(1), torch.randint(-300, 300, (2, 5), dtype=torch.int16))
