@@ -154,6 +154,8 @@ SCALINGS = {
     "behind a relu": lambda y: y.relu() * ODD,
     "twice": lambda y: (y * ODD + 1) * ODD.flip(0),
     "read twice": lambda y: y * ODD + y.exp(),
+    "sum behind a relu": lambda y: y.relu() + ODD,
+    "difference behind a gelu": lambda y: ODD - F.gelu(y),
     "square": lambda y: y.square() * ODD,
     "itself": lambda y: y * y,
     "sum with itself": lambda y: y + y.sigmoid(),
@@ -474,6 +476,7 @@ def test_a_convolution_of_one_place_with_strides_over_padding(convolution):
     layer = convolution(3, 5, 1, stride=2, padding=1)
     x = torch.randn(4, 3, *[6, 7, 5][: layer.weight.dim() - 2])
     agree(compile_here(layer, x), x)
+    agree(fxcompress.compile(nn.Sequential(nn.Sigmoid(), layer).eval(), [], example_inputs=x), x)
 
 
 def test_a_file_in_float_is_written_as_it_is():

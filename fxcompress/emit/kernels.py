@@ -105,8 +105,15 @@ def _adds_last(node: ir.Node) -> bool:
 
 
 def scalings_apart(graph: ir.Graph) -> int:
-    """Have what multiplies by numbers run by itself behind a product of two activations."""
-    return _run_apart(graph, (one for source in products_of(graph) for one in _scalings(source)))
+    """Have what computes with numbers run by itself behind a product of two activations."""
+    computed = (one for source in products_of(graph) for one in by_numbers(source))
+    return _run_apart(graph, (one for one in computed if not _adds_bias_of_places(one)))
+
+
+def _adds_bias_of_places(node: ir.Node) -> bool:
+    """Whether numbers are added that differ along several axes, as the bias of an attention: no kernel runs that."""
+    numbers = [one for one in map(numbers_of, node.inputs) if one is not None]
+    return node.op_type in ("Add", "Sub") and any(one.size > max(one.shape, default=1) for one in numbers)
 
 
 def signed_factors_apart(graph: ir.Graph) -> int:

@@ -33,7 +33,7 @@ class Fault(enum.Enum):
     )
     SIGNED_FACTORS = "moves several factors into the quantizer behind them, and gets those wrong that are negative"
     SCALED_PRODUCTS = (
-        "scales the first sample of a batch only, where an integer product of two activations is scaled by several numbers"
+        "takes several numbers for the first sample only, where an integer product of two activations is computed with them"
     )
     SCALED_ROWS = (
         "takes numbers of the outputs of a layer in float for those of its rows, where it scales and quantizes them in one step"
@@ -42,7 +42,7 @@ class Fault(enum.Enum):
     REDUCTIONS = "takes the wrong one of several numbers that it computes with in the kernel of a sum, mean or maximum"
     MISH_OF_ATTENTION = "does not load a Mish in the kernel of an attention"
     SHAPES_OF_CONVOLUTIONS = "reads a shape off an integer convolution, which then has two readers"
-    STRIDED_PADDING = "loses the stride of an integer convolution of one place that pads"
+    STRIDED_PADDING = "loses the stride of a convolution of one place that pads"
     PADDED_OUTPUTS = "reads beyond its input where an integer convolution puts out what is of padding alone"
     FEW_BITS_MULTIPLIED = "does not load a product of two activations of few bits that come from rows of a table"
     DEPTHS_OF_JOINS = "does not load a join whose zero points it moves behind what turns its channels into places"
