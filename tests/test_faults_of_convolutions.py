@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emission import in_openvino
 from test_faults import agree, compile_here
 from torch import nn
+from torch.nn import functional as F
 
 from fxcompress import QuantizationSpec
+from fxcompress.execution.agreement import sqnr
 
 # Sizes of the input; channels, filters and what else `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` takes.
 SINGLE_COLUMNS = [
@@ -83,6 +86,63 @@ def test_a_transposed_convolution_of_signed_values_strides(kernel, stride, paddi
     x = torch.randn(5, 8, 6, 2, generator=torch.Generator().manual_seed(0))
     layers = nn.Conv2d(8, 8, 1), between(), nn.ConvTranspose2d(8, 17, kernel, stride=stride, padding=padding)
     agree(compile_here(nn.Sequential(*layers), x, activations=QuantizationSpec(signed=True)), x)
+
+
+BEHIND = {
+    "another convolution": lambda x, layer: layer(x),
+    "a norm": lambda x, layer: F.instance_norm(x),
+    "sums along rows": lambda x, layer: x.cumsum(2),
+    "a layer and a norm": lambda x, layer: F.instance_norm(layer(x)),
+    "factors": lambda x, layer: x * torch.linspace(0.5, 1.5, 8)[:, None, None],
+}
+MOVED = {
+    "nowhere": lambda x: x,
+    "cut": lambda x: x[:, :, 1:],
+    "swapped": lambda x: x.transpose(2, 3),
+    "pooled": lambda x: F.max_pool2d(x, 2),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("moved", MOVED.values(), ids=MOVED)
+def test_signed_values_move_to_a_convolution_somewhere_behind_a_join(behind, moved):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 5, 3)
+
+        def forward(self, x):
+            return self.last(moved(behind(torch.cat([x[:, :4], x[:, 4:].tanh()], 1), self.first)))
+
+    x = torch.randn(4, 8, 8, 8)
+    agree(compile_here(Joined(), x, activations=QuantizationSpec(signed=True)), x)
+
+
+AVERAGED = {
+    "leaky ReLU": F.leaky_relu,
+    "clip": lambda y: y.clamp(-0.5, 0.5),
+    "norm": lambda y: F.batch_norm(y, *[torch.linspace(0.5, 1.5, 8)] * 4),
+    "factors": lambda y: y * torch.linspace(0.5, 1.5, 8)[:, None, None],
+    "moved": lambda y: F.leaky_relu(y.transpose(2, 3)),
+    "nothing": lambda y: y,
+}
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3)])
+@pytest.mark.parametrize("operation", AVERAGED.values(), ids=AVERAGED)
+def test_an_average_of_bytes_is_not_rounded_to_bytes(pool, operation):
+    class Averaged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.layer = pool, nn.Conv2d(8, 5, 1)
+
+        def forward(self, x):
+            return self.layer(operation(self.pool(x)))
+
+    x = torch.randn(4, 8, 12, 12)
+    compiled = compile_here(Averaged(), x)
+    (found,) = in_openvino(agree(compiled, x), (x,))
+    assert sqnr(compiled(x), torch.from_numpy(found)) > 55  # 45 at best where it is rounded
 
 
 @pytest.mark.parametrize("weights", [{"bits": 4, "signed": True}, {"symmetric": False}, {"signed": True, "narrow": True}])

@@ -35,7 +35,13 @@ from fxcompress.emit.kernels import (
     signed_factors_apart,
 )
 from fxcompress.emit.products import few_bits_multiplied_apart
-from fxcompress.emit.reductions import maxima_apart, means_in_float, reduced_integers_apart, reductions_apart
+from fxcompress.emit.reductions import (
+    averages_of_bytes_apart,
+    maxima_apart,
+    means_in_float,
+    reduced_integers_apart,
+    reductions_apart,
+)
 from fxcompress.emit.rewiring import (
     constant,
     dequantize_of,
@@ -45,7 +51,7 @@ from fxcompress.emit.rewiring import (
     rank_of,
 )
 from fxcompress.emit.sums import bare_sums_guarded
-from fxcompress.emit.zero_points import joins_unsigned, middles_signed, transposed_unsigned, zero_points_in_biases
+from fxcompress.emit.zero_points import middles_signed, moved_unsigned, transposed_unsigned, zero_points_in_biases
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
@@ -164,7 +170,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     **_WAYS_IN_FLOAT,
     Fault.BARE_SUMS: bare_sums_guarded,
     Fault.MIDDLES: middles_signed,
-    Fault.SIGNED_JOINS: joins_unsigned,
+    Fault.SIGNED_MOVED: moved_unsigned,
     Fault.SIGNED_TRANSPOSED: transposed_unsigned,
     Fault.ZERO_POINTS: zero_points_in_biases,
     Fault.POOLED_OUTPUTS: pools_apart,
@@ -173,6 +179,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.CLIPPED_NUMBERS: clips_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.MEANS_OF_BYTES: means_in_float,
+    Fault.ROUNDED_AVERAGES: averages_of_bytes_apart,
     Fault.JOINED_ROWS: joins_quantized_apart,
     Fault.SIGNED_FACTORS: signed_factors_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,

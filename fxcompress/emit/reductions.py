@@ -18,6 +18,7 @@ from fxcompress.emit.rewiring import (
     take_over,
     type_of,
 )
+from fxcompress.ir.reach import reached
 
 _INTEGERS = {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
@@ -47,6 +48,14 @@ def means_in_float(graph: ir.Graph) -> int:
     """Have a maximum with minus infinity stand in front of a sum or mean of bytes of three dimensions, of floats then."""
     means = [node for node in graph if node.op_type in ("ReduceMean", "ReduceSum") and rank_of(node.inputs[0]) == 3]
     return shield(graph, [(node, 0) for node in means if _are_bytes(node.inputs[0])])
+
+
+def averages_of_bytes_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between an average of bytes and all but a quantizer: it stays a float."""
+    averages = [node for node in graph if node.op_type == "AveragePool" and dequantize_of(node.inputs[0]) is not None]
+    moved = reached(averages, lambda node: [reader for reader in node.successors() if reader.op_type in MOVES])
+    read = [use for node in moved for value in node.outputs for use in value.uses()]
+    return shield(graph, [(node, place) for node, place in read if node.op_type not in MOVES | {"QuantizeLinear", "Shape"}])
 
 
 def _are_bytes(value: ir.Value | None) -> bool:

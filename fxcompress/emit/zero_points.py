@@ -10,7 +10,7 @@ import onnx_ir as ir
 from fxcompress.emit.rewiring import MOVES, POINTWISE, constant, numbers_of
 from fxcompress.ir.reach import reached
 
-_PASSED = MOVES | POINTWISE | {"AveragePool", "DequantizeLinear", "QuantizeLinear", "Resize"}  # by bytes
+_PASSED = MOVES | POINTWISE | {"AveragePool", "BatchNormalization", "DequantizeLinear", "QuantizeLinear", "Resize"}  # by bytes
 _MIDDLE = 128  # of unsigned bytes: what is less by it is a signed one
 
 
@@ -90,10 +90,15 @@ def middles_signed(graph: ir.Graph) -> int:
     return len(found)
 
 
-def joins_unsigned(graph: ir.Graph) -> int:
-    """Have signed bytes that come from a join or go to one, maybe moved and computed with, be unsigned: the same numbers."""
+def moved_unsigned(graph: ir.Graph) -> int:
+    """Where anything is joined, have signed bytes be unsigned that joins read or put out, or that move to a convolution.
+
+    On the way they may be computed with. The numbers are the same.
+    """
     joins = [node for node in graph if node.op_type == "Concat"]
-    return _made_unsigned(graph, {*_by_bytes(joins, ir.Node.predecessors), *_by_bytes(joins, ir.Node.successors)})
+    read = [node.inputs[0].producer() for node in graph if node.op_type == "Conv" and node.inputs[0] is not None]
+    moved = [node for node in read if node is not None and not _is_dequantize(node)] if joins else []
+    return _made_unsigned(graph, {*_by_bytes(joins + moved, ir.Node.predecessors), *_by_bytes(joins, ir.Node.successors)})
 
 
 def transposed_unsigned(graph: ir.Graph) -> int:

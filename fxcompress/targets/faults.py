@@ -14,7 +14,9 @@ class Fault(enum.Enum):
     BARE_SUMS = "moves the scales of an integer sum without a bias behind what reads it, or into one of several readers"
     SHARED_BIASES = "adds the bias of a convolution in a step of its own, in float, where another convolution reads it as well"
     MIDDLES = "takes time for a zero point, also where unsigned bytes have their middle as it, and are signed ones"
-    SIGNED_JOINS = "takes signed bytes of a join for unsigned ones, on CPUs without AMX"
+    SIGNED_MOVED = (
+        "takes signed bytes for unsigned ones that are moved before a convolution reads them, where anything is joined"
+    )
     SIGNED_TRANSPOSED = "computes with what happens to be in memory where a transposed convolution of signed bytes strides"
     ZERO_POINTS = "takes time for the zero point of what an integer convolution reads, also where nothing is padded"
     POOLED_OUTPUTS = "moves the scales of a linear layer's outputs behind what pools or repeats them, or does not load that"
@@ -28,6 +30,7 @@ class Fault(enum.Enum):
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
     MEANS_OF_BYTES = "takes the sum or mean of bytes of three dimensions rightly in the first samples alone"
     REDUCED_INTEGERS = "reduces integers of three dimensions rightly in the first sample alone, where numbers run behind that"
+    ROUNDED_AVERAGES = "rounds averages of bytes to bytes, where they are computed with before they are quantized again"
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
     )
