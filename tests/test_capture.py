@@ -918,3 +918,20 @@ def test_results_are_compared_in_the_order_that_torch_puts_them_together_in(tmp_
     finally:
         pytree._deregister_pytree_node(Fields)
     assert [one.name for one in onnx.load(path).graph.output] == ["narrow", "wide"]
+
+
+class Seeded(nn.Module):
+    """A layer times numbers that are drawn with a generator, the same ones each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.layer(x) * torch.rand(4, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_generator_in_forward_is_told():
+    with pytest.warns(PartialCaptureWarning, match="reads a Generator, which a graph cannot hold; draw random numbers outside"):
+        compiled = fxcompress.compile(Seeded(), [], example_inputs=torch.rand(2, 8))
+    assert list(compiled.parts) == ["layer"]

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from torch import Tensor, fx, nn
 
 from fxcompress.capture.twin import shared
+from fxcompress.errors import CaptureError, describe
 
 
 def assemble(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    """A plain graph module with `graph` and every parameter and buffer of `module`, on the same memory."""
+    """A plain graph module with `graph` and every parameter and buffer of `module`, on the same memory.
+
+    Raises:
+        CaptureError: the graph reads something else, as a generator of random numbers.
+    """
     result = fx.GraphModule(nn.Module(), fx.Graph())
     done: dict[int, Tensor] = {}
     for path, tensor, persistent in _tensors(module, graph):
@@ -37,7 +42,13 @@ def _tensors(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, Tensor, 
         if node.target not in seen:
             seen.add(node.target)
             parent, _, name = node.target.rpartition(".")
-            yield node.target, getattr(module.get_submodule(parent), name), False
+            held = getattr(module.get_submodule(parent), name)
+            if not isinstance(held, Tensor):
+                raise CaptureError(
+                    f"{describe(next(iter(node.users), node))} reads a {type(held).__name__}, which a graph cannot hold; draw "
+                    "random numbers outside of forward, and keep them in a buffer or give them as an input"
+                )
+            yield node.target, held, False
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module:
