@@ -276,7 +276,8 @@ def test_hawq_takes_the_loss_in_python():
     with pytest.raises(fxcompress.errors.InputError, match="needs a loss"):
         fxcompress.compile(Net(), config=config, data=data())
     compiled = fxcompress.compile(Net(), config=config.given(loss=lambda m, x: m(x).square().mean()), data=data())
-    assert {one.spec.bits for name, one in compiled.named_modules() if name.endswith("weight_quantizer")} == {4, 8}
+    chosen = {one.spec.bits for name, one in compiled.named_modules() if name.endswith("weight_quantizer")}
+    assert chosen == {4, 7}  # the fix of overflows, which is on, leaves 7 of 8
 
 
 def test_defaults_are_those_of_nncf():

@@ -57,7 +57,7 @@ def test_writing_in_threads_leaves_a_model_in_training_as_it_is(tmp_path: Path) 
 
 
 def test_what_is_written_is_the_model_of_one_moment() -> None:
-    model = fxcompress.compile(network(), fxcompress.defaults.training(), data=[X])
+    model = fxcompress.compile(network(), fxcompress.defaults.training(), data=[X]).train()
     lowered = model.lower()
     before = lowered(X)
     with torch.no_grad():

@@ -19,10 +19,10 @@ from fxcompress.errors import VerificationError
 
 @contextmanager
 def of_one_moment(model: nn.Module | ExportedProgram) -> Iterator[None]:
-    """Blame a broken promise on the weights of `model` where they were changed meanwhile, which compiling reads all along.
+    """Tell of a broken promise where the weights of `model`, which compiling reads all along, were changed meanwhile.
 
     Raises:
-        VerificationError: with what to do about that.
+        VerificationError: with what to do about that, since it need not be the pass that is named.
     """
     tensors = [one for one in model.parameters() if not one.is_inference()] if isinstance(model, nn.Module) else []
     before = [one._version for one in tensors]
@@ -32,8 +32,8 @@ def of_one_moment(model: nn.Module | ExportedProgram) -> Iterator[None]:
         if before == [one._version for one in tensors]:
             raise
         raise VerificationError(
-            "the weights of the model were changed while it was compiled, as by a thread that trains it; compile a copy of it, "
-            "copy.deepcopy(model)"
+            f"{problem}. The weights of the model were changed while it was compiled: if not by that pass, but by a thread "
+            "that trains the model, compile a copy of it, copy.deepcopy(model)"
         ) from problem
 
 

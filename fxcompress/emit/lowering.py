@@ -26,7 +26,8 @@ def lower(graph_module: fx.GraphModule, passes: Sequence[Pass], example: Example
         VerificationError: the lowered graph does not compute what `graph_module` computes.
     """
     lowered = inference_twin(graph_module)
-    own(lowered, {}, graph_module)  # another thread may go on training it
+    if graph_module.training:  # another thread may go on with that; of a model in inference mode nothing is copied
+        own(lowered, {}, graph_module)
     check_weights(lowered)
     lowered.meta["report"] = run(lowered, passes, Context(example, target))
     return lowered
