@@ -821,6 +821,34 @@ def test_a_norm_behind_a_reduction_that_keeps_its_dimension(source, reduced):
 
 @pytest.mark.parametrize("stack", [None, []], ids=["default", "float"])
 @pytest.mark.parametrize("reduced", NORMED.values(), ids=NORMED)
+@pytest.mark.parametrize("between", [F.hardsigmoid, lambda y: (2 * y).tanh() + 1], ids=["step", "steps"])
+def test_a_norm_behind_steps_behind_a_reduction(between, reduced, stack):
+    norm, x = nn.BatchNorm1d(2), torch.randn(9, 2, 4)
+    nn.init.uniform_(norm.running_mean, 0.5, 1), nn.init.uniform_(norm.running_var, 0.5, 2)
+    agree(fxcompress.compile(nn.Sequential(Call(lambda x: between(reduced(x))), norm).eval(), stack, data=[(x,)]), x)
+
+
+IN_BYTES = {
+    "product": lambda x: x[:, None] * x[..., None],
+    "sum": lambda x: x[:, None] + x.tanh()[..., None],
+    "joined": lambda x: torch.cat([x, x.flip(0)], 1)[:, None],
+    "leaky ReLU": lambda x: F.leaky_relu(x + x.flip(0))[:, None],
+    "mean": lambda x: F.avg_pool1d(x[:, None], 2),
+    "mean of all": lambda x: (x[:, None, None] * x[:, :, None, None]).mean((2, 3), keepdim=True).flatten(2),
+    "chosen": lambda x: torch.where(x > 0, x, x.flip(0))[:, None],
+}
+
+
+@pytest.mark.parametrize("operation", IN_BYTES.values(), ids=IN_BYTES)
+def test_what_is_computed_in_signed_bytes_beside_a_layer_of_4_bits(operation):
+    x = torch.randn(6, 6)
+    layer = nn.Linear(operation(x).shape[-1], 3)
+    signed, four = QuantizationSpec(signed=True), QuantizationSpec(bits=4, symmetric=False)
+    agree(compile_here(nn.Sequential(Call(operation), layer), x, weights=four, activations=signed), x)
+
+
+@pytest.mark.parametrize("stack", [None, []], ids=["default", "float"])
+@pytest.mark.parametrize("reduced", NORMED.values(), ids=NORMED)
 def test_a_norm_behind_a_reduction_of_what_a_transposed_convolution_computes(reduced, stack):
     norm, x = nn.BatchNorm1d(3), torch.randn(4, 1, 7)
     nn.init.uniform_(norm.running_mean, 0.5, 1), nn.init.uniform_(norm.running_var, 0.5, 2)

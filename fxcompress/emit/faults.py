@@ -51,7 +51,13 @@ from fxcompress.emit.rewiring import (
     rank_of,
 )
 from fxcompress.emit.sums import bare_sums_guarded
-from fxcompress.emit.zero_points import middles_signed, moved_unsigned, transposed_unsigned, zero_points_in_biases
+from fxcompress.emit.zero_points import (
+    middles_signed,
+    moved_unsigned,
+    outputs_unsigned,
+    transposed_unsigned,
+    zero_points_in_biases,
+)
 from fxcompress.targets.faults import Fault
 
 _END = 2**63 - 1
@@ -128,6 +134,7 @@ def _omit_signed_zero_points(graph: ir.Graph) -> int:
     """Leave out zero points of 0, and name the type instead, which opset 21 can."""
     if graph.opset_imports[""] < 21:
         return 0
+    outputs_unsigned(graph)
     found = [node for node in graph if node.op_type == "QuantizeLinear" and _has_signed_zero(node)]
     for node in found:
         node.resize_inputs(2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from fxcompress.emit.kernels import CONVOLUTIONS, MAXIMA, NORM, by_numbers, comes_from, is_from
@@ -35,9 +37,14 @@ def reductions_apart(graph: ir.Graph) -> int:
     moved = [node for node in reductions if _reduces_rows(node) and comes_from(node, CONVOLUTIONS)]
     rows = [node for node in reductions if rank_of(node.inputs[0]) == 3 and node.op_type not in MAXIMA]
     moved += [node for node in rows if comes_from(node, {NORM}, numbers=True)]
-    moved += [node for node in reductions if any(reader.op_type == NORM for reader in readers(node.outputs[0]))]
+    moved += [node for node in reductions if any(one.op_type == NORM for one in _computed_with(node))]
     found = [node for node in reductions if node in moved or any(by_numbers(node, joins=False))]
     return sum(_reshape_behind(graph, node) for node in found)
+
+
+def _computed_with(node: ir.Node) -> Iterator[ir.Node]:
+    """What reads the outputs of `node`, and what is computed with them element by element."""
+    return reached(readers(node.outputs[0]), lambda one: readers(one.outputs[0]) if one.op_type in POINTWISE else ())
 
 
 def _reduces_rows(node: ir.Node) -> bool:

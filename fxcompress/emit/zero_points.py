@@ -11,6 +11,7 @@ from fxcompress.emit.rewiring import MOVES, POINTWISE, constant, numbers_of
 from fxcompress.ir.reach import reached
 
 _PASSED = MOVES | POINTWISE | {"AveragePool", "BatchNormalization", "DequantizeLinear", "QuantizeLinear", "Resize"}  # by bytes
+_IN_BYTES = {"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax", "Where"}
 _MIDDLE = 128  # of unsigned bytes: what is less by it is a signed one
 
 
@@ -99,6 +100,15 @@ def moved_unsigned(graph: ir.Graph) -> int:
     read = [node.inputs[0].producer() for node in graph if node.op_type == "Conv" and node.inputs[0] is not None]
     moved = [node for node in read if node is not None and not _is_dequantize(node)] if joins else []
     return _made_unsigned(graph, {*_by_bytes(joins + moved, ir.Node.predecessors), *_by_bytes(joins, ir.Node.successors)})
+
+
+def outputs_unsigned(graph: ir.Graph) -> int:
+    """Have what onnxruntime puts out in kernels of bytes be unsigned, where signed bytes have no zero point: the same numbers.
+
+    It takes them for unsigned ones there; where what is read is signed, it then computes in float.
+    """
+    written = {reader for node in graph if node.op_type in _IN_BYTES for reader, _ in node.outputs[0].uses()}
+    return _made_unsigned(graph, written)
 
 
 def transposed_unsigned(graph: ir.Graph) -> int:
