@@ -44,6 +44,6 @@ class AdaptBatchNorm(Pass):
             owner, _, name = str(node.target).rpartition(".")
             graph_module.get_submodule(owner)._buffers[name] = attribute(graph_module, str(node.target)).clone()
         assert context.data is not None
-        seen = take_statistics(graph_module, context.example, context.data, self.samples)
+        seen = take_statistics(graph_module, context.example, context.data, self.samples, context.nonfinite, context.note)
         context.notes.append("no batch norm takes statistics" if seen is None else f"{seen} samples")
         return [Replacement.at(node) for node in norms] if seen else []

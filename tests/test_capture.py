@@ -515,6 +515,22 @@ def test_wrong_inputs_are_a_capture_error():
         capture(nn.Linear(4, 4), ExampleInputs((torch.randn(2, 5),)))
 
 
+def test_why_torch_cannot_replace_a_change_in_place_is_told(monkeypatch):
+    class WritesToAView(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y[:, 0].add_(1)
+            return y
+
+    def fails(*_):
+        raise NotImplementedError("no such kernel\nand a long story")
+
+    monkeypatch.setattr("fxcompress.capture.driver.with_kept_dropout", fails)
+    with pytest.raises(CaptureError, match="torch's own way fails as well, with NotImplem.*: no such kernel$") as caught:
+        capture(WritesToAView(), ExampleInputs((torch.randn(2, 5),)))
+    assert isinstance(caught.value.__cause__, NotImplementedError)
+
+
 def test_the_largest_submodules_that_trace():
     model = Detector()
     found = capture_submodules(model, ExampleInputs((IMAGE,)))

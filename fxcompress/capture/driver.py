@@ -268,8 +268,10 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
     try:
         with copying():
             module = with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
-    except Exception:
-        raise CaptureError(f"{reason}; torch's own way fails as well") from None
+    except Exception as problem:
+        first = str(problem).strip().partition("\n")[0]
+        told = f"{reason}; torch's own way fails as well, with {type(problem).__name__}: {first}"
+        raise CaptureError(told) from problem
     put_back_dropouts(module.graph)
     reason = _make_functional(module, notes, class_of)
     if reason is not None:

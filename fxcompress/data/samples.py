@@ -26,7 +26,7 @@ class CalibrationSource(Protocol):
         data: calibration batches, which can be read several times, or None.
         example: inputs that the graph accepts.
         pass_name: who reads, for errors and progress.
-        nonfinite: what was found in the data that was read.
+        nonfinite: what was found in the data that was read so far.
         progress: called as ``progress(description, done, total)``.
     """
 
@@ -48,20 +48,26 @@ def read_samples(
     graph: fx.Graph,
     count: int | None,
     note: Callable[[str], None] = lambda text: None,
+    nonfinite: NonFinite | None = None,
 ) -> Iterator[Leaves]:
     """The flattened inputs of each batch of `data`, cut off after `count` samples (None: all of them).
 
-    Where samples cannot be told apart, the last batch is whole.
+    Where samples cannot be told apart, the last batch is whole. `note` is told of NaN and infinity that `nonfinite` has not
+    met before.
 
     Raises:
         InputError: a batch does not fit `graph`, which was captured with `example`.
     """
-    batch, left = Batch.of(graph), count
+    batch, left, seen = Batch.of(graph), count, 0
+    names, nonfinite = [name for name, _ in example.leaves()], nonfinite or NonFinite()
     for inputs in fitting(_outside_autocast(data), example, graph, note):
         leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
         if left is not None:
             leaves = batch.cut(leaves, 0, left)
             left -= batch.count(leaves)
+        for found in nonfinite.look(leaves, names, batch, seen):
+            note(found)
+        seen += batch.count(leaves)
         yield leaves
         if left is not None and left <= 0:
             return
@@ -94,11 +100,9 @@ def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None) ->
         raise InputError(f"{source.pass_name} needs at least one sample, not samples={count}")
     if source.data is None:
         raise InputError(f"{source.pass_name} needs data: compile(model, data=loader), any iterable of batches")
-    batch, seen = Batch.of(graph), 0
-    names = [name for name, _ in source.example.leaves()]
-    for leaves in read_samples(source.data, source.example, graph, count, source.note):
-        source.nonfinite.look(leaves, names, batch, seen)
-        seen += batch.count(leaves)
+    seen = 0
+    for leaves in read_samples(source.data, source.example, graph, count, source.note, source.nonfinite):
+        seen += Batch.of(graph).count(leaves)
         yield leaves
     if not seen:
         raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")

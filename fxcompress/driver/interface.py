@@ -36,7 +36,7 @@ class Context:
         ranges: those that the running pass has chosen by their cost, for the report.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
-        nonfinite: where the data that the running pass has read is NaN or infinite.
+        nonfinite: where the data that passes have read is NaN or infinite; told in the notes of the first that met it.
         let_go: names of tensors of which the graphs of earlier steps are to keep the shape alone.
     """
 

@@ -8,11 +8,10 @@ from functools import partial
 
 from torch import fx
 
-from fxcompress.data.nonfinite import NonFinite
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.driver.verify import Verifier
-from fxcompress.errors import CalibrationError, FxCompressError, PassError, VerificationError
+from fxcompress.errors import FxCompressError, PassError, VerificationError
 from fxcompress.ir import dialect
 from fxcompress.report.rows import Report, Row
 from fxcompress.rewrite.rule import Replacement
@@ -74,13 +73,8 @@ def run(
 def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: int | None = None) -> list[Replacement]:
     """Run `one`, with at most `limit` applications of rules, and tidy up behind it."""
     context.pass_name, context.notes, context.ranges, context.limit = one.name, [], [], limit
-    context.nonfinite = NonFinite()
-    try:
+    with context.nonfinite.explaining():
         rewritten = one.run(graph_module, context)
-    except CalibrationError as problem:
-        if not context.nonfinite.found:
-            raise
-        raise CalibrationError(f"{problem}; {context.nonfinite}") from problem
     if not isinstance(rewritten, list) or not all(isinstance(done, Replacement) for done in rewritten):
         raise PassError(
             f"{one.name}.run returned {rewritten!r:.60}, not a list of what it rewrote; end it with "

@@ -64,7 +64,7 @@ class Execution:
         """What `node`, whose inputs have run, computes.
 
         Raises:
-            InputError: it cannot, of these values: indices that no table has.
+            InputError: it cannot, of these values: indices that no table has, sizes that do not fit each other.
         """
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
         call = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
@@ -72,6 +72,8 @@ class Execution:
         try:
             return self.arithmetic.call(node, call, args, kwargs)
         except (IndexError, RuntimeError) as problem:
+            if not _is_of_values(problem):
+                raise
             raise InputError(f"{describe(node)} cannot be computed for some of the data: {problem}") from problem
 
     def _release(self, sources: Iterable[fx.Node]) -> None:
@@ -79,6 +81,14 @@ class Execution:
             self.readers[source] -= 1
             if not self.readers[source]:
                 self.values.pop(source, None)
+
+
+def _is_of_values(problem: Exception) -> bool:
+    """Whether values can be why an operation failed, rather than the machine or an operation that is not there.
+
+    torch has no type of error for a CPU without memory, only these words.
+    """
+    return not isinstance(problem, (torch.OutOfMemoryError, NotImplementedError)) and "DefaultCPUAllocator" not in str(problem)
 
 
 def advance_together(executions: Sequence[Execution], node: fx.Node) -> None:

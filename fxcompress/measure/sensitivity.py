@@ -16,7 +16,7 @@ from torch import fx
 
 from fxcompress.data.inputs import example_inputs, peek
 from fxcompress.data.samples import in_small_batches, read_samples
-from fxcompress.errors import InputError, source_line
+from fxcompress.errors import InputError, source_line, warn_user
 from fxcompress.options import check_arguments
 from fxcompress.pattern.scopes import operation
 from fxcompress.quantization.noise import Place, layers_and_activations, measure_noise
@@ -154,12 +154,16 @@ def sensitivity(
     first, data = peek(data)
     example = compilation.example if compilation else example_inputs(model, data=[first])
     chosen = find_target(target or (compilation.target if compilation else "openvino"))
-    batches = in_small_batches(model.graph, read_samples(data, example, model.graph, samples), chunk)
+    batches = in_small_batches(model.graph, read_samples(data, example, model.graph, samples, _warn), chunk)
     reference = compilation.before_quantizers(model) if compilation else None
     noise = measure_noise(model, layers_and_activations(model, chosen), batches, progress, samples, reference)
     rows = [_row(model, place) for place in noise.places]
     rows.sort(key=lambda row: row.decibels)
     return SensitivityReport(tuple(rows), noise.together.decibels, noise.samples)
+
+
+def _warn(text: str) -> None:
+    warn_user(text, UserWarning)
 
 
 def _check(model: Any) -> None:

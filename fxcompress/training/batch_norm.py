@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, cast
 
 import torch
@@ -71,22 +71,31 @@ def adapt_batch_norm(compiled: CompiledModel, data: Iterable[Any], samples: Anno
         CalibrationError: statistics would be NaN or infinite; all are left as they were.
         InputError: the model has no such batch norm, `samples` is not positive, there is no data, or a batch does not fit.
     """
-    seen = take_statistics(cast(fx.GraphModule, compiled), compiled.compilation.example, data, samples)
+    nonfinite, graph_module = NonFinite(), cast(fx.GraphModule, compiled)
+    with nonfinite.explaining():
+        seen = take_statistics(graph_module, compiled.compilation.example, data, samples, nonfinite)
     if seen is None:
         raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
     return seen
 
 
 def take_statistics(
-    graph_module: fx.GraphModule, example: ExampleInputs, data: Iterable[Any], samples: int | None
+    graph_module: fx.GraphModule,
+    example: ExampleInputs,
+    data: Iterable[Any],
+    samples: int | None,
+    nonfinite: NonFinite,
+    note: Callable[[str], None] = lambda text: None,
 ) -> int | None:
     """As `adapt_batch_norm`, of a graph that takes inputs like `example`; None where it has no batch norm.
+
+    `note` is told of NaN and infinity that `nonfinite` has not met before.
 
     Raises:
         CalibrationError: statistics would be NaN or infinite; all are left as they were.
         InputError: there is no data, or a batch does not fit.
     """
-    twin, seen, nonfinite = modes.inference_twin(graph_module), 0, NonFinite()
+    twin, seen = modes.inference_twin(graph_module), 0
     if not modes.set_batch_norm_training(twin):
         return None
     norms, batch = modes.batch_norms(graph_module.graph), Batch.of(graph_module.graph)
@@ -95,15 +104,16 @@ def take_statistics(
     with torch.no_grad():
         for inputs in fitting(data, example, graph_module.graph):
             leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
-            nonfinite.look(leaves, [name for name, _ in example.leaves()], batch, seen)
+            for found in nonfinite.look(leaves, [name for name, _ in example.leaves()], batch, seen):
+                note(found)
             twin(*inputs.args, **inputs.kwargs)
             seen += batch.count(leaves)
             for node in norms:
                 if not all(attribute(graph_module, name).isfinite().all() for name in modes.statistics(node)):
                     for one, value in zip(held, before):
                         one.copy_(value)
-                    why = nonfinite if nonfinite.found else "look for an overflow in front of it"
-                    raise CalibrationError(f"{describe(node)} would take statistics that are NaN or infinite; {why}")
+                    problem = "would take statistics that are NaN or infinite; look for an overflow in front of it"
+                    raise CalibrationError(f"{describe(node)} {problem}")
             if samples is not None and seen >= samples:
                 break
     if not seen:
