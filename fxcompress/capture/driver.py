@@ -269,7 +269,7 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
         with copying():
             module = with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
     except Exception as problem:
-        first = str(problem).strip().partition("\n")[0]
+        first = str(problem).strip().partition("\n")[0].rstrip(".")
         told = f"{reason}; torch's own way fails as well, with {type(problem).__name__}: {first}"
         raise CaptureError(told) from problem
     put_back_dropouts(module.graph)

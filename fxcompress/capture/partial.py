@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxcompress.capture.driver import capture
 from fxcompress.capture.recording import recording
-from fxcompress.capture.tracing import stopped_by
+from fxcompress.capture.tracing import TraceError, stopped_by
 from fxcompress.capture.training_trace import Modes, training_modes
 from fxcompress.capture.twin import twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs, describe_value
@@ -144,7 +144,7 @@ def _search_below(root: nn.Module, path: str, calls: _Calls, capture: _CaptureAt
 
 def reason_of(error: CaptureError) -> str:
     """Why a module was not captured, in a sentence."""
-    return stopped_by(error.__cause__) if error.__cause__ else str(error)
+    return stopped_by(error.__cause__) if isinstance(error, TraceError) else str(error)
 
 
 def _record_calls(model: nn.Module, example: ExampleInputs) -> dict[str, list[ExampleInputs]]:

@@ -88,6 +88,10 @@ def _traced_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> 
     return (program, "") if are_free(program) else (None, _why_static(model, wide, free))
 
 
+class TraceError(CaptureError):
+    """torch stops at something in the model, which is the cause of this error."""
+
+
 def stopped_by(error: BaseException | None) -> str:
     """What stopped a trace, and the line of the user's that did."""
     return f"{_first_sentence(error)}; the line that stopped it: {_user_line(error)}"
@@ -161,7 +165,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             ) from error
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
-        raise CaptureError(
+        raise TraceError(
             f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} "
             "are what forward takes; where a part of the model cannot be traced, name those that can: "
             'submodules=["backbone"]'
