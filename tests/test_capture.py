@@ -951,3 +951,12 @@ def test_a_generator_in_forward_is_told():
     with pytest.warns(PartialCaptureWarning, match="reads a Generator, which a graph cannot hold; draw random numbers outside"):
         compiled = fxcompress.compile(Seeded(), [], example_inputs=torch.rand(2, 8))
     assert list(compiled.parts) == ["layer"]
+
+
+@pytest.mark.parametrize("size, channels", [(3, 8), (4, 8), (5, 9), (2, 5), (1, 4), (7, 3), (5, 3)])
+def test_cross_map_norms_are_operations(size, channels):
+    model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.CrossMapLRN2d(size, alpha=2.0, beta=0.6, k=1.5)).eval()
+    graph_module = capture(model, ExampleInputs((torch.randn(2, 3, 5, 6),)))
+    x = torch.randn(4, 3, 5, 6)
+    torch.testing.assert_close(graph_module(x), model(x))
+    assert "apply" not in vars(torch.nn.modules._functions.CrossMapLRN2d)

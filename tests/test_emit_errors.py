@@ -50,6 +50,13 @@ def test_the_memory_of_a_view_is_refused() -> None:
         to_onnx_model(captured(Call(lambda x: x.transpose(1, 2).as_strided((2, 3), (1, 2))), torch.randn(4, 5, 6)))
 
 
+@pytest.mark.parametrize("given", [None, torch.full((2, 3, 2), 0.5)], ids=["random", "given samples"])
+def test_a_fractional_max_pool_is_refused_with_what_to_put_in_its_place(given: Tensor | None) -> None:
+    model = nn.FractionalMaxPool2d(2, output_size=(4, 4), _random_samples=given)
+    with pytest.raises(EmitError, match="drawn at random for each sample and channel; put nn.AdaptiveMaxPool2d"):
+        to_onnx_model(captured(model, torch.randn(2, 3, 9, 9)))
+
+
 def test_training_mode_is_refused() -> None:
     module = training(captured(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), torch.randn(2, 3)))
     with pytest.raises(EmitError, match=r"call eval\(\)"):

@@ -19,6 +19,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
 from fxcompress.capture.autocasts import without_autocast
+from fxcompress.capture.cross_map import cross_map_norms_as_operations
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import data_as_detached, own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
@@ -136,7 +137,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             without_autocast() as cast,  # innermost, which is the one that notes
             forgetting(model),
             outputs_put_together(model),
-            recurrent_layers_of_any_length(),
+            cross_map_norms_as_operations(),
             distinct_dropouts(),
             suppression_of_any_number(),
             symbolic_lengths(),
