@@ -74,8 +74,8 @@ def max_pool_with_indices(emit: Emitter, x: ir.Value, *args: Any, **kwargs: Any)
 @translation(aten.fractional_max_pool2d.default, aten.fractional_max_pool3d.default)
 def fractional_max_pool(emit: Emitter, *_: Any) -> ir.Value:
     return emit.refuse(
-        "the windows of a fractional max pool are drawn at random for each sample and channel; put nn.AdaptiveMaxPool2d (or 3d) "
-        "of the same output_size in its place"
+        "the windows of a fractional max pool are drawn at random for each sample and channel; put nn.AdaptiveMaxPool2d (or 3d)"
+        " of the same output_size in its place"
     )
 
 
