@@ -1,6 +1,7 @@
 """Layout and pictures: nothing overlaps, wires stay off boxes, everything is drawn, repeats are folded only when equal."""
 
 import itertools
+import re
 import xml.etree.ElementTree as ElementTree
 
 import networkx as nx
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 
+import fxcompress
+from fxcompress import passes
 from fxcompress.views.drawing import draw
 from fxcompress.views.layout.layers import break_columns, crossings, order, rank
 from fxcompress.views.layout.page import lay_out
@@ -343,6 +346,26 @@ def test_highlight_colours_one_pass_only(tmp_path):
     assert "Quantize · 6 nodes" in both and "Prune · 1 node" in both
     assert "Prune · 1 node" in one and "Quantize · " not in one
     assert "#0072b2" in both and "#0072b2" not in one
+
+
+def test_each_pass_has_a_badge_of_its_own_on_a_weight():
+    stack = [passes.PruneFilters(amount=0.25, multiple=1), passes.Sparsify(level=0.5), passes.Quantize(), passes.Calibrate()]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    compiled = fxcompress.compile(model, stack, data=[torch.randn(2, 3, 8, 8)])
+    marks = summarize(compiled).boxes["_0"].lines[0].marks
+    assert [mark.created_by for mark in marks] == ["PruneFilters", "Sparsify", "Quantize", "PruneFilters"]
+    assert [mark.label for mark in (marks[0], *marks[2:])] == ["w 25% masked", "int8", "b 25% masked"]
+    assert re.fullmatch(r"\d+% masked", marks[1].label)
+
+
+def test_colours_are_told_of_what_is_drawn_alone(tmp_path):
+    """A pass that exchanged constants has no place in the picture."""
+    module = captured(Network())
+    next(node for node in module.graph.nodes if node.op == "get_attr").meta["created_by"] = "RoundWeights"
+    next(node for node in module.graph.nodes if node.name == "head").meta["created_by"] = "Prune"
+    for highlight in (None, "RoundWeights"):
+        told = draw(module, tmp_path / "graph.svg", highlight=highlight).read_text()
+        assert "Prune · 1 node" in told and "RoundWeights · " not in told
 
 
 def test_a_step_that_made_nothing_shows_what_others_made(tmp_path):

@@ -29,8 +29,8 @@ def draw(
     """Draw the graph into the SVG file `path`, and return that path.
 
     Args:
-        highlight: the name of a pass; only what it created is coloured. None, or one that created nothing (it set ranges, say),
-            colours what any pass created.
+        highlight: the name of a pass; only what it created is coloured. None, or one of which nothing is drawn (it set
+            ranges, or exchanged constants), colours what any pass created.
         title: written above; the name of the graph module's class unless given.
         collapse: stack what belongs together (a convolution, its normalisation and activation) in one box, draw
             quantizers as pills on the wires, and show a block that is repeated three times or more once. With False,
@@ -39,10 +39,11 @@ def draw(
     Raises:
         InputError: the file cannot be written.
     """
-    made = Counter(maker for node in graph_module.graph.nodes if (maker := node.meta.get("created_by")))
+    summary = summarize(graph_module, collapse)
+    drawn = summary.makers
+    made = Counter(maker for node in graph_module.graph.nodes if (maker := node.meta.get("created_by")) in drawn)
     scheme = Scheme(list(made), highlight if highlight in made else None)
     name = title or type(graph_module).__name__
-    summary = summarize(graph_module, collapse)
     picture = Picture(fold_repeats(summary) if collapse else summary, scheme)
     svg = Svg(name)
     width = max(picture.width, NARROWEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ def mark_label(node: fx.Node, notation: Notation) -> str:
     """What a pill says of an inserted module, a quantize or a dequantize: the type, "Q" where that is unknown."""
     if node.op == "call_module":
         kind = notation.state(node).partition(",")[0]
+        if share := re.fullmatch(r"(\d+) of (\d+) masked", kind):
+            return f"{int(share[1]) / max(int(share[2]), 1):.0%} masked"
         return _short(kind or ("Q" if node.name.endswith("_quantizer") else notation.operation(node)), 12)
     name = operation_name(node.target)
     return str(arguments(node).get("dtype", name)) if name in ("quantize", "dequantize") else name

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from dataclasses import replace
 
 import networkx as nx
 from torch import fx
@@ -107,17 +108,15 @@ class _Summarizer:
         return line
 
     def _badge(self, argument: str, constant: fx.Node) -> list[Mark]:
-        """What passes did to a constant argument, as one badge: ``"w int8"``."""
+        """What passes did to a constant argument, as a badge each: ``"w 50% masked"``, ``"int8"``."""
         chain: list[Mark] = []
         node: fx.Node | None = constant
         while node is not None:
             if node.op != "get_attr" and (mark := self._mark(node)) and mark.created_by:
                 chain.insert(0, mark)
             node = node.all_input_nodes[0] if node.op != "get_attr" and node.all_input_nodes else None
-        if not chain:
-            return []
         short = {"weight": "w ", "bias": "b "}.get(argument, "")
-        return [Mark(chain[-1].node, short + "·".join(m.label for m in chain), chain[-1].created_by)]
+        return [replace(mark, label=short + mark.label) for mark in chain[:1]] + chain[1:]
 
     def _boxes(self) -> Iterator[Box]:
         """Nodes that share a box are those that a region or a chain of followers ties together."""

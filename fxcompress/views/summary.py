@@ -73,3 +73,11 @@ class Summary:
         for wire in self.wires:
             for sink in wire.sinks:
                 yield wire.box, sink.box
+
+    @property
+    def makers(self) -> set[str]:
+        """The passes of which something is drawn: a line, a badge or a pill."""
+        lines = [line for box in self.boxes.values() for line in box.lines]
+        pills = [mark for wire in self.wires for marks in (wire.marks, *(sink.marks for sink in wire.sinks)) for mark in marks]
+        drawn: list[Line | Mark] = [*lines, *(mark for line in lines for mark in line.marks), *pills]
+        return {one.created_by for one in drawn if one.created_by}
