@@ -32,6 +32,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Tensor]] = {
     "fftshift": (lambda x: torch.fft.fftshift(torch.fft.fft(x), dim=(1, 2)).angle().cos(), ROWS),
     "mixing_of_tokens": (lambda x: torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real, ROWS),
     "stft": (lambda x: torch.stft(x[:, 0].repeat(1, 8), 16, 4, window=torch.hann_window(16), return_complex=True).abs(), ROWS),
+    "stft_of_one_signal": (lambda x: pairs(torch.stft(x[0, 0].repeat(8), 8, return_complex=True)) + 0 * x.sum(), ROWS),
     "stft_plain": (lambda x: pairs(torch.stft(x.flatten(1), 10, center=False, onesided=False, return_complex=True)), ROWS),
     "products": (lambda x: pairs(torch.polar(x.abs(), x) * torch.complex(x, x + 1)), ROWS),
     "quotients": (lambda x: pairs(torch.complex(x, x + 1) / torch.complex(x + 3, x * 0 + 4)), ROWS),

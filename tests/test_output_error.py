@@ -265,6 +265,14 @@ def test_each_narrowed_end_has_its_own_witnesses():
     assert statistic.witnesses((torch.tensor(-40.0), torch.tensor(40.0))) == 0
 
 
+def test_what_lies_at_the_end_of_a_range_is_within_it():
+    x = torch.zeros(10, 8)
+    x[:, 0], x[:, 1], x[0, :2] = -2.0, 3.0, torch.tensor([-4.0, 6.0])
+    statistic = weighed(x)
+    for chosen in ((-2.0, 6.0), (-4.0, 3.0), (-2.0, 3.0)):
+        assert statistic.witnesses(tuple(map(torch.tensor, chosen))) == pytest.approx(0.1)
+
+
 def test_a_range_is_narrowed_where_the_gain_counts_beside_the_whole_error():
     """The small one's gain is nothing beside what cannot be mended, and much beside what is left once the large one is."""
     small, large, fixed = (
@@ -292,7 +300,7 @@ def test_where_nothing_has_a_gradient_a_range_is_that_of_all_values():
     for one, other in zip(activations(compiled).values(), activations(plain).values()):
         assert torch.equal(one.scale, other.scale)
     assert any("no output has a gradient" in note for note in compiled.report.notes)
-    assert not compiled.report.ranges
+    assert not compiled.report.ranges and not any("as weighed on" in note for note in compiled.report.notes)
 
 
 def test_a_value_that_is_always_zero_has_a_range():
@@ -349,6 +357,7 @@ def test_the_report_has_each_choice_with_what_others_would_have_cost():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
     compiled = fxcompress.compile(model, PIPELINE, data=data(64, 8).split(16))
     choices = {choice.quantizer: choice for choice in compiled.report.ranges}
+    assert any(f"of {len(choices)} ranges are narrower than their values, as weighed on 32" in n for n in compiled.report.notes)
     assert choices.keys() == activations(compiled).keys()
     for choice in choices.values():
         assert list(choice.decibels) == ["chosen", "min_max", "percentile"]

@@ -56,6 +56,17 @@ def test_the_groups_of_a_recipe_are_split_and_what_it_does_not_know_comes_behind
     assert "body_0_weight_quantizer.input_extent" in found[3] and "body.0.weight" not in found[3]
 
 
+def test_parameters_keep_the_names_that_an_optimizer_knows_them_by():
+    model, _ = compressed()
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    given = [parameter for name, parameter in model.named_parameters() if "body_0" not in name]
+    recipe = [{"params": given, "param_names": [known[id(parameter)] for parameter in given]}]
+    groups = fxcompress.parameter_groups(model, recipe, lr=0.1)
+    assert {name for group in groups for name in group["param_names"]} == set(known.values())
+    for group in torch.optim.AdamW(groups).param_groups:
+        assert group["param_names"] == [known[id(parameter)] for parameter in group["params"]]
+
+
 @pytest.mark.parametrize("options", [{"multiplier": 2.0}, {"multiplier": -1.0, "lr": 0.1}])
 def test_what_cannot_be_multiplied_is_told(options):
     model, _ = compressed()

@@ -52,7 +52,11 @@ def parameter_groups(
         seen |= {id(parameter) for parameter in group["params"]}
         made += _split(group, own, multiplier)
     missing = [p for p in _of_compression(model) if id(p) not in seen and p.requires_grad]
-    return made + (_split(defaults | {"params": missing}, own, multiplier) if missing else [])
+    rest = defaults | {"params": missing}
+    if any("param_names" in group for group in made):  # optimizers want names of all or of none
+        name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+        rest["param_names"] = [name_of[id(parameter)] for parameter in missing]
+    return made + (_split(rest, own, multiplier) if missing else [])
 
 
 def _of_compression(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -85,7 +89,7 @@ def _split(group: Group, own: set[int], multiplier: float) -> list[Group]:
         if "lr" not in group:
             raise InputError("a multiplier needs a learning rate to multiply: parameter_groups(model, lr=..., multiplier=...)")
         behind["lr"] = group["lr"] * multiplier
-    if "params" in group and "param_names" in group:
+    if "param_names" in group:
         names = dict(zip(map(id, group["params"]), group["param_names"]))
         group = group | {"param_names": [names[id(parameter)] for parameter in others]}
         behind["param_names"] = [names[id(parameter)] for parameter in ours]
