@@ -17,10 +17,13 @@ from fxcompress import passes
 from fxcompress.channels.dependencies import Channels
 from fxcompress.emit.rewiring import rank_of
 from fxcompress.emit.shapes import broadcast_shape
+from fxcompress.emit.types import output_type
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.reconstruction import train
+from fxcompress.quantizers.layout import is_dense
 from fxcompress.quantizers.spec import QuantizationSpec
 
+LINEAR = nn.Linear(8, 4)
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -215,3 +218,71 @@ def test_signed_weights_of_float_layers_are_stored_unsigned_where_one_channel_ha
 
 def test_the_largest_of_whole_numbers_that_no_kernel_takes():
     assert_same(lambda x: x.amax(1), torch.randint(-300, 300, (2, 5), dtype=torch.int16))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+def test_levels_that_a_grid_leaves_out_are_cut_off_in_the_file_and_no_others(signed, narrow):
+    spec = QuantizationSpec(bits=8, symmetric=True, signed=signed, narrow=narrow)
+    stack = [passes.Quantize(activations=spec), passes.Calibrate()]
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    both = (stack, [*stack, passes.LowerQuantizers()])
+    compiled, lowered = (fxcompress.compile(nn.Sequential(nn.Identity(), LINEAR), one, data=[x]) for one in both)
+    clamps = lowered.graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default)
+    assert bool(clamps) == narrow
+    torch.testing.assert_close(lowered(4 * x), compiled(4 * x))
+
+
+@pytest.mark.parametrize("exponent, shows", [(0.3, True), (0.6, False), (2.0, False)])
+def test_a_power_tells_the_smallest_number_from_zero_where_its_exponent_is_small(exponent, shows, tmp_path):
+    class Power(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8, bias=False), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.last(self.first(x).abs().pow(exponent))
+
+    compiled = fxcompress.compile(Power(), [passes.Quantize(), passes.Calibrate()], data=[torch.randn(8, 8)])
+    nodes = onnx.load(compiled.to_onnx(tmp_path / "model.onnx", verify=False)).graph.node
+    assert ("Max" in {node.op_type for node in nodes}) == shows
+
+
+def test_a_tensor_is_dense_in_whichever_order_its_dimensions_lie():
+    x = torch.zeros(2, 3, 4, 5)
+    assert all(map(is_dense, (x, x.to(memory_format=torch.channels_last), x.permute(3, 0, 2, 1), x[1:])))
+    assert not any(map(is_dense, (x[:, 1:], x[..., ::2], x.to(memory_format=torch.channels_last)[:, :2])))
+
+
+@pytest.mark.parametrize(
+    "kind, like, attributes, expected",
+    [
+        ("Shape", "FLOAT", {}, "INT64"),
+        ("ArgMax", "FLOAT", {}, "INT64"),
+        ("Less", "FLOAT", {}, "BOOL"),
+        ("Add", "DOUBLE", {}, "DOUBLE"),
+        ("Relu", "FLOAT16", {}, "FLOAT16"),
+        ("Cast", "FLOAT", {"to": ir.DataType.INT32}, "INT32"),
+        ("And", None, {}, "BOOL"),
+    ],
+)
+def test_what_a_node_gives_has_the_type_that_onnx_says(kind, like, attributes, expected):
+    assert output_type(kind, like and ir.DataType[like], attributes) == ir.DataType[expected]
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_what_is_stretched_over_two_channels_loses_one_with_them(channels):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.body, self.head = nn.Conv2d(3, 1, 1), nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 4, 1)
+
+        def forward(self, x):
+            return self.head(self.gate(x).expand(-1, channels, -1, -1) * self.body(x))
+
+    torch.manual_seed(0)
+    model, prune = Gated(), passes.PruneFilters(amount=0.5, multiple=1)
+    masked = fxcompress.compile(model, [prune], data=[IMAGES])
+    removed = fxcompress.compile(model, [prune, passes.RemoveFilters()], data=[IMAGES])
+    assert removed.get_parameter("body.weight").shape[0] < channels
+    torch.testing.assert_close(removed(IMAGES), masked(IMAGES))
