@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Annotated, ClassVar
 
@@ -158,7 +159,7 @@ def _judge(
         return set(found)
     if not worth:
         return set(found)
-    error = OutputDifference(graph_module, context.reference, batches)
+    error = partial(OutputDifference(context.reference, batches), graph_module)
     verdict = keep_what_helps([changes[name] for name in worth], error, trials=TRIALS, margin=MARGIN)
     return found.keys() - {change.name for change in verdict.kept}
 

@@ -53,15 +53,17 @@ class CorrectBias(Pass):
         steps = in_step(layers, context.reference, graph_module, batches)
         for done, (layer, runs) in enumerate(steps):
             context.progress("correcting biases", done, len(layers))
-            changes.append(Change.begin(layer))
             for reference, _ in runs:
                 reference.run(layer.twin)
             wanted = [reference.value(layer.twin) for reference, _ in runs]
             outputs = [layer.run(quantized.value(layer.node.args[0])) for _, quantized in runs]
-            for (_, quantized), output in zip(runs, _correct(layer, wanted, outputs)):
+            with Change.recorded(layer.node) as change:
+                corrected = _correct(layer, wanted, outputs)
+            changes.append(change)
+            for (_, quantized), output in zip(runs, corrected):
                 quantized.run(layer.node, output)
-        kept = judged(changes, graph_module, context.reference, others, notes=context.notes)
-        return [Replacement.at(change.layer.node) for change in kept]
+        kept = judged(changes, lambda: graph_module, context.reference, others, notes=context.notes)
+        return [Replacement.at(change.node) for change in kept]
 
 
 def _correct(layer: MatrixLayer, wanted: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, fx
 
+from fxcompress.data.samples import divided
 from fxcompress.driver.effect import Effect
+from fxcompress.driver.foreseen import kept_ahead
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import source_line
-from fxcompress.ir.dialect import resolve
+from fxcompress.ir.dialect import copy_graph, resolve
 from fxcompress.ir.edit import attribute, insert_constant
 from fxcompress.ir.signature import argument
 from fxcompress.quantization.equalization import Scaling, equalize
-from fxcompress.quantization.links import SPATIAL_DIMENSIONS, find_links, first_reader
+from fxcompress.quantization.links import SPATIAL_DIMENSIONS, Link, find_links, first_reader
 from fxcompress.quantization.patches import group_count
 from fxcompress.rewrite.rule import Replacement
 
@@ -38,10 +42,15 @@ class EqualizeLayers(Pass):
     by a value that nothing else reads. No factor passes a clamp to other limits than zero, such as ReLU6: a limit for
     each channel would take its place, which OpenVINO computes in float, behind the integer convolution rather than in it.
 
+    Where data are given, and `Quantize` or the like comes later in the list, a pair keeps its factors only if the outputs are
+    nearer to the float model's then.
+
     Args:
         iterations: each pair has its turn so many times, at most: a layer between two others belongs to two pairs.
         tolerance: stop when no channel's widths in a pair differ by more than this share.
         bias_share: a bias counts as a weight of this share of its size; 0 is the paper.
+        samples: of the calibration data, if there are any, at most, to find ranges on for the pairs to be judged with.
+        judging: samples that come after these, at most, to judge the pairs on.
 
     Raises:
         InputError: `iterations` is less than 1, `tolerance` not a positive number, or `bias_share` a negative one.
@@ -50,6 +59,8 @@ class EqualizeLayers(Pass):
     iterations: Annotated[int, Ge(1)] = 100
     tolerance: Annotated[float, Gt(0)] = 1e-3
     bias_share: Annotated[float, Ge(0)] = 0.1
+    samples: Annotated[int, Ge(1)] = 32
+    judging: Annotated[int, Ge(1)] = 16
 
     effect: ClassVar[Effect] = Effect.ROUNDING
 
@@ -62,9 +73,23 @@ class EqualizeLayers(Pass):
         pairs = [(scalings[link.first], scalings[link.second]) for link in links]
         if not equalize(pairs, self.iterations, self.tolerance):
             return []
+        factors = [_Factors.of(link, *pair) for link, pair in zip(links, pairs)]
+        if context.data is not None:
+            choosing, others = divided(graph_module.graph, context, self.samples, self.judging)
+            present = partial(self._scaled, graph_module, scalings)
+            factors = kept_ahead(factors, graph_module, context, choosing, others, present=present)
+        kept = [one.link for one in factors]
+        for layer in dict.fromkeys(layer for link in kept for layer in (link.first, link.second)):
+            self._scale(graph_module, layer, scalings[layer])
+        return [Replacement("", link.first.name, link.second.name, source_line(link.first)) for link in kept]
+
+    def _scaled(self, graph_module: fx.GraphModule, scalings: Mapping[fx.Node, Scaling]) -> fx.GraphModule:
+        """A copy of `graph_module` whose layers have the factors that `scalings` have at the time."""
+        twin = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+        by_name = {node.name: node for node in twin.graph.nodes}
         for layer, scaling in scalings.items():
-            self._scale(graph_module, layer, scaling)
-        return [Replacement("", link.first.name, link.second.name, source_line(link.first)) for link in links]
+            self._scale(twin, by_name[layer.name], scaling)
+        return twin
 
     def _scaling(self, graph_module: fx.GraphModule, layer: fx.Node) -> Scaling:
         bias = argument(layer, "bias")
@@ -84,6 +109,31 @@ class EqualizeLayers(Pass):
     def _constant(self, graph_module: fx.GraphModule, old: fx.Node, value: Tensor, layer: fx.Node) -> fx.Node:
         name = f"{old.target}_equalized"
         return insert_constant(graph_module, name, value, before=layer, created_by=self.name, replaces=old)
+
+
+@dataclass
+class _Factors:
+    """Those of a link: what `first` is divided by and `second` multiplied by, shaped as `Scaling` has them."""
+
+    link: Link
+    first: Scaling
+    second: Scaling
+    outputs: Tensor
+    inputs: Tensor
+
+    @classmethod
+    def of(cls, link: Link, first: Scaling, second: Scaling) -> _Factors:
+        return cls(link, first, second, first.outputs, second.inputs)
+
+    @property
+    def node(self) -> fx.Node:
+        return self.link.first
+
+    def make(self) -> None:
+        self.first.outputs, self.second.inputs = self.outputs, self.inputs
+
+    def undo(self) -> None:
+        self.first.outputs, self.second.inputs = torch.ones_like(self.outputs), torch.ones_like(self.inputs)
 
 
 def _tensor(graph_module: fx.GraphModule, constant: fx.Node) -> Tensor:

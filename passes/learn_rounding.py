@@ -71,14 +71,15 @@ class LearnRounding(Pass):
         for done, (layer, runs) in enumerate(steps):
             context.progress("learning to round", done, len(layers))
             shape = layer.weight.shape
-            changes.append(Change.begin(layer))
             read = [(before.value(layer.twin.args[0]), after.value(layer.node.args[0])) for before, after in runs]
             wanted, present = (
                 torch.cat([input_patches(layer.node, x, shape, self.patches) for x in inputs], 1) for inputs in zip(*read)
             )
-            self._round(layer, wanted, present)
-        kept = judged(changes, graph_module, context.reference, others, notes=context.notes)
-        return [Replacement.at(change.layer.node) for change in kept]
+            with Change.recorded(layer.node) as change:
+                self._round(layer, wanted, present)
+            changes.append(change)
+        kept = judged(changes, lambda: graph_module, context.reference, others, notes=context.notes)
+        return [Replacement.at(change.node) for change in kept]
 
     def _round(self, layer: MatrixLayer, float_patches: Tensor, patches: Tensor) -> None:
         """Settle the weight of `layer`, given what it reads in both models: [groups, patches, columns]."""

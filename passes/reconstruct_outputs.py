@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -71,7 +72,7 @@ class ReconstructOutputs(Pass):
         with torch.inference_mode(False), torch.enable_grad():
             layers = matrix_layers(graph_module, context.reference, context.target, self.name)
             student = Student(graph_module, layers)
-            error = OutputDifference(student.twin, context.reference, others)
+            error = partial(OutputDifference(context.reference, others), student.twin)
             before, kept = error().sum().item(), None
             least, told = before, []
             rate, size = self.learning_rate, self.batch_size

@@ -88,11 +88,12 @@ class RoundWeights(Pass):
         for done, (layer, seen) in enumerate(moments):
             context.progress("rounding weights", done, len(others) + len(on_tokens))
             if seen.total is not None and seen.count >= column_count(layer.weight):
-                changes.append(Change.begin(layer))
-                self._round(layer, seen.total, seen.count)
+                with Change.recorded(layer.node) as change:
+                    self._round(layer, seen.total, seen.count)
+                changes.append(change)
         with activations_in_float(graph_module):
-            kept = judged(changes, graph_module, context.reference, unseen, notes=context.notes, trials=TRIALS)
-        return [Replacement.at(change.layer.node) for change in kept]
+            kept = judged(changes, lambda: graph_module, context.reference, unseen, notes=context.notes, trials=TRIALS)
+        return [Replacement.at(change.node) for change in kept]
 
     def _of_patches(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, _Moment]]:
         """Each of `layers` with the moment of what some of its output values are computed from."""

@@ -11,11 +11,15 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, fx
 
+from fxcompress.data.batch import Batch
+from fxcompress.data.samples import divided
 from fxcompress.driver.effect import Effect
+from fxcompress.driver.foreseen import kept_ahead
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.execution.relevance import relevant_inputs
+from fxcompress.quantization.acceptance import Change
 from fxcompress.quantization.smoothed_layers import ConstantLinear, linear_readers, smooth
 from fxcompress.quantization.smoothing import ChannelBounds, best_smoothing
 from fxcompress.rewrite.rule import Replacement
@@ -35,7 +39,8 @@ class SmoothActivations(Pass):
 
     Where a layer norm computes the activation for these layers alone, it takes up both, and a product with a constant the
     factors; else a multiplication and an addition do, which OpenVINO joins with the quantization after them. Only
-    activations of three dimensions and more (samples, tokens, channels) are smoothed.
+    activations of three dimensions and more (samples, tokens, channels) are smoothed; and where `Quantize` or the like comes
+    later in the list, only those for which the outputs are nearer to the float model's then, on other samples.
 
     Args:
         samples: of the calibration data, at most; None for all. As many as `Calibrate` is given: a value that is beyond the
@@ -43,6 +48,7 @@ class SmoothActivations(Pass):
         tokens: that thresholds are tried on, at most; more of them hardly move the choice. They are taken from among four times
             as many.
         token_samples: of the data that they are taken from, at most.
+        judging: samples that come after these, at most, to judge the activations on; nothing else is read of them.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -53,6 +59,7 @@ class SmoothActivations(Pass):
     samples: Annotated[int, Ge(1)] | None = 300
     tokens: Annotated[int, Ge(1)] = 256
     token_samples: Annotated[int, Ge(1)] = 32
+    judging: Annotated[int, Ge(1)] = 16
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
@@ -63,26 +70,34 @@ class SmoothActivations(Pass):
         readers = linear_readers(graph_module.graph)
         if not readers:
             return []
-        bounds = {value: ChannelBounds() for value in readers}
-        for value, x in observe(graph_module, context, readers, samples=self.samples, precision=self.precision):
+        choosing, others = divided(graph_module.graph, context, self.token_samples, self.judging)
+        count, judging = (sum(map(Batch.of(graph_module.graph).count, batches)) for batches in (choosing, others))
+        unseen, bounds = range(count, count + judging), {value: ChannelBounds() for value in readers}
+        for value, x in observe(graph_module, context, readers, samples=self.samples, without=unseen, precision=self.precision):
             bounds[value].update(x)
-        tokens = self._tokens(graph_module, context, [linear for linears in readers.values() for linear in linears])
+        tokens = self._tokens(graph_module, context, count, [linear for linears in readers.values() for linear in linears])
         readers = {value: linears for value, linears in readers.items() if all(linear in tokens for linear in linears)}
+        changes: list[Change] = []
         for value, linears in readers.items():
             check_finite(value, bounds[value].high - bounds[value].low)
             layers = [ConstantLinear(graph_module, linear) for linear in linears]
             chosen = best_smoothing(bounds[value], [(tokens[layer.node], layer.rows) for layer in layers], context.target)
-            smooth(graph_module, value, layers, chosen, self.name)
-        return [Replacement.at(value) for value in readers]
+            with Change.recorded(value, *linears, *(layer.reader for layer in layers)) as change:
+                smooth(graph_module, value, layers, chosen, self.name)
+            changes.append(change)
+        kept = kept_ahead(changes, graph_module, context, choosing, others)
+        return [Replacement.at(change.node) for change in kept]
 
-    def _tokens(self, graph_module: fx.GraphModule, context: Context, linears: Sequence[fx.Node]) -> dict[fx.Node, Tensor]:
-        """What each of `linears` reads, ``[tokens, channels]``."""
+    def _tokens(
+        self, graph_module: fx.GraphModule, context: Context, samples: int, linears: Sequence[fx.Node]
+    ) -> dict[fx.Node, Tensor]:
+        """What each of `linears` reads of so many `samples`, ``[tokens, channels]``."""
         found: dict[fx.Node, list[Tensor]] = {linear: [] for linear in linears}
         for linear, rows in relevant_inputs(
             graph_module,
             context,
             linears,
-            samples=self.token_samples,
+            samples=samples,
             enough=4 * self.tokens,
             precision=self.precision,
         ):

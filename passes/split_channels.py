@@ -10,13 +10,17 @@ from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.channels.removal import propagate
+from fxcompress.data.batch import Batch, Leaves
+from fxcompress.data.samples import divided
 from fxcompress.driver.effect import Effect
+from fxcompress.driver.foreseen import kept_ahead
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.edit import attribute, insert_constant
 from fxcompress.ir.signature import argument
-from fxcompress.quantization.splitting import InnerValue, copies_of, inner_values, prominence, spread
+from fxcompress.quantization.acceptance import Change
+from fxcompress.quantization.splitting import InnerValue, copies_of, in_chains, inner_values, prominence, spread
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -32,13 +36,16 @@ class SplitChannels(Pass):
     it, narrows the activations at the expense of the weights.
 
     Split is what one linear layer computes, perhaps through activation functions, and nothing but linear layers reads; the
-    weights are constants.
+    weights are constants. Where `Quantize` or the like comes later in the list, layers stay as they were for which the
+    outputs are no nearer to the float model's then, on other samples, with activations in float: a copy rounds as its channel
+    does.
 
     Args:
         channels: so many are added; 16 keeps rows aligned for vector units.
         gain: where no channel would stand out by this factor less, none are added. A channel stands out by its width times
             its largest weight, as a multiple of a typical one in the same row.
-        samples: of the calibration data, at most, to find the channels' widths on; None for all.
+        samples: of the calibration data, at most, to find the channels' widths on; None for all, which leaves none to judge on.
+        judging: samples that come after these, at most, to judge the layers on.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -49,6 +56,7 @@ class SplitChannels(Pass):
     channels: Annotated[int, Ge(1)] = 16
     gain: Annotated[float, Ge(1)] = 1.25
     samples: Annotated[int, Ge(1)] | None = 64
+    judging: Annotated[int, Ge(1)] = 16
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.ROUNDING
@@ -59,23 +67,44 @@ class SplitChannels(Pass):
         found = {inner.value: inner for inner in inner_values(graph_module.graph)}
         if not found:
             return []
+        choosing, others = self._divided(graph_module.graph, context)
+        count = sum(map(Batch.of(graph_module.graph).count, choosing)) or None
         widths: dict[fx.Node, Tensor] = {}
-        for value, x in observe(graph_module, context, found, samples=self.samples, precision=self.precision):
+        for value, x in observe(graph_module, context, found, samples=count, precision=self.precision):
             width = x.float().abs().flatten(0, -2).amax(0)
             widths[value] = torch.maximum(widths.get(value, width), width)
-        rewritten: list[Replacement] = []
-        resized: set[fx.Node] = set()
-        for value, inner in [(value, inner) for value, inner in found.items() if value in widths]:
-            check_finite(value, widths[value])
+        copies = self._copies(graph_module, {inner: widths[value] for value, inner in found.items() if value in widths})
+        split: list[_Split] = []
+        for group in in_chains(list(copies)):
+            with Change.recorded(*dict.fromkeys(layer for inner in group for layer in (inner.before, *inner.behind))) as change:
+                for inner in group:
+                    self._split(graph_module, inner, copies[inner])
+            split.append(_Split(group, change))
+        resized = {node for inner in copies for node in (*inner.path, *inner.constants)}
+
+        def present() -> fx.GraphModule:
+            propagate(graph_module.graph, resized)
+            return graph_module
+
+        kept = kept_ahead(split, graph_module, context, choosing, others, present=present, activations=False)
+        present()
+        return [Replacement.at(inner.value) for one in kept for inner in one.group]
+
+    def _divided(self, graph: fx.Graph, context: Context) -> tuple[list[Leaves], list[Leaves]]:
+        """The samples that choose, none of them where all do, and those that judge."""
+        return ([], []) if self.samples is None else divided(graph, context, self.samples, self.judging)
+
+    def _copies(self, graph_module: fx.GraphModule, widths: dict[InnerValue, Tensor]) -> dict[InnerValue, Tensor]:
+        """How many places each channel of the values gets between which it is worth it."""
+        found: dict[InnerValue, Tensor] = {}
+        for inner, width in widths.items():
+            check_finite(inner.value, width)
             stands_out = [prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
-            burden = widths[value] * torch.stack(stands_out).amax(0)
+            burden = width * torch.stack(stands_out).amax(0)
             copies = copies_of(burden, self.channels)
             if (burden / copies).max() * self.gain <= burden.max():
-                self._split(graph_module, inner, copies)
-                rewritten.append(Replacement.at(value))
-                resized |= {*inner.path, *inner.constants}
-        propagate(graph_module.graph, resized)
-        return rewritten
+                found[inner] = copies
+        return found
 
     def _split(self, graph_module: fx.GraphModule, inner: InnerValue, copies: Tensor) -> None:
         """Give channel c ``copies[c]`` places, in the layer before and in those behind."""
@@ -93,6 +122,24 @@ class SplitChannels(Pass):
         name = f"{held.target}_split"
         made = insert_constant(graph_module, name, tensor, before=layer, created_by=self.name, replaces=held)
         layer.replace_input_with(held, made)
+
+
+@dataclass
+class _Split:
+    """The values of `group`, with the channels that are repeated, and what that changes."""
+
+    group: list[InnerValue]
+    change: Change
+
+    @property
+    def node(self) -> fx.Node:
+        return self.group[0].value
+
+    def make(self) -> None:
+        self.change.make()
+
+    def undo(self) -> None:
+        self.change.undo()
 
 
 def _tensor(graph_module: fx.GraphModule, constant: fx.Node) -> Tensor:

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.errors import ScopeError
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
+from fxcompress.quantization.smoothing import Smoothing, best_smoothing
 
 QUANTIZED = [passes.FoldBatchNorm(), passes.Quantize(), passes.Calibrate(estimator="min_max")]
 
@@ -148,7 +150,113 @@ def test_the_difference_is_told_by_pieces_whatever_the_batches(pooled):
     compiled = fxcompress.compile(Outputs(pooled), [passes.Quantize(), passes.Calibrate()], data=x.split(4))
     reference = fxcompress.compile(Outputs(pooled), [], data=x.split(4))
     reference.load_state_dict({name: tensor for name, tensor in compiled.state_dict().items() if "quantizer" not in name})
-    found = [OutputDifference(compiled, reference, [[part] for part in x.split(size)])() for size in (12, 4, 2)]
+    found = [OutputDifference(reference, [[part] for part in x.split(size)])(compiled) for size in (12, 4, 2)]
     assert len(found[0]) == 6 and (found[0] > 0).all()
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-3, atol=1e-9)
+
+
+# ------------------------------------------------------------------------- changes before a model is quantized
+
+
+class Chain(nn.Module):
+    """Two linear layers with one between, behind a layer norm."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.up, self.middle, self.down = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(24, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.up.weight[5] *= 30
+            self.middle.weight[3] *= 30
+
+    def forward(self, x):
+        return self.down(torch.relu(self.middle(torch.relu(self.up(self.norm(x))))))
+
+
+def tokens(count=32):
+    return torch.randn(count, 5, 8, generator=torch.Generator().manual_seed(1))
+
+
+AHEAD = [passes.SplitChannels(samples=16), passes.SmoothActivations(token_samples=16), passes.EqualizeLayers(samples=16)]
+
+
+@pytest.mark.parametrize("first", AHEAD, ids=str)
+def test_what_harms_once_it_is_quantized_is_undone_and_else_kept(first, monkeypatch):
+    """Changes that leave the float model as it is, and that no rounded one survives."""
+    model, x = Chain().eval(), tokens()
+    monkeypatch.setattr("fxcompress.passes.split_channels.spread", _far_apart)
+    monkeypatch.setattr("fxcompress.passes.smooth_activations.best_smoothing", _widely_different)
+    monkeypatch.setattr("fxcompress.passes.equalize_layers.equalize", _at_odds)
+    plain = fxcompress.compile(model, QUANTIZED, data=x.split(8))
+    judged = fxcompress.compile(model, [first, *QUANTIZED], data=x.split(8))
+    unjudged = fxcompress.compile(model, [first], data=x.split(8))  # nothing quantizes: nothing can harm
+    assert judged.report.rows[1].rewrites == 0 and unjudged.report.rows[1].rewrites > 0
+    assert torch.equal(judged(x), plain(x))
+    shapes = [[tuple(node.meta["val"].shape) for node in each.graph.nodes if node.op != "output"] for each in (judged, plain)]
+    assert str(shapes[0]) == str(shapes[1])
+    told = " ".join(judged.report.rows[1].notes)
+    assert "changes bring the outputs of 16 other samples nearer" in told and "left as they were" in told
+
+
+def _far_apart(weight, copies):
+    """Copies of which the first is a hundred times the weight."""
+    places = torch.arange(len(copies)).repeat_interleave(copies)
+    first = torch.cat([torch.tensor([True]), places[1:] != places[:-1]])
+    share = torch.where(copies[places] == 1, 1.0, torch.where(first, 100.0, -99.0 / (copies[places] - 1).clamp(min=1)))
+    return weight[:, places] * share
+
+
+def _widely_different(bounds, layers, target):
+    return Smoothing(10.0 ** torch.linspace(-3, 3, len(bounds.low)), None)
+
+
+def _at_odds(pairs, iterations, tolerance):
+    for first, second in pairs:
+        factor = 10.0 ** torch.linspace(-3, 3, first.outputs.numel(), dtype=torch.double)
+        first.divide_outputs(factor)
+        second.multiply_inputs(factor)
+    return 1
+
+
+def test_one_activation_is_left_as_it_was_and_the_others_are_smoothed(monkeypatch):
+    model, x, asked = Chain().eval(), tokens(), []
+
+    def best(bounds, layers, target):
+        asked.append(len(bounds.low))
+        return _widely_different(bounds, layers, target) if len(asked) == 1 else best_smoothing(bounds, layers, target)
+
+    with torch.no_grad():
+        model.middle.weight[3] *= 10
+    monkeypatch.setattr("fxcompress.passes.smooth_activations.best_smoothing", best)
+    smoothed = fxcompress.compile(model, [passes.SmoothActivations(token_samples=16), *QUANTIZED], data=x.split(8))
+    assert len(asked) == 3
+    assert "left as they were: norm" in " ".join(smoothed.report.notes)
+    assert 1 <= smoothed.report.rows[1].rewrites <= 2
+    assert torch.equal(smoothed.state_dict()["norm.weight"], model.norm.weight)
+
+
+@given(seed=st.integers(0, 2**16), per_channel=st.booleans(), bias_share=st.sampled_from([0.0, 0.1]))
+@settings(max_examples=15)
+def test_equal_layers_do_no_harm_on_the_samples_that_judge_them(seed, per_channel, bias_share):
+    """Ranges are found on the same samples in the end; and weights are rounded as `Quantize` is told to."""
+    torch.manual_seed(seed)
+    model, x = Net().eval(), images(32, seed)
+    with torch.no_grad():
+        for layer in (model.first, model.second, model.head):
+            layer.weight *= (10 ** torch.randn(len(layer.weight))).view(-1, *[1] * (layer.weight.dim() - 1))
+            layer.bias *= 10 ** torch.randn(len(layer.bias))
+    quantized = [passes.Quantize(per_channel=per_channel), passes.Calibrate(samples=16, precision="float32")]
+    plain = fxcompress.compile(model, quantized, data=x.split(8))
+    equal = fxcompress.compile(model, [passes.EqualizeLayers(bias_share=bias_share, samples=16), *quantized], data=x.split(8))
+    assert noise(equal, model, x[16:]) <= noise(plain, model, x[16:]) * (1 + 1e-3)
+
+
+def test_a_scope_that_is_yet_to_come_keeps_nothing_from_being_changed():
+    """The multiplication that smoothing inserts is in no graph that layers are split in; a name of nothing is told as ever."""
+    model, x = Chain().eval(), tokens()
+    both = [passes.SplitChannels(samples=16), passes.SmoothActivations(token_samples=16)]
+    done = fxcompress.compile(model, [*both, passes.Quantize(ignored=["relu_smoothed"]), passes.Calibrate()], data=x.split(8))
+    assert done.report.rows[1].rewrites == 2
+    with pytest.raises(ScopeError, match="nothing_of_this_name"):
+        fxcompress.compile(model, [*both, passes.Quantize(ignored=["nothing_of_this_name"])], data=x.split(8))

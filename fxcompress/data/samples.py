@@ -90,8 +90,8 @@ def in_chunks(batch: Batch, pieces: Iterable[Leaves], size: int) -> Iterator[tup
         yield batch.join(held), count
 
 
-def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None) -> Iterator[Leaves]:
-    """`read_samples` of the data that the passes were given.
+def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None, without: range = range(0)) -> Iterator[Leaves]:
+    """`read_samples` of the data that the passes were given, but for those that `without` counts.
 
     Raises:
         InputError: there is no data, it is empty, a batch does not fit the model, or `count` is not positive.
@@ -100,17 +100,35 @@ def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None) ->
         raise InputError(f"{source.pass_name} needs at least one sample, not samples={count}")
     if source.data is None:
         raise InputError(f"{source.pass_name} needs data: compile(model, data=loader), any iterable of batches")
-    seen = 0
+    batch, seen = Batch.of(graph), 0
     for leaves in read_samples(source.data, source.example, graph, count, source.note, source.nonfinite):
-        seen += Batch.of(graph).count(leaves)
-        yield leaves
+        yield from _outside(batch, leaves, seen, without)
+        seen += batch.count(leaves)
     if not seen:
         raise InputError("the calibration data is empty: give at least one batch, as in compile(model, data=loader)")
 
 
-def chunks(graph: fx.Graph, source: CalibrationSource, count: int | None, size: int) -> Iterator[tuple[Leaves, int]]:
+def _outside(batch: Batch, leaves: Leaves, first: int, without: range) -> Iterator[Leaves]:
+    """Those of the samples, `first` of which come before `leaves`, that `without` does not count.
+
+    A batch whose samples cannot be told apart is counted as its first one is.
+    """
+    if not batch.is_free:
+        yield from [] if first in without else [leaves]
+        return
+    size = batch.count(leaves)
+    start, stop = (min(max(border - first, 0), size) for border in (without.start, without.stop))
+    if start >= stop:
+        yield leaves
+        return
+    yield from (batch.cut(leaves, *piece) for piece in ((0, start), (stop, size)) if piece[0] < piece[1])
+
+
+def chunks(
+    graph: fx.Graph, source: CalibrationSource, count: int | None, size: int, without: range = range(0)
+) -> Iterator[tuple[Leaves, int]]:
     """`samples_of` the data `in_chunks` of `size`."""
-    return in_chunks(Batch.of(graph), samples_of(graph, source, count), size)
+    return in_chunks(Batch.of(graph), samples_of(graph, source, count, without), size)
 
 
 def in_small_batches(graph: fx.Graph, pieces: Iterable[Leaves], size: int) -> Iterator[tuple[Leaves, int]]:

@@ -34,6 +34,7 @@ class Context:
         lower: from a graph with quantizers to the one of its file, for passes that measure files.
         notes: what the running pass tells the reader of the report.
         ranges: those that the running pass has chosen by their cost, for the report.
+        coming: the passes that run after the running one, in their order.
         limit: at most so many rewrites by `apply`; the driver searches with it for the one that breaks a promise.
         pass_name: the running pass.
         nonfinite: where the data that passes have read is NaN or infinite; told in the notes of the first that met it.
@@ -49,6 +50,7 @@ class Context:
     lower: Callable[[fx.GraphModule], fx.GraphModule] = lambda graph_module: graph_module
     notes: list[str] = field(default_factory=list)
     ranges: list[RangeChoice] = field(default_factory=list)
+    coming: Sequence[Pass] = ()
     limit: int | None = None
     pass_name: str = ""
     nonfinite: NonFinite = field(default_factory=NonFinite)

@@ -41,7 +41,7 @@ def run(
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):
         before = dialect.copy_graph(graph_module.graph)
-        context.original = context.original or before
+        context.original, context.coming = context.original or before, passes[position:]
         context.progress(str(one), position - 1, len(passes))
         started = time.perf_counter()
         rewritten = _run_one(one, graph_module, context)

@@ -21,6 +21,7 @@ def observe(
     places: Collection[fx.Node],
     *,
     samples: int | None,
+    without: range = range(0),
     precision: Precision = "auto",
     chunk: int = 10,
 ) -> Iterator[tuple[fx.Node, Tensor]]:
@@ -28,6 +29,7 @@ def observe(
 
     Args:
         samples: of ``source.data``, at most; None for all.
+        without: which of them are left out.
         chunk: samples a batch, where the model's batch size is free.
 
     Raises:
@@ -35,7 +37,7 @@ def observe(
     """
     seen, arithmetic = 0, None
     with torch.no_grad():
-        for leaves, count in chunks(graph_module.graph, source, samples, chunk):
+        for leaves, count in chunks(graph_module.graph, source, samples, chunk, without):
             arithmetic = arithmetic or choose_arithmetic(precision, graph_module, leaves)
             yield from values_at(graph_module, places, leaves, arithmetic)
             seen += count

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -18,7 +19,6 @@ from torch.utils import _pytree as pytree
 from fxcompress.data.batch import Batch, Leaves
 from fxcompress.execution.agreement import decibels, energies
 from fxcompress.execution.interpreter import Execution, advance_together
-from fxcompress.quantization.matrix_layers import MatrixLayer
 from fxcompress.report.units import readable_decibels
 
 Arguments = list[tuple[fx.Node, tuple[Any, ...]]]
@@ -27,22 +27,29 @@ Arguments = list[tuple[fx.Node, tuple[Any, ...]]]
 
 @dataclass
 class Change:
-    """What a layer reads as constants, before and after a pass has exchanged some of them."""
+    """What some nodes read, before and after a pass has had them read something else; `node` is the one it is told by.
 
-    layer: MatrixLayer
+    Of two changes that can be undone without one another, no node reads something else by both.
+    """
+
+    node: fx.Node
     before: Arguments
-    after: Arguments = field(default_factory=list)
+    after: Arguments
 
     @classmethod
-    def begin(cls, layer: MatrixLayer) -> Change:
-        """To be called before the pass changes `layer`."""
-        return cls(layer, _arguments(layer))
+    @contextmanager
+    def recorded(cls, node: fx.Node, *others: fx.Node) -> Iterator[Change]:
+        """What is done meanwhile to `node` and `others`, and to the quantizers and masks of their constants."""
+        known = [(one, one.args) for read in dict.fromkeys((node, *others)) for one in (read, *_chains(read))]
+        change = cls(node, [], [])
+        yield change
+        changed = [(one, args) for one, args in known if one.args != args]
+        change.before, change.after = changed, [(one, one.args) for one, _ in changed]
 
     def make(self) -> None:
         _set(self.after)
 
     def undo(self) -> None:
-        self.after = self.after or _arguments(self.layer)
         _set(self.before)
 
 
@@ -54,23 +61,22 @@ TRIALS = 6
 
 
 class OutputDifference:
-    """How far the outputs of `quantized`, as it stands, are from those of `reference`, on some samples.
+    """How far the outputs of a model, as it stands, are from those of `reference`, as it stood, on some samples.
 
     In float32: judged in bfloat16, a range was kept that cost a small network 0.6 dB on other pictures.
     """
 
-    def __init__(self, quantized: fx.GraphModule, reference: fx.GraphModule, batches: Sequence[Leaves]):
-        self.quantized = quantized
-        self.dimensions, batch = _sample_dimensions(quantized.graph), Batch.of(quantized.graph)
+    def __init__(self, reference: fx.GraphModule, batches: Sequence[Leaves]):
+        self.dimensions, batch = _sample_dimensions(reference.graph), Batch.of(reference.graph)
         size = PIECE if None in self.dimensions else sys.maxsize  # one run for all, where outputs can be told apart
         self.batches = [piece for given in batches for piece in batch.split(given, min(size, batch.count(given)))]
         self.wanted = self._pieces(reference)
         signals = [[energies(x, x)[0] for x in outputs] for outputs in self.wanted]
         self.signal = torch.tensor(signals, dtype=torch.float64).sum(0)
 
-    def __call__(self) -> Tensor:
+    def __call__(self, quantized: fx.GraphModule) -> Tensor:
         """The energy of the difference over that of the output, added up over outputs: ``[pieces]``, their parts of the sum."""
-        pairs = zip(self.wanted, self._pieces(self.quantized), strict=True)
+        pairs = zip(self.wanted, self._pieces(quantized), strict=True)
         noise = torch.tensor(
             [[energies(*pair)[1] for pair in zip(*outputs, strict=True)] for outputs in pairs], dtype=torch.float64
         )
@@ -113,7 +119,15 @@ class Undoable(Protocol):
     def undo(self) -> None: ...
 
 
+class UndoableAt(Undoable, Protocol):
+    """One that is told by the name of a node."""
+
+    @property
+    def node(self) -> fx.Node: ...
+
+
 Kind = TypeVar("Kind", bound=Undoable)
+KindAt = TypeVar("KindAt", bound=UndoableAt)
 
 
 @dataclass
@@ -165,22 +179,27 @@ def _is_less(found: Tensor, least: Tensor, margin: float) -> bool:
 
 
 def judged(
-    changes: Sequence[Change],
-    quantized: fx.GraphModule,
+    changes: Sequence[KindAt],
+    quantized: Callable[[], fx.GraphModule],
     reference: fx.GraphModule,
     batches: Sequence[Leaves],
     *,
     notes: list[str],
     trials: int = sys.maxsize,
-) -> list[Change]:
-    """`keep_what_helps` on `batches`, with a note of what was undone and what the rest gained; without any, nothing is."""
+) -> list[KindAt]:
+    """`keep_what_helps` on `batches`, with a note of what was undone and what the rest gained; without any, nothing is.
+
+    Args:
+        quantized: gives the model with the changes that are made at the time.
+    """
     if not batches or not changes:
         notes.append("all changes are kept unseen: there are no samples that did not choose them")
         return list(changes)
-    verdict = keep_what_helps(changes, OutputDifference(quantized, reference, batches), trials=trials)
-    undone = [change.layer.node.name for change in changes if change not in verdict.kept]
-    count = sum(map(Batch.of(quantized.graph).count, batches))
-    told = f"{len(verdict.kept)} of {len(changes)} layers bring the outputs of {count} other samples nearer"
+    difference = OutputDifference(reference, batches)
+    verdict = keep_what_helps(changes, lambda: difference(quantized()), trials=trials)
+    undone = [change.node.name for change in changes if change not in verdict.kept]
+    count = sum(map(Batch.of(reference.graph).count, batches))
+    told = f"{len(verdict.kept)} of {len(changes)} changes bring the outputs of {count} other samples nearer"
     notes.append(f"{told}: {_decibels(verdict.together)} dB with all changes, {_decibels(verdict.error)} dB with these")
     if undone:
         notes.append(
@@ -202,12 +221,8 @@ def _outputs(graph_module: fx.GraphModule, batches: Sequence[Leaves]) -> list[li
     return [[x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()] for leaves in found]
 
 
-def _arguments(layer: MatrixLayer) -> Arguments:
-    """What `layer` reads, and what the quantizers and masks of its constants read."""
-    return [(node, node.args) for node in (layer.node, *_chains(layer.node))]
-
-
 def _chains(node: fx.Node) -> Iterator[fx.Node]:
+    """The quantizers and masks of the constants that `node` reads."""
     for constant in node.all_input_nodes[1:]:
         while constant.op == "call_module":
             yield constant

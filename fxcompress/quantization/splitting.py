@@ -7,7 +7,7 @@ arXiv 1901.09504, section 3.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,19 @@ def inner_values(graph: fx.Graph) -> list[InnerValue]:
         if behind and _is_constant(before) and all(_is_linear(reader, path[-1]) for reader in behind):
             found.append(InnerValue(tuple(path), behind))
     return found
+
+
+def in_chains(values: Iterable[InnerValue]) -> list[list[InnerValue]]:
+    """`values`, in the order of the graph, with those together that share a layer: behind the one, before the other."""
+    chains: list[list[InnerValue]] = []
+    behind: dict[fx.Node, list[InnerValue]] = {}
+    for inner in values:
+        if inner.before not in behind:
+            chains.append([])
+        chain = behind.get(inner.before, chains[-1])
+        chain.append(inner)
+        behind |= dict.fromkeys(inner.behind, chain)
+    return chains
 
 
 def _is_pointwise(node: fx.Node) -> bool:
