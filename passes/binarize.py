@@ -41,7 +41,8 @@ class Binarize(Pass):
     Args:
         weights: ``"xnor"``, one scale an output filter, or ``"dorefa"``, one a layer.
         scopes: binarize the convolutions in these scopes (see `fxcompress.scopes.select`). None for all but the first ones
-            (that no other layer comes before), those with a kernel of one pixel and those with groups.
+            (that no other layer comes before), those with a kernel of one pixel, those with groups, and those that read
+            nothing positive.
         ignored: scopes left alone.
         activations_start_epoch, weights_start_epoch: the epoch of training, from 0, that starts the one and the other.
         samples: of the data, at most, that the activations' scales are set from; None for all.
@@ -50,7 +51,7 @@ class Binarize(Pass):
         ScopeError: an entry of `scopes` or `ignored` matches nothing.
         InputError: an option cannot be used, a scope holds no convolution, there is no data, or a convolution cannot be
             binarized: it has groups, a weight that is computed, masks on single weights, or quantizers already.
-        CalibrationError: what a convolution reads is never positive, or not finite.
+        CalibrationError: what a convolution reads is not finite, or never positive and the convolution is in `scopes`.
     """
 
     weights: Annotated[str, OneOf(WEIGHT_BINARIZERS)] = "xnor"
@@ -65,10 +66,14 @@ class Binarize(Pass):
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         layers = self._layers(graph_module, context)
+        scales = _scales(graph_module, context, layers, self.samples) if layers else {}
+        if self.scopes is None:
+            never = [node for node in layers if scales[node.args[0]] == 0]
+            context.notes += [f"{node.name} is not binarized: nothing that it reads is positive" for node in never]
+            layers = [node for node in layers if node not in never]
         if not layers:
             context.notes.append("no convolution is binarized")
             return []
-        scales = _scales(graph_module, context, layers, self.samples)
         readers: dict[fx.Node, list[fx.Node]] = {}
         for node in layers:
             readers.setdefault(node.args[1], []).append(node)

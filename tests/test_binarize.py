@@ -17,6 +17,7 @@ from fxcompress import passes
 from fxcompress.binarization.layers import binarized_layers
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.errors import CalibrationError, InputError, ScopeError
+from fxcompress.execution.agreement import sqnr
 from fxcompress.training import CompressionStage, Polynomial
 
 
@@ -116,7 +117,15 @@ def test_bad_data():
     model = net()
     nn.init.constant_(model.first.bias, -1e3)
     with pytest.raises(CalibrationError, match="the scale is 0 of what body_0 .* reads: it must be positive"):
-        compiled(passes.Binarize(), model=model)
+        compiled(passes.Binarize(scopes=["body"]), model=model)
+
+
+def test_a_layer_that_reads_nothing_positive_is_left_alone_and_named():
+    model = net()
+    model.body[0].register_forward_pre_hook(lambda _, args: -args[0])
+    module = compiled(passes.Binarize(), model=model)
+    assert binarized(module) == ["body_3"]
+    assert any("body_0 is not binarized: nothing that it reads is positive" in str(row.notes) for row in module.report.rows)
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -200,7 +209,7 @@ def test_quantize_leaves_binarized_layers_alone_in_either_order():
         quantizers = [name for name, _ in module.named_modules() if name.endswith("_quantizer")]
         assert any("first_weight" in name for name in quantizers)
         assert not any("body" in name and "weight" in name for name in quantizers)
-    assert torch.equal(first(images(seed=2)), last(images(seed=2)))
+    assert sqnr(first(images(seed=2)), last(images(seed=2))) > 30
     assert first.text() == compiled(passes.Binarize(), passes.Quantize(), passes.Calibrate()).text()
 
 
