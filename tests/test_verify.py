@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from emission import Call
 from torch import nn
 
@@ -99,3 +100,21 @@ def test_a_weight_that_is_computed_once_is_one_of_single_precision(seed):
     moved = nn.Sequential(Call(lambda x: x.transpose(1, 2)), model)
     compiled = fxcompress.compile(moved, [passes.FoldConstants()], data=[(x,)])
     assert sqnr(moved(x), compiled(x)) > 120
+
+
+class Nothing(nn.Module):
+    """The mean of what has mean zero: nothing but rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.norm = nn.EmbeddingBag(20, 13, mode="sum"), nn.InstanceNorm1d(1)
+
+    def forward(self, x):
+        return F.adaptive_avg_pool1d(self.norm(self.words(x).unsqueeze(1)), 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outputs_of_nothing_but_rounding_are_no_finding(seed):
+    torch.manual_seed(seed)
+    compiled = fxcompress.compile(Nothing().eval(), [], data=[torch.randint(0, 20, (5, 7))])
+    assert isinstance(compiled, fxcompress.Compiled)  # whole
