@@ -55,7 +55,7 @@ RUNTIMES = ("OpenVINO", "onnxruntime")
 console = Console(stderr=True)
 
 
-def _float(network: Network, batches: Sequence[Any], folder: Path) -> Path:
+def float_file(network: Network, batches: Sequence[Any], folder: Path) -> Path:
     """FP32, written with no passes at all."""
     path = folder / "float.onnx"
     if not path.exists():
@@ -85,7 +85,7 @@ def _nncf(preset: str | None) -> Callable[[Network, Sequence[Any], Path], Path]:
 
     def build(network: Network, batches: Sequence[Any], folder: Path) -> Path:
         nncf, openvino = need("nncf"), need("openvino")
-        model = openvino.Core().read_model(_float(network, batches, folder))
+        model = openvino.Core().read_model(float_file(network, batches, folder))
         names = [port.get_any_name() for port in model.inputs]
         samples = [dict(zip(names, (array.numpy() for array in _tensors(batch)))) for batch in batches]
         options = {"preset": nncf.QuantizationPreset(preset)} if preset else {}
@@ -102,7 +102,7 @@ def _nncf(preset: str | None) -> Callable[[Network, Sequence[Any], Path], Path]:
 def _onnxruntime(network: Network, batches: Sequence[Any], folder: Path) -> Path:
     """Static quantization as `benchmarks.peers` has it, for any number of inputs."""
     path = folder / "onnxruntime.onnx"
-    return peers.quantize_static(_float(network, batches, folder), [_tensors(batch) for batch in batches], path)
+    return peers.quantize_static(float_file(network, batches, folder), [_tensors(batch) for batch in batches], path)
 
 
 TOOLS: dict[str, Callable[[Network, Sequence[Any], Path], Path]] = {
@@ -182,11 +182,11 @@ class Trial:
     def _measure(self, tool: str) -> dict[str, dict[str, float]]:
         network = NETWORKS[self.name]
         batches, scored = network.batches(self.calibration), network.scoring(self.scoring, self.seed)
-        reference = _in_onnxruntime(_float(network, batches, self.folder), scored)
+        reference = in_onnxruntime(float_file(network, batches, self.folder), scored)
         path = TOOLS[tool](network, batches, self.folder)
         runs = {"OpenVINO": all_outputs(path, *scored, batch=BATCH)}
         if path.suffix == ".onnx":
-            runs["onnxruntime"] = _in_onnxruntime(path, scored)
+            runs["onnxruntime"] = in_onnxruntime(path, scored)
         return {runtime: network.score(answers, reference) for runtime, answers in runs.items()}
 
 
@@ -224,7 +224,7 @@ def _judged(figures: list[Figure]) -> list[Figure]:
     return judged
 
 
-def _in_onnxruntime(path: Path, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+def in_onnxruntime(path: Path, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """All outputs of the file for all samples, `BATCH` at a time."""
     session = need("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_inputs()]

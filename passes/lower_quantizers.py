@@ -15,8 +15,10 @@ from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import insert_constant, insert_function
 from fxcompress.masks.mask import constant_behind
 from fxcompress.quantization.integers import read_by_integer_kernels, store_weight
+from fxcompress.quantization.pairs import LARGEST, pair_sums
 from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
 from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 CLAMP = resolve("clamp")
@@ -36,25 +38,32 @@ class LowerQuantizers(Pass):
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         rewritten, integer = [], read_by_integer_kernels(graph_module, context.target)
+        beyond: list[str] = []
         for node in graph_module.graph.find_nodes(op="call_module"):
             module = graph_module.get_submodule(node.target)
             if isinstance(module, Quantizer):
                 if not module.ready:
                     raise PlanError(f"the quantizer {describe(node)} has no range; list Calibrate() after Quantize()")
-                if module.enabled:
-                    self._lower(graph_module, node, module, integer)
-                else:
-                    node.replace_all_uses_with(node.args[0])
-                    graph_module.graph.erase_node(node)
+                if self._lower(graph_module, node, module, integer):
+                    beyond.append(node.name.removesuffix("_quantizer"))
                 rewritten.append(Replacement.at(node))
+        if beyond:
+            context.notes.append(
+                f"neighbours in {listed(beyond)} have grown since they were quantized: on x86 CPUs without VNNI sums of them "
+                "may saturate; Quantize(reduce_range=True) keeps that from happening"
+            )
         return rewritten
 
-    def _lower(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, integer: set[fx.Node]) -> None:
-        if constant_behind(graph_module, node.args[0]) is not None:
-            store_weight(graph_module, node, quantizer, in_integers=node in integer, created_by=self.name)
-        else:
-            node.replace_all_uses_with(self._lower_activation(graph_module, node, quantizer))
-            graph_module.graph.erase_node(node)
+    def _lower(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, integer: set[fx.Node]) -> bool:
+        """Replace the call `node` of `quantizer`; whether neighbouring weights add up to more than they should."""
+        if quantizer.enabled and constant_behind(graph_module, node.args[0]) is not None:
+            in_integers = node in integer
+            stored = store_weight(graph_module, node, quantizer, in_integers=in_integers, created_by=self.name)
+            return in_integers and bool((pair_sums(quantizer, stored) > LARGEST).any())
+        value = self._lower_activation(graph_module, node, quantizer) if quantizer.enabled else node.args[0]
+        node.replace_all_uses_with(value)
+        graph_module.graph.erase_node(node)
+        return False
 
     def _lower_activation(self, graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer) -> fx.Node:
         """No runtime computes values of fewer than 8 bits: they are clamped to their range, and quantized in 8."""

@@ -20,7 +20,7 @@ from fxcompress.pattern.scopes import Scope, left_alone, select
 from fxcompress.quantization.placement import ActivationSite, WeightSite, place
 from fxcompress.quantization.regions import mark_regions
 from fxcompress.quantization.weights import fit
-from fxcompress.quantizers.options import QuantizationOptions, by_operation
+from fxcompress.quantizers.options import QuantizationOptions, Reduction, by_operation
 from fxcompress.quantizers.ranges import Estimator, EstimatorName
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.report.units import listed
@@ -44,7 +44,10 @@ class Quantize(Pass):
             `Estimator`.
         activation_estimator: likewise, the activations'; None for the one that `Calibrate` is given.
         per_channel: one scale for each output channel of a weight, rather than one for all.
-        reduce_range: 8-bit weights take 7 bits, for x86 CPUs without VNNI (`fxcompress.targets.has_vnni`).
+        reduce_range: x86 CPUs without VNNI (`fxcompress.targets.has_vnni`) add up products of bytes in pairs that saturate.
+            ``"pairs"``: the steps of 8-bit weights are as wide as it takes for no pair to, channel by channel; True: 8-bit
+            weights take 7 bits, which holds after any training, and so does one operand of each product of two activations;
+            False: files are for CPUs with VNNI alone.
         embeddings: quantize the tables of embeddings too, a scale a row.
         exact_sums: where the target's kernels can (`Target.accumulates`), have a convolution add a shortcut before anything is
             rounded. In OpenVINO the file then computes what the simulation does, at up to 5% of latency; else the kernel
@@ -66,7 +69,7 @@ class Quantize(Pass):
     weight_estimator: EstimatorName | Estimator = "min_max"
     activation_estimator: EstimatorName | Estimator | None = None
     per_channel: bool = True
-    reduce_range: bool = False
+    reduce_range: Reduction = "pairs"
     embeddings: bool = True
     exact_sums: bool = False
     scopes: Iterable[Scope] | None = None

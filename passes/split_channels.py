@@ -20,7 +20,7 @@ from fxcompress.execution.precision import Precision
 from fxcompress.ir.edit import attribute, insert_constant
 from fxcompress.ir.signature import argument
 from fxcompress.quantization.acceptance import Change
-from fxcompress.quantization.splitting import InnerValue, copies_of, in_chains, inner_values, prominence, spread
+from fxcompress.quantization.splitting import InnerValue, copies_of, in_chains, inner_values, places, prominence, spread
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -108,12 +108,12 @@ class SplitChannels(Pass):
 
     def _split(self, graph_module: fx.GraphModule, inner: InnerValue, copies: Tensor) -> None:
         """Give channel c ``copies[c]`` places, in the layer before and in those behind."""
-        places = torch.arange(len(copies)).repeat_interleave(copies)
+        channels, _ = places(copies)
         for name in ("weight", "bias"):
             constant = argument(inner.before, name)
             if constant is not None:
                 tensor = _tensor(graph_module, constant)
-                self._replace(graph_module, inner.before, constant, tensor[places.to(tensor.device)])
+                self._replace(graph_module, inner.before, constant, tensor[channels.to(tensor.device)])
         for layer in inner.behind:
             held = layer.args[1]
             self._replace(graph_module, layer, held, spread(_tensor(graph_module, held), copies))

@@ -13,6 +13,7 @@ from fxcompress import passes
 from fxcompress.errors import ScopeError
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.smoothing import Smoothing, best_smoothing
+from fxcompress.quantization.splitting import places
 
 QUANTIZED = [passes.FoldBatchNorm(), passes.Quantize(), passes.Calibrate(estimator="min_max")]
 
@@ -201,10 +202,9 @@ def test_what_harms_once_it_is_quantized_is_undone_and_else_kept(first, monkeypa
 
 def _far_apart(weight, copies):
     """Copies of which the first is a hundred times the weight."""
-    places = torch.arange(len(copies)).repeat_interleave(copies)
-    first = torch.cat([torch.tensor([True]), places[1:] != places[:-1]])
-    share = torch.where(copies[places] == 1, 1.0, torch.where(first, 100.0, -99.0 / (copies[places] - 1).clamp(min=1)))
-    return weight[:, places] * share
+    channels, numbers = places(copies)
+    several = torch.where(numbers == 0, 100.0, -99.0 / (copies[channels] - 1).clamp(min=1))
+    return weight[:, channels] * torch.where(copies[channels] == 1, 1.0, several)
 
 
 def _widely_different(bounds, layers, target):

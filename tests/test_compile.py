@@ -31,15 +31,8 @@ from fxcompress.errors import (
 )
 from fxcompress.execution.agreement import agreement, outputs, sqnr
 from fxcompress.parts import SubmoduleData
-from fxcompress.targets import has_vnni
 
 CORE = openvino.Core()
-
-FOR_THIS_CPU = [
-    passes.Quantize(reduce_range=not has_vnni()) if isinstance(one, passes.Quantize) else one
-    for one in fxcompress.defaults.post_training()
-]
-"""The default passes, in a range that OpenVINO computes on this machine without saturation."""
 
 
 class Residual(nn.Module):
@@ -97,7 +90,7 @@ def quantized_values(path, x):
 @given(recipes(), st.sampled_from(["openvino", "onnxruntime"]))
 def test_the_file_computes_what_the_simulation_does(tmp_path_factory, recipe, target):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    compiled = fxcompress.compile(recipe.build(), FOR_THIS_CPU, data=[recipe.inputs(4)], target=target)
+    compiled = fxcompress.compile(recipe.build(), data=[recipe.inputs(4)], target=target)
     compiled.to_onnx(path)
     onnx.checker.check_model(path, full_check=True)
     for batch in (1, 2, 5):
@@ -369,7 +362,7 @@ def test_openvino_keeps_the_readers_of_a_convolution_apart(tmp_path, reader):
             y = self.conv(x)
             return y + reader(y)
 
-    compiled = fxcompress.compile(Shared(), FOR_THIS_CPU, data=[images()])
+    compiled = fxcompress.compile(Shared(), data=[images()])
     assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
 
 
@@ -388,7 +381,10 @@ def test_openvino_rounds_a_residual_sum_as_the_simulation_does(tmp_path, activat
             return self.last(self.activation(self.second(x)) + self.third(x))
 
     torch.manual_seed(0)
-    exact = [replace(one, exact_sums=True) if isinstance(one, passes.Quantize) else one for one in FOR_THIS_CPU]
+    exact = [
+        replace(one, exact_sums=True) if isinstance(one, passes.Quantize) else one
+        for one in fxcompress.defaults.post_training()
+    ]
     compiled = fxcompress.compile(Residual(), exact, data=[images()])
     assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
 
@@ -403,7 +399,7 @@ def test_openvino_compiles_a_linear_layer_behind_joined_rows(tmp_path, join):
         def forward(self, x):
             return self.head(join(torch.tanh(x), torch.sigmoid(x)))
 
-    compiled = fxcompress.compile(Joined(), FOR_THIS_CPU, data=[images()])
+    compiled = fxcompress.compile(Joined(), data=[images()])
     assert sqnr(compiled(images()), run_openvino(compiled.to_onnx(tmp_path / "model.onnx"), images())) > 60
 
 

@@ -13,7 +13,6 @@ import fxcompress
 from fxcompress import QuantizationSpec, passes
 from fxcompress.errors import InputError
 from fxcompress.execution.agreement import sqnr
-from fxcompress.targets import has_vnni
 
 
 class Pyramid(nn.Module):
@@ -36,7 +35,7 @@ INPUTS = torch.randn(4, 3, 11, 11), torch.rand(4, 8)
 @pytest.fixture(scope="module")
 def compiled():
     torch.manual_seed(0)
-    return fxcompress.compile(Pyramid(), [passes.Quantize(reduce_range=not has_vnni()), passes.Calibrate()], data=[INPUTS])
+    return fxcompress.compile(Pyramid(), [passes.Quantize(), passes.Calibrate()], data=[INPUTS])
 
 
 def shapes(path):
@@ -103,7 +102,7 @@ def test_what_cannot_be_written_leaves_no_file(compiled, options, message, tmp_p
 
 
 def test_4_bits_need_opset_21(tmp_path):
-    four = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True), reduce_range=not has_vnni())
+    four = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True))
     compiled = fxcompress.compile(nn.Linear(8, 4), [four, passes.Calibrate()], data=[torch.randn(4, 8)])
     with pytest.raises(InputError, match="needs opset 21"):
         compiled.to_onnx(tmp_path / "model.onnx", opset=20)

@@ -25,7 +25,6 @@ from fxcompress.execution.agreement import sqnr
 from fxcompress.quantization.weights import weight_range
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import ESTIMATORS, MinMax, Percentile
-from fxcompress.targets import has_vnni
 
 FOUR_BITS = QuantizationSpec(bits=4, group_size=4)
 COARSE = QuantizationOptions(activations=QuantizationSpec(bits=5, symmetric=False))
@@ -80,7 +79,7 @@ def test_weights_get_the_range_that_their_estimator_fits_to_each_channel(name):
     model = net()
     with torch.no_grad():
         model.left.weight[:, 0, 0, 0] = 3.0  # an outlier in each channel
-    compiled = quantized(model, images(), weight_estimator=name)
+    compiled = quantized(model, images(), weight_estimator=name, reduce_range=False)
     found = quantizers(compiled)["left_weight_quantizer"]
     expected = Quantizer(found.spec, model.left.weight.shape)
     expected.set_range(*ESTIMATORS[name].fit_values(model.left.weight.detach().flatten(1), found.spec))
@@ -125,7 +124,7 @@ def test_overrides_change_what_they_say_where_they_say_it():
 @pytest.mark.parametrize("scope", ["left", "right", "head", "add", "op:conv2d", "stem"])
 def test_what_readers_disagree_about_is_what_the_file_computes(scope, tmp_path):
     options = QuantizationOptions(activations=COARSE.activations, activation_estimator="mse", reduce_range=True)
-    compiled = quantized(net(), images(), overrides={scope: options}, reduce_range=not has_vnni())
+    compiled = quantized(net(), images(), overrides={scope: options})
     assert sum(q.spec.bits == 5 for q in quantizers(compiled).values()) >= 1
     emitted(compiled, images(), tmp_path / "model.onnx")
 
@@ -145,7 +144,7 @@ def test_whatever_is_overridden_is_what_the_file_computes(tmp_path_factory, reci
     nodes = capture(recipe.build().eval(), ExampleInputs((x,))).graph.nodes
     scopes = st.lists(st.sampled_from([node.name for node in nodes if node.op == "call_function"]), max_size=4, unique=True)
     overrides = {scope: choices.draw(some_options) for scope in choices.draw(scopes)}
-    compiled = quantized(recipe.build(), x, overrides=overrides, reduce_range=not has_vnni())
+    compiled = quantized(recipe.build(), x, overrides=overrides)
     emitted(compiled, x, tmp_path_factory.mktemp("onnx") / "model.onnx", decibels=25)
 
 
@@ -263,7 +262,7 @@ def test_groups_of_inputs_share_a_scale_in_the_file_too(layer, spec, tmp_path):
     torch.manual_seed(0)
     make, shape = LAYERS[layer]
     model, x = make(), torch.randn(shape)
-    compiled = quantized(model, x, weights=spec, reduce_range=not has_vnni())
+    compiled = quantized(model, x, weights=spec)
     (quantizer,) = [q for name, q in quantizers(compiled).items() if "weight" in name]
     axis, weight = INPUT_AXES.get(layer, 1), model.weight.detach()
     expected = list(weight.shape)
@@ -300,56 +299,6 @@ def test_a_group_is_quantized_as_a_tensor_of_its_own(seed, shape, size, bits, sy
             assert torch.equal(one(group), rounded)
 
 
-# ----------------------------------------------------------------------------------------------------- reduced range
-
-
-def pairs_saturate(activations: Tensor, weights: Tensor) -> bool:
-    """Whether VPMADDUBSW saturates: sums of two neighbouring products of unsigned and signed bytes, in 16 bits."""
-    products = activations.int() * weights.int()
-    sums = products[..., 0::2] + products[..., 1::2]
-    return bool((sums != sums.clamp(-(2**15), 2**15 - 1)).any())
-
-
-@given(
-    activations=st.lists(st.integers(0, 255), min_size=8, max_size=8),
-    weights=st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8),
-    symmetric=st.booleans(),
-    signed=st.sampled_from([None, True, False]),
-    narrow=st.booleans(),
-)
-def test_no_pair_of_products_saturates_in_a_reduced_range(activations, weights, symmetric, signed, narrow):
-    spec = QuantizationSpec(symmetric=symmetric, signed=signed, narrow=narrow and symmetric)
-    options = QuantizationOptions(weights=spec, reduce_range=True).weight
-    weight, quantizer = torch.tensor([weights]), options.quantizer()
-    quantizer.set_range(weight.min(), weight.max())
-    assert quantizer.dtype == "int8"
-    assert not pairs_saturate(torch.tensor(activations), quantizer.integers(weight))
-
-
-def test_pairs_of_products_saturate_in_a_full_range():
-    quantizer = QuantizationOptions(weights=QuantizationSpec(signed=True, narrow=True)).weight.quantizer()
-    weight = torch.tensor([1.0, 1.0, -1.0, 0.5])
-    quantizer.set_range(weight.min(), weight.max())
-    assert pairs_saturate(torch.tensor([255, 255, 0, 0]), quantizer.integers(weight))
-
-
-def test_a_reduced_range_is_for_weights_of_8_bits_and_for_nothing_else():
-    overrides = {
-        "head": QuantizationOptions(weights=QuantizationSpec(bits=4)),
-        "right": QuantizationOptions(reduce_range=False),
-    }
-    found = quantizers(quantized(net(), images(), reduce_range=True, overrides=overrides))
-    bits = {name.removesuffix("_weight_quantizer"): q.spec.bits for name, q in found.items()}
-    assert bits | {"stem": 7, "left": 7, "right": 8, "head": 4} == bits
-    assert all(q.spec.bits == 8 for name, q in found.items() if "weight" not in name)
-
-
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what the CPU can do")
-def test_what_the_cpu_can_do_is_what_the_system_lists():
-    words = set(Path("/proc/cpuinfo").read_text().split())
-    assert has_vnni() == (not words.isdisjoint({"avx512_vnni", "avx_vnni"}))
-
-
 # -------------------------------------------------------------------------------------------------------- embeddings
 
 
@@ -380,7 +329,7 @@ def test_embeddings_are_quantized_unless_asked_not_to():
 )
 def test_embeddings_of_few_bits_are_looked_up_in_the_file(spec, tmp_path):
     torch.manual_seed(0)
-    compiled = quantized(Words(), WORDS, weights=spec, embeddings=True, reduce_range=not has_vnni())
+    compiled = quantized(Words(), WORDS, weights=spec, embeddings=True)
     found = quantizers(compiled)
     assert {name for name in found if "weight" in name} == {f"{n}_weight_quantizer" for n in ("words", "places", "head")}
     assert not [name for name in found if name.startswith("x")]
@@ -399,7 +348,7 @@ def test_a_table_that_is_a_layer_too_is_stored_once(tmp_path):
             return self.head(self.words(x))
 
     torch.manual_seed(0)
-    compiled = quantized(Tied(), WORDS, embeddings=True, reduce_range=not has_vnni())
+    compiled = quantized(Tied(), WORDS, embeddings=True)
     assert len([name for name in quantizers(compiled) if "weight" in name]) == 1
     emitted(compiled, WORDS, tmp_path / "model.onnx")
 

@@ -255,14 +255,14 @@ def test_a_metric_of_the_users(data):
 def test_more_bits_instead_of_float(data):
     torch.manual_seed(0)
     model = Net()
-    wide = passes.RestorePrecision(min_decibels=42.0, bits=8)
+    wide = passes.RestorePrecision(min_decibels=38.0, bits=8)
     module = quantized(model, data, wide, weights=FOUR_BITS)
     bits = {call.name: q.spec.bits for call, q in quantizer_calls(module).items() if serves_weight(call)}
     assert set(bits.values()) == {4, 8} and len(bits) == 3
     assert wires(module) == wires(quantized(model, data))
     plain = fxcompress.compile(model, passes_before()[:2], data=data)
     example = ExampleInputs((torch.cat(data),))
-    assert agreement(outputs(plain, example), outputs(module, example)) >= 41.9
+    assert agreement(outputs(plain, example), outputs(module, example)) >= 37.9
     module.lower()
 
 

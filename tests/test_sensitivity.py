@@ -137,7 +137,9 @@ def test_a_graph_module_will_do(data):
 def test_weights_that_a_pass_put_on_the_grid_are_compared_with_the_float_ones(data, mask):
     layer = nn.Sequential(nn.Conv2d(2, 3, 3))
     float_model = fxcompress.compile(layer, mask, data=data)
-    model = fxcompress.compile(layer, [*mask, passes.Quantize(), passes.RoundWeights(), passes.Calibrate()], data=data)
+    model = fxcompress.compile(
+        layer, [*mask, passes.Quantize(reduce_range=False), passes.RoundWeights(), passes.Calibrate()], data=data
+    )
     assert "RoundWeights" in model.report.rows[-2].name and model.report.rows[-2].rewrites == 1
     report = sensitivity(model, data)
     (layer,) = (row for row in report.rows if row.kind == "layer")

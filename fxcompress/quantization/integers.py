@@ -17,8 +17,10 @@ from fxcompress.targets import Target
 
 def store_weight(
     graph_module: fx.GraphModule, node: fx.Node, quantizer: Quantizer, *, in_integers: bool, created_by: str
-) -> None:
+) -> Tensor:
     """Put integers as a constant, and their dequantize, in the place of `node`, which rounds a weight by `quantizer`.
+
+    Returns the integers.
 
     Integer kernels (`in_integers`) read 8 signed bits and no zero point: for them a weight is written relative to its zero
     point, which of fewer than 8 bits always fits, and 4 bits of it become 8 in the file itself. Where float kernels read it, a
@@ -53,6 +55,7 @@ def store_weight(
     dequantized = call(DEQUANTIZE, held, *grid, name="dequantize", like=node.meta["val"])
     node.replace_all_uses_with(dequantized)
     graph_module.graph.erase_node(node)
+    return stored
 
 
 def _relative(quantizer: Quantizer, weight: Tensor) -> tuple[Tensor, Tensor, str]:

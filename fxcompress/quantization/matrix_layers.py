@@ -16,6 +16,7 @@ from fxcompress.ir.constants import is_constant
 from fxcompress.ir.edit import insert_constant, name_of
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
+from fxcompress.quantization.pairs import LARGEST, pair_sums
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
 from fxcompress.quantization.quantized import quantizer_of, serves_weight
 from fxcompress.quantizers.quantizer import Quantizer
@@ -78,11 +79,19 @@ class MatrixLayer:
         return self.node.target(x, self.quantizer(self._present), self.bias, *self.node.args[3:])
 
     def set_integers(self, integers: Tensor) -> None:
-        """Let the quantizer read the weight of these integers, as `weight_rows` orders them, from now on."""
+        """Let the quantizer read the weight of these integers, as `weight_rows` orders them, from now on.
+
+        A channel of which a pair would saturate (`fxcompress.quantization.pairs`) keeps the nearest ones.
+        """
+        integers = integers.reshape(self.weight.shape)
+        beyond = pair_sums(self.quantizer, integers) > LARGEST
+        if beyond.any():
+            nearest = self.quantizer.integers(self.weight)
+            integers = torch.where(beyond.reshape(-1, *[1] * (integers.dim() - 1)), nearest, integers)
         quantize = self.node.args[1]
         known = source_constant(quantize)
-        scale, zero_point = self.grid
-        weight = ((integers - zero_point) * scale).reshape(self.weight.shape)
+        scale, zero_point = self.quantizer.broadcast(self.weight.shape)
+        weight = (integers - zero_point) * scale
         name = name_of(source_constant(self.twin.args[1]))
         replace_constant(quantize, self._constant(f"{name}_rounded", weight, known.next, known))
 

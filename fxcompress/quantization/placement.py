@@ -20,6 +20,7 @@ from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import is_trained
 from fxcompress.masks.mask import constant_behind
+from fxcompress.quantization.pairs import adds_up_pairs
 from fxcompress.quantization.regions import behind_dropouts, fused_chain
 from fxcompress.quantizers.options import QuantizationOptions, QuantizerOptions
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -154,7 +155,10 @@ class _Placer:
             product, options = target.products[node.target], self.options[node].activation
             symmetric = replace(options, spec=replace(options.spec, symmetric=True))
             signed = replace(options, spec=replace(symmetric.spec, signed=True))
-            self._demand_all(node, {i: signed if i in product.signed else symmetric for i in product.operands})
+            operands = {i: signed if i in product.signed else symmetric for i in product.operands}
+            if product.bounded is not None and self.options[node].reduce_range is True:
+                operands[product.bounded] = replace(signed, spec=signed.spec.reduced())
+            self._demand_all(node, operands)
         elif node.target in target.elementwise:
             if self._result_is_quantized(node) and not self._is_fused(node):
                 self._demand_all(node, dict.fromkeys(target.elementwise[node.target], self.options[node].activation))
@@ -175,7 +179,7 @@ class _Placer:
         elif data is not None and not _is_float(data):
             self.left[node] = "its input is not a float tensor"
         else:
-            options = self._settled(self.options[node].weight)
+            options = self._settled(self.options[node].weight, paired=adds_up_pairs(node, weight, how))
             refusal = self._refusal(options.quantizer(_shape(weight), axis).spec)
             if self.options[node].weights_only:
                 data = None
@@ -188,11 +192,12 @@ class _Placer:
                 readers.insert(0, reader)
             self.operations.add(node)
 
-    def _settled(self, options: QuantizerOptions) -> QuantizerOptions:
+    def _settled(self, options: QuantizerOptions, paired: bool) -> QuantizerOptions:
         """`options` of a weight; a sign that is left to the data is that which kernels read, where they read one only."""
-        spec = options.spec
-        undecided = self.target.signed_weights and spec.symmetric and spec.signed is None and spec.bits == 8
-        return replace(options, spec=replace(spec, signed=True)) if undecided else options
+        spec = options.spec if paired else replace(options.spec, pairs=False)
+        if self.target.signed_weights and spec.symmetric and spec.signed is None and spec.bits == 8:
+            spec = replace(spec, signed=True)
+        return replace(options, spec=spec)
 
     def _refusal(self, spec: QuantizationSpec) -> str | None:
         """Why integer kernels do not read weights on this grid, or None.

@@ -87,7 +87,7 @@ def added_bytes(graph_module: fx.GraphModule, layer: Layer, bits: int | None, ta
 def _widened(graph_module: fx.GraphModule, call: fx.Node, bits: int, target: Target) -> Quantizer:
     """The quantizer, without a range, that `widen` puts in place of the one that `call` rounds a weight with."""
     present = quantizer_calls(graph_module)[call]
-    spec = replace(target.weights, bits=bits, channel_axis=present.spec.channel_axis)
+    spec = replace(target.weights, bits=bits, channel_axis=present.spec.channel_axis, pairs=present.spec.pairs)
     return Quantizer(spec, masked(graph_module, call.args[0]).shape)
 
 

@@ -24,17 +24,28 @@ TYPICAL = 0.99
 """The share of a row's weights that are not larger than its typical one."""
 
 
+def places(copies: Tensor) -> tuple[Tensor, Tensor]:
+    """For each place the channel that it has, and the number of the copy, where channel c has ``copies[c]`` places.
+
+    Copies of one, which are all large, are no neighbours where others can stand between (`fxcompress.quantization.pairs`).
+    """
+    channels = torch.arange(len(copies), device=copies.device).repeat_interleave(copies)
+    numbers = torch.arange(len(channels), device=copies.device) - (copies.cumsum(0) - copies)[channels]
+    apart = len(copies) // int(copies.max())
+    order = ((channels + numbers * apart) % len(copies)).argsort(stable=True)
+    return channels[order], numbers[order]
+
+
 def spread(weight: Tensor, copies: Tensor) -> Tensor:
-    """Divide each column of `weight`, [rows, columns], among its `copies`: [rows, sum of the copies].
+    """Divide each column of `weight`, [rows, columns], among its `copies`: [rows, sum of the copies], as `places` has them.
 
     Each row's largest weight becomes as small as it can be; what does not need all copies is put into the first ones, since
     each part of a weight is rounded by itself.
     """
     copies = copies.to(weight.device)
     limit = (weight.abs() / copies).amax(1, keepdim=True)
-    first = (copies.cumsum(0) - copies).repeat_interleave(copies)
-    taken = (torch.arange(len(first), device=weight.device) - first) * limit  # what the copies before have of each weight
-    whole = weight.repeat_interleave(copies, dim=1)
+    channels, numbers = places(copies)
+    whole, taken = weight[:, channels], numbers * limit  # by the copies before
     return whole.sign() * torch.minimum((whole.abs() - taken).clamp(min=0), limit)
 
 

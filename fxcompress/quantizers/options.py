@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from torch import fx
 
@@ -13,6 +14,8 @@ from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import Estimator, EstimatorName, find_estimator
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.report.short_repr import short_repr
+
+Reduction = bool | Literal["pairs"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class QuantizationOptions(Declared):
             `Estimator`.
         activation_estimator: likewise, of the activations that they read.
         per_channel: one scale for each output channel of a weight, rather than one for all.
-        reduce_range: 8-bit weights take 7 bits (see `QuantizationSpec.reduced`).
+        reduce_range: ``"pairs"``: 8-bit weights take steps that are wide enough for x86 CPUs without VNNI (see
+            `QuantizationSpec.pairs`); True: they take 7 bits, which stays so in training, and so does one operand of a product
+            of two activations; False: neither.
         embeddings: quantize the tables of embeddings.
         weights_only: leave the activations in float.
 
@@ -65,7 +70,7 @@ class QuantizationOptions(Declared):
     weight_estimator: EstimatorName | Estimator | None = None
     activation_estimator: EstimatorName | Estimator | None = None
     per_channel: bool | None = None
-    reduce_range: bool | None = None
+    reduce_range: Reduction | None = None
     embeddings: bool | None = None
     weights_only: bool | None = None
 
@@ -87,7 +92,9 @@ class QuantizationOptions(Declared):
     def weight(self) -> QuantizerOptions:
         """What the quantizers of weights are made from; their grid must be decided."""
         assert self.weights is not None
-        spec = self.weights.reduced() if self.reduce_range else self.weights
+        spec = self.weights
+        if self.reduce_range and not self.weights_only:
+            spec = replace(spec, pairs=True) if self.reduce_range == "pairs" else spec.reduced()
         return QuantizerOptions(spec, _found(self.weight_estimator), per_channel=self.per_channel is not False)
 
     @property

@@ -26,6 +26,8 @@ class QuantizationSpec(Declared):
         signed: int or uint grid; None lets the data decide (unsigned where no value is negative, or when asymmetric).
         narrow: leave out the lowest level, so that a symmetric signed grid is its own mirror image: -127 to 127.
         channel_axis: the axis with one scale an index; None for one scale a tensor.
+        pairs: for weights: neighbours of one sign add up to 128 steps at most, so that products with bytes are added up rightly
+            on x86 CPUs without VNNI too (`fxcompress.quantization.pairs`): the steps of a channel that would not are wider.
         group_size: for weights: so many consecutive elements along the input axis share a scale, and nothing else does;
             the last group of a row may be smaller. None for no groups. ONNX calls it `block_size`.
     """
@@ -34,6 +36,7 @@ class QuantizationSpec(Declared):
     symmetric: bool = True
     signed: bool | None = None
     narrow: bool = False
+    pairs: bool = False
     channel_axis: int | None = None
     group_size: Annotated[int, Ge(1)] | None = None
 
@@ -66,12 +69,8 @@ class QuantizationSpec(Declared):
         return tuple(grouped)
 
     def reduced(self) -> QuantizationSpec:
-        """This grid, or the signed one of 7 bits in place of one of 8 bits: for weights on x86 CPUs without VNNI.
-
-        There, products of unsigned and signed bytes are added up in pairs, in 16 bits that saturate (the instruction
-        VPMADDUBSW, in AVX2 and AVX512): 255 * 127 + 255 * 127 does not fit, 255 * 64 + 255 * 64 does.
-        """
-        return replace(self, bits=7, signed=True) if self.bits == 8 else self
+        """This grid, or the signed one of 7 bits in place of one of 8 bits: no training takes a pair of those too far."""
+        return replace(self, bits=7, signed=True) if self.bits == 8 else replace(self, pairs=True)
 
     def levels(self, signed: bool) -> tuple[int, int]:
         """Lowest and highest integer of the grid."""

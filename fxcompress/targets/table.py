@@ -27,10 +27,17 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Product:
-    """An operation on two activations, whose zero points are 0: the operands' positions, and those that must be signed."""
+    """An operation on two activations, whose zero points are 0.
+
+    Attributes:
+        operands: their positions.
+        signed: of those that must be signed.
+        bounded: of the signed one that takes 7 bits, where weights do as well.
+    """
 
     operands: tuple[int, ...] = (0, 1)
     signed: tuple[int, ...] = ()
+    bounded: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""Weights whose products CPUs without VNNI add up rightly, in pairs of 16 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_quantize_options import images, net, quantized, quantizers
+from torch import Tensor, nn
+
+import fxcompress
+from fxcompress import QuantizationOptions, QuantizationSpec, passes
+from fxcompress.quantization.weights import fit
+from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.targets import OPENVINO_CPU, has_vnni
+
+
+def pairs_saturate(activations: Tensor, weights: Tensor) -> bool:
+    """Whether VPMADDUBSW saturates: sums of two neighbouring products of unsigned and signed bytes, in 16 bits."""
+    products = activations.int() * weights.int()
+    sums = products[..., 0::2] + products[..., 1::2]
+    return bool((sums != sums.clamp(-(2**15), 2**15 - 1)).any())
+
+
+@given(
+    activations=st.lists(st.integers(0, 255), min_size=8, max_size=8),
+    weights=st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8),
+    symmetric=st.booleans(),
+    signed=st.sampled_from([None, True, False]),
+    narrow=st.booleans(),
+)
+def test_no_pair_of_products_saturates_in_a_reduced_range(activations, weights, symmetric, signed, narrow):
+    spec = QuantizationSpec(symmetric=symmetric, signed=signed, narrow=narrow and symmetric)
+    options = QuantizationOptions(weights=spec, reduce_range=True).weight
+    weight, quantizer = torch.tensor([weights]), options.quantizer()
+    quantizer.set_range(weight.min(), weight.max())
+    assert quantizer.dtype == "int8"
+    assert not pairs_saturate(torch.tensor(activations), quantizer.integers(weight))
+
+
+def test_pairs_of_products_saturate_in_a_full_range():
+    quantizer = QuantizationOptions(weights=QuantizationSpec(signed=True, narrow=True)).weight.quantizer()
+    weight = torch.tensor([1.0, 1.0, -1.0, 0.5])
+    quantizer.set_range(weight.min(), weight.max())
+    assert pairs_saturate(torch.tensor([255, 255, 0, 0]), quantizer.integers(weight))
+
+
+def test_a_reduced_range_is_for_weights_of_8_bits_and_for_nothing_else():
+    overrides = {
+        "head": QuantizationOptions(weights=QuantizationSpec(bits=4)),
+        "right": QuantizationOptions(reduce_range=False),
+    }
+    found = quantizers(quantized(net(), images(), reduce_range=True, overrides=overrides))
+    bits = {name.removesuffix("_weight_quantizer"): q.spec.bits for name, q in found.items()}
+    assert bits | {"stem": 7, "left": 7, "right": 8, "head": 4} == bits
+    assert all(q.spec.bits == 8 for name, q in found.items() if "weight" not in name)
+
+
+def fitted(weight: Tensor, channel_axis: int = 0, **options) -> Quantizer:
+    options = QuantizationOptions(weights=OPENVINO_CPU.weights, reduce_range="pairs", **options).weight
+    quantizer = options.quantizer(weight.shape, channel_axis)
+    fit(quantizer, weight)
+    return quantizer
+
+
+@given(
+    activations=st.lists(st.integers(0, 255), min_size=8, max_size=8),
+    weights=st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8),
+    per_channel=st.booleans(),
+    estimator=st.sampled_from(["min_max", "mse"]),
+)
+def test_no_pair_of_products_saturates_in_steps_for_pairs(activations, weights, per_channel, estimator):
+    """Whether inputs are the second axis, as a linear layer's, or the first; wherever pairs of an odd number of them begin."""
+    weight = torch.tensor([weights])
+    for axis, one in ((0, weight), (1, weight.mT), (0, weight[:, :-1])):
+        quantizer = fitted(one, axis, per_channel=per_channel, weight_estimator=estimator)
+        integers = quantizer.integers(one).reshape(1, -1)
+        if integers.shape[1] % 2:
+            assert not pairs_saturate(torch.tensor(activations[:-2]), integers[:, 1:])
+            integers = torch.cat([integers, torch.zeros(1, 1)], 1)
+        assert not pairs_saturate(torch.tensor(activations), integers)
+
+
+def test_steps_are_wider_only_where_neighbours_are_large():
+    weight = torch.tensor([[127.0, 1, -127, 0], [127, 127, 0, 0], [127, -127, 127, -127], [80, 40, 0, 127]])
+    assert torch.allclose(fitted(weight).scale, torch.tensor([1.0, 127 / 64, 1, 1]), atol=0.01)
+
+
+@pytest.mark.parametrize(("filters", "groups", "paired"), [(4, 4, False), (8, 4, True), (8, 2, True)])
+def test_a_depthwise_kernel_has_no_neighbours(filters, groups, paired):
+    """Runtimes take its places one by one, but not those of groups of several filters."""
+    layer = nn.Conv2d(4, filters, 3, groups=groups)
+    nn.init.constant_(layer.weight, 127.0)
+    (quantizer,) = (one for name, one in quantizers(quantized(layer, torch.randn(2, 4, 6, 6))).items() if "weight" in name)
+    assert (quantizer.scale > 1.9).all() if paired else (quantizer.scale == 1).all()
+
+
+def saturating(compiled: fxcompress.Compiled) -> list[str]:
+    """The weights in the file's integers of which a pair saturates where all activations are largest."""
+    found = []
+    for name, held in compiled.lower().named_buffers():
+        if held.dtype == torch.int8 and held.dim() > 1 and held.shape[1] > 1:
+            rows = held.int().movedim(1, -1).flatten(1)
+            step = 1 if held.shape[1] % 2 else 2
+            pairs = torch.stack([rows[:, :-1:step], rows[:, 1::step]], -1).flatten(0, 1)
+            if any(pairs_saturate(torch.where(pairs * sign > 0, 255, 0), pairs) for sign in (1, -1)):
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("behind", [[], [passes.RoundWeights(samples=2)], [passes.LearnRounding()]])
+def test_rounding_takes_no_pair_too_far(behind):
+    """Of weights that are all large, so that nearly every channel is at the limit."""
+    model = net()
+    for weight in model.parameters():
+        weight.data = weight.data.sign() * (0.8 + 0.2 * torch.rand_like(weight))
+    stack = [passes.Quantize(), passes.Calibrate(), *behind]
+    assert not saturating(fxcompress.compile(model, stack, data=[images()]))
+    assert saturating(fxcompress.compile(model, [passes.Quantize(reduce_range=False), *stack[1:]], data=[images()]))
+
+
+def test_weights_that_grow_in_training_are_told():
+    compiled = quantized(net(), images())
+    assert "neighbours" not in str(compiled.lower().meta["report"].rows)
+    with torch.no_grad():
+        for name, one in compiled.named_parameters():
+            if name.endswith("head.weight"):
+                one.fill_(one.abs().max())
+    (note,) = [note for row in compiled.lower().meta["report"].rows for note in row.notes if "neighbours" in note]
+    assert "neighbours in head_weight have grown" in note and "Quantize(reduce_range=True)" in note
+
+
+def test_restored_weights_are_in_steps_for_pairs():
+    model = net()
+    nn.init.constant_(model.head.weight, 1.0)
+    four = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True))
+    compiled = fxcompress.compile(
+        model, [four, passes.Calibrate(), passes.RestorePrecision(bits=8, max_size=10**6)], data=[images()]
+    )
+    assert any(one.spec.bits == 8 for name, one in quantizers(compiled).items() if "weight" in name)
+    assert not saturating(compiled)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what the CPU can do")
+def test_what_the_cpu_can_do_is_what_the_system_lists():
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    assert has_vnni() == (not words.isdisjoint({"avx512_vnni", "avx_vnni"}))
