@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,3 +257,31 @@ def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(tmp_path: Path
     lock = locks.try_lock(tmp_path)
     assert lock is not None
     locks.unlock(lock)
+
+
+def test_a_writer_outlives_one_that_takes_its_new_folder_for_what_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another sees the folder before its maker has locked it, and sweeps it."""
+    made, swept = tempfile.mkdtemp, []
+
+    def seen(**kwargs: Any) -> str:
+        folder = Path(made(**kwargs))
+        if not swept:
+            lock = locks.try_lock(folder)
+            swept.append(threading.Timer(0.1, lambda: (folder.rmdir(), locks.unlock(lock))))
+            swept[0].start()
+        return str(folder)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", seen)
+    assert write_text(tmp_path / "file", "new").read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_where_folders_cannot_be_locked_nothing_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refused)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+    write_text(tmp_path / "file", "new")

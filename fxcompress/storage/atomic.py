@@ -19,7 +19,7 @@ from typing import Any
 
 from fxcompress.errors import InputError
 from fxcompress.storage.interruption import deferred, removed_by_sigterm, unfinished
-from fxcompress.storage.locks import locked, try_lock, unlock
+from fxcompress.storage.locks import SECONDS, locked, try_lock, unlock
 
 PathLike = str | os.PathLike[str]
 
@@ -63,7 +63,9 @@ def _check_target(target: Path) -> None:
         raise InputError(f"cannot write {target}: it is a folder; give the path of a file in it")
     if not place.parent.is_dir():
         raise InputError(f"cannot write {target}: the folder {place.parent} does not exist; create it first")
-    if place.exists() and not os.access(place, os.W_OK):
+    with locked(place.parent):  # a writer takes files away for a moment
+        read_only = place.exists() and not os.access(place, os.W_OK)
+    if read_only:
         raise InputError(f"cannot write {target}: the file that is there is read-only")
     if not is_replaced(place):
         return
@@ -98,7 +100,16 @@ def real_place(target: Path) -> Path:
 
 def is_replaced(place: Path) -> bool:
     """Whether a new file takes this place; devices and pipes are written to."""
-    return not place.exists() or place.is_file()
+    old = _status(place)
+    return old is None or stat.S_ISREG(old.st_mode)
+
+
+def _status(place: Path) -> os.stat_result | None:
+    """What is there, looked at once, since another writer may take it away at any time; None for nothing."""
+    try:
+        return place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @contextmanager
@@ -178,8 +189,8 @@ def _new_folder(parent: Path | None, name: str, stack: ExitStack) -> Path:
         unfinished.add(folder)
         stack.callback(unfinished.discard, folder)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        lock = try_lock(folder)
-        if folder.exists():  # not swept away by another, between the two lines above
+        lock = try_lock(folder, SECONDS)  # another may have taken it for one that was left, and be about to sweep it
+        if folder.exists():
             break
         unlock(lock)
     stack.callback(unlock, lock)
@@ -202,8 +213,8 @@ def _finish(part: Path, place: Path) -> None:
     """Give the written `part` the owner and the mode of the file in its `place`, and bring it to the disk."""
     if not is_replaced(place):
         return
-    if place.exists():
-        old, new = place.stat(), part.stat()
+    old, new = _status(place), part.stat()
+    if old is not None:
         if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
             with suppress(PermissionError):
                 os.chown(part, old.st_uid, old.st_gid)

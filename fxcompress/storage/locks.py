@@ -18,20 +18,24 @@ SECONDS = 30
 """What a holder of a lock may take; nothing here takes one."""
 
 
-def try_lock(folder: Path) -> int | None:
-    """A lock on `folder`, for `unlock`; None where another holds it, or folders cannot be locked."""
+def try_lock(folder: Path, seconds: float = 0) -> int | None:
+    """A lock on `folder`, for `unlock`; None where another holds it for `seconds` more, or folders cannot be locked."""
     if fcntl is None:
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError as error:
+            if not isinstance(error, BlockingIOError) or time.monotonic() >= end:
+                os.close(descriptor)
+                return None
+        time.sleep(0.01)
 
 
 def unlock(lock: int | None) -> None:
@@ -46,11 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     One that holds the lock for longer than `SECONDS`, whoever it is, is not waited for: nobody's file hangs on another's.
     """
-    end = time.monotonic() + (SECONDS if fcntl is not None else 0)
-    lock = try_lock(folder)
-    while lock is None and time.monotonic() < end:
-        time.sleep(0.01)
-        lock = try_lock(folder)
+    lock = try_lock(folder, SECONDS)
     try:
         yield
     finally:
