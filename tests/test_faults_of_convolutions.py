@@ -9,6 +9,7 @@ from test_faults import agree, compile_here
 from torch import nn
 from torch.nn import functional as F
 
+import fxcompress
 from fxcompress import QuantizationSpec
 from fxcompress.execution.agreement import sqnr
 
@@ -152,3 +153,29 @@ def test_rows_of_any_grid_may_fill_registers_in_two_layers_of_one_weight(weights
     x = torch.randn(5, 8, 40, generator=torch.Generator().manual_seed(0))
     specs = {"weights": QuantizationSpec(**weights), "activations": QuantizationSpec(**activations)}
     agree(compile_here(nn.Sequential(layer, nn.ReLU(), layer), x, **specs), x)
+
+
+PERMUTED = {
+    "alone": lambda x: x,
+    "under a step on elements": torch.relu,
+    "padded": lambda x: F.pad(x, (1, 1, 1, 1)),
+    "once more": lambda x: x[:, [1, 2, 3, 4, 5, 0]],
+}
+
+
+@pytest.mark.parametrize("then", PERMUTED)
+@pytest.mark.parametrize("order", [[1, 2, 0, 4, 5, 3], [1, 2, 0, -2, -1, -3], [5, 4, 3, 2, 1, 0]])
+@pytest.mark.parametrize("stack", [[], None], ids=["float", "int8"])
+def test_permuted_channels_in_front_of_a_convolution(tmp_path, stack, order, then):
+    class Permuted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(6, 4, 3)
+
+        def forward(self, x):
+            return self.convolution(PERMUTED[then](x[:, order]))
+
+    torch.manual_seed(0)
+    compiled = fxcompress.compile(Permuted(), stack, data=[torch.randn(4, 6, 8, 8)])
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
+    compiled.to_openvino(tmp_path / "model.xml", verify="strict")

@@ -41,6 +41,7 @@ class Fault(enum.Enum):
     SCALED_ROWS = (
         "takes numbers of the outputs of a layer in float for those of its rows, where it scales and quantizes them in one step"
     )
+    PERMUTED_CHANNELS = "takes a permutation of channels before a convolution for its inverse"
     CHANNELS_OF_ROWS = "takes numbers along another axis for those of the outputs of a linear layer of three dimensions or more"
     REDUCTIONS = "takes the wrong one of several numbers that it computes with in the kernel of a sum, mean or maximum"
     MISH_OF_ATTENTION = "does not load a Mish in the kernel of an attention"
