@@ -27,15 +27,18 @@ from fxcompress.ir.constants import constants
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
 from fxcompress.quantization.centring import centred, is_read_padded
 from fxcompress.quantization.narrowing import worth_narrowing
+from fxcompress.quantization.pairs import summed_operands
 from fxcompress.quantization.quantized import in_float, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.quantization.restoration import leave_in_float
 from fxcompress.quantizers.estimator import Estimator, Range, Statistic
+from fxcompress.quantizers.neighbours import operand_sum, widening
 from fxcompress.quantizers.output_error import WeighedStatistic
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import ESTIMATORS, EstimatorName, find_estimator
 from fxcompress.report.ranges import RangeChoice
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.targets.faults import Fault
+from fxcompress.targets.table import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class Calibrate(Pass):
 
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        statistics = _Statistics(graph_module, find_estimator(self.estimator))
+        statistics = _Statistics(graph_module, find_estimator(self.estimator), context.target)
         weighing = self._weighed if statistics.weighed else 0
         stream = chunks(graph_module.graph, context, self.samples, self.chunk)
         batch, ahead = Batch.of(graph_module.graph), [next(stream)]
@@ -86,14 +89,14 @@ class Calibrate(Pass):
             warn_of_unsettled_norms(graph_module, ahead[0][0])
             arithmetic = choose_arithmetic(self.precision, graph_module, ahead[0][0])
             for leaves, count in chain(((leaves, batch.count(leaves)) for leaves in others), stream):
-                for node, x in values_at(graph_module, statistics.by_node, leaves, arithmetic):
+                for node, x in values_at(graph_module, statistics.places, leaves, arithmetic):
                     statistics.update(node, x)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
             signs, differentiable = RandomSigns(), Differentiable(arithmetic)
             together = samples_a_pass(statistics.size / seen if seen else MEMORY)
             for leaves, count in in_small_batches(graph_module.graph, choosing, together):
-                for node, x, gradient in output_gradients(graph_module, statistics.by_node, leaves, signs, differentiable):
+                for node, x, gradient in output_gradients(graph_module, statistics.places, leaves, signs, differentiable):
                     statistics.update(node, x, gradient)
                 seen += count
                 context.progress("weighing errors", seen, self.samples)
@@ -104,6 +107,7 @@ class Calibrate(Pass):
             judging, _ = divide(batch, others, JUDGING, 0)
             undone = _judge(graph_module, asking, judging, context)
             _tell(asking, sum(map(batch.count, choosing)), _chosen(graph_module, asking, undone, context), context)
+        statistics.spread_operands()
         return rewritten
 
     @property
@@ -204,10 +208,12 @@ def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, chosen: Mapp
 class _Statistics:
     """What each activation quantizer reads. Those of weights have their range already and are passed by."""
 
-    def __init__(self, graph_module: fx.GraphModule, estimator: Estimator):
+    def __init__(self, graph_module: fx.GraphModule, estimator: Estimator, target: Target):
         self.graph_module, self.size = graph_module, 0  # of all values seen, in bytes
         self.by_node: dict[fx.Node, Statistic] = {}
         self.met: set[fx.Node] = set()  # those that some value came to
+        self.operands = summed_operands(graph_module, target)
+        self.sums = dict.fromkeys(self.operands, torch.zeros(()))  # the largest of two neighbours in each
         shared: dict[Quantizer, WeighedStatistic] = {}  # costs add up: one for all places of a quantizer
         for node, quantizer in quantizer_calls(graph_module).items():
             if serves_weight(node):
@@ -218,6 +224,11 @@ class _Statistics:
                 shared[quantizer] = started
 
     @property
+    def places(self) -> Collection[fx.Node]:
+        """The nodes that it is to be given the values of."""
+        return self.by_node.keys() | self.operands.keys()
+
+    @property
     def weighed(self) -> dict[fx.Node, WeighedStatistic]:
         """Those that ask for gradients; what is computed from constants alone is known, and has none."""
         fixed = constants(self.graph_module.graph)
@@ -226,6 +237,10 @@ class _Statistics:
         }
 
     def update(self, node: fx.Node, x: Tensor, gradient: Tensor | None = None) -> None:
+        if node in self.operands:
+            self.sums[node] = torch.maximum(self.sums[node], operand_sum(x, self.operands[node][0]))
+        if node not in self.by_node:
+            return
         statistic = self.by_node[node]
         self.met.add(node)
         statistic.update(x)
@@ -261,3 +276,10 @@ class _Statistics:
         for target, (low, high) in ranges.items():
             self.graph_module.get_submodule(target).set_range(low, high)
         return [Replacement.at(node) for node in self.by_node]
+
+    def spread_operands(self) -> None:
+        """Make the steps of operands wide enough for sums of neighbours, where these are held to it."""
+        for node, (_, quantizers) in self.operands.items():
+            for quantizer in quantizers:
+                if quantizer.spec.bits == 8:
+                    quantizer.widen(widening(self.sums[node], quantizer.scale))

@@ -15,7 +15,6 @@ from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import insert_constant, insert_function
 from fxcompress.masks.mask import constant_behind
 from fxcompress.quantization.integers import read_by_integer_kernels, store_weight
-from fxcompress.quantization.pairs import LARGEST, pair_sums
 from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STORAGE
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.report.units import listed
@@ -49,8 +48,8 @@ class LowerQuantizers(Pass):
                 rewritten.append(Replacement.at(node))
         if beyond:
             context.notes.append(
-                f"neighbours in {listed(beyond)} have grown since they were quantized: on x86 CPUs without VNNI sums of them "
-                "may saturate; Quantize(reduce_range=True) keeps that from happening"
+                f"neighbours in {listed(beyond)} have grown outside of training: on x86 CPUs without VNNI sums of them may "
+                "saturate; list what changes weights before Quantize(), or take Quantize(reduce_range=True)"
             )
         return rewritten
 
@@ -59,7 +58,7 @@ class LowerQuantizers(Pass):
         if quantizer.enabled and constant_behind(graph_module, node.args[0]) is not None:
             in_integers = node in integer
             stored = store_weight(graph_module, node, quantizer, in_integers=in_integers, created_by=self.name)
-            return in_integers and bool((pair_sums(quantizer, stored) > LARGEST).any())
+            return in_integers and bool(quantizer.pairs_beyond(stored).any())
         value = self._lower_activation(graph_module, node, quantizer) if quantizer.enabled else node.args[0]
         node.replace_all_uses_with(value)
         graph_module.graph.erase_node(node)

@@ -45,9 +45,9 @@ class Quantize(Pass):
         activation_estimator: likewise, the activations'; None for the one that `Calibrate` is given.
         per_channel: one scale for each output channel of a weight, rather than one for all.
         reduce_range: x86 CPUs without VNNI (`fxcompress.targets.has_vnni`) add up products of bytes in pairs that saturate.
-            ``"pairs"``: the steps of 8-bit weights are as wide as it takes for no pair to, channel by channel; True: 8-bit
-            weights take 7 bits, which holds after any training, and so does one operand of each product of two activations;
-            False: files are for CPUs with VNNI alone.
+            ``"pairs"``: the steps of 8-bit weights are as wide as it takes for no pair to, channel by channel, and those of
+            one operand of each product of two activations; True: 8-bit weights take 7 bits instead; False: files are for
+            CPUs with VNNI alone.
         embeddings: quantize the tables of embeddings too, a scale a row.
         exact_sums: where the target's kernels can (`Target.accumulates`), have a convolution add a shortcut before anything is
             rounded. In OpenVINO the file then computes what the simulation does, at up to 5% of latency; else the kernel

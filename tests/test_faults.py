@@ -294,7 +294,7 @@ def test_a_product_of_a_column_that_several_operations_come_to_read(operation):
 
     inputs = 3 * torch.randn(5, 11, 3), 3 * torch.randn(5, 11, 1)
     activations = QuantizationSpec(symmetric=True, signed=True)
-    agree(compile_here(Column(), *inputs, activations=activations, reduce_range=True), *inputs)
+    agree(compile_here(Column(), *inputs, activations=activations), *inputs)
 
 
 SIZES = {
@@ -578,7 +578,7 @@ def test_what_is_computed_twice_is_written_once(apart):
 def test_adaptive_maxima_before_a_product(size):
     model = Call(lambda x: (lambda y: y.transpose(-1, -2) @ y)(F.adaptive_max_pool2d(x, 2)))
     x = torch.randn(4, 3, size, 5)
-    agree(compile_here(model, x, reduce_range=True), x)  # whose products are all large
+    agree(compile_here(model, x), x)  # whose products are all large
 
 
 POOLS = {
@@ -640,7 +640,7 @@ def test_every_fault_is_documented():
 def test_a_mish_behind_an_attention(shape, between):
     x = torch.randn(shape)
     model = Call(lambda x: F.mish(between(F.scaled_dot_product_attention(x, x, x), x)))
-    agree(compile_here(model, x, reduce_range=True), x)  # squares add up
+    agree(compile_here(model, x), x)  # squares add up
 
 
 class OfLevels(nn.Module):

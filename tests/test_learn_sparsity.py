@@ -161,7 +161,7 @@ def test_frozen_masks_are_those_of_the_file_and_cost_no_loss():
 def test_masks_behind_a_quantizer_are_learned_too():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 2)).eval()
-    stack = [passes.Quantize(reduce_range=True), passes.Calibrate(), passes.LearnSparsity(schedule=None)]
+    stack = [passes.Quantize(), passes.Calibrate(), passes.LearnSparsity(schedule=None)]
     compiled = fxcompress.compile(model, stack, data=[X])
     train(compiled, 20)
     share = compiled.controller["LearnSparsity"].reached()

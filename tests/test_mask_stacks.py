@@ -179,7 +179,7 @@ def test_pruned_sparse_and_quantized_the_trained_model_is_its_file(tmp_path):
     model = compiled(
         passes.PruneFilters(amount=0.5, multiple=4, schedule=schedule),
         passes.Sparsify(level=0.4, schedule=schedule),
-        passes.Quantize(reduce_range=True),
+        passes.Quantize(),
         passes.Calibrate(),
     )
     before = cost(model)
@@ -258,7 +258,7 @@ def test_masks_that_a_schedule_has_not_come_to_outlive_the_filters():
 
 def test_other_masks_outlive_the_filters_and_are_trained_on():
     learn, remove = passes.LearnSparsity(level=0.3, schedule=None), passes.RemoveFilters()
-    quantize = [passes.Quantize(reduce_range=True), passes.Calibrate()]
+    quantize = [passes.Quantize(), passes.Calibrate()]
     model = compiled(SPARSIFY, learn, PRUNE, *quantize, remove)
     assert widths(model) == [8, 8, 8] and list(model.controller.children) == ["Sparsify", "LearnSparsity"]
     later = compiled(SPARSIFY, learn, PRUNE, *quantize)

@@ -219,7 +219,7 @@ def test_a_copy_is_masked_by_its_own_controller_and_the_state_has_the_masks():
 @pytest.mark.parametrize("options", [{"level": 0.6}, {"pattern": "2:4", "ignored": ["0"]}])
 def test_the_file_has_the_zeros_and_is_the_model(options, quantized, tmp_path):
     stack = [passes.Sparsify(**options)]
-    stack += [passes.Quantize(reduce_range=True), passes.Calibrate()] if quantized else []
+    stack += [passes.Quantize(), passes.Calibrate()] if quantized else []
     compiled = fxcompress.compile(network(), stack, data=[X])
     summary = inspect_onnx(compiled.to_onnx(tmp_path / "model.onnx"))
     masked = sum(map(zeros, masks(compiled).values())) / sum(mask.numel() for mask in masks(compiled).values())

@@ -16,7 +16,6 @@ from fxcompress.ir.constants import is_constant
 from fxcompress.ir.edit import insert_constant, name_of
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
-from fxcompress.quantization.pairs import LARGEST, pair_sums
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
 from fxcompress.quantization.quantized import quantizer_of, serves_weight
 from fxcompress.quantizers.quantizer import Quantizer
@@ -81,10 +80,10 @@ class MatrixLayer:
     def set_integers(self, integers: Tensor) -> None:
         """Let the quantizer read the weight of these integers, as `weight_rows` orders them, from now on.
 
-        A channel of which a pair would saturate (`fxcompress.quantization.pairs`) keeps the nearest ones.
+        A channel of which a pair would saturate (`QuantizationSpec.pairs`) keeps the nearest ones.
         """
         integers = integers.reshape(self.weight.shape)
-        beyond = pair_sums(self.quantizer, integers) > LARGEST
+        beyond = self.quantizer.pairs_beyond(integers)
         if beyond.any():
             nearest = self.quantizer.integers(self.weight)
             integers = torch.where(beyond.reshape(-1, *[1] * (integers.dim() - 1)), nearest, integers)

@@ -135,7 +135,7 @@ class _Placer:
             return wanted
         given = self.values[value].activation
         symmetric, signed = given.spec.symmetric or wanted.spec.symmetric, wanted.spec.signed or given.spec.signed
-        spec = replace(given.spec, symmetric=symmetric, signed=signed)
+        spec = replace(given.spec, symmetric=symmetric, signed=signed, operand=wanted.spec.operand)
         return replace(given, spec=spec, estimator=given.estimator or wanted.estimator)
 
     def _visit(self, node: fx.Node) -> None:
@@ -156,8 +156,8 @@ class _Placer:
             symmetric = replace(options, spec=replace(options.spec, symmetric=True))
             signed = replace(options, spec=replace(symmetric.spec, signed=True))
             operands = {i: signed if i in product.signed else symmetric for i in product.operands}
-            if product.bounded is not None and self.options[node].reduce_range is True:
-                operands[product.bounded] = replace(signed, spec=signed.spec.reduced())
+            if product.paired is not None and self.options[node].reduce_range:
+                operands[product.paired[0]] = replace(signed, spec=replace(signed.spec, operand=True))
             self._demand_all(node, operands)
         elif node.target in target.elementwise:
             if self._result_is_quantized(node) and not self._is_fused(node):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fxcompress.quantization.pairs import spread_pairs
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import Estimator, MinMax, Range
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -23,7 +22,7 @@ def fit(quantizer: Quantizer, weight: Tensor) -> None:
         CalibrationError: a value is NaN or infinite.
     """
     quantizer.set_range(*weight_range(weight, quantizer.spec, quantizer.estimator or MinMax()))
-    spread_pairs(quantizer, weight)
+    quantizer.spread(weight)
 
 
 def weight_range(weight: Tensor, spec: QuantizationSpec, estimator: Estimator) -> Range:

@@ -56,8 +56,8 @@ class QuantizationOptions(Declared):
         activation_estimator: likewise, of the activations that they read.
         per_channel: one scale for each output channel of a weight, rather than one for all.
         reduce_range: ``"pairs"``: 8-bit weights take steps that are wide enough for x86 CPUs without VNNI (see
-            `QuantizationSpec.pairs`); True: they take 7 bits, which stays so in training, and so does one operand of a product
-            of two activations; False: neither.
+            `QuantizationSpec.pairs`), as does one operand of a product of two activations; True: they take 7 bits instead, and
+            that operand wider steps; False: neither.
         embeddings: quantize the tables of embeddings.
         weights_only: leave the activations in float.
 

@@ -16,6 +16,7 @@ from fxcompress.ir.bypass import bypass
 from fxcompress.ir.state import outside
 from fxcompress.masks.mask import select_indices
 from fxcompress.quantizers.following import FollowedRange
+from fxcompress.quantizers.neighbours import LARGEST, weight_sums, widening
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.ranges import Estimator
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -119,6 +120,25 @@ class Quantizer(nn.Module):
         self.zero_point.copy_(zero_point)
         self.signed, self.ready = signed, True
 
+    @torch.no_grad()
+    def widen(self, factor: Tensor) -> None:
+        """Make the steps so many times as wide (of the shape of `scale`), where the zero point is 0."""
+        self.scale.mul_(factor)
+
+    def spread(self, weight: Tensor) -> None:
+        """Make the steps wider where neighbours in `weight` are beyond what pairs may add up to (see ``spec.pairs``)."""
+        if self._keeps_pairs(weight):
+            self.widen(widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale))
+
+    def pairs_beyond(self, integers: Tensor) -> Tensor:
+        """Where neighbours in `integers`, those of a weight, are beyond that: bool of the shape of `scale`."""
+        if not self._keeps_pairs(integers):
+            return torch.zeros_like(self.scale, dtype=torch.bool)
+        return weight_sums(integers, self.spec.channel_axis) > LARGEST
+
+    def _keeps_pairs(self, weight: Tensor) -> bool:
+        return self.spec.pairs and self.spec.bits == 8 and not self.spec.group_size and self.signed and weight.dim() > 1
+
     @property
     def number_type(self) -> str:
         """Sign and bits of the integers, such as ``"uint6"``; `dtype` is what holds them."""
@@ -132,8 +152,10 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.ready and self.enabled):
             return bypass(self, x)
-        if self.training and self.followed.any:
-            self._follow(x)
+        if self.training:
+            if self.followed.any:
+                self._follow(x)
+            self.spread(x)
         return self.rounded(x)
 
     def rounded(self, x: Tensor) -> Tensor:

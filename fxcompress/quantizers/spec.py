@@ -27,7 +27,9 @@ class QuantizationSpec(Declared):
         narrow: leave out the lowest level, so that a symmetric signed grid is its own mirror image: -127 to 127.
         channel_axis: the axis with one scale an index; None for one scale a tensor.
         pairs: for weights: neighbours of one sign add up to 128 steps at most, so that products with bytes are added up rightly
-            on x86 CPUs without VNNI too (`fxcompress.quantization.pairs`): the steps of a channel that would not are wider.
+            on x86 CPUs without VNNI too (`fxcompress.quantizers.neighbours`): the steps of a channel that would not are wider,
+            also where they are trained.
+        operand: for activations that are multiplied with others: likewise, of what `Calibrate` sees.
         group_size: for weights: so many consecutive elements along the input axis share a scale, and nothing else does;
             the last group of a row may be smaller. None for no groups. ONNX calls it `block_size`.
     """
@@ -37,6 +39,7 @@ class QuantizationSpec(Declared):
     signed: bool | None = None
     narrow: bool = False
     pairs: bool = False
+    operand: bool = False
     channel_axis: int | None = None
     group_size: Annotated[int, Ge(1)] | None = None
 
@@ -69,7 +72,7 @@ class QuantizationSpec(Declared):
         return tuple(grouped)
 
     def reduced(self) -> QuantizationSpec:
-        """This grid, or the signed one of 7 bits in place of one of 8 bits: no training takes a pair of those too far."""
+        """This grid, or the signed one of 7 bits in place of one of 8 bits."""
         return replace(self, bits=7, signed=True) if self.bits == 8 else replace(self, pairs=True)
 
     def levels(self, signed: bool) -> tuple[int, int]:

@@ -59,6 +59,10 @@ class TrainableQuantizer(Quantizer):
             self.input_extent.data.copy_(scale * (highest - lowest))
             self.input_low.data.copy_((lowest - zero_point) * scale)
 
+    @torch.no_grad()
+    def widen(self, factor: Tensor) -> None:
+        self.input_extent.data.mul_(factor.view_as(self.input_extent))
+
     @property
     def scale(self) -> Tensor:  # type: ignore[override]
         return self.grid()[0]

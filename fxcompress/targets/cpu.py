@@ -8,7 +8,7 @@ from torch import cpu
 def has_vnni() -> bool:
     """Whether this x86 CPU adds up products of bytes in 32 bits (AVX512-VNNI or AVX-VNNI), so that none saturates.
 
-    Where it does not, quantize with ``reduce_range=True``. Other CPUs have no VNNI either, but do not need that.
+    Where it does not, quantize with ``reduce_range="pairs"``, the default, or True. Other CPUs than x86 need neither.
     """
     if not hasattr(cpu, "get_capabilities"):  # torch before it could tell AVX-VNNI
         return cpu._is_vnni_supported()

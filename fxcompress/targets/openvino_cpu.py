@@ -1,4 +1,4 @@
-"""OpenVINO on x86 CPUs with VNNI.
+"""OpenVINO on x86 CPUs.
 
 Checked against the runtime's own execution graph (`CompiledModel.get_runtime_model`), version 2026.4: a residual add and
 the activation after it run inside the integer kernel of the convolution that computes one operand, if the other one is
@@ -81,8 +81,8 @@ OPENVINO_CPU = Target(
         resolve("adaptive_avg_pool2d"): (0,),
     },
     products={
-        resolve("matmul"): Product(signed=(1,), bounded=1),
-        resolve("scaled_dot_product_attention"): Product(signed=(0, 1), bounded=1),  # of queries and keys
+        resolve("matmul"): Product(signed=(1,), paired=(1, -2)),
+        resolve("scaled_dot_product_attention"): Product(signed=(0, 1), paired=(1, -1)),  # of queries and keys
     },
     transparent=TRANSPARENT - JOINING,
     joining=JOINING,

@@ -32,12 +32,13 @@ class Product:
     Attributes:
         operands: their positions.
         signed: of those that must be signed.
-        bounded: of the signed one that takes 7 bits, where weights do as well.
+        paired: the signed one whose neighbours are to stay small for CPUs that add up products in pairs
+            (`fxcompress.quantizers.neighbours`), and its axis that is summed over; None where products run in float.
     """
 
     operands: tuple[int, ...] = (0, 1)
     signed: tuple[int, ...] = ()
-    bounded: int | None = None
+    paired: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

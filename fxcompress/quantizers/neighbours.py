@@ -1,0 +1,60 @@
+"""Neighbouring numbers whose products with bytes fit 16 bits, in which x86 CPUs without VNNI add them up.
+
+The instruction VPMADDUBSW (AVX2, AVX512) multiplies unsigned bytes by signed ones, and adds up every two neighbouring products
+in 16 bits that saturate: 255 * 127 + 255 * 127 does not fit, and comes out too small. What fits whatever the unsigned bytes
+are is two signed numbers of one sign that add up to no more than 128 steps. A grid of 7 bits grants that; but few neighbours
+are both large, so a step seldom has to be twice as wide as with 8 bits.
+
+Neighbours are numbers 0 and 1, 2 and 3, and so on, of those that a sum takes in: of a kernel, place by place. Where they are
+odd in number, runtimes differ in where a place ends, and any two that follow one another count.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LARGEST = 128
+"""Steps that two neighbours of one sign add up to, at most: 255 times as much is the most that 16 bits hold."""
+
+_MARGIN = 2**-7  # of what division and multiplication round
+
+
+def widening(sums: Tensor, steps: Tensor) -> Tensor:
+    """How many times as wide `steps` must be for neighbours that add up to `sums`: 1 where they are wide enough.
+
+    Two numbers that add up to less than `LARGEST` do not add up to more once each is rounded, by less than half.
+    """
+    return torch.where(sums > steps * (LARGEST - _MARGIN), sums / (steps * (LARGEST - 2 * _MARGIN)), 1.0)
+
+
+def weight_sums(weight: Tensor, channel_axis: int | None) -> Tensor:
+    """The largest sum of two neighbours in each channel of `weight`, without its sign; in all of it where that is None.
+
+    The inputs are along the first axis that is not the channels'.
+    """
+    if channel_axis is not None:
+        return _by_channel(weight, channel_axis)
+    return torch.maximum(*(_by_channel(weight, axis).amax() for axis in (0, 1)))
+
+
+def operand_sum(operand: Tensor, axis: int) -> Tensor:
+    """The largest sum of two neighbours along the `axis` of `operand` that a product sums over, without its sign."""
+    rows = operand.movedim(axis if operand.dim() > 1 else -1, -1)
+    return _largest(rows.reshape(1, -1, rows.shape[-1]).mT).squeeze()
+
+
+def _by_channel(weight: Tensor, axis: int) -> Tensor:
+    places = weight.movedim(axis, 0).flatten(2) if weight.dim() > 2 else weight.movedim(axis, 0).unsqueeze(2)
+    if places.shape[1] % 2:
+        places = places.mT.reshape(len(places), -1, 1)
+    return _largest(places)
+
+
+def _largest(numbers: Tensor) -> Tensor:
+    """Of two that follow one another along the second of three axes, for each index of the first."""
+    numbers, every = numbers.float(), 1 if numbers.shape[1] % 2 else 2
+    sums = (numbers[:, :-1:every] + numbers[:, 1::every]).flatten(1)
+    if not sums.shape[1]:
+        return numbers.new_zeros(len(numbers))
+    return torch.maximum(-sums.amin(1), sums.amax(1))  # aminmax takes ten times as long
