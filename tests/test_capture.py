@@ -481,9 +481,12 @@ def test_what_differs_in_training_differs_as_in_the_model(model):
     assert str(graph_module.graph) == before
 
 
-def test_a_batch_norm_that_averages_over_all_batches_is_noted():
-    graph_module = capture(nn.Sequential(nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3)), ExampleInputs((IMAGE,)))
-    assert ["momentum=None" in note for note in graph_module.meta["capture_notes"]] == [True]
+@pytest.mark.parametrize(("momentum", "lost"), [(None, [True]), (0.0, []), (0.1, [])])
+def test_a_batch_norm_that_averages_over_all_batches_is_told_before_anybody_trains(momentum, lost):
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum), nn.BatchNorm2d(3))
+    graph_module = capture(model, ExampleInputs((IMAGE,)))
+    for told in (graph_module.meta["capture_notes"], graph_module.meta["lost_in_training"]):
+        assert ["momentum=None" in one for one in told] == lost
 
 
 # -------------------------------------------------------------------------------------------------- what cannot be traced

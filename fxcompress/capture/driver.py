@@ -33,7 +33,7 @@ from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.inserted import InsertedModules
 from fxcompress.capture.naming import rename
-from fxcompress.capture.norms import keep_statistics
+from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
@@ -218,6 +218,8 @@ class _Capture:
         if self.traced is not None:
             lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
             lost += module.meta.get("written", [])
+        seen = self.model if self.traced is not None and isinstance(self.model, nn.Module) else None
+        (told if seen is None else lost).extend(averages_of_all_batches(module.graph, seen))
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)
         in_inference = self.traced is not None and not isinstance(self.model, fx.GraphModule)  # others may be of training
         told += [*keep_statistics(module.graph, in_inference=in_inference), *(one for one in lost if one not in told)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._ops import OpOverload
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxcompress.errors import source_line
 from fxcompress.ir.modes import mode_argument
@@ -26,14 +27,30 @@ def keep_statistics(graph: fx.Graph, *, in_inference: bool) -> list[str]:
         if in_inference and given.get(mode_argument(node) or ""):
             _take_statistics_of_input(node)
             notes.append(f"a norm takes the statistics of its input in inference too, and keeps none: {source_line(node)}")
-        elif node.target is torch.ops.aten.batch_norm.default and given["momentum"] == 0:
-            # A graph has no number of batches for momentum=None.
-            notes.append(f"a batch norm has momentum=None or 0, and keeps its statistics in training: {source_line(node)}")
-    frozen = [node for node in graph.nodes if node.target is torch.ops.aten.batch_norm.default and node.meta.get("frozen")]
+    frozen = [node for node in _batch_norms(graph) if node.meta.get("frozen")]
     if frozen:
         told = f"{len(frozen)} batch norms stay in inference mode in training, as in the model: {source_line(frozen[0])} ..."
         notes.append(told)
     return notes
+
+
+def averages_of_all_batches(graph: fx.Graph, model: nn.Module | None) -> list[str]:
+    """A note for each batch norm that averages over all batches in training, which the graph has no number of.
+
+    Args:
+        model: that `graph` is of; None where only the graph is known, which says the same of norms that average nothing.
+    """
+    given = [] if model is None else [one.momentum for one in model.modules() if isinstance(one, _BatchNorm)]
+    if model is not None and None not in given:
+        return []
+    norms = [node for node in _batch_norms(graph) if arguments(node)["momentum"] == 0 and not node.meta.get("frozen")]
+    return [f"a batch norm has momentum=None, and keeps its statistics in training: {source_line(node)}" for node in norms]
+
+
+def _batch_norms(graph: fx.Graph) -> list[fx.Node]:
+    """Those with running statistics."""
+    found = graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
+    return [node for node in found if arguments(node).get("running_mean") is not None]
 
 
 def _take_statistics_of_input(node: fx.Node) -> None:
