@@ -172,3 +172,21 @@ def test_training_makes_the_kernel_and_inference_does_not_wait_for_it(monkeypatc
     assert not made
     FakeQuantize.apply(x.requires_grad_(), *grid)
     assert made == ["C"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("negative", ["x", "scale", "gradient"])
+def test_views_that_torch_negates_where_it_reads_them_are_not_read_as_memory(negative: str) -> None:
+    assert native.load() is not None
+    random = torch.Generator().manual_seed(0)
+    given = {
+        "x": torch.randn(6, 40, generator=random),
+        "scale": torch.tensor(0.1),
+        "gradient": torch.randn(6, 40, generator=random),
+    }
+    results = []
+    for made in (given, {**given, negative: torch._neg_view(-given[negative])}):
+        x, extent = made["x"].detach().requires_grad_(), torch.tensor(0.8, requires_grad=True)
+        result = FakeQuantize.apply(x, made["scale"], None, None, extent, (-8, 7), 1.0)
+        results.append((result, *torch.autograd.grad(result, (x, extent), made["gradient"])))
+    torch.testing.assert_close(*results)

@@ -51,12 +51,13 @@ def kernel_for(x: Tensor, scale: Tensor, zero_point: Tensor | None, *, training:
     kernel = _on(x.device.type)
     if kernel is None or not all(_is_plain(one, scale, x) for one in (scale, zero_point) if one is not None):
         return None
-    return kernel if kernel.takes(x, scale) else None
+    return kernel if kernel.takes(x, scale) and not x.is_neg() else None
 
 
 def _is_plain(one: Tensor, scale: Tensor, x: Tensor) -> bool:
     """Whether `one`, of a grid, lies in memory as kernels read it: number after number, beside `x`."""
-    return one.dtype == torch.float32 and one.device == x.device and one.shape == scale.shape and one.is_contiguous()
+    plain = one.dtype == torch.float32 and one.is_contiguous() and not one.is_neg()  # torch negates views where it reads them
+    return plain and one.device == x.device and one.shape == scale.shape
 
 
 def _on(device: str) -> Kernel | None:

@@ -96,6 +96,8 @@ class FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         (x, extent), (scale, zero_point) = ctx.saved_tensors, ctx.grid
         given, x, gradient = x.dtype, x.to(ctx.computed_in), gradient.to(ctx.computed_in)
+        if ctx.kernel is not None:
+            gradient = gradient.resolve_neg()  # views that torch negates where it reads them
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for gradients of gradients
             low = None if ctx.symmetric else scale  # any tensor of its shape
             learned = linearized.Grid(scale, zero_point, low, extent, ctx.levels, ctx.multiplier)
