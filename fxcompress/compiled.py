@@ -49,7 +49,11 @@ _STEP = (
 
 @keeps_its_names
 class Compiled(BothModes):
-    """A compiled model: an ordinary module with the original's parameters and calling convention."""
+    """A compiled model: an ordinary module with the original's parameters and calling convention.
+
+    What is no tensor in a call is as in the example, and lists are as long: others are an `InputError`. Another size than
+    `compile` left free is warned of, since what forward computes from sizes is of those that it had.
+    """
 
     compilation: Compilation
     _controller: CompositeController | None = None

@@ -2,17 +2,20 @@
 
 import copy
 import inspect
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from levels import Level, compile_once, images, network
 from recipes import recipes
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.errors import InputError
 from fxcompress.masks.mask import Mask, mask_of
 
 MASKS = [passes.PruneFilters(amount=0.5, multiple=1)]
@@ -272,3 +275,58 @@ def test_a_model_in_training_is_written_as_in_inference_and_left_as_it_is(stack)
     assert {name: module.training for name, module in model.named_modules()} == modes_before and model.text() == text
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(lowered(images()), model.eval()(images()), atol=0.05, rtol=0.05)
+
+
+ROW = torch.linspace(-1, 1, 8).reshape(2, 4)
+
+
+class Told(nn.Module):
+    """Computes with what is no tensor, which a graph has as constants, and with as many items as a list has."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, many, factor=2, mask=None, how="up"):
+        result = self.linear(x) * factor + sum(many) * (1 if how == "up" else -1)
+        return result if mask is None else result * mask
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"factor": 3}, "factor=2, not 3,"),
+        ({"factor": None}, "factor=2, not None,"),
+        ({"factor": ROW}, r"factor=2, not float32\[2, 4\],"),
+        ({"mask": ROW}, r"mask=None, not float32\[2, 4\],"),
+        ({"how": "down"}, "how='up', not 'down',"),
+        ({"many": [ROW] * 3}, "many=2 items, not 3,"),
+    ],
+)
+def test_a_call_that_says_what_the_graph_has_as_a_constant_is_refused(other, told):
+    given = {"x": ROW, "many": [ROW, ROW], "factor": 2, "mask": None, "how": "up"}
+    model = Told()
+    one = fxcompress.compile(model, [], data=[given])
+    for same in (given, dict(reversed(given.items())), {**given, "factor": 2.0, "many": (ROW, ROW)}):
+        torch.testing.assert_close(one(**same), model(**same))
+    with pytest.raises(InputError, match=told):
+        one(**{**given, **other})
+
+
+def test_a_call_with_another_size_than_the_graph_fixes_is_warned_of_once():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
+
+    fixed = fxcompress.compile(Mean(), [], data=[torch.randn(2, 3, 8, 8)])
+    free = fxcompress.compile(Mean(), [], data=[torch.randn(2, 3, 8, 8)], dynamic_shapes="auto")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fixed(torch.randn(5, 3, 8, 8))
+        free(torch.randn(5, 3, 9, 7))
+        assert not told
+        for _ in range(2):
+            fixed(torch.randn(5, 3, 9, 7))
+    assert [str(one.message).partition(":")[0] for one in told] == [
+        "the model was compiled for x of the shape [any, 3, 8, 8], and is called with [5, 3, 9, 7]"
+    ]

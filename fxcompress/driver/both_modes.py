@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxcompress.driver.granted import Granted
 from fxcompress.driver.leave_out import without_nothing
 from fxcompress.ir import modes, output_layout
 
@@ -44,10 +45,13 @@ class BothModes(fx.GraphModule):
 
         contiguous = output_layout.contiguous_outputs(self._graph)
         _, *known = inspect.signature(inference).parameters.values()
+        granted = Granted(self._graph)
 
         @functools.wraps(inference)
         def forward(self: BothModes, *args: Any, **kwargs: Any) -> Any:
             kwargs = without_nothing(known, len(args), kwargs)
+            if not torch.compiler.is_compiling():
+                granted.check(args, kwargs)
             return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
 
         type(self).forward = forward
