@@ -330,3 +330,40 @@ def test_a_call_with_another_size_than_the_graph_fixes_is_warned_of_once():
     assert [str(one.message).partition(":")[0] for one in told] == [
         "the model was compiled for x of the shape [any, 3, 8, 8], and is called with [5, 3, 9, 7]"
     ]
+
+
+class Masked(nn.Module):
+    """Takes more than the example of a graph may have, in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, mask=None, shift=None, twice=False):
+        result = self.linear(x) if mask is None else self.linear(x) * mask
+        return (result if shift is None else result + shift) * (2 if twice else 1)
+
+
+@pytest.mark.parametrize("given", [{"x": ROW, "shift": 2 * ROW}, {"shift": 2 * ROW, "x": ROW}], ids=list)
+def test_arguments_by_position_are_those_that_the_model_has_there(given):
+    model = Masked()
+    stack = [*QUANTIZERS, passes.Distill()]
+    compiled_here, in_place = fxcompress.compile(model, stack, data=[given]), copy.deepcopy(model)
+    fxcompress.compress(in_place, stack, data=[given])
+    again = fxcompress.compile(compiled_here, [], data=[given])
+    for one in (compiled_here, copy.deepcopy(compiled_here), again, in_place, copy.deepcopy(in_place)):
+        expected = one.eval()(**given)
+        assert torch.equal(one(given["x"], None, given["shift"]), expected)
+        assert torch.equal(one(given["x"], None, given["shift"], False), expected)
+        assert torch.equal(one(given["x"], shift=given["shift"]), expected)
+        with pytest.raises(InputError, match="for calls without '?mask"):
+            one(given["x"], given["shift"], given["shift"])
+        with pytest.raises((InputError, TypeError)):
+            one(given["x"], given["shift"])
+        with pytest.raises(TypeError):
+            one(given["x"], None, given["shift"], shift=given["shift"])
+    losses = []
+    for call in ((), given), ((given["x"], None, given["shift"]), {}):
+        compiled_here.controller, compiled_here.train()(*call[0], **call[1])
+        losses.append(compiled_here.controller.loss().item())
+    assert losses[0] == losses[1]

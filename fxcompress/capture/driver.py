@@ -42,6 +42,7 @@ from fxcompress.capture.training_trace import Modes, keep_training, note_attenti
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.data.batch import Batch
+from fxcompress.data.convention import PARAMETERS, parameters_of
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError
 from fxcompress.ir.calls import record_calls
@@ -231,6 +232,7 @@ class _Capture:
         result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}
         staying = [path for path, one in self.traced.named_modules() if one.training] if self.traced is not None else []
         result.meta["never_in_inference"] = staying
+        result.meta[PARAMETERS] = parameters_of(self.model) if isinstance(self.model, nn.Module) else None
         result.meta["trained_in"] = module.meta.get("trained_in")
         result.meta["precision"] = module.meta.get("precision", torch.float32)
         check_weights(result)

@@ -21,6 +21,12 @@ class BothModes(fx.GraphModule):
     """
 
     _graph_in_training: fx.Graph | None = None
+    _granted: Granted
+
+    def as_known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A call of the model as its graph takes it, and as other graphs of the model do."""
+        args, kwargs = self._granted.by_name(self.meta, args, kwargs)
+        return args, {name: value for name, value in kwargs.items() if name in self._granted.names}
 
     @property
     def graph(self) -> fx.Graph:
@@ -45,10 +51,11 @@ class BothModes(fx.GraphModule):
 
         contiguous = output_layout.contiguous_outputs(self._graph)
         _, *known = inspect.signature(inference).parameters.values()
-        granted = Granted(self._graph)
+        granted = self._granted = Granted(self._graph)
 
         @functools.wraps(inference)
         def forward(self: BothModes, *args: Any, **kwargs: Any) -> Any:
+            args, kwargs = granted.by_name(getattr(self, "meta", {}), args, kwargs)
             kwargs = without_nothing(known, len(args), kwargs)
             if not torch.compiler.is_compiling():
                 granted.check(args, kwargs)

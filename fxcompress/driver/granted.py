@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
+from fxcompress.data.convention import PARAMETERS, by_name
 from fxcompress.data.inputs import describe_value
 from fxcompress.errors import InputError, warn_user
 from fxcompress.ir.fake import static_sizes
@@ -27,6 +28,12 @@ class Granted:
         self.names = [name for name in info.orig_args if name != "self"]
         self.inputs = list(graph.find_nodes(op="placeholder"))
         self._has_warned = False
+
+    def by_name(
+        self, meta: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `convention.by_name`, with the parameters that `meta` of the graph's module tells."""
+        return by_name(meta.get(PARAMETERS), self.spec.child(0).num_children, self.names, args, kwargs)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Look at a call; what does not fit the parameters at all is left to the call itself.

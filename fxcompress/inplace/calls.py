@@ -83,7 +83,7 @@ class Calls:
         for key, expected in self.expected.items():
             if key in given:
                 _check(name, key, expected, given[key])
-        return call(*(given.get(key, self.expected.get(key)) for key in self.known))
+        return call(**{key: given.get(key, self.expected.get(key)) for key in self.known})
 
     def _expected(self, graph: fx.Graph, example: ExampleInputs) -> dict[str, Any]:
         """What each known argument was in the example, with what is asked for in the place of each tensor."""

@@ -13,6 +13,7 @@ from fxcompress.errors import TrainingError
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.edit import attribute
 from fxcompress.training.controller import Controller
+from fxcompress.training.models import CalledByName
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """A scalar from an output of the student and the same output of the teacher, both in float32 or wider."""
@@ -90,6 +91,8 @@ class DistillationController(Controller):
 
         def compare(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
             if module.training:
+                if isinstance(module, CalledByName):
+                    args, kwargs = module.as_known(args, kwargs)
                 self._loss = scale * _total(criterion, outputs, teacher(*args, **kwargs))
 
         model.register_forward_pre_hook(forget)

@@ -31,3 +31,10 @@ class Trainable(Protocol):
     def checkpoint(self) -> dict[str, Any]: ...
 
     def load_checkpoint(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class CalledByName(Protocol):
+    """A model that is called as the one was that it was compiled from, whatever its graph takes by position."""
+
+    def as_known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]: ...

@@ -1,0 +1,60 @@
+"""Calls of a graph by the parameters that the model's own forward has: a graph knows those of the example, in its order."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from fxcompress.errors import InputError
+
+PARAMETERS = "parameters"
+"""The key in a graph module's ``meta`` for what `parameters_of` gives."""
+
+
+def parameters_of(model: nn.Module) -> Sequence[inspect.Parameter] | None:
+    """What forward of `model` takes by position; None where it takes any number, so that places have no names."""
+    if isinstance(model, fx.GraphModule) and PARAMETERS in model.meta:
+        return model.meta[PARAMETERS]  # of the model that it was made of
+    found = inspect.signature(model.forward).parameters.values()
+    if any(one.kind is one.VAR_POSITIONAL for one in found):
+        return None
+    return [one for one in found if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+
+
+def by_name(
+    own: Sequence[inspect.Parameter] | None,
+    positional: int,
+    known: Collection[str],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call with the names of forward's `own` for its arguments behind the first `positional`, which the graph takes by place.
+
+    Those that are not `known` to the graph are left out where they say nothing: None, or the default.
+
+    Raises:
+        InputError: one that is not known says something.
+        TypeError: there are too many, or one twice.
+    """
+    if own is None or len(args) <= positional:
+        return args, dict(kwargs)
+    named = {one.name: (one, value) for one, value in zip(own[positional:], args[positional:])}
+    if len(args) > len(own):
+        raise TypeError(f"forward() takes {len(own)} arguments by position, but {len(args)} were given")
+    if named.keys() & kwargs.keys():
+        raise TypeError(f"forward() got {', '.join(sorted(named.keys() & kwargs.keys()))} by position and by name")
+    for name, (one, value) in named.items():
+        if name not in known and not _says_nothing(one, value):
+            raise InputError(
+                f"the model was compiled for calls without {name}; compile it with example inputs that have it, in a dict or "
+                "in compile(example_inputs=(...))"
+            )
+    return args[:positional], {name: value for name, (_, value) in named.items() if name in known} | dict(kwargs)
+
+
+def _says_nothing(parameter: inspect.Parameter, value: Any) -> bool:
+    default = parameter.default
+    return value is None or value is default or (isinstance(value, (bool, int, float, str)) and value == default)
