@@ -179,3 +179,14 @@ def test_permuted_channels_in_front_of_a_convolution(tmp_path, stack, order, the
     compiled = fxcompress.compile(Permuted(), stack, data=[torch.randn(4, 6, 8, 8)])
     compiled.to_onnx(tmp_path / "model.onnx", verify="strict")
     compiled.to_openvino(tmp_path / "model.xml", verify="strict")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("weights", "bias"), [(1.0, 1.0), (1e-7, 1.0), (1.0, 1e9)])
+def test_biases_of_transposed_convolutions_whose_groups_share_scales(groups, weights, bias):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(8, 8, 2, 2, groups=groups)
+    with torch.no_grad():
+        layer.weight.mul_(weights)
+        layer.bias.copy_(bias * torch.linspace(-1, 1, 8))
+    agree(compile_here(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), layer), torch.randn(4, 3, 8, 8)), torch.randn(4, 3, 8, 8))

@@ -118,8 +118,10 @@ def _overflows(node: ir.Node) -> bool:
     steps = [_step(value) for value in node.inputs[:2]]
     if bias is None or any(step is None for step in steps):
         return False
+    bias = bias.reshape(-1).astype(np.float64)
+    of_input, of_weight = (np.asarray(step, np.float64) for step in steps)
     with np.errstate(all="ignore"):
-        size = np.abs(bias.reshape(-1).astype(np.float64)) / (steps[0].astype(np.float64) * steps[1].astype(np.float64))  # type: ignore[union-attr]
+        size = np.abs(bias) / (of_input * np.resize(of_weight, bias.size))  # groups of a transposed convolution share scales
     return bool((size > _LARGEST_BIAS).any())
 
 
