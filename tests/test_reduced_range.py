@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, passes
 from fxcompress.quantization.weights import fit
+from fxcompress.quantizers.neighbours import weight_sums
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.targets import OPENVINO_CPU, has_vnni
 
@@ -186,3 +187,38 @@ def test_restored_weights_are_in_steps_for_pairs():
 def test_what_the_cpu_can_do_is_what_the_system_lists():
     words = set(Path("/proc/cpuinfo").read_text().split())
     assert has_vnni() == (not words.isdisjoint({"avx512_vnni", "avx_vnni"}))
+
+
+@given(seed=st.integers(0, 2**16), kept=st.lists(st.booleans(), min_size=1, max_size=9), places=st.integers(1, 3))
+def test_neighbours_are_those_without_masked_inputs_too(seed, kept, places):
+    """A file has such inputs no more, once their filters are removed."""
+    weight = torch.randn(2, len(kept), places, generator=torch.Generator().manual_seed(seed)) * torch.tensor(kept)[:, None]
+    left = weight[:, torch.tensor(kept)].mT.reshape(2, -1)
+    found = weight_sums(weight, 0)
+    if not all(kept):
+        assert ((left[:, :-1] + left[:, 1:]).abs() <= found[:, None]).all()
+    assert (found <= 2 * weight.abs().amax((1, 2))).all()
+
+
+@pytest.mark.parametrize("masked", [0, 1, 4])
+def test_neighbours_are_the_same_where_torch_compiles(masked):
+    weight = torch.randn(8, 6, 3, 3)
+    weight[:, :masked] = 0
+    compiled = torch.compile(weight_sums, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(weight, 0), weight_sums(weight, 0))
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_no_pair_saturates_once_pruned_filters_are_gone(removed):
+    """Of weights whose even inputs are large, and the odd ones, which are pruned, small."""
+    first, second = nn.Linear(4, 8), nn.Linear(8, 5)
+    for weight in (first.weight.data, second.weight.data.mT):
+        weight.copy_(torch.where(torch.arange(8) % 2 == 0, 1.0, 0.01)[:, None])
+    stack = [
+        passes.PruneFilters(amount=0.5, multiple=1),
+        *[passes.RemoveFilters()] * removed,
+        passes.Quantize(),
+        passes.Calibrate(),
+    ]
+    model = nn.Sequential(first, nn.ReLU(), second)
+    assert not saturating(fxcompress.compile(model, stack, data=[torch.randn(4, 4)]))
