@@ -27,6 +27,7 @@ def post_training(*, effort: Effort = "normal") -> list[Pass]:
         passes.CanonicalizeActivations(),
         passes.SplitChannels(),
         passes.SmoothActivations(),
+        passes.OrderChannels(),
         passes.Quantize(),
         passes.RoundWeights(),
         passes.Calibrate(estimator="output_error"),

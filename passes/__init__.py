@@ -23,6 +23,7 @@ from fxcompress.passes.learn_rounding import LearnRounding
 from fxcompress.passes.learn_sparsity import LearnSparsity
 from fxcompress.passes.lower_binarizers import LowerBinarizers
 from fxcompress.passes.lower_quantizers import LowerQuantizers
+from fxcompress.passes.order_channels import OrderChannels
 from fxcompress.passes.prune_filters import PruneFilters
 from fxcompress.passes.quantize import Quantize
 from fxcompress.passes.reconstruct_outputs import ReconstructOutputs
@@ -56,6 +57,7 @@ __all__ = [
     "LearnSparsity",
     "LowerBinarizers",
     "LowerQuantizers",
+    "OrderChannels",
     "PruneFilters",
     "Quantize",
     "ReconstructOutputs",

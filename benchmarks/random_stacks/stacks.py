@@ -38,6 +38,7 @@ _OPTIONS: dict[str, dict[str, Sequence[str]]] = {
     "EqualizeLayers": {"bias_share": ["0.0", "0.5"], "iterations": ["3"]},
     "SplitChannels": {"channels": ["1", "3", "16"], "gain": ["1.01"], "samples": ["4"]},
     "SmoothActivations": {"samples": ["4"], "tokens": ["16"]},
+    "OrderChannels": {},
     "PruneFilters": {
         "amount": ["0.3", "0.5", "0.7"],
         "multiple": ["1", "1", "2"],
@@ -89,7 +90,7 @@ def random_stack(draw: random.Random) -> tuple[str, ...] | None:
     names = []
     for name, share in [("FoldBatchNorm", 0.5), ("CanonicalizeActivations", 0.5), ("EqualizeLayers", 0.2)]:
         names += [name] * chance(share)
-    names += [name for name in ("SplitChannels", "SmoothActivations") if chance(0.3)]
+    names += [name for name in ("SplitChannels", "SmoothActivations", "OrderChannels") if chance(0.3)]
     names += [
         name
         for name, share in [("PruneFilters", 0.3), ("Binarize", 0.1), ("Sparsify", 0.2), ("LearnSparsity", 0.1)]
