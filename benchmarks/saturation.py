@@ -76,7 +76,7 @@ def measured(name: str, ways: Sequence[str], folder: Path, calibration: int, sco
         compiled = fxcompress.compile(network.load(), _pipeline(*WAYS[way]), data=batches)
         path = compiled.to_onnx(folder / "compiled.onnx", verify=False)
         runs = {
-            "simulation": _simulated(compiled, scored),
+            "simulation": simulated(compiled, scored),
             "OpenVINO": all_outputs(path, *scored, batch=BATCH),
             "onnxruntime": in_onnxruntime(path, scored),
         }
@@ -93,7 +93,8 @@ def _pipeline(reduction: Any, ordered: bool) -> list[Any]:
     return [replace(one, reduce_range=reduction) if isinstance(one, passes.Quantize) else one for one in chosen]
 
 
-def _simulated(compiled: fxcompress.Compiled, scored: Sequence[np.ndarray]) -> list[np.ndarray]:
+def simulated(compiled: fxcompress.Compiled, scored: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """All outputs for all samples, of what is written to a file, in torch."""
     lowered, found = compiled.lower(), []
     with torch.no_grad():
         for start in range(0, len(scored[0]), BATCH):

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.ir.constants import behind, is_constant
-from fxcompress.ir.edit import attribute, insert_constant, name_of
+from fxcompress.ir.edit import add_attribute, attribute, held_like, name_of
 
 
 def exchangeable(channels: Channels) -> list[Ids]:
@@ -47,28 +47,28 @@ def _held(channels: Channels) -> set[int]:
 
 
 def exchange(channels: Channels, sources: Mapping[int, int], created_by: str) -> list[fx.Node]:
-    """Put the channel ``sources[c]`` in the place of c, for each c of `sources`, in all constants. Returns those made.
+    """Put the channel ``sources[c]`` in the place of c, for each c of `sources`, in all constants. Returns those that changed.
 
     Args:
         sources: a permutation of each of some sets that are `exchangeable`.
     """
-    graph_module, made = channels.graph_module, dict[str, fx.Node]()
+    graph_module, made, changed = channels.graph_module, dict[str, str](), list[fx.Node]()
     for node in graph_module.graph.find_nodes(op="get_attr"):
         target = str(node.target)
         orders = [_order(sources, [*map(channels.elements.find, ids or ())]) for ids in channels.of(node)]
         if all(order is None for order in orders):
             continue
         if target not in made:
-            value = attribute(graph_module, target).detach()
+            old = attribute(graph_module, target)
+            value = old.detach()
             for axis, order in enumerate(orders):
                 if order is not None:
                     value = value.index_select(axis, order.to(value.device))
-            name = f"{name_of(node)}_ordered"
-            made[target] = insert_constant(graph_module, name, value, before=node, created_by=created_by, replaces=node)
-            made[target].meta |= {key: node.meta[key] for key in ("val", "scope", "stack_trace") if key in node.meta}
-        node.replace_all_uses_with(made[target])
-    graph_module.graph.eliminate_dead_code()
-    return list(made.values())
+            made[target] = add_attribute(graph_module, f"{target}_ordered", held_like(old, value))
+        node.meta |= {"stands_for": name_of(node), "created_by": created_by}
+        node.target = made[target]
+        changed.append(node)
+    return changed
 
 
 def _order(sources: Mapping[int, int], channels: Ids) -> Tensor | None:
