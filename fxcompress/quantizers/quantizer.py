@@ -126,9 +126,13 @@ class Quantizer(nn.Module):
         self.scale.mul_(factor)
 
     def spread(self, weight: Tensor) -> None:
-        """Make the steps wider where neighbours in `weight` are beyond what pairs may add up to (see ``spec.pairs``)."""
+        """Make the steps wider where neighbours in `weight` are beyond what pairs may add up to (see ``spec.pairs``).
+
+        Integers that add up to just as much, as rounding passes choose them, keep their steps.
+        """
         if self._keeps_pairs(weight):
-            self.widen(widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale))
+            factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
+            self.widen(torch.where(self.pairs_beyond(self.integers(weight.detach())), factor, 1.0))
 
     def pairs_beyond(self, integers: Tensor) -> Tensor:
         """Where neighbours in `integers`, those of a weight, are beyond that: bool of the shape of `scale`."""
