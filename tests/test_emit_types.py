@@ -105,3 +105,13 @@ def test_what_is_small_is_no_nothing() -> None:
 def test_quadrants_and_large_numbers(function) -> None:
     x = torch.tensor([[0.0, -1.0, 1.0, -90.0, 90.0]]).expand(5, 5)
     assert_same(lambda x, y: function(x, y), x.clone(), x.T.clone(), runtimes=RUNTIMES)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64"])
+@pytest.mark.parametrize("by", ["1", "7", "each its own"])
+def test_bits_of_numbers_below_zero_are_shifted_to_the_right(kind, by):
+    def shifted(x):
+        numbers = TYPES[kind](x * 9)
+        return numbers >> (TYPES[kind](x).abs() if by == "each its own" else int(by)), torch.bitwise_right_shift(numbers, 1)
+
+    assert_same(shifted, FLOATS, runtimes=RUNTIMES)

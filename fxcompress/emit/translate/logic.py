@@ -9,6 +9,7 @@ import torch
 
 from fxcompress.emit.translate.arithmetic import as_value
 from fxcompress.emit.translation import Emitter, translation
+from fxcompress.emit.types import number
 
 aten = torch.ops.aten
 
@@ -78,6 +79,25 @@ def _overloads(*packets: Any) -> tuple[Any, ...]:
 _register_logic("And", aten.logical_and.default, _overloads(aten.bitwise_and, aten.__and__))
 _register_logic("Or", aten.logical_or.default, _overloads(aten.bitwise_or, aten.__or__))
 _register_logic("Xor", aten.logical_xor.default, _overloads(aten.bitwise_xor, aten.__xor__))
+
+
+@translation(*_overloads(aten.__rshift__), *(getattr(aten.bitwise_right_shift, one) for one in ("Tensor", "Tensor_Scalar")))
+def shift_right(emit: Emitter, x: ir.Value, other: Any) -> ir.Value:
+    """Of a number below zero the complement is shifted: ONNX has it of unsigned numbers alone, to which OpenVINO clips.
+
+    In no fewer than 32 bits, since OpenVINO rounds bytes that it shifts.
+    """
+    a, b = emit.promote(x, other)
+    signed, unsigned = _SHIFTED_IN[emit.dtype(a) == torch.int64]
+    a, by = emit.cast(a, signed), emit.cast(as_value(emit, b, a), unsigned)
+    below = emit.Less(a, number(0, signed))
+    shifted = emit.cast(
+        emit.BitShift(emit.cast(emit.Where(below, emit.BitwiseNot(a), a), unsigned), by, direction="RIGHT"), signed
+    )
+    return emit.cast(emit.Where(below, emit.BitwiseNot(shifted), shifted), emit.result.dtype)
+
+
+_SHIFTED_IN = (torch.int32, torch.uint32), (torch.int64, torch.uint64)
 
 
 @translation(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
