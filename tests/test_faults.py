@@ -406,6 +406,14 @@ def test_4_bits_that_integer_kernels_read_become_8_in_the_file():
     assert {"Sub", "QuantizeLinear"} <= {node.op_type for node in graph.node}
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("rows", "columns"), [(9, 2), (15, 8), (33, 5)])
+def test_matrices_of_4_bits_with_an_odd_number_of_rows(symmetric, rows, columns):
+    x = torch.randn(4, 3, rows)
+    spec = QuantizationSpec(bits=4, symmetric=symmetric)
+    agree(compile_here(nn.Linear(rows, columns), x, weights=spec, activations=None), x)
+
+
 def test_a_layer_of_4_bits_is_no_product_of_activations():
     x = torch.randn(4, 5, 8)
     compiled = compile_here(

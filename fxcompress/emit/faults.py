@@ -20,7 +20,7 @@ from fxcompress.emit.convolutions import (
     wide_crops_in_float,
     wide_groups_in_float,
 )
-from fxcompress.emit.groups import groups_divided
+from fxcompress.emit.groups import groups_divided, odd_rows_in_bytes
 from fxcompress.emit.joins import depths_apart, expansions_apart, joins_quantized_apart, joins_requantized
 from fxcompress.emit.kernels import (
     averages_apart,
@@ -190,6 +190,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.MISH_OF_ATTENTION: mishes_spelled,
     Fault.STRIDED_PADDING: strides_apart,
     Fault.ODD_GROUPS: groups_divided,
+    Fault.ODD_ROWS: odd_rows_in_bytes,
     Fault.SUPPRESSED_TIES: _allow_more_overlap,
     Fault.LONG_CHAINS: chains_cut,
 }

@@ -1,11 +1,11 @@
-"""Weights with scales for groups, in groups of sizes whose sums a runtime computes rightly."""
+"""Weights of few bits, in groups and rows whose sums a runtime computes rightly."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from fxcompress.emit.rewiring import numbers_of
+from fxcompress.emit.rewiring import constant, numbers_of, put_before
 
 _FOUR_BITS = {ir.DataType.INT4, ir.DataType.UINT4}
 
@@ -19,6 +19,29 @@ def groups_divided(graph: ir.Graph) -> int:
         _repeat_scales(graph, node, size // smaller)
         node.attributes["block_size"] = ir.AttrInt64("block_size", smaller)
     return len(found)
+
+
+def odd_rows_in_bytes(graph: ir.Graph) -> int:
+    """Have matrices of 4 bits and an odd number of rows multiplied in 8, which are what a cast makes of them."""
+    found = [node for node in graph if node.op_type == "DequantizeLinear" and _has_odd_rows(node)]
+    for node in found:
+        assert node.inputs[0] is not None
+        signed = node.inputs[0].dtype == ir.DataType.INT4
+        points = numbers_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        put_before(graph, node, "Cast").attributes["to"] = ir.AttrInt64("to", ir.DataType.INT8 if signed else ir.DataType.UINT8)
+        if points is not None:
+            wide = points.astype(np.int8 if signed else np.uint8)
+            node.replace_input_with(2, constant(graph, wide, f"{node.inputs[2].name}/bytes"))  # type: ignore[union-attr]
+    return len(found)
+
+
+def _has_odd_rows(node: ir.Node) -> bool:
+    """Whether a product reads the 4-bit numbers of `node`, in columns of an odd number of them that share a scale."""
+    numbers = node.inputs[0]
+    if numbers is None or numbers.dtype not in _FOUR_BITS or node.attributes.get_int("block_size", 0):
+        return False
+    multiplied = any(use.node.op_type == "MatMul" and use.idx == 1 for use in node.outputs[0].uses())
+    return multiplied and numbers.shape is not None and len(numbers.shape) == 2 and int(numbers.shape[0]) % 2 > 0
 
 
 def _is_taken(node: ir.Node, size: int) -> bool:

@@ -58,6 +58,7 @@ class Fault(enum.Enum):
     SINGLE_COLUMNS = "computes the wrong values where an integer convolution of several columns strides to one"
     LONG_ROWS = "takes the wrong values where the rows of an integer kernel, over a few channels, fill several registers"
     ODD_GROUPS = "adds up the wrong groups of weights where these are of odd sizes, or no multiple of 32 above that"
+    ODD_ROWS = "multiplies by other numbers where a matrix of 4 bits has an odd number of rows"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
     LONG_CHAINS = "does not load more than 32 operations on elements in the kernel of the one that they follow"
