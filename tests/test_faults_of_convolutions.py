@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxcompress
-from fxcompress import QuantizationSpec
+from fxcompress import QuantizationSpec, passes
 from fxcompress.execution.agreement import sqnr
 
 # Sizes of the input; channels, filters and what else `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` takes.
@@ -190,3 +190,16 @@ def test_biases_of_transposed_convolutions_whose_groups_share_scales(groups, wei
         layer.weight.mul_(weights)
         layer.bias.copy_(bias * torch.linspace(-1, 1, 8))
     agree(compile_here(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), layer), torch.randn(4, 3, 8, 8)), torch.randn(4, 3, 8, 8))
+
+
+def test_an_average_of_what_cancels():
+    """Its steps are those of rounding errors, which no ratio of scales in onnxruntime's kernel holds."""
+    model = nn.Sequential(nn.InstanceNorm2d(1, affine=True), nn.AdaptiveAvgPool2d(1), nn.Linear(1, 3))
+    x = torch.randn(5, 1, 1, 2)
+    agree(compile_here(model, x), x)
+
+
+def test_float_weights_of_what_is_quantized():
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 1)), torch.randn(8, 2, 6, 6)
+    stack = [passes.Quantize(), passes.Calibrate(), passes.TrainQuantizers(weights_start_epoch=1)]
+    agree(fxcompress.compile(model.eval(), stack, data=[x]), x)

@@ -14,6 +14,14 @@ _OUTPUTS_AT_ONCE = 16
 _REGISTER = 64  # bytes
 
 
+def float_weights_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between a quantized value and the float weights that it is multiplied with."""
+    found = [
+        node for node in graph if node.op_type in ("Conv", "ConvTranspose", "Gemm") and numbers_of(node.inputs[1]) is not None
+    ]
+    return shield(graph, [(node, 0) for node in found if dequantize_of(node.inputs[0]) is not None])
+
+
 def strides_apart(graph: ir.Graph) -> int:
     """Have a convolution of one place compute every place, of which its strides are taken behind it."""
     found = [node for node in graph if node.op_type == "Conv" and _strides_over_padding(_axes(node))]

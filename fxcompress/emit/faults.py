@@ -13,6 +13,7 @@ import onnx_ir as ir
 from fxcompress.emit.chains import chains_cut
 from fxcompress.emit.convolutions import (
     bytes_padded,
+    float_weights_apart,
     long_rows_longer,
     shallow_volumes_in_float,
     single_columns,
@@ -37,6 +38,7 @@ from fxcompress.emit.kernels import (
 from fxcompress.emit.products import few_bits_multiplied_apart
 from fxcompress.emit.reductions import (
     averages_of_bytes_apart,
+    averages_of_noise_apart,
     maxima_apart,
     means_in_float,
     reduced_integers_apart,
@@ -223,6 +225,8 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.WIDE_CROPS: wide_crops_in_float,
     Fault.SINGLE_COLUMNS: single_columns,
     Fault.LONG_ROWS: long_rows_longer,
+    Fault.TINY_AVERAGES: averages_of_noise_apart,
+    Fault.FLOAT_WEIGHTS: float_weights_apart,
     Fault.LARGE_BIASES: _detach_large_biases,
     Fault.SIGNED_ZERO_POINTS: _omit_signed_zero_points,
 }

@@ -38,10 +38,11 @@ def odd_rows_in_bytes(graph: ir.Graph) -> int:
 def _has_odd_rows(node: ir.Node) -> bool:
     """Whether a product reads the 4-bit numbers of `node`, in columns of an odd number of them that share a scale."""
     numbers = node.inputs[0]
-    if numbers is None or numbers.dtype not in _FOUR_BITS or node.attributes.get_int("block_size", 0):
+    if numbers is None or numbers.dtype not in _FOUR_BITS or node.attributes.get_int("block_size"):
         return False
     multiplied = any(use.node.op_type == "MatMul" and use.idx == 1 for use in node.outputs[0].uses())
-    return multiplied and numbers.shape is not None and len(numbers.shape) == 2 and int(numbers.shape[0]) % 2 > 0
+    shape = numbers.shape.numpy() if numbers.shape is not None else ()
+    return multiplied and len(shape) == 2 and shape[0] % 2 > 0
 
 
 def _is_taken(node: ir.Node, size: int) -> bool:

@@ -23,6 +23,7 @@ from fxcompress.emit.rewiring import (
 from fxcompress.ir.reach import reached
 
 _INTEGERS = {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8}
+_STEPS = 128  # of an average in one of what it is the average of, at most: half of what onnxruntime's kernel computes with
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
 
 
@@ -63,6 +64,19 @@ def averages_of_bytes_apart(graph: ir.Graph) -> int:
     moved = reached(averages, lambda node: [reader for reader in node.successors() if reader.op_type in MOVES])
     read = [use for node in moved for value in node.outputs for use in value.uses()]
     return shield(graph, [(node, place) for node, place in read if node.op_type not in MOVES | {"QuantizeLinear", "Shape"}])
+
+
+def averages_of_noise_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand behind an average whose quantizer has steps that are next to nothing."""
+    averages = [node for node in graph if node.op_type in ("AveragePool", "GlobalAveragePool")]
+    read = [(node, use) for node in averages for use in node.outputs[0].uses() if use.node.op_type == "QuantizeLinear"]
+    return shield(graph, [(use.node, use.idx) for node, use in read if _takes_smaller_steps(node, use.node)])
+
+
+def _takes_smaller_steps(average: ir.Node, quantize: ir.Node) -> bool:
+    dequantize = dequantize_of(average.inputs[0])
+    scales = [numbers_of(node.inputs[1]) for node in (dequantize, quantize) if node is not None]
+    return len(scales) == 2 and all(one is not None for one in scales) and float(scales[0]) > _STEPS * float(scales[1])  # type: ignore[arg-type]
 
 
 def _are_bytes(value: ir.Value | None) -> bool:

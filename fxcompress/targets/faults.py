@@ -59,6 +59,8 @@ class Fault(enum.Enum):
     LONG_ROWS = "takes the wrong values where the rows of an integer kernel, over a few channels, fill several registers"
     ODD_GROUPS = "adds up the wrong groups of weights where these are of odd sizes, or no multiple of 32 above that"
     ODD_ROWS = "multiplies by other numbers where a matrix of 4 bits has an odd number of rows"
+    TINY_AVERAGES = "does not run an average of bytes whose steps are next to nothing beside theirs"
+    FLOAT_WEIGHTS = "quantizes float weights on its own where what they are multiplied with is quantized"
     LARGE_BIASES = "keeps the bias of an integer layer in 32 bits, whatever its size"
     SIGNED_ZERO_POINTS = "from opset 21 on, does not load signed activations that have a zero point"
     LONG_CHAINS = "does not load more than 32 operations on elements in the kernel of the one that they follow"

@@ -24,5 +24,5 @@ ONNXRUNTIME_CPU = replace(
     accumulates=False,
     signed_weights=False,
     filter_multiple=1,
-    faults=frozenset({Fault.LARGE_BIASES, Fault.SIGNED_ZERO_POINTS}),
+    faults=frozenset({Fault.LARGE_BIASES, Fault.SIGNED_ZERO_POINTS, Fault.TINY_AVERAGES, Fault.FLOAT_WEIGHTS}),
 )
