@@ -10,6 +10,8 @@ import torch
 from emission import assert_same, in_onnxruntime, in_openvino
 from torch import Tensor, nn
 
+import fxcompress
+
 RUNTIMES = (in_onnxruntime, in_openvino)
 ROWS = torch.randn(2, 5, 8)
 ODD = torch.randn(2, 7)
@@ -60,3 +62,14 @@ def test_complex_rotary_embeddings() -> None:
             return torch.view_as_real(turned).flatten(3)
 
     assert_same(Rotary(), torch.randn(2, 5, 3, 4), runtimes=RUNTIMES)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("given", [torch.randn(4, 6), torch.randn(4, 6, dtype=torch.complex64)], ids=["real", "complex"])
+def test_files_of_complex_numbers_are_compared_as_the_pairs_that_they_hold(tmp_path, target, given):
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x).conj(), x.abs() + 1
+
+    compiled = fxcompress.compile(Spectrum(), [], example_inputs=(given,), target=target)
+    compiled.to_onnx(tmp_path / "model.onnx", verify="strict")

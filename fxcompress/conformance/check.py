@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from fxcompress.conformance.bisection import first_that_fails
 from fxcompress.conformance.client import CHILD, FileProblem
 from fxcompress.conformance.rounding import Constants
-from fxcompress.conformance.simulation import Agreement, Simulation
+from fxcompress.conformance.simulation import Agreement, Simulation, as_in_file
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.sized import sized_inputs
 from fxcompress.emit.files import declared_shapes
@@ -129,7 +129,7 @@ class FileCheck:
             CHILD.ask(*request, seconds=self.seconds)  # what an earlier file left behind in the process may have killed it
 
     def _run(self, inputs: Sequence[Any]) -> list[Tensor]:
-        arrays = [leaf.detach().cpu().numpy() for leaf in inputs if isinstance(leaf, Tensor)]
+        arrays = [as_in_file(leaf).detach().cpu().numpy() for leaf in inputs if isinstance(leaf, Tensor)]
         outputs = CHILD.ask("run", arrays, seconds=self.seconds)
         return [torch.as_tensor(output) for output in outputs]
 

@@ -55,7 +55,7 @@ class Simulation:
     @torch.no_grad()
     def _leaves(self, interpreter: fx.Interpreter) -> list[Any]:
         found = interpreter.run(*self.inputs, initial_env=dict(self.constants.values), enable_io_processing=False)
-        return [torch.as_tensor(leaf) for leaf in pytree.tree_leaves(found) if leaf is not None]
+        return [as_in_file(torch.as_tensor(leaf)) for leaf in pytree.tree_leaves(found) if leaf is not None]
 
     def compare(self, outputs: Sequence[Tensor]) -> list[Agreement]:
         """Each of the file's `outputs` beside the simulation's, which is rounded anew until that explains the difference.
@@ -84,6 +84,11 @@ class Simulation:
         while len(self._draws) <= number:
             self._draws.append(self._leaves(Dithered(self.graph_module, self.constants.nodes, len(self._draws))))
         return self._draws[number]
+
+
+def as_in_file(value: Tensor) -> Tensor:
+    """`value` as files have it: complex numbers are pairs of real ones."""
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 def _signal(exact: Tensor) -> float:

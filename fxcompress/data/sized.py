@@ -30,9 +30,12 @@ def sized_inputs(
     """
     leaves = pytree.tree_leaves((example.args, example.kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    shapes = [[_size(dimension) for dimension in shape] for shape in declared]
+    beside = zip(tensors, declared, strict=True)
+    shapes = [
+        [_size(dimension) for dimension in shape[: tensor.dim()]] for tensor, shape in beside
+    ]  # less the pairs of complex ones
     given: dict[str, int] = {}
-    for tensor, shape in zip(tensors, shapes, strict=True):
+    for tensor, shape in zip(tensors, shapes):
         for size, known in zip(tensor.shape, shape):
             if isinstance(known, str):
                 given.setdefault(known, size)
