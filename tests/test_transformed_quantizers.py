@@ -105,6 +105,21 @@ def test_gradients_of_each_sample_are_those_of_it_alone():
     assert jacrev(model)(x).shape == (4, 3, 4, 5)
 
 
+def test_ranges_stay_where_weights_are_arguments():
+    """Of a model in training, whose ranges else follow its weights: these may be larger, and several."""
+    layers = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)
+    model = fxcompress.compile(nn.Sequential(*layers), [passes.Quantize(), passes.Calibrate()], data=[values(9, 6)]).train()
+    before, x = {name: held.clone() for name, held in model.named_buffers()}, values(4, 6)
+    parameters = {name: 3 * parameter.detach() for name, parameter in model.named_parameters()}
+    loss = lambda parameters, x: functional_call(model, parameters, (x,)).square().sum()  # noqa: E731
+    together = {name: torch.stack([one, one]) for name, one in parameters.items()}
+    first, second = vmap(loss, (0, None))(together, x)
+    assert first == second
+    assert grad(loss)(parameters, x)["0.weight"].any()
+    vmap(grad(loss), (None, 0))(parameters, x[:, None])
+    assert all(torch.equal(held, before[name]) for name, held in model.named_buffers())
+
+
 def test_an_exported_model_trains_as_the_compiled_one():
     model, x = trained(), values(4, 5)
     exported = torch.export.export(model, (x,)).module()

@@ -22,6 +22,11 @@ _FEW = 4  # filters, of which one at least reads every input that is not masked,
 _MARGIN = 2**-7  # of what division and multiplication round
 
 
+def answers_at_once(x: Tensor) -> bool:
+    """Whether a number of `x` can be asked for: no device is to be waited for, and no compiler stops there."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def widening(sums: Tensor, steps: Tensor) -> Tensor:
     """How many times as wide `steps` must be for neighbours that add up to `sums`: 1 where they are wide enough.
 
@@ -49,8 +54,7 @@ def operand_sum(operand: Tensor, axis: int) -> Tensor:
 def _by_channel(weight: Tensor, axis: int) -> Tensor:
     places = weight.movedim(axis, 0).flatten(2) if weight.dim() > 2 else weight.movedim(axis, 0).unsqueeze(2)
     found = _largest(_in_a_row(places) if places.shape[1] % 2 else places)
-    may_ask = places.device.type == "cpu" and not torch.compiler.is_compiling()  # elsewhere nobody waits for an answer
-    if may_ask and (_read(places[:_FEW]).all() or _read(places).all()):
+    if answers_at_once(places) and (_read(places[:_FEW]).all() or _read(places).all()):
         return found
     read = _read(places)
     return torch.where(read.all(), found, torch.maximum(found, _largest_once_removed(places, read)))

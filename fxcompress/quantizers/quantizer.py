@@ -16,7 +16,8 @@ from fxcompress.ir.bypass import bypass
 from fxcompress.ir.state import outside
 from fxcompress.masks.mask import select_indices
 from fxcompress.quantizers.following import FollowedRange
-from fxcompress.quantizers.neighbours import LARGEST, weight_sums, widening
+from fxcompress.quantizers.linearized import is_transformed
+from fxcompress.quantizers.neighbours import LARGEST, answers_at_once, weight_sums, widening
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.ranges import Estimator
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -132,6 +133,8 @@ class Quantizer(nn.Module):
         """
         if self._keeps_pairs(weight):
             factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
+            if answers_at_once(factor) and not (factor > 1).any():
+                return
             self.widen(torch.where(self.pairs_beyond(self.integers(weight.detach())), factor, 1.0))
 
     def pairs_beyond(self, integers: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.ready and self.enabled):
             return bypass(self, x)
-        if self.training:
+        if self.training and not is_transformed():  # then what is rounded is an argument, and ranges are not its own
             if self.followed.any:
                 self._follow(x)
             self.spread(x)
