@@ -48,8 +48,8 @@ class LowerQuantizers(Pass):
                 rewritten.append(Replacement.at(node))
         if beyond:
             context.notes.append(
-                f"neighbours in {listed(beyond)} have grown outside of training: on x86 CPUs without VNNI sums of them may "
-                "saturate; list what changes weights before Quantize(), or take Quantize(reduce_range=True)"
+                f"neighbours in {listed(beyond)} are larger than when they were quantized, or their ranges narrower: on x86 "
+                "CPUs without VNNI sums of them may saturate; Quantize(reduce_range=True) keeps them from it in any training"
             )
         return rewritten
 

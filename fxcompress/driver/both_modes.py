@@ -57,7 +57,7 @@ class BothModes(fx.GraphModule):
         def forward(self: BothModes, *args: Any, **kwargs: Any) -> Any:
             args, kwargs = granted.by_name(getattr(self, "meta", {}), args, kwargs)
             kwargs = without_nothing(known, len(args), kwargs)
-            if not torch.compiler.is_compiling():
+            if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
                 granted.check(args, kwargs)
             return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
 

@@ -19,10 +19,10 @@ from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import attribute, insert_constant, name_of, owner_of
 from fxcompress.ir.modes import inference_twin
 from fxcompress.ir.reach import reached
-from fxcompress.masks.mask import source_constant
+from fxcompress.masks.mask import masked, source_constant
 from fxcompress.quantization.matrix_layers import MatrixLayer
 from fxcompress.quantization.patches import weight_rows
-from fxcompress.quantization.quantized import quantizer_calls, quantizer_of
+from fxcompress.quantization.quantized import quantizer_calls, quantizer_of, serves_weight
 from fxcompress.quantizers.trainable import TrainableQuantizer
 
 LOOK_UP = resolve("embedding")
@@ -126,6 +126,8 @@ class Student:
                 quantizer = quantizer_of(self.quantized, call)
                 assert quantizer is not None
                 quantizer.set_grid(trained.scale, trained.zero_point, trained.signed)
+                if serves_weight(call):
+                    quantizer.spread(masked(self.quantized, call.args[0]))
         return list(made.values())
 
 

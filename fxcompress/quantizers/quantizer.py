@@ -109,7 +109,9 @@ class Quantizer(nn.Module):
         self.followed.start(nothing)
 
     @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
+    def _follow_unfitted(self, x: Tensor) -> None:
+        if not self.followed.any or is_transformed():
+            return
         fitted = self.followed.follow(x, self.spec)
         grid = self.spec.fit(self.followed.low, self.followed.high, self.signed)
         self.set_grid(*(torch.where(fitted, new, old) for new, old in zip(grid, (self.scale, self.zero_point))), self.signed)
@@ -131,10 +133,10 @@ class Quantizer(nn.Module):
 
         Integers that add up to just as much, as rounding passes choose them, keep their steps.
         """
-        if self._keeps_pairs(weight):
-            factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
-            if answers_at_once(factor) and not (factor > 1).any():
-                return
+        if not self._keeps_pairs(weight) or is_transformed():  # there, what is rounded is an argument
+            return
+        factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
+        if not answers_at_once(factor) or (factor > 1).any():
             self.widen(torch.where(self.pairs_beyond(self.integers(weight.detach())), factor, 1.0))
 
     def pairs_beyond(self, integers: Tensor) -> Tensor:
@@ -159,11 +161,14 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.ready and self.enabled):
             return bypass(self, x)
-        if self.training and not is_transformed():  # then what is rounded is an argument, and ranges are not its own
-            if self.followed.any:
-                self._follow(x)
-            self.spread(x)
+        if self.training:
+            self._see(x)
         return self.rounded(x)
+
+    def _see(self, x: Tensor) -> None:
+        """Let the range follow `x`, which is rounded in training."""
+        self._follow_unfitted(x)
+        self.spread(x)
 
     def rounded(self, x: Tensor) -> Tensor:
         """`x` on the grid, with straight-through gradients."""

@@ -63,6 +63,10 @@ class TrainableQuantizer(Quantizer):
     def widen(self, factor: Tensor) -> None:
         self.input_extent.data.mul_(factor.view_as(self.input_extent))
 
+    def _see(self, x: Tensor) -> None:
+        """As of any quantizer, but that no room is made for pairs: an optimizer has the range, and shards of it."""
+        self._follow_unfitted(x)
+
     @property
     def scale(self) -> Tensor:  # type: ignore[override]
         return self.grid()[0]
