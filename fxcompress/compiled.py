@@ -186,7 +186,7 @@ class Compiled(BothModes):
         Args:
             batch_size: of the file's inputs. None leaves it free, so that the file takes every batch that the model takes;
                 small networks run up to a fifth faster in OpenVINO where it is fixed.
-            input_names: names of the inputs, in their order; None for those of forward's parameters.
+            input_names: names of the inputs, in the order of forward's parameters; None for those of the parameters.
             output_names: of the outputs; None for ``output``, the keys of a dict, or ``output_0``, ``output_1`` ...
             opset: of the ONNX operators; None for the lowest that the model needs: 20, or 21.
             verify: run the file in the target's runtime, where that is installed, in a process of its own, and compare it with

@@ -4,6 +4,7 @@ import copy
 import inspect
 import warnings
 
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -367,3 +368,31 @@ def test_arguments_by_position_are_those_that_the_model_has_there(given):
         compiled_here.controller, compiled_here.train()(*call[0], **call[1])
         losses.append(compiled_here.controller.loss().item())
     assert losses[0] == losses[1]
+
+
+ORDERS = [{"x": ROW, "shift": 2 * ROW}, {"shift": 2 * ROW, "x": ROW}, {"twice": True, "shift": 2 * ROW, "x": ROW}]
+
+
+@pytest.mark.parametrize("given", ORDERS, ids=list)
+@pytest.mark.parametrize("kind", ["module", "program", "compiled"])
+def test_inputs_by_name_have_one_order_that_of_forward(kind, given, tmp_path):
+    model = Masked()
+    in_order = {name: given[name] for name in ("x", "shift", "twice") if name in given}
+    made_of = {
+        "module": lambda: model,
+        "program": lambda: torch.export.export(model, (), in_order, strict=False),
+        "compiled": lambda: fxcompress.compile(model, [], data=[given]),
+    }[kind]()
+    one, expected = fxcompress.compile(made_of, [], example_inputs=given), model(**given)
+    torch.testing.assert_close(one(**given), expected)
+    assert list(inspect.signature(one.forward).parameters) == list(in_order)
+    by_position = torch.export.export(one, tuple(in_order.values())), torch.export.export(one, (ROW,), _without(in_order, "x"))
+    torch.testing.assert_close(by_position[0].module()(*in_order.values()), expected)
+    torch.testing.assert_close(by_position[1].module()(ROW, **_without(in_order, "x")), expected)
+    session = onnxruntime.InferenceSession(one.to_onnx(tmp_path / "m.onnx", input_names=["first", "second"], verify="strict"))
+    (found,) = session.run(None, {"first": ROW.numpy(), "second": (2 * ROW).numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+def _without(given, name):
+    return {key: value for key, value in given.items() if key != name}

@@ -26,6 +26,7 @@ from fxcompress.capture import (
     unwritten,
 )
 from fxcompress.data.batch import Batch
+from fxcompress.data.convention import in_order
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import ROUNDING_DECIBELS
 from fxcompress.driver.sizes import weight_bytes
@@ -57,14 +58,14 @@ def capture_verified(
 ) -> Captured:
     """`model` as a graph that takes `example`, compared with the model where `check` is set.
 
-    A model in one precision is given inputs of another in its own.
+    A model in one precision is given inputs of another in its own. Inputs by name are in the order of forward's parameters.
 
     Raises:
         CaptureError: it cannot be traced, or the graph computes something else.
         InputError: a weight is empty or not finite.
     """
     started = time.perf_counter()
-    traced_on = example
+    traced_on = example = in_order(model, example)
     try:
         graph_module = capture(model, example, dynamic_shapes=dynamic_shapes, modes=modes)
     except CaptureError:

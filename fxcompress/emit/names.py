@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -16,13 +17,14 @@ def in_utf8(text: str) -> str:
 
 
 def input_names(graph_module: fx.GraphModule) -> list[str]:
-    """One name per input: that of its node, and in a cache its own (see `fxcompress.data.caches`)."""
-    nodes = [node.name for node in graph_module.graph.find_nodes(op="placeholder")]
+    """One name per input that is a tensor: that of its node, and in a cache its own (see `fxcompress.data.caches`)."""
+    nodes = graph_module.graph.find_nodes(op="placeholder")
     spec = _spec(graph_module, "in_spec")
     in_caches = [] if spec is None else list(_in_caches(spec))
     if len(in_caches) != len(nodes):
-        return nodes
-    return [name if held is None else f"past_key_values.{held}" for name, held in zip(nodes, in_caches)]
+        in_caches = [None] * len(nodes)
+    named = [node.name if held is None else f"past_key_values.{held}" for node, held in zip(nodes, in_caches)]
+    return [name for name, node in zip(named, nodes) if isinstance(node.meta.get("val"), torch.Tensor)]
 
 
 def output_names(graph_module: fx.GraphModule) -> list[str]:

@@ -61,7 +61,7 @@ def to_onnx_model(
     Args:
         graph_module: a graph in the dialect whose nodes carry ``meta["val"]``, without the modules that passes insert
             and lowering removes.
-        input_names: names for the inputs in order; by default those of the graph's placeholders.
+        input_names: names for the inputs that are tensors, in order; by default those of the graph's placeholders.
         output_names: names for the outputs in order; by default ``output`` for a single one, the keys of a dict, and
             ``output_0``, ``output_1`` ... for the rest.
         metadata: entries for the file's `metadata_props`.
@@ -157,7 +157,7 @@ class _Walk:
             raise EmitError(_message(self.problems))
 
     def _check_names(self) -> None:
-        count = len(self.graph_module.graph.find_nodes(op="placeholder"))
+        count = len(default_input_names(self.graph_module))
         if len(self.input_names) != count:
             raise InputError(f"input_names has {len(self.input_names)} names, the model has {count} inputs")
         every = [*self.input_names, *self.output_names]
@@ -178,10 +178,9 @@ class _Walk:
 
     def _placeholder(self, node: fx.Node) -> Any:
         fake = node.meta.get("val")
-        name = self.input_names.pop(0)
         if not isinstance(fake, torch.Tensor):
             return fake
-        value = ir.Value(name=self.emit.unique(name))
+        value = ir.Value(name=self.emit.unique(self.input_names.pop(0)))
         self.emit.graph.inputs.append(value)
         self.emit.symbols.bind(value, fake.shape, sample_dimension(node))
         declare(self.emit, value, fake)
