@@ -51,8 +51,8 @@ _STEP = (
 class Compiled(BothModes):
     """A compiled model: an ordinary module with the original's parameters and calling convention.
 
-    What is no tensor in a call is as in the example, and lists are as long: others are an `InputError`. Another size than
-    `compile` left free is warned of, since what forward computes from sizes is of those that it had.
+    What is no tensor in a call is as in the example, lists are as long and dicts have the same keys: others are `InputError`s.
+    Another size than `compile` left free is warned of, since what forward computes from sizes is of those that it had.
     """
 
     compilation: Compilation

@@ -282,15 +282,28 @@ ROW = torch.linspace(-1, 1, 8).reshape(2, 4)
 
 
 class Told(nn.Module):
-    """Computes with what is no tensor, which a graph has as constants, and with as many items as a list has."""
+    """Computes with what is no tensor, which a graph has as constants, and with as many items as a list or dict has."""
 
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(4, 4)
 
-    def forward(self, x, many, factor=2, mask=None, how="up"):
+    def forward(self, x, many, factor=2, mask=None, how="up", more=None, power=1.0):
         result = self.linear(x) * factor + sum(many) * (1 if how == "up" else -1)
-        return result if mask is None else result * mask
+        result = result + more["a"] - 2 * more["b"] + sum(more.values()) if more else result
+        return (result if mask is None else result * mask) ** (3 if power is None else power)
+
+
+TOLD = {"x": ROW, "many": [ROW, ROW], "factor": 2, "mask": None, "how": "up", "more": {"a": ROW, "b": 2 * ROW}}
+
+
+@pytest.fixture(scope="module")
+def told_calls():
+    """A model that is called with what is no tensor, compiled, and compressed in place."""
+    model, in_place = Told(), Told()
+    in_place.load_state_dict(model.state_dict())
+    fxcompress.compress(in_place, [], data=[TOLD])
+    return model, [fxcompress.compile(model, [], data=[TOLD]), in_place, copy.deepcopy(in_place)]
 
 
 @pytest.mark.parametrize(
@@ -301,17 +314,28 @@ class Told(nn.Module):
         ({"factor": ROW}, r"factor=2, not float32\[2, 4\],"),
         ({"mask": ROW}, r"mask=None, not float32\[2, 4\],"),
         ({"how": "down"}, "how='up', not 'down',"),
-        ({"many": [ROW] * 3}, "many=2 items, not 3,"),
+        ({"many": [ROW] * 3}, r"many=2 items, not list\(.*\),"),
+        ({"many": None}, "many=2 items, not None,"),
+        ({"x": 2.0}, r"x=float32\[any, 4\], not 2.0,"),
+        ({"more": {"a": ROW, "b": ROW, "c": ROW}}, r"more=a dict of a, b, not dict\(a=.*c=.*\),"),
+        ({"more": {"a": ROW}}, r"more=a dict of a, b, not dict\(a=.*\),"),
+        ({"power": None}, "'power'"),
+        ({"power": 2.0}, "'power'"),
     ],
 )
-def test_a_call_that_says_what_the_graph_has_as_a_constant_is_refused(other, told):
-    given = {"x": ROW, "many": [ROW, ROW], "factor": 2, "mask": None, "how": "up"}
-    model = Told()
-    one = fxcompress.compile(model, [], data=[given])
-    for same in (given, dict(reversed(given.items())), {**given, "factor": 2.0, "many": (ROW, ROW)}):
-        torch.testing.assert_close(one(**same), model(**same))
-    with pytest.raises(InputError, match=told):
-        one(**{**given, **other})
+def test_a_call_that_says_what_the_graph_has_as_a_constant_is_refused(told_calls, other, told):
+    for one in told_calls[1]:
+        with pytest.raises(InputError, match=f"(model was compiled|Told was compressed) for calls with(out)? {told}"):
+            one(**{**TOLD, **other})
+
+
+def test_a_call_that_says_the_same_in_another_way_computes_the_same(told_calls):
+    model, made = told_calls
+    left_out = {name: TOLD[name] for name in ("x", "many", "more")}
+    ways = [TOLD, dict(reversed(TOLD.items())), {**TOLD, "factor": 2.0, "many": (ROW, ROW)}, {**TOLD, "power": 1.0}, left_out]
+    for way in [*ways, {**TOLD, "more": {"b": 2 * ROW, "a": ROW}}]:
+        for one in made:
+            torch.testing.assert_close(one(**way), model(**way))
 
 
 def test_a_call_with_another_size_than_the_graph_fixes_is_warned_of_once():
@@ -329,7 +353,7 @@ def test_a_call_with_another_size_than_the_graph_fixes_is_warned_of_once():
         for _ in range(2):
             fixed(torch.randn(5, 3, 9, 7))
     assert [str(one.message).partition(":")[0] for one in told] == [
-        "the model was compiled for x of the shape [any, 3, 8, 8], and is called with [5, 3, 9, 7]"
+        "the model was compiled for calls with x=float32[any, 3, 8, 8], not float32[5, 3, 9, 7]"
     ]
 
 

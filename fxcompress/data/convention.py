@@ -40,33 +40,42 @@ def by_name(
     known: Collection[str],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    made: str,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A call with the names of forward's `parameters` for arguments behind the first `positional`, which graphs take by place.
 
-    Those that are not `known` to the graph are left out where they say nothing: None, or the default. Where forward takes any
-    number by position, places have no names, and the call is as it was; so too where its parameters are not known.
+    Those that are not `known` to the graph are left out where they say nothing: the default, or None where there is none.
+    Where forward takes any number by position, places have no names; where its parameters are not known, nothing has.
 
     Raises:
-        InputError: one that is not known says something.
+        InputError: one that is not known says something; the message begins with `made`.
         TypeError: there are too many, or one twice.
     """
-    if parameters is None or len(args) <= positional or any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        return args, dict(kwargs)
-    own = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    named = {one.name: (one, value) for one, value in zip(own[positional:], args[positional:])}
-    if len(args) > len(own):
-        raise TypeError(f"forward() takes {len(own)} arguments by position, but {len(args)} were given")
-    if named.keys() & kwargs.keys():
-        raise TypeError(f"forward() got {', '.join(sorted(named.keys() & kwargs.keys()))} by position and by name")
-    for name, (one, value) in named.items():
-        if name not in known and not _says_nothing(one, value):
+    own = {one.name: one for one in parameters or () if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    named = dict(kwargs)
+    if own and len(args) > positional and all(one.kind is not one.VAR_POSITIONAL for one in parameters or ()):
+        places = [one.name for one in own.values() if one.kind is not one.KEYWORD_ONLY]
+        if len(args) > len(places):
+            raise TypeError(f"forward() takes {len(places)} arguments by position, but {len(args)} were given")
+        by_place = dict(zip(places[positional:], args[positional:]))
+        if by_place.keys() & kwargs.keys():
+            raise TypeError(f"forward() got {', '.join(sorted(by_place.keys() & kwargs.keys()))} by position and by name")
+        args, named = args[:positional], by_place | named
+    unknown = {name: value for name, value in named.items() if name in own and name not in known}
+    for name, value in unknown.items():
+        if not _says_nothing(own[name].default, value):
             raise InputError(
-                f"the model was compiled for calls without {name}; compile it with example inputs that have it, in a dict or "
-                "in compile(example_inputs=(...))"
+                f"{made} for calls without {name!r}; compile it with example inputs that have it, in a dict or in "
+                "example_inputs=(...), or compile a submodule that is called without: submodules=[...]"
             )
-    return args[:positional], {name: value for name, (_, value) in named.items() if name in known} | dict(kwargs)
+    return args, {name: value for name, value in named.items() if name not in unknown}
 
 
-def _says_nothing(parameter: inspect.Parameter, value: Any) -> bool:
-    default = parameter.default
-    return value is None or value is default or (isinstance(value, (bool, int, float, str)) and value == default)
+def same_constant(left: Any, right: Any) -> bool:
+    """Whether two values that are no tensors are the same."""
+    return left is right or (type(left) is type(right) and isinstance(left, (bool, int, float, str, tuple)) and left == right)
+
+
+def _says_nothing(default: Any, value: Any) -> bool:
+    nothing = default is inspect.Parameter.empty or default is None
+    return value is default or (value is None and nothing) or (isinstance(value, (bool, int, float, str)) and value == default)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxcompress.data.convention import PARAMETERS
 from fxcompress.driver.granted import Granted
-from fxcompress.driver.leave_out import without_nothing
 from fxcompress.ir import modes, output_layout
 
 
@@ -25,7 +24,7 @@ class BothModes(fx.GraphModule):
 
     def as_known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A call of the model as its graph takes it, and as other graphs of the model do."""
-        args, kwargs = self._granted.by_name(self.meta, args, kwargs)
+        args, kwargs = self._granted.as_known(self.meta.get(PARAMETERS), args, kwargs)
         return args, {name: value for name, value in kwargs.items() if name in self._granted.names}
 
     @property
@@ -50,15 +49,12 @@ class BothModes(fx.GraphModule):
             training = type(fx.GraphModule(self, graph)).forward
 
         contiguous = output_layout.contiguous_outputs(self._graph)
-        _, *known = inspect.signature(inference).parameters.values()
         granted = self._granted = Granted(self._graph)
 
         @functools.wraps(inference)
         def forward(self: BothModes, *args: Any, **kwargs: Any) -> Any:
-            args, kwargs = granted.by_name(getattr(self, "meta", {}), args, kwargs)
-            kwargs = without_nothing(known, len(args), kwargs)
-            if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-                granted.check(args, kwargs)
+            args, kwargs = granted.as_known(getattr(self, "meta", {}).get(PARAMETERS), args, kwargs)
+            granted.check(args, kwargs)
             return output_layout.laid_out((training if self.training else inference)(self, *args, **kwargs), contiguous)
 
         type(self).forward = forward

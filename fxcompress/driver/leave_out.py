@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,26 +64,6 @@ def _outputs(graph: fx.Graph) -> list[Any]:
     """What stands for each output."""
     leaves = pytree.tree_leaves(graph.output_node().args)
     return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in leaves]
-
-
-def check_complete(parameters: Sequence[str], positional: int, named: Iterable[str]) -> None:
-    """Raise InputError where a call with so many positional arguments and those `named` leaves some of `parameters` out."""
-    missing = [name for name in parameters[positional:] if name not in named]
-    if missing:
-        raise InputError(
-            f"the model was compiled for calls with {', '.join(missing)}, which this call leaves out; where only a loss needs "
-            f"that, call compiled.without({', '.join(map(repr, missing))}), which returns the other outputs"
-        )
-
-
-def without_nothing(known: Sequence[inspect.Parameter], positional: int, named: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments `named` without those that are None, which says nothing, and not `known`; the others are complete."""
-    parameters = {one.name for one in known}
-    said = {name: value for name, value in named.items() if name in parameters or value is not None}
-    needed = [one.name for one in known if one.default is one.empty]
-    if positional + len(said) < len(needed):
-        check_complete(needed, positional, said)
-    return said
 
 
 def _parameters(graph: fx.Graph) -> dict[str, int]:

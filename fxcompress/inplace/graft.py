@@ -133,7 +133,7 @@ def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
     The instance runs `compiled` itself, so that controllers who watch that see every pass; a copy of it runs the code alone.
     """
     own, code, run = type(module), type(compiled).forward, functools.partial(nn.Module.__call__, compiled)
-    calls = Calls(own.forward, code, compiled.graph, compiled.compilation.example)
+    calls = Calls(own.forward, compiled.graph, own.__name__)
     instance = weakref.ref(module)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
