@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from levels import Undecided, compile_once
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import fxcompress
 from fxcompress import Effect, Pass, passes
@@ -255,6 +256,50 @@ def test_what_is_refused_changes_nothing(state, message):
     with pytest.raises(CheckpointError, match=message):
         model.load_checkpoint(state())
     assert same(model.state_dict(), weights) and model.controller.scheduler.state_dict() == schedule
+
+
+def freed(value):
+    value = value.clone()
+    value.untyped_storage().resize_(0)
+    return value
+
+
+UNUSUAL = {
+    "nested": lambda value: torch.nested.nested_tensor([value, value[:1]]),
+    "NestedTensor": lambda value: torch.nested.nested_tensor([value, value[:1]], layout=torch.jagged),
+    "FakeTensor": lambda value: FakeTensorMode().from_tensor(value),
+    "a tensor without values": lambda value: value.to("meta"),
+    "without values": freed,
+    "sparse_coo": lambda value: value.to_sparse(),
+    "quantized": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    "UninitializedParameter": lambda value: nn.UninitializedParameter(),
+    "of torch.func": lambda value: inside_vmap(value),
+}
+
+
+def inside_vmap(value):
+    caught = []
+    torch.vmap(lambda one: caught.append(one) or one)(value[None])
+    return caught[0]
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.filterwarnings("ignore:.*nested")
+def test_tensors_that_are_not_plain_are_refused_by_name(kind):
+    model, state = compiled(), compiled(seed=1).checkpoint()
+    before = copy.deepcopy(model.state_dict())
+    state["model"]["0.0.bias"] = UNUSUAL[kind](state["model"]["0.0.bias"])
+    with pytest.raises(CheckpointError, match=rf"0\.0\.bias is .*{kind}.*, here float32\[4\]"):
+        model.load_checkpoint(state)
+    assert same(model.state_dict(), before)
+
+
+def test_a_tensor_that_torch_negates_where_it_reads_it_is_its_numbers():
+    model, state = compiled(), compiled(seed=1).checkpoint()
+    bias = state["model"]["0.0.bias"].clone()
+    state["model"]["0.0.bias"] = torch._neg_view(-bias)
+    model.load_checkpoint(state)
+    assert torch.equal(model.state_dict()["0.0.bias"], bias)
 
 
 def test_a_module_that_refuses_its_state_halfway_changes_nothing(monkeypatch):

@@ -98,7 +98,8 @@ def digest(checkpoint: Mapping[str, Any]) -> str:
     for name, value in sorted(checkpoint["model"].items()):
         found.update(f"{name} {describe_value(value)} ".encode(errors="surrogatepass"))
         if isinstance(value, Tensor):
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            held = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            found.update(held.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -190,9 +191,9 @@ def _check_state(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     for what, names in (("it lacks", state.keys() - saved.keys()), ("only it has", saved.keys() - state.keys())):
         if names:
             differences.append(f"{what} {_listed(sorted(names))}")
-    unlike = [name for name in state if name in saved and _form(saved[name]) != _form(state[name])]
+    unlike = [name for name in state if name in saved and not _alike(saved[name], state[name])]
     if unlike:
-        told = [f"{name} is {describe_value(saved[name])}, here {describe_value(state[name])}" for name in unlike]
+        told = [f"{name} is {_told(saved[name])}, here {_told(state[name])}" for name in unlike]
         differences.append(_listed(told))
     if differences:
         raise CheckpointError(
@@ -205,10 +206,36 @@ def _finite(value: Any) -> bool:
     return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
 
 
-def _form(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return type(value)
-    return value.shape or (1,), value.dtype, value.layout, value.is_meta  # scalars had no dimension once
+def _alike(saved: Any, present: Any) -> bool:
+    """Whether `saved` is of the kind, the shape and the type of `present`; what is of another kind may have none of them."""
+    if _kind(saved) != _kind(present):
+        return False
+    if not isinstance(present, Tensor) or present.is_nested:
+        return True
+    return (saved.shape or (1,), saved.dtype) == (present.shape or (1,), present.dtype)  # scalars had no dimension once
+
+
+def _kind(value: Any) -> Any:
+    return _unlike_plain(value) if isinstance(value, Tensor) else type(value)
+
+
+def _told(value: Any) -> str:
+    return (_unlike_plain(value) if isinstance(value, Tensor) else None) or describe_value(value)
+
+
+def _unlike_plain(value: Tensor) -> str | None:
+    """What keeps `value` from being numbers in memory, one behind another, which alone can be looked through."""
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"a {type(value).__name__}"
+    if value.is_nested or value.is_quantized or value.layout is not torch.strided:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        return f"a {kind} tensor"
+    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        return "a tensor of torch.func"
+    needed = value.storage_offset() + 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride()))
+    if value.is_meta or (value.numel() and value.untyped_storage().nbytes() < needed * value.element_size()):
+        return "a tensor without values"
+    return None
 
 
 def _listed(names: Sequence[str]) -> str:
