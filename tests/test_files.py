@@ -259,6 +259,34 @@ def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(tmp_path: Path
     locks.unlock(lock)
 
 
+def test_a_look_before_long_work_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+    with locks.locked(tmp_path):
+        assert check_writable(write_to(tmp_path / "file", "old")) == tmp_path / "file"
+
+
+@pytest.mark.parametrize("then", ["gone", "replaced"])
+def test_a_file_that_another_writer_takes_away_is_not_called_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """It is there at the first look, and not when the system is asked whether it can be written to."""
+    path, new = write_to(tmp_path / "file", "old"), write_to(tmp_path / "new", "new")
+
+    def access(place: Path, mode: int) -> bool:
+        path.unlink()
+        if then == "replaced":
+            new.rename(path)
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+    assert check_writable(path) == path
+
+
+def write_to(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
 def test_a_writer_outlives_one_that_takes_its_new_folder_for_what_was_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

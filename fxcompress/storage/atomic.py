@@ -63,9 +63,7 @@ def _check_target(target: Path) -> None:
         raise InputError(f"cannot write {target}: it is a folder; give the path of a file in it")
     if not place.parent.is_dir():
         raise InputError(f"cannot write {target}: the folder {place.parent} does not exist; create it first")
-    with locked(place.parent):  # a writer takes files away for a moment
-        read_only = place.exists() and not os.access(place, os.W_OK)
-    if read_only:
+    if _is_read_only(place):
         raise InputError(f"cannot write {target}: the file that is there is read-only")
     if not is_replaced(place):
         return
@@ -74,6 +72,15 @@ def _check_target(target: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write {target}: no file can be made in {place.parent} ({error.strerror})") from error
+
+
+def _is_read_only(place: Path) -> bool:
+    """Whether a file is there that cannot be written to, and not one that another writer takes away at this moment."""
+    before = _status(place)
+    if before is None or os.access(place, os.W_OK):
+        return False
+    after = _status(place)
+    return after is not None and os.path.samestat(before, after)
 
 
 def takes_files_beside(target: Path) -> bool:
