@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from fxcompress.ir.edit import name_of
+from fxcompress.ir.edit import is_trained, name_of
 from fxcompress.pattern import Pattern, op, var
 from fxcompress.quantization.folding import scaled
 from fxcompress.quantization.quantized import quantizer_of
@@ -54,7 +54,7 @@ def fold(
         weight = folded_weight(new, w, scale, transposed_groups)
     else:
         weight = _folded_quantized_weight(new, w, scale, transposed_groups)
-    return weight and new.like(layer, weight=weight, bias=folded_bias(new, constant, b, scale, shift))
+    return weight and new.like(layer, weight=weight, bias=folded_bias(new, constant, b, beta, scale, shift))
 
 
 def _constant(new: Builder, w) -> fx.Node | None:
@@ -95,12 +95,19 @@ def _folded_quantized_weight(new: Builder, w: fx.Node, scale: torch.Tensor, tran
     return new.module(scales, new.replacement(weight, constant, name=f"{constant.target}_folded"), name=f"{w.target}_folded")
 
 
-def folded_bias(new: Builder, w: fx.Node, b: fx.Node | None, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:
-    """The bias after folding, as a new parameter named after the old one, or after the weight where there was none."""
+def folded_bias(
+    new: Builder, w: fx.Node, b: fx.Node | None, beta: fx.Node | None, scale: torch.Tensor, shift: torch.Tensor
+) -> fx.Node:
+    """The bias after folding, as a new parameter named after the old one, or after the weight where there was none.
+
+    It moves what comes out as `b` and `beta` did, so it is trained where either is.
+    """
     bias = shift if b is None else new.tensor(b).double() * scale + shift
     path = str(w.target).removesuffix("weight") + "bias" if b is None else str(b.target)
     meant = name_of(w).removesuffix("weight") + "bias" if b is None else name_of(b)
-    return new.replacement(bias.to(new.tensor(w).dtype), w if b is None else b, name=f"{path}_folded", stands_for=meant)
+    trained = any(is_trained(new.graph_module, one) for one in (b, beta) if one is not None)
+    bias = bias.to(new.tensor(w).dtype)
+    return new.replacement(bias, w if b is None else b, name=f"{path}_folded", stands_for=meant, trained=trained)
 
 
 def _mean(value: Pattern) -> Pattern:

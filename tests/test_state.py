@@ -20,6 +20,7 @@ def network():
 LINEAR = {f"{layer}.{name}" for layer in (7, 9) for name in ("weight", "bias")}
 CONV = {"0.weight", "0.bias", "3.weight", "3.bias"}  # the first bias is the norm's
 NORMS = {f"{layer}.{name}" for layer in (1, 4) for name in ("weight", "bias")}
+FROZEN = {f"{layer}.{name}" for layer in (3, 4) for name in ("weight", "bias")}
 REMOVE = [passes.PruneFilters(amount=0.3, multiple=1), passes.RemoveFilters()]
 STACKS = {
     "folded": ([passes.FoldBatchNorm()], CONV | LINEAR),
@@ -43,11 +44,11 @@ def test_parameters_are_those_that_are_computed_with_under_their_names(kind, tmp
     """Each gets a gradient; what was frozen is frozen; earlier steps can still be looked at and run."""
     stack, expected = STACKS[kind]
     model, x = network(), torch.randn(4, 3, 4, 4)
-    model[3].requires_grad_(False)
+    model[3:5].requires_grad_(False)
     compiled = fxcompress.compile(model, stack, data=[x])
     found = dict(compiled.named_parameters())
     assert found.keys() == expected
-    assert {name for name, one in found.items() if not one.requires_grad} == {"3.weight", "3.bias"}
+    assert {name for name, one in found.items() if not one.requires_grad} == FROZEN & expected
     compiled(x).square().sum().backward()
     assert all(one.grad is not None for one in found.values() if one.requires_grad)
     steps = compiled.compilation.steps
@@ -56,6 +57,35 @@ def test_parameters_are_those_that_are_computed_with_under_their_names(kind, tmp
     again = fxcompress.compile(model, stack, data=[x])
     again.load_state_dict(compiled.state_dict())
     assert torch.equal(again(x), compiled(x)) and torch.equal(copy.deepcopy(compiled)(x), compiled(x))
+
+
+FOLDED = {
+    "nothing": ((), {"weight", "bias"}, False),
+    "the weight": (("0.weight",), {"bias"}, True),
+    "the layer": (("0.weight", "0.bias"), {"bias"}, True),
+    "the norm": (("1.weight", "1.bias"), {"weight", "bias"}, False),
+    "the norm's scale and the layer": (("1.weight", "0.weight", "0.bias"), {"bias"}, False),
+    "both biases": (("0.bias", "1.bias"), {"weight"}, False),
+    "all": (("0.weight", "0.bias", "1.weight", "1.bias"), set(), False),
+}
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1, bias=False), nn.Linear(3, 4)], ids=str)
+@pytest.mark.parametrize("frozen", FOLDED)
+def test_a_folded_norm_is_trained_as_its_layer_was_and_what_is_lost_is_told(frozen, layer):
+    """The bias is trained where the layer's or the norm's was; a scale that was is lost behind a frozen weight."""
+    names, trained, is_told = FOLDED[frozen]
+    if layer.bias is None and "1.bias" in names:
+        trained = trained - {"bias"}
+    convolves = isinstance(layer, nn.Conv2d)
+    model = nn.Sequential(copy.deepcopy(layer), nn.BatchNorm2d(4) if convolves else nn.BatchNorm1d(4)).eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in names)
+    x = torch.randn(2, 3, 5, 5) if convolves else torch.randn(2, 3)
+    compiled = fxcompress.compile(model, [passes.FoldBatchNorm()], example_inputs=x)
+    assert {name for name, one in compiled.named_parameters() if one.requires_grad} == {f"0.{name}" for name in trained}
+    told = [note for note in compiled.report.rows[-1].notes if "trained scales of 1 batch norms" in note]
+    assert bool(told) == is_told
 
 
 def test_a_weight_that_another_layer_still_reads_keeps_its_name():
@@ -85,7 +115,8 @@ def test_a_constant_that_is_no_parameter_becomes_none():
             return self.norm(nn.functional.conv2d(x, self.weight))
 
     compiled = fxcompress.compile(Fixed().eval(), [passes.FoldBatchNorm()], example_inputs=torch.randn(2, 4, 3, 3))
-    assert list(compiled.parameters()) == [] and {name for name, _ in compiled.named_buffers()} == {"weight", "bias"}
+    assert [name for name, _ in compiled.named_buffers()] == ["weight"]
+    assert [name for name, _ in compiled.named_parameters()] == ["bias"], "which the norm has trained"
 
 
 def test_what_the_model_holds_beside_stays():

@@ -84,12 +84,17 @@ class Builder:
         """As `constant`, but kept as a parameter that training can change."""
         return self._attribute(name, tensor.detach(), parameter=True)
 
-    def replacement(self, tensor: torch.Tensor, old: fx.Node, *, name: str, stands_for: str | None = None) -> fx.Node:
+    def replacement(
+        self, tensor: torch.Tensor, old: fx.Node, *, name: str, stands_for: str | None = None, trained: bool | None = None
+    ) -> fx.Node:
         """As `constant`, for a tensor in the place of the constant `old`: a parameter if that is one, frozen if that is.
 
-        Once the passes have run it has the name of `old`, or the name `stands_for`.
+        Once the passes have run it has the name of `old`, or the name `stands_for`. Whether it is `trained` may be said, where
+        it is in the place of others as well.
         """
         held = held_like(attribute(self.graph_module, str(old.target)), tensor.detach())
+        if trained or (trained is not None and isinstance(held, torch.nn.Parameter)):
+            held = torch.nn.Parameter(held.detach(), requires_grad=trained)
         made = self._attribute(name, held, parameter=False)
         made.meta["stands_for"] = stands_for or name_of(old)
         return made
