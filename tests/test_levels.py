@@ -1,5 +1,6 @@
 """Schedules of the level, epoch by epoch against their closed formulas, and what steps through them."""
 
+import functools
 import math
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_exponential_with_bias_passes_through_its_three_points(initial):
     assert levels == pytest.approx([a * math.exp(-k * e) + initial - a for e in range(EPOCHS + 1)], abs=1e-9)
 
 
+@pytest.mark.parametrize("schedule", [Polynomial, Exponential, functools.partial(Polynomial, concave=False, power=3)])
+def test_the_initial_level_is_not_applied_again(schedule):
+    """0.2 - (0.2 - 0.05) is less than 0.05, and 1 - (1 - 0.05) more."""
+    controller = Recorded(schedule(epochs=4, initial=0.05, warmup=2), 0.2)
+    assert epochs(controller, 3) == [0.05] * 3 and controller.applied == []
+
+
+def test_steps_before_the_first_epoch_change_nothing():
+    controller = Recorded(Polynomial(epochs=2, power=1, steps_per_epoch=4), 0.8)
+    for _ in range(3):
+        controller.scheduler.step()
+    assert epochs(controller, 2) == pytest.approx([0, 0.4]) and len(controller.applied) == 1
+
+
 @given(
     target=st.floats(0.05, 0.99),
     start=st.floats(0, 0.9),
@@ -105,8 +120,8 @@ def test_the_exponential_with_bias_passes_through_its_three_points(initial):
 def test_ramps_rise_from_the_initial_level_to_the_target(target, start, count, warmup, kind):
     schedule = kind(epochs=count, warmup=warmup, initial=start * target * 0.7)
     levels = [schedule.level(epoch / 4, target) for epoch in range(4 * (count + warmup) + 2)]
-    assert levels == sorted(levels)
-    assert all(level == pytest.approx(schedule.initial) for level in levels[: 4 * warmup + 1])
+    assert levels == sorted(levels) and all(schedule.initial <= level <= target for level in levels)
+    assert all(level == schedule.initial for level in levels[: 4 * warmup + 1])
     assert levels[-2:] == [target, target] and schedule.level(count + warmup, target) == target
 
 

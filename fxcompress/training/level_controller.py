@@ -43,9 +43,10 @@ class LevelScheduler(Scheduler):
     def step(self, step: int | None = None) -> None:
         super().step(step)
         self._step_of_epoch += 1
-        if self.schedule is not None and self.schedule.steps_per_epoch is not None and not self.is_frozen:
+        has_begun = self.current_epoch >= 0  # else the first epoch would take back what steps before it had risen to
+        if self.schedule is not None and self.schedule.steps_per_epoch is not None and has_begun and not self.is_frozen:
             passed = min(self._step_of_epoch / self.schedule.steps_per_epoch, 1.0)
-            self._follow(self._next(max(self.current_epoch, 0) + passed))
+            self._follow(self._next(self.current_epoch + passed))
 
     @property
     def is_frozen(self) -> bool:

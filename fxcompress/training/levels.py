@@ -44,6 +44,11 @@ class Schedule(Declared, ABC):
     def level(self, epoch: float, target: float) -> float:
         """The level at `epoch`, on the way to `target`."""
 
+    def check(self, target: float) -> None:
+        """Raise InputError where it cannot lead to `target`."""
+        if self.initial > target:
+            raise InputError(f"the schedule starts at {self.initial!r}, above the {target!r} that it leads to")
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class _Ramp(Schedule):
@@ -57,9 +62,16 @@ class _Ramp(Schedule):
     epochs: Annotated[int, Ge(1)]
     warmup: Epoch = 0
 
-    def progress(self, epoch: float) -> float:
-        """The share of the way in time, 0 to 1."""
-        return min(max((epoch - self.warmup) / self.epochs, 0.0), 1.0)
+    def level(self, epoch: float, target: float) -> float:
+        """The very ends at both ends, and nothing beyond them in between, whatever is rounded: a level never falls."""
+        t = min(max((epoch - self.warmup) / self.epochs, 0.0), 1.0)
+        if t in (0, 1) or self.initial == target:
+            return target if t == 1 else self.initial
+        return min(max(self._level(t, target), self.initial), target)
+
+    @abstractmethod
+    def _level(self, t: float, target: float) -> float:
+        """The level once the share `t` of the time has passed, which is between 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -78,10 +90,7 @@ class Polynomial(_Ramp):
     power: Annotated[float, Gt(0)] = 0.9
     concave: bool = True
 
-    def level(self, epoch: float, target: float) -> float:
-        t = self.progress(epoch)
-        if t == 1:
-            return target
+    def _level(self, t: float, target: float) -> float:
         if self.concave:
             return target - (target - self.initial) * (1 - t) ** self.power
         return self.initial + (target - self.initial) * t**self.power
@@ -91,9 +100,8 @@ class Polynomial(_Ramp):
 class Exponential(_Ramp):
     """The share that is left shrinks by the same factor every epoch: ``1 - (1 - initial) ((1 - target) / (1 - initial))^t``."""
 
-    def level(self, epoch: float, target: float) -> float:
-        t = self.progress(epoch)
-        return target if t == 1 else 1 - (1 - self.initial) * ((1 - target) / (1 - self.initial)) ** t
+    def _level(self, t: float, target: float) -> float:
+        return 1 - (1 - self.initial) * ((1 - target) / (1 - self.initial)) ** t
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -103,17 +111,17 @@ class ExponentialWithBias(_Ramp):
     He et al., "Asymptotic Soft Filter Pruning", arXiv 1808.07471, section 3.3, equation 4.
     """
 
-    def level(self, epoch: float, target: float) -> float:
-        t = self.progress(epoch)
+    def _level(self, t: float, target: float) -> float:
         k = self._rate(target)
-        if t == 1 or target == self.initial:
-            return target
         return self.initial + (target - self.initial) * math.expm1(-k * t) / math.expm1(-k)
+
+    def check(self, target: float) -> None:
+        super().check(target)
+        if self.initial < target:
+            self._rate(target)
 
     def _rate(self, target: float) -> float:
         """k: with ``z = exp(-k / 8)``, the point at 1/8 of the time says ``(1 - z) / (1 - z^8)``, which falls with z."""
-        if target == self.initial:
-            return 1.0
         share = (0.75 * target - self.initial) / (target - self.initial)
         if not 1 / 8 < share < 1:
             raise InputError(
@@ -191,9 +199,6 @@ class Adaptive(Schedule):
 
 
 def check_schedule(schedule: Schedule | None, target: float) -> None:
-    """Raise InputError where `schedule` is none, or cannot lead to `target`."""
-    if schedule is None:
-        return
-    if schedule.initial > target:
-        raise InputError(f"the schedule starts at {schedule.initial!r}, above the {target!r} that it leads to")
-    schedule.level(0, target)
+    """Raise InputError where `schedule` cannot lead to `target`; None leads anywhere."""
+    if schedule is not None:
+        schedule.check(target)
