@@ -102,12 +102,15 @@ class Calibrate(Pass):
                 context.progress("weighing errors", seen, self.samples)
         context.notes.append(f"{seen} samples, {arithmetic} forward")
         statistics.leave_unseen(context)
-        rewritten = statistics.set_ranges()
-        if asking := statistics.weighed:
+        rewritten, asking, chosen = statistics.set_ranges(), statistics.weighed, {}
+        if asking:
             judging, _ = divide(batch, others, JUDGING, 0)
             undone = _judge(graph_module, asking, judging, context)
-            _tell(asking, sum(map(batch.count, choosing)), _chosen(graph_module, asking, undone, context), context)
-        statistics.spread_operands()
+            chosen = _chosen(graph_module, asking, undone, context)
+        for name, factor in statistics.spread_operands().items():
+            chosen |= {name: (chosen[name][0] * factor, chosen[name][1] * factor)} if name in chosen else {}
+        if asking:
+            _tell(asking, sum(map(batch.count, choosing)), chosen, context)
         return rewritten
 
     @property
@@ -277,9 +280,19 @@ class _Statistics:
             self.graph_module.get_submodule(target).set_range(low, high)
         return [Replacement.at(node) for node in self.by_node]
 
-    def spread_operands(self) -> None:
-        """Make the steps of operands wide enough for sums of neighbours, where these are held to it."""
+    def spread_operands(self) -> dict[str, Tensor]:
+        """Make the steps of operands wide enough for sums of neighbours, where these are held to it.
+
+        Returns:
+            How many times as wide they became, by the name of the quantizer.
+        """
+        names = {one: str(node.target) for node, one in quantizer_calls(self.graph_module).items()}
+        factors: dict[str, Tensor] = {}
         for node, (_, quantizers) in self.operands.items():
             for quantizer in quantizers:
                 if quantizer.spec.bits == 8:
-                    quantizer.widen(widening(self.sums[node], quantizer.scale))
+                    factor = widening(self.sums[node], quantizer.scale)
+                    quantizer.widen(factor)
+                    name = names[quantizer]
+                    factors[name] = factors[name] * factor if name in factors else factor
+        return factors

@@ -137,13 +137,9 @@ def test_steps_follow_neighbours_that_grow_in_training():
 def test_the_operand_of_a_product_has_steps_for_pairs():
     """Keys of one sign that are all large; one whose neighbours are of two signs keeps its range."""
 
-    class Attention(nn.Module):
-        def forward(self, x: Tensor, y: Tensor) -> Tensor:
-            return x @ y.transpose(1, 2)
-
     def scale(y: Tensor, **options) -> float:
         x = torch.rand(len(y), 4, y.shape[-1])
-        compiled = fxcompress.compile(Attention(), [passes.Quantize(**options), passes.Calibrate()], data=[(x, y)])
+        compiled = fxcompress.compile(Products(), [passes.Quantize(**options), passes.Calibrate()], data=[(x, y)])
         return next(float(one.scale) for name, one in quantizers(compiled).items() if "y" in name)
 
     y = torch.full((2, 5, 6), 12.7)
@@ -151,6 +147,22 @@ def test_the_operand_of_a_product_has_steps_for_pairs():
     y[..., 1::2] *= -1
     assert scale(y) == pytest.approx(0.1)
     assert scale(y[..., :1]) == pytest.approx(0.1)
+
+
+def test_the_range_of_an_operand_is_told_as_it_is_in_the_file():
+    """The report is of the steps that room for pairs has made wider."""
+    x, y = torch.rand(40, 3, 4), torch.full((40, 5, 4), 12.7)
+    stack = [passes.Quantize(), passes.Calibrate(estimator="output_error")]
+    compiled = fxcompress.compile(Products(), stack, data=list(zip(x.split(8), y.split(8))))
+    told = {choice.quantizer: choice for choice in compiled.report.ranges}
+    (name,) = [name for name in told if name.startswith("y")]
+    assert float(quantizers(compiled)[name].scale) == pytest.approx(25.4 / 128, 1e-3)
+    assert told[name].chosen[1] == pytest.approx(127 * 25.4 / 128, 1e-2) and told[name].seen[1] == pytest.approx(12.7)
+
+
+class Products(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x @ y.transpose(1, 2)
 
 
 def test_weights_that_grow_outside_of_training_are_told():
@@ -164,10 +176,11 @@ def test_weights_that_grow_outside_of_training_are_told():
     assert "neighbours in head_weight are larger" in note and "Quantize(reduce_range=True)" in note
 
 
-def test_restored_weights_are_in_steps_for_pairs():
+@pytest.mark.parametrize("reduce_range", ["pairs", True])
+def test_restored_weights_are_in_steps_for_pairs(reduce_range):
     model = net()
     nn.init.constant_(model.head.weight, 1.0)
-    four = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True))
+    four = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True), reduce_range=reduce_range)
     compiled = fxcompress.compile(
         model, [four, passes.Calibrate(), passes.RestorePrecision(bits=8, max_size=10**6)], data=[images()]
     )

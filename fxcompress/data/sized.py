@@ -31,9 +31,7 @@ def sized_inputs(
     leaves = pytree.tree_leaves((example.args, example.kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     beside = zip(tensors, declared, strict=True)
-    shapes = [
-        [_size(dimension) for dimension in shape[: tensor.dim()]] for tensor, shape in beside
-    ]  # less the pairs of complex ones
+    shapes = [list(map(_size, shape[: tensor.dim()])) for tensor, shape in beside]  # without the pairs of complex ones
     given: dict[str, int] = {}
     for tensor, shape in zip(tensors, shapes):
         for size, known in zip(tensor.shape, shape):
