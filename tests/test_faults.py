@@ -478,6 +478,20 @@ def test_a_bias_that_is_too_large_for_32_bits(layer, target):
     assert torch.allclose(found[0, 0], compiled(x)[0, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("stack", [fxcompress.defaults.post_training(), fxcompress.defaults.training()], ids=len)
+def test_a_norm_that_scales_by_next_to_nothing_and_shifts_by_one(stack):
+    """Folded into the weight, or into its scales, it leaves a bias of more steps than 32 bits count."""
+    torch.manual_seed(0)
+    norm, x = nn.BatchNorm2d(8), torch.rand(4, 3, 9, 9)
+    with torch.no_grad():
+        norm.weight.fill_(1e-5)
+        norm.bias.copy_(torch.linspace(-1, 1, 8))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    compiled = fxcompress.compile(model, stack, data=[x], target="onnxruntime")
+    serialized = checked(to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults))
+    assert sqnr(compiled(x), torch.from_numpy(optimized(serialized, [x])[0])) > 40
+
+
 @pytest.mark.parametrize("convolution", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
 def test_a_convolution_of_one_place_with_strides_over_padding(convolution):
     layer = convolution(3, 5, 1, stride=2, padding=1)

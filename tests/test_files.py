@@ -259,6 +259,20 @@ def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(tmp_path: Path
     locks.unlock(lock)
 
 
+def test_files_are_on_the_disk_before_they_are_renamed_and_their_names_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int | str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda opened: (done.append(os.fstat(opened).st_ino), sync(opened)))
+    monkeypatch.setattr(os, "replace", lambda part, place: (done.append(Path(place).name), replace(part, place)))
+    with replacing(tmp_path / "m.bin", tmp_path / "m.xml") as parts:
+        for part in parts:
+            part.write_text("new")
+    written = [(tmp_path / name).stat().st_ino for name in ("m.bin", "m.xml")]
+    assert done == [*written, "m.bin", "m.xml", tmp_path.stat().st_ino]
+
+
 def test_a_look_before_long_work_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
     with locks.locked(tmp_path):

@@ -1,6 +1,7 @@
 """Models of half and double precision: compiled in float32, with their own types at the interface; and what is no model."""
 
 import itertools
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -203,6 +204,28 @@ def test_a_model_in_parts_says_why_and_fits_a_screen():
     assert "Branching was not compiled: Could not guard" in str(compiled)
     assert "layers.3:" in compiled.text()
     assert compiled.lower().keys() == compiled.parts.keys()
+
+
+class Cache:
+    """What a generating model returns beside its values, of a kind that no graph knows."""
+
+
+class Caching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config, self.layer = types.SimpleNamespace(use_cache=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return (x, Cache()) if self.config.use_cache else x
+
+
+def test_a_cache_that_no_graph_can_return_is_told_with_what_to_do():
+    model, x = Caching(), torch.randn(4, 8)
+    with pytest.warns(PartialCaptureWarning, match="set model.config.use_cache = False to compile it as a whole"):
+        assert isinstance(fxcompress.compile(model, [], data=[x]), fxcompress.PartlyCompiled)
+    model.config.use_cache = False
+    assert isinstance(fxcompress.compile(model, [], data=[x]), fxcompress.Compiled)
 
 
 def test_rejected_dynamic_shapes_give_the_message_of_torch():

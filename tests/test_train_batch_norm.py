@@ -218,6 +218,10 @@ def test_adaptation_takes_statistics_and_changes_nothing_else(training):
 def test_adaptation_needs_batch_norms_and_data():
     with pytest.raises(InputError, match=r"no batch norm of this model takes statistics; leave FoldBatchNorm\(\) out"):
         adapt_batch_norm(compiled(Net(), DATA, passes.FoldBatchNorm()), [DATA])
+    frozen = compiled(Net(), DATA)
+    fxcompress.training.freeze_batch_norm(frozen)
+    with pytest.raises(InputError, match=r"they are frozen: call freeze_batch_norm\(compiled, frozen=False\) first"):
+        adapt_batch_norm(frozen, [DATA])
     with pytest.raises(InputError, match="samples of 1 or more, or None, got 0"):
         adapt_batch_norm(compiled(Net(), DATA), [DATA], samples=0)
     with pytest.raises(InputError, match="the data is empty"):

@@ -21,6 +21,8 @@ from fxcompress.options import check_arguments
 from fxcompress.pattern.scopes import Scope, select
 from fxcompress.training.models import CompiledModel
 
+_UNFOLDED = "leave FoldBatchNorm() out of its passes"
+
 
 @check_arguments("compiled", "frozen")
 def freeze_batch_norm(compiled: CompiledModel, scopes: Iterable[Scope] = ("",), frozen: bool = True) -> list[str]:
@@ -45,7 +47,7 @@ def freeze_batch_norm(compiled: CompiledModel, scopes: Iterable[Scope] = ("",), 
     chosen = None if everywhere else select(compiled.graph, scopes)
     found = [node for node in modes.batch_norms(compiled.graph) if chosen is None or node in chosen]
     if not found:
-        raise InputError("no batch norm of this model takes statistics there; leave FoldBatchNorm() out of its passes")
+        raise InputError(f"no batch norm of this model takes statistics there; {_UNFOLDED}")
     for node in found:
         node.meta["frozen"] = frozen
     compiled.recompile()
@@ -75,7 +77,9 @@ def adapt_batch_norm(compiled: CompiledModel, data: Iterable[Any], samples: Anno
     with nonfinite.explaining():
         seen = take_statistics(graph_module, compiled.compilation.example, data, samples, nonfinite)
     if seen is None:
-        raise InputError("no batch norm of this model takes statistics; leave FoldBatchNorm() out of its passes")
+        frozen = modes.batch_norms(graph_module.graph)
+        how = "they are frozen: call freeze_batch_norm(compiled, frozen=False) first" if frozen else _UNFOLDED
+        raise InputError(f"no batch norm of this model takes statistics; {how}")
     return seen
 
 
