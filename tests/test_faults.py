@@ -465,17 +465,18 @@ def test_attention_and_4_bits_in_one_file(transposed):
     "layer", [nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3, groups=3), nn.ConvTranspose2d(3, 8, 3), nn.Linear(9, 8)], ids=str
 )
 def test_a_bias_that_is_too_large_for_32_bits(layer, target):
+    """Of weights a millionth as large, which what comes behind reads in integers, so that runtimes keep the bias in those."""
     torch.manual_seed(0)
     with torch.no_grad():
         layer.weight.mul_(1e-6)
         layer.bias.copy_(torch.linspace(-2, 1e5, len(layer.bias)))
     x = torch.rand(4, 3, 9, 9) if not isinstance(layer, nn.Linear) else torch.rand(4, 9)
+    behind = nn.Linear(8, 4) if isinstance(layer, nn.Linear) else nn.Conv2d(len(layer.bias), 4, 1)
     one = [passes.Quantize(), passes.Calibrate()]
-    compiled = fxcompress.compile(nn.Sequential(layer, nn.ReLU()), one, data=[x], target=target)
+    compiled = fxcompress.compile(nn.Sequential(layer, nn.ReLU(), behind), one, data=[x], target=target)
     serialized = checked(to_onnx_model(compiled.lower(), faults=compiled.compilation.target.faults))
-    found = torch.from_numpy(optimized(serialized, [x])[0])
-    assert sqnr(compiled(x), found) > 80
-    assert torch.allclose(found[0, 0], compiled(x)[0, 0], atol=1e-4)
+    found = (in_openvino if target == "openvino" else optimized)(serialized, [x])[0]
+    assert sqnr(compiled(x), torch.from_numpy(found)) > 80
 
 
 @pytest.mark.parametrize("stack", [fxcompress.defaults.post_training(), fxcompress.defaults.training()], ids=len)
