@@ -107,6 +107,14 @@ def test_a_maximum_along_any_dimension_before_a_convolution(dim, keepdim):
     agree(compile_here(model, x), x)
 
 
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("element", [torch.tanh, F.hardswish, lambda x: x * 0.3])
+def test_a_maximum_that_is_moved_before_a_quantizer(element, keepdim):
+    model = nn.Sequential(Call(lambda x: element(x.amin(1, keepdim).movedim(-1, 1)).flatten(1, -2)), nn.Linear(2, 5))
+    x = torch.randn(4, 3, 2, 6)
+    agree(compile_here(model.eval(), x), x)
+
+
 NUMBERS = torch.linspace(-1, 1, 3)
 FEW = QuantizationSpec(bits=4, symmetric=False)  # values are clipped to their range
 CLIPPED = {

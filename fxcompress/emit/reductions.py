@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 
@@ -28,8 +28,12 @@ _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"
 
 
 def maxima_apart(graph: ir.Graph) -> int:
-    """Have a reshape stand behind each maximum, so that no quantizer runs in its kernel."""
-    return sum(_reshape_behind(graph, node) for node in list(graph) if node.op_type in MAXIMA)
+    """Have a maximum of a value with itself stand behind each maximum, so that no quantizer runs in its kernel.
+
+    In front of that a reshape takes what is moved behind the maximum. Alone it would be no wall: operations on elements, and
+    quantizers with them, are moved in front of it.
+    """
+    return _alone(graph, [_reshape_behind(graph, node) for node in list(graph) if node.op_type in MAXIMA])
 
 
 def reductions_apart(graph: ir.Graph) -> int:
@@ -40,7 +44,9 @@ def reductions_apart(graph: ir.Graph) -> int:
     moved += [node for node in rows if comes_from(node, {NORM}, numbers=True)]
     moved += [node for node in reductions if any(one.op_type == NORM for one in _computed_with(node))]
     found = [node for node in reductions if node in moved or any(by_numbers(node, joins=False))]
-    return sum(_reshape_behind(graph, node) for node in found)
+    for node in found:
+        _reshape_behind(graph, node)
+    return len(found)
 
 
 def _computed_with(node: ir.Node) -> Iterator[ir.Node]:
@@ -87,32 +93,45 @@ def _are_bytes(value: ir.Value | None) -> bool:
 def reduced_integers_apart(graph: ir.Graph) -> int:
     """Have a maximum of a value with itself stand behind what reduces integers, so that nothing runs in its kernel."""
     reductions = [node for node in graph if node.op_type.startswith("Reduce") and type_of(node.inputs[0]) in _INTEGERS]
-    found = [node for node in reductions if any(reader.op_type in POINTWISE for reader in readers(node.outputs[0]))]
-    for node in found:
+    return _alone(graph, [node for node in reductions if any(one.op_type in POINTWISE for one in readers(node.outputs[0]))])
+
+
+def _alone(graph: ir.Graph, nodes: Collection[ir.Node]) -> int:
+    """Have a maximum of a value with itself stand behind `nodes`, which runs in no kernel: it reads what they compute twice."""
+    for node in nodes:
         follow(graph, node.outputs[0], "Max", node.outputs[0])
-    return len(found)
+    return len(nodes)
 
 
-def _reshape_behind(graph: ir.Graph, node: ir.Node) -> int:
-    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; 1 where that can be had.
+def _reshape_behind(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """Have `node`, which reduces axes, keep those that it does not keep, or the other way round; the reshape, or `node`.
 
     Where a reshape stands already there is nothing to do: two of them would make way for one another.
     """
     axes, value = _reduced_axes(node), node.outputs[0]
-    if not axes or [reader.op_type for reader, _ in value.uses()] in (["Squeeze"], ["Unsqueeze"]):
-        return 0
+    behind = [reader for reader, _ in value.uses()]
+    if [one.op_type for one in behind] in (["Squeeze"], ["Unsqueeze"]):
+        return behind[0]
+    if not axes:
+        return node
     if node.op_type in _GLOBAL_POOLS:
-        reduction = _GLOBAL_POOLS[node.op_type]
-        reduced = ir.Node("", reduction, [node.inputs[0], constant(graph, axes)], num_outputs=1, name=node.name)
-        graph.insert_after(node, reduced)
-        reduced.outputs[0].type, reduced.outputs[0].shape = value.type, value.shape
-        take_over(graph, value, reduced.outputs[0])
-        graph.remove(node, safe=True)
-        node, value = reduced, reduced.outputs[0]
+        node = _as_reduction(graph, node, axes)
     keeps = node.attributes.get_int("keepdims", 1)
     node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - keeps)
-    follow(graph, value, "Unsqueeze" if keeps else "Squeeze", constant(graph, axes))
-    return 1
+    reshaped = follow(graph, node.outputs[0], "Unsqueeze" if keeps else "Squeeze", constant(graph, axes)).producer()
+    assert reshaped is not None
+    return reshaped
+
+
+def _as_reduction(graph: ir.Graph, pool: ir.Node, axes: list[int]) -> ir.Node:
+    """The reduction of `axes` that takes the place of the global `pool`."""
+    read = [pool.inputs[0], constant(graph, axes)]
+    node, value = ir.Node("", _GLOBAL_POOLS[pool.op_type], read, num_outputs=1, name=pool.name), pool.outputs[0]
+    graph.insert_after(pool, node)
+    node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+    take_over(graph, value, node.outputs[0])
+    graph.remove(pool, safe=True)
+    return node
 
 
 def _reduced_axes(node: ir.Node) -> list[int]:
