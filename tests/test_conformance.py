@@ -417,6 +417,19 @@ def test_the_last_bits_of_a_logarithm_of_what_one_is_added_to_are_explained(func
     assert simulation.compare([torch.full((2, 1), 4e-3)])[0].faulty
 
 
+@pytest.mark.parametrize("place", range(24))
+def test_either_side_of_a_discontinuity_is_explained_where_a_value_is_at_it(place):
+    x = torch.linspace(-1.05, 1.25, 24)[None]
+    x[0, place] = 1e-8
+    simulation = Simulation(captured(Call(lambda x: (x * 3).ceil()), x), [x])
+    (exact,) = simulation.exact
+    below, far = exact.clone(), exact.clone()
+    below[0, place] -= 1
+    far[0, place - 1] += 3
+    assert not simulation.compare([below])[0].faulty
+    assert simulation.compare([far])[0].faulty
+
+
 def test_what_is_less_than_any_number_that_counts_is_zero():
     """A convolution of padding alone gives 0, to which the file adds the smallest normal number."""
     graph_module = captured(Call(lambda x: x * 0), torch.ones(2, 3))

@@ -674,6 +674,18 @@ def test_a_mish_behind_an_attention(shape, between):
     agree(compile_here(model, x), x)  # squares add up
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 2), (2, 3, 4)])
+def test_a_norm_behind_an_attention_that_is_scaled(shape):
+    channels = torch.linspace(0.5, 1.5, shape[0])
+
+    def scaled(x):
+        found = F.scaled_dot_product_attention(x, x, x)
+        return F.batch_norm(found * torch.linspace(0.5, 2, shape[2]), channels - 1, channels), found
+
+    x = torch.randn(4, *shape)
+    agree(compile_here(Call(scaled), x), x)
+
+
 class OfLevels(nn.Module):
     """Layers that read several levels of features, as detectors' heads do."""
 

@@ -67,11 +67,14 @@ class Constants:
 
 
 class Dithered(ByRows):
-    """Runs a lowered graph with every value moved at random by as much as a rounding may."""
+    """Runs a lowered graph with every value moved at random by as much as a rounding may.
 
-    def __init__(self, graph_module: fx.GraphModule, exact: set[fx.Node], seed: int):
+    With `mirrored`, by as much the other way: of the two runs of a seed, one crosses any discontinuity that a value is at.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, exact: set[fx.Node], seed: int, mirrored: bool):
         super().__init__(graph_module)
-        self.exact = exact
+        self.exact, self.mirrored = exact, mirrored
         self.generator = torch.Generator().manual_seed(seed)
         self.drawn = torch.empty(0)
 
@@ -123,7 +126,8 @@ class Dithered(ByRows):
         if len(self.drawn) < 2 * count:
             self.drawn = torch.rand(2 * count + _SPARE, generator=self.generator)
         start = int(torch.randint(len(self.drawn) - count + 1, (), generator=self.generator))
-        return self.drawn[start : start + count].view(like.shape).to(like)
+        drawn = self.drawn[start : start + count].view(like.shape).to(like)
+        return 1 - drawn if self.mirrored else drawn
 
 
 def _root_mean_square(value: Tensor) -> Tensor:

@@ -82,7 +82,8 @@ class Simulation:
 
     def _draw(self, number: int) -> list[Any]:
         while len(self._draws) <= number:
-            self._draws.append(self._leaves(Dithered(self.graph_module, self.constants.nodes, len(self._draws))))
+            seed, mirrored = divmod(len(self._draws), 2)
+            self._draws.append(self._leaves(Dithered(self.graph_module, self.constants.nodes, seed, bool(mirrored))))
         return self._draws[number]
 
 

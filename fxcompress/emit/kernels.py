@@ -158,6 +158,7 @@ def channels_apart(graph: ir.Graph) -> int:
     linear = [node for node in graph if node.op_type == "MatMul" and node.inputs[1] in constants]
     sources = [node for node in linear if rank_of(node.inputs[0]) > 2]
     norms = [node for node in graph if node.op_type == NORM and comes_from(node, {"MatMul"}, POINTWISE)]
+    shield(graph, [(node, 0) for node in norms if _is_by_numbers(node.inputs[0])])
     for node in norms:
         put_before(graph, node, "Unsqueeze", constant(graph, [-1]))
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [-1]))

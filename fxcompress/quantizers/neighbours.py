@@ -48,12 +48,12 @@ def weight_sums(weight: Tensor, channel_axis: int | None) -> Tensor:
 def operand_sum(operand: Tensor, axis: int) -> Tensor:
     """The largest sum of two neighbours along the `axis` of `operand` that a product sums over, without its sign."""
     rows = operand.movedim(axis if operand.dim() > 1 else -1, -1)
-    return _largest(rows.reshape(1, -1, rows.shape[-1]).mT).squeeze()
+    return _largest(rows.reshape(1, -1, rows.shape[-1]).mT, every=1 if rows.shape[-1] % 2 else 2).squeeze()
 
 
 def _by_channel(weight: Tensor, axis: int) -> Tensor:
     places = weight.movedim(axis, 0).flatten(2) if weight.dim() > 2 else weight.movedim(axis, 0).unsqueeze(2)
-    found = _largest(_in_a_row(places) if places.shape[1] % 2 else places)
+    found = _largest(places.mT.reshape(len(places), -1, 1), every=1) if places.shape[1] % 2 else _largest(places)
     if answers_at_once(places) and (_read(places[:_FEW]).all() or _read(places).all()):
         return found
     read = _read(places)
@@ -74,13 +74,9 @@ def _largest_once_removed(places: Tensor, read: Tensor) -> Tensor:
     return torch.maximum(within, _largest(ends))
 
 
-def _in_a_row(places: Tensor) -> Tensor:
-    return places.mT.reshape(len(places), -1, 1)
-
-
-def _largest(numbers: Tensor) -> Tensor:
-    """Of two that follow one another along the second of three axes, for each index of the first."""
-    numbers, every = numbers.float(), 1 if numbers.shape[1] % 2 else 2
+def _largest(numbers: Tensor, every: int = 2) -> Tensor:
+    """Of two that follow one another along the second of three axes, from each or each second on, by index of the first."""
+    numbers = numbers.float()
     sums = (numbers[:, :-1:every] + numbers[:, 1::every]).flatten(1)
     if not sums.shape[1]:
         return numbers.new_zeros(len(numbers))
