@@ -123,8 +123,10 @@ def test_rounding_takes_no_pair_too_far(behind):
     assert saturating(fxcompress.compile(model, [passes.Quantize(reduce_range=False), *stack[1:]], data=[images()]))
 
 
-def test_steps_follow_neighbours_that_grow_in_training():
-    compiled = quantized(net(), images()).train()
+@pytest.mark.parametrize("learned", [False, True])
+def test_steps_follow_neighbours_that_grow_in_training(learned):
+    stack = [passes.Quantize(), passes.Calibrate(), *[passes.TrainQuantizers()] * learned]
+    compiled, twin = (fxcompress.compile(net(), stack, data=[images()]).train() for _ in range(2))
     for _ in range(2):
         with torch.no_grad():
             for name, one in compiled.named_parameters():
@@ -132,6 +134,21 @@ def test_steps_follow_neighbours_that_grow_in_training():
                     one.mul_(3)
         compiled(images()).square().mean().backward()
     assert not saturating(compiled.eval())
+    twin.load_state_dict(compiled.state_dict())
+    assert torch.equal(twin.eval()(images()), compiled(images()))
+
+
+def test_ranges_that_are_learned_are_taken_again_once_neighbours_are_small():
+    stack = [passes.Quantize(), passes.Calibrate(), passes.TrainQuantizers()]
+    compiled = fxcompress.compile(net(), stack, data=[images()]).train()
+    before = {name: one.scale.clone() for name, one in quantizers(compiled).items()}
+    weights = [one for name, one in compiled.named_parameters() if name.endswith(".weight") and one.dim() > 1]
+    for factor in (3, 1 / 3):
+        with torch.no_grad():
+            for one in weights:
+                one.mul_(factor)
+        compiled(images())
+    assert all(torch.equal(one.scale, before[name]) for name, one in quantizers(compiled).items())
 
 
 def test_the_operand_of_a_product_has_steps_for_pairs():

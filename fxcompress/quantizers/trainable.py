@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxcompress.ir.state import widen_scalars
+from fxcompress.ir.state import outside, widen_scalars
+from fxcompress.quantizers.linearized import is_transformed
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.quantizer import Quantizer, outside_grid
 from fxcompress.quantizers.straight_through import fake_quantize
@@ -33,10 +35,14 @@ class TrainableQuantizer(Quantizer):
             counts. Shape of the scale, ``[1]`` where that has none.
         input_low: of an asymmetric grid, the value of its lowest level, before the range is widened to hold 0 exactly;
             None of a symmetric one.
+        room: of weights that keep pairs (see ``spec.pairs``), the step that the neighbours seen last in training need where
+            that of the range is too small, 0 elsewhere, of the shape of the scale; None of others. An optimizer has the
+            range, and maybe a shard of it.
     """
 
     input_extent: nn.Parameter
     input_low: nn.Parameter | None
+    room: Tensor | None
 
     def __init__(self, start: Quantizer, learning_rate_multiplier: float = 1.0):
         nn.Module.__init__(self)
@@ -46,6 +52,7 @@ class TrainableQuantizer(Quantizer):
         shape = start.scale.shape or (1,)  # FSDP takes no parameter without dimensions
         self.input_extent = nn.Parameter(start.scale.new_empty(shape))
         self.input_low = None if self.spec.symmetric else nn.Parameter(start.scale.new_empty(shape))
+        self.register_buffer("room", torch.zeros_like(start.scale) if self.spec.pairs else None)
         self.followed = start.followed
         self.set_grid(start.scale, start.zero_point, start.signed)
 
@@ -53,6 +60,8 @@ class TrainableQuantizer(Quantizer):
     def set_grid(self, scale: Tensor, zero_point: Tensor, signed: bool) -> None:
         self.signed, self.ready = signed, True
         lowest, highest = self.levels
+        if self.room is not None:
+            self.room.zero_()
         if self.input_low is None:
             self.input_extent.data.copy_(scale * highest)  # data: a range may follow what is seen between two backward passes
         else:
@@ -61,11 +70,15 @@ class TrainableQuantizer(Quantizer):
 
     @torch.no_grad()
     def widen(self, factor: Tensor) -> None:
-        self.input_extent.data.mul_(factor.view_as(self.input_extent))
+        if self.room is None:
+            self.input_extent.data.mul_(factor.view_as(self.input_extent))
+        else:
+            self.room.copy_(torch.where(factor > 1, self.scale * factor, self.room))
 
     def _see(self, x: Tensor) -> None:
-        """As of any quantizer, but that no room is made for pairs: an optimizer has the range, and shards of it."""
-        self._follow_unfitted(x)
+        if self.room is not None and not is_transformed():
+            self.room.zero_()
+        super()._see(x)
 
     @property
     def scale(self) -> Tensor:  # type: ignore[override]
@@ -83,7 +96,8 @@ class TrainableQuantizer(Quantizer):
 
     def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
         """As of any quantizer, of the grid that follows from the range in `state`."""
-        problem, extent = super().problem_with(state), state.get("input_extent")
+        problem = super().problem_with(state) or outside(state, "room", 0, math.inf)
+        extent = state.get("input_extent")
         if problem is not None or extent is None:
             return problem
         signed, *_, bits = state["_extra_state"].tolist()
@@ -94,17 +108,21 @@ class TrainableQuantizer(Quantizer):
     def _range(self) -> tuple[Tensor | None, Tensor]:
         """What the range follows from, in the shape of the scale."""
         low, extent = self.input_low, self.input_extent
-        if self.spec.scale_axis is not None:
-            return low, extent
-        return None if low is None else low.reshape(()), extent.reshape(())
+        if self.spec.scale_axis is None:
+            low, extent = None if low is None else low.reshape(()), extent.reshape(())
+        return low, extent if self.room is None else torch.where(self.room > 0, self.room * self.levels[1], extent)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         widen_scalars(self, state_dict, prefix)
+        if self.room is not None:  # a state from before quantizers had this has none
+            state_dict.setdefault(f"{prefix}room", torch.zeros_like(self.room))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def rounded(self, x: Tensor) -> Tensor:
         place = self.spec.scale_axis, self.spec.group_size or 0, x.shape
-        (scale, point), (low, extent) = self.grid(), self._range()
+        low, extent = self._range()
+        with torch.no_grad():
+            scale, point = grid_of(low, extent, *self.levels)
         zero_point, lower = (None if one is None else along(one, *place) for one in (point, low))
         upper = along(extent, *place)
         return fake_quantize(x, along(scale, *place), zero_point, lower, upper, self.levels, self.learning_rate_multiplier)
