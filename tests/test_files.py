@@ -249,6 +249,23 @@ def test_two_writers_never_mix(tmp_path: Path) -> None:
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 1 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_names_change_while_no_other_writer_can_change_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: list[bool] = []
+    replace = os.replace
+
+    def watched(part: Path, place: Path) -> None:
+        lock = try_lock(tmp_path)
+        alone.append(lock is None)
+        unlock(lock)
+        replace(part, place)
+
+    monkeypatch.setattr(os, "replace", watched)
+    with replacing(tmp_path / "m.bin", tmp_path / "m.xml", withdrawn=True) as parts:
+        for part in parts:
+            part.write_text("new")
+    assert alone == [True, True]
+
+
 def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "SECONDS", 0.05)
     with locks.locked(tmp_path):

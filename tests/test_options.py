@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import io
 import math
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import nn
 
 import fxcompress
@@ -146,8 +148,14 @@ def test_compile_checks_its_own(options):
         fxcompress.compile(nn.Linear(4, 3), [], data=[torch.randn(2, 4)], **options)
 
 
-def test_progress_on_the_terminal():
-    assert fxcompress.compile(nn.Linear(4, 3), [passes.FoldBatchNorm()], data=[torch.randn(2, 4)], progress=True)
+def test_progress_on_the_terminal(monkeypatch):
+    """A line for what is going on, of this terminal; nothing where there is none."""
+    told = {kind: io.StringIO() for kind in (True, False)}
+    for kind, file in told.items():
+        monkeypatch.setattr("fxcompress.compiler.Console", lambda stderr: Console(file=file, force_terminal=kind))  # noqa: B023
+        stack = [passes.Quantize(), passes.Calibrate()]
+        fxcompress.compile(nn.Linear(4, 3), stack, data=[torch.randn(2, 4)], progress=True)
+    assert "calibrating" in told[True].getvalue() and not told[False].getvalue()
 
 
 def test_missing_data_is_known_before_the_model_is_traced():
