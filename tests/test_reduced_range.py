@@ -194,12 +194,13 @@ def test_weights_that_grow_outside_of_training_are_told():
 
 
 @pytest.mark.parametrize("reduce_range", ["pairs", True])
-def test_restored_weights_are_in_steps_for_pairs(reduce_range):
+@pytest.mark.parametrize("bits", [4, 8])
+def test_restored_weights_are_in_steps_for_pairs(bits, reduce_range):
     model = net()
     nn.init.constant_(model.head.weight, 1.0)
-    four = passes.Quantize(weights=QuantizationSpec(bits=4, signed=True), reduce_range=reduce_range)
+    few = passes.Quantize(weights=QuantizationSpec(bits=bits, signed=True), reduce_range=reduce_range)
     compiled = fxcompress.compile(
-        model, [four, passes.Calibrate(), passes.RestorePrecision(bits=8, max_size=10**6)], data=[images()]
+        model, [few, passes.Calibrate(), passes.RestorePrecision(bits=8, max_size=10**6)], data=[images()]
     )
     assert any(one.spec.bits == 8 for name, one in quantizers(compiled).items() if "weight" in name)
     assert not saturating(compiled)

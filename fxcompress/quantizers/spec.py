@@ -73,8 +73,8 @@ class QuantizationSpec(Declared):
         return tuple(grouped)
 
     def reduced(self) -> QuantizationSpec:
-        """The signed grid of 7 bits in place of one of 8 bits; another as it is, with `pairs` for what is put in its place."""
-        return replace(self, bits=7, signed=True) if self.bits == 8 else replace(self, pairs=True)
+        """The signed grid of 7 bits in place of one of 8 bits, another as it is; with `pairs` for what is put in its place."""
+        return replace(self, bits=7, signed=True, pairs=True) if self.bits == 8 else replace(self, pairs=True)
 
     def levels(self, signed: bool) -> tuple[int, int]:
         """Lowest and highest integer of the grid."""
