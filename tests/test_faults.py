@@ -540,6 +540,15 @@ def test_a_convolution_without_a_bias_before_a_reduction_of_rows(reduction, grou
     agree(compile_here(nn.Sequential(layer, Call(reduction)), x), x)
 
 
+@pytest.mark.parametrize("reduced", [torch.sum, torch.mean, torch.amax, lambda x, dim: x.long().sum(dim).float()])
+@pytest.mark.parametrize(("dim", "shape"), [(2, (24, 1)), (1, (1, 12)), ((1, 2), (1, 6)), (2, (4, 6))])
+def test_a_reduction_that_is_reshaped_as_if_it_had_kept_its_dimensions(reduced, dim, shape):
+    x = 5 * torch.randn(3, 4, 2, 6)
+    model = Call(lambda x: reduced(x, dim=dim).reshape(x.shape[0], *shape).sigmoid())
+    agree(fxcompress.compile(model.eval(), [], data=[(x,)]), x)
+    agree(compile_here(nn.Sequential(model, nn.Linear(shape[-1], 3)), x), x)
+
+
 def test_a_norm_of_root_mean_squares_is_written_as_runtimes_know_it():
     class Norm(nn.Module):
         def forward(self, x):

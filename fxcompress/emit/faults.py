@@ -43,6 +43,7 @@ from fxcompress.emit.reductions import (
     means_in_float,
     reduced_integers_apart,
     reductions_apart,
+    reshaped_reductions_apart,
 )
 from fxcompress.emit.rewiring import (
     constant,
@@ -188,6 +189,7 @@ _WAYS_IN_FLOAT: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.CHANNELS_OF_ROWS: channels_apart,
     Fault.REDUCTIONS: reductions_apart,
     Fault.REDUCED_INTEGERS: reduced_integers_apart,
+    Fault.RESHAPED_REDUCTIONS: reshaped_reductions_apart,
     Fault.PADDED_AVERAGES: rounded_averages_apart,
     Fault.MISH_OF_ATTENTION: mishes_spelled,
     Fault.STRIDED_PADDING: strides_apart,

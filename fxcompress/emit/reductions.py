@@ -96,6 +96,21 @@ def reduced_integers_apart(graph: ir.Graph) -> int:
     return _alone(graph, [node for node in reductions if any(one.op_type in POINTWISE for one in readers(node.outputs[0]))])
 
 
+def reshaped_reductions_apart(graph: ir.Graph) -> int:
+    """Have a maximum of a value with itself stand between what drops the axes that it reduces and a reshape with 1 there."""
+    dropping = [one for one in graph if one.op_type.startswith("Reduce") and one.attributes.get_int("keepdims", 1) == 0]
+    return _alone(graph, [one for one in dropping if any(_has_ones(use.node, one) for use in one.outputs[0].uses())])
+
+
+def _has_ones(node: ir.Node, reduction: ir.Node) -> bool:
+    """Whether `node` reshapes to as many dimensions as there are left, of which those that were reduced are 1."""
+    if node.op_type != "Reshape":
+        return False
+    pattern, axes = numbers_of(node.inputs[1]), _reduced_axes(reduction)
+    left = rank_of(reduction.inputs[0]) - len(axes)
+    return pattern is None or (pattern.size == left and all(axis < left and pattern[axis] == 1 for axis in axes))
+
+
 def _alone(graph: ir.Graph, nodes: Collection[ir.Node]) -> int:
     """Have a maximum of a value with itself stand behind `nodes`, which runs in no kernel: it reads what they compute twice."""
     for node in nodes:

@@ -30,6 +30,7 @@ class Fault(enum.Enum):
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
     MEANS_OF_BYTES = "takes the sum or mean of bytes of three dimensions rightly in the first samples alone"
     REDUCED_INTEGERS = "reduces integers of three dimensions rightly in the first sample alone, where numbers run behind that"
+    RESHAPED_REDUCTIONS = "leaves out a reshape behind a reduction where it has 1 for each dimension that was dropped"
     ROUNDED_AVERAGES = "rounds averages of bytes to bytes, where they are computed with before they are quantized again"
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
