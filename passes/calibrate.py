@@ -31,7 +31,7 @@ from fxcompress.quantization.pairs import summed_operands
 from fxcompress.quantization.quantized import in_float, quantized_layers, quantizer_calls, serves_weight
 from fxcompress.quantization.restoration import leave_in_float
 from fxcompress.quantizers.estimator import Estimator, Range, Statistic
-from fxcompress.quantizers.neighbours import operand_sum, widening
+from fxcompress.quantizers.neighbours import widening
 from fxcompress.quantizers.output_error import WeighedStatistic
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import ESTIMATORS, EstimatorName, find_estimator
@@ -216,7 +216,7 @@ class _Statistics:
         self.by_node: dict[fx.Node, Statistic] = {}
         self.met: set[fx.Node] = set()  # those that some value came to
         self.operands = summed_operands(graph_module, target)
-        self.sums = dict.fromkeys(self.operands, torch.zeros(()))  # the largest of two neighbours in each
+        self.largest = dict.fromkeys(self.operands, torch.zeros(()))  # value in each, without its sign
         shared: dict[Quantizer, WeighedStatistic] = {}  # costs add up: one for all places of a quantizer
         for node, quantizer in quantizer_calls(graph_module).items():
             if serves_weight(node):
@@ -240,8 +240,8 @@ class _Statistics:
         }
 
     def update(self, node: fx.Node, x: Tensor, gradient: Tensor | None = None) -> None:
-        if node in self.operands:
-            self.sums[node] = torch.maximum(self.sums[node], operand_sum(x, self.operands[node][0]))
+        if node in self.operands and x.numel():
+            self.largest[node] = torch.maximum(self.largest[node], x.abs().amax())
         if node not in self.by_node:
             return
         statistic = self.by_node[node]
@@ -281,17 +281,17 @@ class _Statistics:
         return [Replacement.at(node) for node in self.by_node]
 
     def spread_operands(self) -> dict[str, Tensor]:
-        """Make the steps of operands wide enough for sums of neighbours, where these are held to it.
+        """Make the steps of operands wide enough for sums of any two values, where these are held to it.
 
         Returns:
             How many times as wide they became, by the name of the quantizer.
         """
         names = {one: str(node.target) for node, one in quantizer_calls(self.graph_module).items()}
         factors: dict[str, Tensor] = {}
-        for node, (_, quantizers) in self.operands.items():
+        for node, quantizers in self.operands.items():
             for quantizer in quantizers:
                 if quantizer.spec.bits == 8:
-                    factor = widening(self.sums[node], quantizer.scale)
+                    factor = widening(2 * self.largest[node], quantizer.scale)
                     quantizer.widen(factor)
                     name = names[quantizer]
                     factors[name] = factors[name] * factor if name in factors else factor

@@ -24,9 +24,9 @@ def adds_up_pairs(node: fx.Node, weight: fx.Node, how: Weighted) -> bool:
     return node.target is _LINEAR or inputs > 1 or channels == 1 or argument(node, "groups") != channels
 
 
-def summed_operands(graph_module: fx.GraphModule, target: Target) -> dict[fx.Node, tuple[int, list[Quantizer]]]:
-    """Operands of products whose neighbours are to stay small: the axis that is summed over, and the quantizers behind it."""
-    found: dict[fx.Node, tuple[int, list[Quantizer]]] = {}
+def summed_operands(graph_module: fx.GraphModule, target: Target) -> dict[fx.Node, list[Quantizer]]:
+    """Operands of products whose neighbours are to stay small, and the quantizers behind them."""
+    found: dict[fx.Node, list[Quantizer]] = {}
     for layer in quantized_layers(graph_module, target):
         product = target.products.get(layer.node.target)
         if product is None or product.paired is None:
@@ -34,6 +34,5 @@ def summed_operands(graph_module: fx.GraphModule, target: Target) -> dict[fx.Nod
         quantizers = [graph_module.get_submodule(str(call.target)) for call in layer.activations]
         held = [quantizer for quantizer in quantizers if quantizer.spec.operand]
         if held:
-            position, axis = product.paired
-            found[layer.node.args[position]] = axis, held
+            found[layer.node.args[product.paired]] = held
     return found

@@ -157,7 +157,7 @@ class _Placer:
             signed = replace(options, spec=replace(symmetric.spec, signed=True))
             operands = {i: signed if i in product.signed else symmetric for i in product.operands}
             if product.paired is not None and self.options[node].reduce_range:
-                operands[product.paired[0]] = replace(signed, spec=replace(signed.spec, operand=True))
+                operands[product.paired] = replace(signed, spec=replace(signed.spec, operand=True))
             self._demand_all(node, operands)
         elif node.target in target.elementwise:
             if self._result_is_quantized(node) and not self._is_fused(node):

@@ -45,12 +45,6 @@ def weight_sums(weight: Tensor, channel_axis: int | None) -> Tensor:
     return torch.maximum(*(_by_channel(weight, axis).amax() for axis in (0, 1)))
 
 
-def operand_sum(operand: Tensor, axis: int) -> Tensor:
-    """The largest sum of two neighbours along the `axis` of `operand` that a product sums over, without its sign."""
-    rows = operand.movedim(axis if operand.dim() > 1 else -1, -1)
-    return _largest(rows.reshape(1, -1, rows.shape[-1]).mT, every=1 if rows.shape[-1] % 2 else 2).squeeze()
-
-
 def _by_channel(weight: Tensor, axis: int) -> Tensor:
     places = weight.movedim(axis, 0).flatten(2) if weight.dim() > 2 else weight.movedim(axis, 0).unsqueeze(2)
     found = _largest(places.mT.reshape(len(places), -1, 1), every=1) if places.shape[1] % 2 else _largest(places)

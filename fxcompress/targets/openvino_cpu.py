@@ -81,8 +81,8 @@ OPENVINO_CPU = Target(
         resolve("adaptive_avg_pool2d"): (0,),
     },
     products={
-        resolve("matmul"): Product(signed=(1,), paired=(1, -2)),
-        resolve("scaled_dot_product_attention"): Product(signed=(0, 1), paired=(1, -1)),  # of queries and keys
+        resolve("matmul"): Product(signed=(1,), paired=1),
+        resolve("scaled_dot_product_attention"): Product(signed=(0, 1), paired=1),  # of queries and keys
     },
     transparent=TRANSPARENT - JOINING,
     joining=JOINING,

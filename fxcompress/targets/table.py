@@ -33,12 +33,12 @@ class Product:
         operands: their positions.
         signed: of those that must be signed.
         paired: the signed one whose neighbours are to stay small for CPUs that add up products in pairs
-            (`fxcompress.quantizers.neighbours`), and its axis that is summed over; None where products run in float.
+            (`fxcompress.quantizers.neighbours`); None where products run in float.
     """
 
     operands: tuple[int, ...] = (0, 1)
     signed: tuple[int, ...] = ()
-    paired: tuple[int, int] | None = None
+    paired: int | None = None
 
 
 @dataclass(frozen=True)
