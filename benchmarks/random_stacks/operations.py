@@ -218,7 +218,7 @@ SHAPES: dict[str, Operation] = {
     "flatten": _call("{x}.flatten({start})", 3, 4, 5, start=(1, 2)),
     "flatten_front": _call("{x}.flatten(1, 2)", 3, 4, 5),
     "unflatten": _call("{x}.unflatten({dim}, ({parts}, -1))", 2, 3, 4, dim=_DIM, parts=(2, 3, 4)),
-    "view": _call("{x}.view({x}.shape[0], -1, {parts})", parts=(2, 3, 4)),
+    "view": _call("{x}.reshape({x}.shape[0], {parts})", parts=("-1, 2", "-1, 3", "-1, 4", "-1, 1", "1, -1", "2, -1")),
     "reshape_same": _call("{x}.reshape({x}.size(0), {d}, -1)", 3, 4, 5),
     "transpose": _call("{x}.transpose(1, {dim})", 3, 4, 5, dim=(2, -1)),
     "permute_last": _call("{x}.movedim(1, -1)", 3, 4, 5),
