@@ -125,7 +125,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def widen(self, factor: Tensor) -> None:
-        """Make the steps so many times as wide (of the shape of `scale`), where the zero point is 0."""
+        """Make the steps so many times as wide (of the shape of `scale`)."""
         self.scale.mul_(factor)
 
     def spread(self, weight: Tensor) -> None:
@@ -137,16 +137,21 @@ class Quantizer(nn.Module):
             return
         factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
         if not answers_at_once(factor) or (factor > 1).any():
-            self.widen(torch.where(self.pairs_beyond(self.integers(weight.detach())), factor, 1.0))
+            integers, zero_point = self.integers(weight.detach()), self.broadcast(weight.shape)[1]
+            self.widen(torch.where(self.pairs_beyond(integers - zero_point), factor, 1.0))
 
     def pairs_beyond(self, integers: Tensor) -> Tensor:
-        """Where neighbours in `integers`, those of a weight, are beyond that: bool of the shape of `scale`."""
+        """Where neighbours in `integers`, those of a weight less their zero point, are beyond that: bool, as `scale`."""
         if not self._keeps_pairs(integers):
             return torch.zeros_like(self.scale, dtype=torch.bool)
         return weight_sums(integers, self.spec.channel_axis) > LARGEST
 
     def _keeps_pairs(self, weight: Tensor) -> bool:
-        return self.spec.pairs and self.spec.bits == 8 and not self.spec.group_size and self.signed and weight.dim() > 1
+        if not self.spec.pairs or self.spec.group_size or weight.dim() < 2:
+            return False
+        if self.spec.bits == 7:  # in files they are less by their zero point, which leaves them 127 steps to one side
+            return not (self.spec.symmetric and self.signed)
+        return self.spec.bits == 8 and self.signed
 
     @property
     def number_type(self) -> str:

@@ -35,9 +35,9 @@ class TrainableQuantizer(Quantizer):
             counts. Shape of the scale, ``[1]`` where that has none.
         input_low: of an asymmetric grid, the value of its lowest level, before the range is widened to hold 0 exactly;
             None of a symmetric one.
-        room: of weights that keep pairs (see ``spec.pairs``), the step that the neighbours seen last in training need where
-            that of the range is too small, 0 elsewhere, of the shape of the scale; None of others. An optimizer has the
-            range, and maybe a shard of it.
+        room: of weights that keep pairs (see ``spec.pairs``), how many times as wide as the range's the steps are that the
+            neighbours seen last in training need, of the shape of the scale, and at least 1; None of others. An optimizer has
+            the range, and maybe a shard of it.
     """
 
     input_extent: nn.Parameter
@@ -52,7 +52,7 @@ class TrainableQuantizer(Quantizer):
         shape = start.scale.shape or (1,)  # FSDP takes no parameter without dimensions
         self.input_extent = nn.Parameter(start.scale.new_empty(shape))
         self.input_low = None if self.spec.symmetric else nn.Parameter(start.scale.new_empty(shape))
-        self.register_buffer("room", torch.zeros_like(start.scale) if self.spec.pairs else None)
+        self.register_buffer("room", torch.ones_like(start.scale) if self.spec.pairs else None)
         self.followed = start.followed
         self.set_grid(start.scale, start.zero_point, start.signed)
 
@@ -61,7 +61,7 @@ class TrainableQuantizer(Quantizer):
         self.signed, self.ready = signed, True
         lowest, highest = self.levels
         if self.room is not None:
-            self.room.zero_()
+            self.room.fill_(1.0)
         if self.input_low is None:
             self.input_extent.data.copy_(scale * highest)  # data: a range may follow what is seen between two backward passes
         else:
@@ -73,11 +73,11 @@ class TrainableQuantizer(Quantizer):
         if self.room is None:
             self.input_extent.data.mul_(factor.view_as(self.input_extent))
         else:
-            self.room.copy_(torch.where(factor > 1, self.scale * factor, self.room))
+            self.room.mul_(factor)
 
     def _see(self, x: Tensor) -> None:
         if self.room is not None and not is_transformed():
-            self.room.zero_()
+            self.room.fill_(1.0)
         super()._see(x)
 
     @property
@@ -96,7 +96,7 @@ class TrainableQuantizer(Quantizer):
 
     def problem_with(self, state: Mapping[str, Tensor]) -> str | None:
         """As of any quantizer, of the grid that follows from the range in `state`."""
-        problem = super().problem_with(state) or outside(state, "room", 0, math.inf)
+        problem = super().problem_with(state) or outside(state, "room", 1, math.inf)
         extent = state.get("input_extent")
         if problem is not None or extent is None:
             return problem
@@ -110,12 +110,16 @@ class TrainableQuantizer(Quantizer):
         low, extent = self.input_low, self.input_extent
         if self.spec.scale_axis is None:
             low, extent = None if low is None else low.reshape(()), extent.reshape(())
-        return low, extent if self.room is None else torch.where(self.room > 0, self.room * self.levels[1], extent)
+        return None if low is None else self._with_room(low), self._with_room(extent)
+
+    def _with_room(self, bound: Tensor) -> Tensor:
+        """A parameter as its range is with room; what is given room has no gradient, or would shrink against it forever."""
+        return bound if self.room is None else torch.where(self.room > 1, (bound * self.room).detach(), bound)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         widen_scalars(self, state_dict, prefix)
         if self.room is not None:  # a state from before quantizers had this has none
-            state_dict.setdefault(f"{prefix}room", torch.zeros_like(self.room))
+            state_dict.setdefault(f"{prefix}room", torch.ones_like(self.room))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def rounded(self, x: Tensor) -> Tensor:
