@@ -549,6 +549,16 @@ def test_a_reduction_that_is_reshaped_as_if_it_had_kept_its_dimensions(reduced, 
     agree(compile_here(nn.Sequential(model, nn.Linear(shape[-1], 3)), x), x)
 
 
+@pytest.mark.parametrize("shape", [(8, 4, 1), (1, 4, 8), (8, 4, 3)])
+@pytest.mark.parametrize(
+    "moved", [lambda x: x.mT, lambda x: x.movedim(1, -1), lambda x: x.reshape(x.shape[0], 4, -1, 1).relu()]
+)
+@pytest.mark.parametrize("dim", [1, 2, (1, 2)])
+def test_a_reduction_of_what_is_moved(dim, moved, shape):
+    x = torch.randn(3, *shape)
+    agree(fxcompress.compile(Call(lambda x: moved(x).sum(dim)).eval(), [], data=[(x,)]), x)
+
+
 def test_a_norm_of_root_mean_squares_is_written_as_runtimes_know_it():
     class Norm(nn.Module):
         def forward(self, x):

@@ -24,6 +24,7 @@ from fxcompress.ir.reach import reached
 
 _INTEGERS = {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8}
 _STEPS = 128  # of an average in one of what it is the average of, at most: half of what onnxruntime's kernel computes with
+_RESHAPES = {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _GLOBAL_POOLS = {"GlobalMaxPool": "ReduceMax", "GlobalAveragePool": "ReduceMean"}
 
 
@@ -97,9 +98,19 @@ def reduced_integers_apart(graph: ir.Graph) -> int:
 
 
 def reshaped_reductions_apart(graph: ir.Graph) -> int:
-    """Have a maximum of a value with itself stand between what drops the axes that it reduces and a reshape with 1 there."""
+    """Have what drops the axes that it reduces keep them, and a squeeze drop them, where it is next to what reshapes.
+
+    That is behind it, and has 1 for those axes, or in front of it, from where it is moved behind.
+    """
     dropping = [one for one in graph if one.op_type.startswith("Reduce") and one.attributes.get_int("keepdims", 1) == 0]
-    return _alone(graph, [one for one in dropping if any(_has_ones(use.node, one) for use in one.outputs[0].uses())])
+    found = [
+        one
+        for one in dropping
+        if is_from(one.inputs[0], _RESHAPES, POINTWISE) or any(_has_ones(use.node, one) for use in one.outputs[0].uses())
+    ]
+    for node in found:
+        _reshape_behind(graph, node)
+    return len(found)
 
 
 def _has_ones(node: ir.Node, reduction: ir.Node) -> bool:
