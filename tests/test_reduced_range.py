@@ -138,6 +138,26 @@ def test_steps_follow_neighbours_that_grow_in_training(learned):
     assert torch.equal(twin.eval()(images()), compiled(images()))
 
 
+@pytest.mark.parametrize("options", [{"bits": 8, "reduce_range": True}, {"bits": 7, "reduce_range": "pairs"}])
+def test_neighbours_on_a_grid_to_one_side_of_zero_fit_too(options):
+    """In a file integers of less than 8 bits are less by their zero point: up to 127 of the 7 bits."""
+    model, weights = net(), QuantizationSpec(bits=options["bits"], symmetric=False)
+    for weight in model.parameters():
+        weight.data = 0.8 + 0.2 * torch.rand_like(weight)
+    stack = [passes.Quantize(weights=weights, reduce_range=options["reduce_range"]), passes.Calibrate()]
+    compiled = fxcompress.compile(model, stack, data=[images()])
+    assert any(held.dtype == torch.int8 and held.dim() > 1 for _, held in compiled.lower().named_buffers())
+    assert not saturating(compiled)
+    trained = fxcompress.compile(model, [*stack, passes.TrainQuantizers()], data=[images()]).train()
+    for _ in range(2):
+        with torch.no_grad():
+            for name, one in trained.named_parameters():
+                if name.endswith(".weight") and one.dim() > 1:
+                    one.mul_(3)
+        trained(images())
+    assert not saturating(trained.eval())
+
+
 def test_ranges_that_are_learned_are_taken_again_once_neighbours_are_small():
     stack = [passes.Quantize(), passes.Calibrate(), passes.TrainQuantizers()]
     compiled = fxcompress.compile(net(), stack, data=[images()]).train()
