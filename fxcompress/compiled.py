@@ -210,7 +210,9 @@ class Compiled(BothModes):
         )
         return self._write(path, file, verify)
 
-    def to_openvino(self, path: str | os.PathLike[str], *, batch_size: int | None = None, verify: Verify = True) -> Path:
+    def to_openvino(
+        self, path: str | os.PathLike[str], *, batch_size: int | None = None, stateful: bool = False, verify: Verify = True
+    ) -> Path:
         """Write the model as OpenVINO IR: the ``.xml`` file `path`, and its weights beside it, as ``.bin``.
 
         Binarized convolutions become `BinaryConvolution`, which runs on bits. Apart from them the file is what OpenVINO
@@ -219,19 +221,22 @@ class Compiled(BothModes):
         Args:
             batch_size: of the file's inputs. None leaves it free, but makes it 1 where there are binary convolutions, which
                 OpenVINO runs with a fixed size only. Another one can be set in OpenVINO: ``model.reshape(...)``.
+            stateful: a decoder compiled on `decoding_inputs` keeps its cache itself, with OpenVINO's kernel for that, as its
+                pipelines for generation expect; see `fxcompress.emit.stateful`.
             verify: as of `to_onnx`, in OpenVINO.
 
         Raises:
-            InputError: `path` cannot be written or does not end in ``.xml``, `batch_size` cannot be used, or OpenVINO is
-                not installed.
+            InputError: `path` cannot be written or does not end in ``.xml``, `batch_size` cannot be used, the model has no
+                cache to keep, or OpenVINO is not installed.
             EmitError: an operation has no translation.
             VerificationError: as of `to_onnx`.
         """
         check_openvino_path(path)
         file = CheckedFile(
             lower=partial(self._lowered, binary_convolutions=True),
-            emit=self._emitted,
+            emit=partial(self._emitted, fused_attention=stateful),
             write=partial(write_openvino, batch_size=batch_size),
+            form={"stateful": stateful},
             runtime="openvino",
             example=self.compilation.example,
         )

@@ -223,10 +223,11 @@ class PartlyCompiled(nn.Module):
         forward: Forward | None = None,
         example_inputs: Any = None,
         batch_size: int | None = None,
+        stateful: bool = False,
         verify: Verify = True,
     ) -> Path | list[Path]:
         """As `to_onnx`, in OpenVINO's own format: the file ends in ``.xml``; see `Compiled.to_openvino`."""
-        options: dict[str, Any] = {"batch_size": batch_size, "verify": verify}
+        options: dict[str, Any] = {"batch_size": batch_size, "stateful": stateful, "verify": verify}
         if as_path(path).suffix == ".xml":
             return self._write(forward, example_inputs, lambda whole: whole.to_openvino(path, **options))
         files = self._parts_files(path, ".xml", {"forward": forward, "example_inputs": example_inputs})

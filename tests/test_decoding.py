@@ -107,6 +107,39 @@ def test_compressed_weights_are_calibrated_on_steps(tmp_path):
         np.testing.assert_allclose(runtime(dict(zip(names, arrays(step))))[0], wanted[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(("build", "kernels"), [(llama, 2), (gemma, 0), (lfm, 1)])
+def test_openvino_keeps_the_cache_of_a_file_that_is_stateful(build, kernels, tmp_path):
+    """A prompt and steps of two samples, which then change places, in the kernel that keeps the cache; and anew.
+
+    Capped scores are no attention of torch's, and are computed as they are written.
+    """
+    model = build()
+    compiled = fxcompress.compile(model, [], example_inputs=decoding_inputs(model, tokens(2, 8), past=5))
+    path = compiled.to_openvino(tmp_path / "m.xml", stateful=True, verify="strict")
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    loaded = openvino.Core().compile_model(path, "CPU", exact)
+    assert [port.get_any_name() for port in loaded.inputs] == ["input_ids", "attention_mask", "beam_idx"]
+    assert [port.get_any_name() for port in loaded.outputs] == ["logits"]
+    kinds = [node.get_rt_info()["layerType"].astype(str) for node in loaded.get_runtime_model().get_ops()]
+    assert kinds.count("ScaledDotProductAttention") == kernels
+    ids, request = tokens(2, 9)["input_ids"], loaded.create_infer_request()
+    for _ in range(2):
+        for start, end, order in ((0, 6, [0, 1]), (6, 7, [0, 1]), (7, 9, [1, 0])):
+            mask = np.ones((2, end), np.int64)
+            feed = {"input_ids": ids[order, start:end].numpy(), "attention_mask": mask, "beam_idx": np.array(order, np.int32)}
+            got = request.infer(feed)[loaded.output(0)]
+            wanted = model(input_ids=ids[order, :end]).logits[:, start:].detach()
+            np.testing.assert_allclose(got, wanted, atol=1e-4)
+        request.reset_state()
+
+
+def test_a_file_without_a_cache_cannot_be_stateful(tmp_path):
+    compiled = fxcompress.compile(torch.nn.Linear(3, 2), [], example_inputs=torch.zeros(1, 3))
+    with pytest.raises(InputError, match="it takes no cache; compile it on example_inputs=fxcompress.decoding_inputs"):
+        compiled.to_openvino(tmp_path / "m.xml", stateful=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_inputs_of_a_step():
     model = llama()
     step = decoding_inputs(model, tokens(2, 9))

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 IDLE_SECONDS = 600.0
 """Without a request for so long, the process ends; the next request starts another one."""
 
@@ -38,14 +40,40 @@ def openvino_model(path: str, names: Sequence[str]) -> Run:
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-    model = core.compile_model(core.read_model(path), "CPU", options)
+    described = core.read_model(path)
+    options = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
+    model = core.compile_model(described, "CPU", options)
     read = {name for value in model.inputs for name in value.names}  # OpenVINO drops inputs that nothing reads
     request = model.create_infer_request()
+    if request.query_state():
+        return _with_states(openvino, request, names, str(described.get_rt_info(["fxcompress", "outputs"]).value).split(","))
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         found = request.infer({name: value for name, value in zip(names, inputs) if name in read})
         return [found[output].copy() for output in model.outputs]
+
+    return run
+
+
+def _with_states(openvino: Any, request: Any, names: Sequence[str], outputs: Sequence[str]) -> Run:
+    """A model that keeps a cache: its states are set to the inputs, and read as the outputs, that they stand in place of."""
+    states: dict[str, Any] = {}
+    for state in request.query_state():
+        past, _, present = state.name.partition("present.")  # OpenVINO calls a state by the names of its input and its output
+        states |= {past: state, f"present.{present}": state}
+    ports = {name for port in request.model_inputs for name in port.names}
+
+    def run(inputs: Sequence[Any]) -> list[Any]:
+        request.reset_state()
+        given = dict(zip(names, inputs))
+        for name in given.keys() & states.keys():
+            if given[name].size:  # it holds nothing otherwise
+                states[name].state = openvino.Tensor(given[name])
+        feed = {name: value for name, value in given.items() if name in ports}
+        feed["beam_idx"] = np.arange(len(next(iter(feed.values()))), dtype=np.int32)
+        request.infer(feed)
+        kept = states.keys() & set(outputs)
+        return [states[name].state.data.copy() if name in kept else request.get_tensor(name).data.copy() for name in outputs]
 
     return run
 

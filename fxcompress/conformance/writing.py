@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 from torch import fx
@@ -33,6 +33,7 @@ class CheckedFile:
         runtime: the one that it is for, a key of `fxcompress.conformance.check.RUNTIMES`.
         example: inputs of the compiled graph.
         names: given to `emit` for the file itself, not where single nodes are looked at.
+        form: the same, given to `write`.
         row: that of the report, once the file was looked at.
         mismatch: what to warn of, if anything.
     """
@@ -43,6 +44,7 @@ class CheckedFile:
     runtime: str
     example: ExampleInputs
     names: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    form: Mapping[str, Any] = field(default_factory=dict)
     row: Row | None = field(default=None, init=False)
     mismatch: str | None = field(default=None, init=False)
 
@@ -63,7 +65,7 @@ class CheckedFile:
         give_back()
         model = self.emit(lowered, **self.names)
         give_back()
-        written = self.write(model, path, check=check)
+        written = self.write(model, path, check=check, **self.form)
         if check:
             self.row, self.mismatch = check.row, check.mismatch
         return written

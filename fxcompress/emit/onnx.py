@@ -55,6 +55,7 @@ def to_onnx_model(
     metadata: dict[str, str] | None = None,
     faults: Collection[Fault] = (),
     opset: int | None = None,
+    fused_attention: bool = False,
 ) -> ir.Model:
     """The ONNX model that computes what `graph_module` computes; weights are shared with it, not copied.
 
@@ -67,6 +68,7 @@ def to_onnx_model(
         metadata: entries for the file's `metadata_props`.
         faults: of the runtimes that the file is for, to be written around.
         opset: of the standard operators; None for the lowest that the model needs, 20 or 21.
+        fused_attention: write attention as one node that only `fxcompress.emit.openvino` knows.
 
     Raises:
         EmitError: an operator has no translation, or one cannot write the call in front of it. All such nodes are in
@@ -74,7 +76,9 @@ def to_onnx_model(
         InputError: there are not as many names as inputs or outputs, or the opset is none, or lower than the model needs.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=type(graph_module).__name__)
-    walk = _Walk(with_float32_interface(graph_module), Emitter(graph), input_names, output_names)
+    walk = _Walk(
+        with_float32_interface(graph_module), Emitter(graph, fused_attention=fused_attention), input_names, output_names
+    )
     walk.run()
     _remove_unused(graph)
     widen(graph)

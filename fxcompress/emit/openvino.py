@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from fxcompress.emit.batch import check_batch_size
 from fxcompress.emit.files import Check, declared_shapes, write_onnx
+from fxcompress.emit.stateful import is_state, keep_cache_inside
+from fxcompress.emit.translate.attention import FUSED
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
 from fxcompress.storage.atomic import as_path, check_writable, passing_folder, replacing
@@ -36,6 +39,7 @@ def write_openvino(
     path: str | os.PathLike[str],
     *,
     batch_size: int | None = None,
+    stateful: bool = False,
     check: Check | None = None,
 ) -> Path:
     """Write `model` as OpenVINO IR to `path` and to the ``.bin`` beside it, and return the path.
@@ -47,22 +51,28 @@ def write_openvino(
         model: may hold nodes `fxcompress::BinaryConvolution`.
         batch_size: replaces the first symbolic size of the first input, wherever an input has it; None for 1 where there
             are binary convolutions, which need a fixed size, and for leaving it symbolic elsewhere.
+        stateful: keep the cache of a decoder inside the model (`fxcompress.emit.stateful`).
         check: as of `write_onnx`.
 
     Raises:
-        InputError: as `check_openvino_path`, or `batch_size` cannot be used.
+        InputError: as `check_openvino_path`, `batch_size` cannot be used, or there is no cache to keep.
     """
     target = check_openvino_path(path)
     openvino = require_openvino("writing OpenVINO IR")
     fixed = _fixed_shapes(model, batch_size)
+    if stateful:
+        fixed |= _sizes_of_states(model, declared_shapes(model) | fixed)
     core = openvino.Core()
-    core.add_extension(openvino.frontend.onnx.ConversionExtension(BINARY_CONVOLUTION, DOMAIN, _binary_convolution))
+    for kind, convert in ((BINARY_CONVOLUTION, _binary_convolution), (FUSED, _attention)):
+        core.add_extension(openvino.frontend.onnx.ConversionExtension(kind, DOMAIN, convert))
     with passing_folder("fxcompress-openvino") as folder:
         converted = core.read_model(write_onnx(model, folder / "model.onnx"))
         if fixed:
             converted.reshape(
                 {name: [size if isinstance(size, int) else -1 for size in sizes] for name, sizes in fixed.items()}
             )
+        if stateful:
+            keep_cache_inside(openvino, converted)
         with replacing(target.with_suffix(".bin"), target, withdrawn=True) as (weights, network):
             try:
                 openvino.serialize(converted, str(network), str(weights))
@@ -72,6 +82,16 @@ def write_openvino(
                 check(network, declared_shapes(model) | fixed)
         del converted  # it may map the file in `folder`
     return target
+
+
+def _sizes_of_states(model: ir.Model, shapes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """`shapes` of the inputs that hold a state of one size: but for the batch, that of the example which was traced."""
+    traced = {str(value.name): value.meta["val"].shape for value in model.graph.inputs}
+    return {
+        name: [shape[0], *(size.node.hint if isinstance(size, torch.SymInt) else size for size in traced[name][1:])]
+        for name, shape in shapes.items()
+        if is_state(name)
+    }
 
 
 def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[Any]]:
@@ -85,7 +105,7 @@ def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[Any
             raise InputError(f"the model was compiled for a batch size of {first}; it cannot be written for {batch_size}")
         return {}
     if batch_size is None:
-        if all(node.domain != DOMAIN for node in model.graph):
+        if all((node.domain, node.op_type) != (DOMAIN, BINARY_CONVOLUTION) for node in model.graph):
             return {}
         batch_size = 1
     return {name: [batch_size if size == first else size for size in sizes] for name, sizes in shapes.items()}
@@ -110,6 +130,15 @@ def _binary_convolution(context: Any) -> list[Any]:
     return opset.binary_convolution(bits, weights, strides, padding, padding, dilations, "xnor-popcount", -1.0).outputs()
 
 
+def _attention(context: Any) -> list[Any]:
+    """OpenVINO's operation for a node `fxcompress::Attention`."""
+    openvino = require_openvino("writing OpenVINO IR")
+    scale = openvino.opset13.constant(np.float32(context.get_attribute("scale")))
+    read = [context.get_input(position) for position in range(context.get_input_size())]
+    bias = read[3] if len(read) > 3 else openvino.opset13.constant(np.float32(0))
+    return openvino.opset13.scaled_dot_product_attention(*read[:3], bias, scale).outputs()
+
+
 def require_openvino(doing: str) -> Any:
     """The module `openvino`, with what is used of it, for what is `doing`.
 
@@ -120,6 +149,7 @@ def require_openvino(doing: str) -> Any:
         import openvino
         import openvino.frontend.onnx
         import openvino.opset1
+        import openvino.opset13
     except ImportError:
         raise InputError(f"{doing} needs OpenVINO: pip install 'fxcompress[openvino]'") from None
     return openvino

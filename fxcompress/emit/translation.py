@@ -73,10 +73,11 @@ class Emitter:
         node: the FX node being translated.
         result: what it gives, as `node.meta["val"]` has it: a fake tensor with the shape and dtype, or a tuple of them.
         ways: how each call was written, by the name of its node: "constant", "ours", "torchlib" or "decomposed".
+        fused_attention: whether attention is one node of our own domain, for `fxcompress.emit.openvino` to convert.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, *, fused_attention: bool = False) -> None:
+        self.graph, self.fused_attention = graph, fused_attention
         self.symbols = SymbolicSizes()
         self.node: fx.Node
         self.result: Any

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, written out in matrix products and a softmax."""
+"""Scaled dot-product attention, written out in matrix products and a softmax, or as one node of our own domain."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import math
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.translate.binarization import DOMAIN
 from fxcompress.emit.translation import Emitter, translation
 
 aten = torch.ops.aten
+
+FUSED = "Attention"
+"""The node: of queries, keys and values ``[batch, heads, tokens, channels]`` and, maybe, what is added to the scores."""
 
 
 @translation(aten.scaled_dot_product_attention.default)
@@ -32,6 +36,9 @@ def attention(
     bias, shown = _bias(emit, query, key, attn_mask, is_causal)
     if enable_gqa:
         key, value = (_shared_heads(emit, heads, query) for heads in (key, value))
+    if emit.fused_attention and rank == 4:
+        mixed = emit.op(FUSED, query, key, value, bias, domain=DOMAIN, scale=factor)
+        return mixed if shown is None else emit.Mul(mixed, emit.derived(shown, "any", lambda: emit.ReduceMax(shown, [-1])))
     scores = emit.MatMul(query, emit.transposed(key, swapped))
     scores = emit.Mul(scores, factor)
     if bias is not None:
