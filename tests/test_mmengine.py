@@ -13,7 +13,9 @@ from fxcompress.training import Polynomial
 
 mmengine = framework("mmengine")
 pytest.importorskip("mmengine.runner")
-from mmengine.model import BaseModel, BaseModule  # noqa: E402
+from mmengine.dataset import InfiniteSampler  # noqa: E402
+from mmengine.logging import MessageHub  # noqa: E402
+from mmengine.model import BaseDataPreprocessor, BaseModel, BaseModule  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 
@@ -77,8 +79,8 @@ def made(folder, hooks, model, **settings):
     return Runner(
         model,
         str(folder),
-        train_dataloader=loader,
-        train_cfg={"by_epoch": True, "max_epochs": 3},
+        train_dataloader=settings.pop("train_dataloader", loader),
+        train_cfg=settings.pop("train_cfg", {"by_epoch": True, "max_epochs": 3}),
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9}},
         custom_hooks=hooks,
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}, "logger": None},
@@ -138,6 +140,61 @@ def test_one_line_of_a_configuration_compresses(tmp_path):
     again = Detector()
     made(tmp_path / "again", [hook], again, load_from=str(tmp_path / "run" / "epoch_2.pth"), resume=True).train()
     assert same(state_of(model), state_of(again))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_calibration_leaves_a_sampler_without_an_end_as_it_is(tmp_path):
+    (tmp_path / "int8.yaml").write_text("passes: [defaults.training]")
+    hook = {"type": "fxcompress.compat.mmengine.Compress", "config": str(tmp_path / "int8.yaml"), "batches": 2}
+    data = Batches()
+    sampler = InfiniteSampler(data, seed=0)
+    loader = torch.utils.data.DataLoader(data, batch_size=1, sampler=sampler, collate_fn=lambda batches: batches[0])
+    run = made(tmp_path, [hook], Detector(), train_dataloader=loader, train_cfg={"by_epoch": False, "max_iters": 6})
+    run.train()
+    assert run.iter == 6
+    order = InfiniteSampler(data, seed=0)
+    assert next(iter(sampler)) == [place for place, _ in zip(order, range(7))][-1]
+
+
+class Preprocessor(BaseDataPreprocessor):
+    """As segmenters have one: it pads images in training alone, and augments batches by the number of the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.batch_augments, self.augmented = [self.flip], 0
+
+    def flip(self, images):
+        self.augmented += 1
+        return images.flip(3) if MessageHub.get_current_instance().get_info("iter") % 2 else images
+
+    def forward(self, data, training=False):
+        images = data["inputs"]
+        if not training and len({image.shape for image in images}) > 1:
+            raise ValueError("images of one size only")
+        height, width = (max(image.shape[d] for image in images) for d in (1, 2))
+        pads = ((0, width - image.shape[2], 0, height - image.shape[1]) for image in images)
+        padded = torch.stack([nn.functional.pad(image, pad) for image, pad in zip(images, pads)])
+        for augment in (training and self.batch_augments) or ():
+            padded = augment(padded)
+        return {**data, "inputs": padded}
+
+
+class ImagesOfTwoSizes(Batches):
+    def __getitem__(self, position):
+        batch = super().__getitem__(position)
+        first, second = batch["inputs"]
+        return {**batch, "inputs": [first, second[:, 2:, 3:]]}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_images_for_calibration_are_prepared_as_training_prepares_them_without_augments(tmp_path):
+    (tmp_path / "int8.yaml").write_text("passes: [defaults.training]")
+    hook = {"type": "fxcompress.compat.mmengine.Compress", "config": str(tmp_path / "int8.yaml")}
+    model = Detector()
+    model.data_preprocessor = Preprocessor()
+    loader = torch.utils.data.DataLoader(ImagesOfTwoSizes(), batch_size=1, collate_fn=lambda batches: batches[0])
+    made(tmp_path / "run", [hook], model, train_dataloader=loader).train()
+    assert model.data_preprocessor.augmented == 12  # of training: three epochs of four steps
 
 
 def test_the_detector_is_an_ordinary_module():

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor
 
 import fxcompress
-from benchmarks.integrations.rows import Case, two_processes
+from benchmarks.integrations.rows import ACCELERATE, Case, two_processes
 from fxcompress import passes
 from fxcompress.training import Polynomial
 
@@ -79,6 +79,7 @@ def cases() -> Iterator[Case]:
     yield "BERT, the best model at the end", 2, partial(_whole_life, *FAMILIES["BERT, classes"], load_best_model_at_end=True)
     module = "benchmarks.integrations.two_processes"
     yield "BERT, two processes, torchrun, bf16", 3, partial(two_processes, module)
+    yield "BERT, two processes, accelerate launch, bf16", 3, partial(two_processes, module, ACCELERATE)
     yield (
         "Llama, without a cache, bf16, accumulation",
         2,

@@ -52,13 +52,18 @@ def run(framework: str, cases: Iterator[Case], only: str | None = None) -> Itera
         yield row
 
 
-def two_processes(module: str) -> str:
-    """What `module` says behind ``RESULT`` when torchrun runs it on two processes.
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+"""``accelerate launch``: with ``--multi_gpu`` it starts processes as torchrun does, on CPUs too."""
+
+
+def two_processes(module: str, launcher: tuple[str, ...] = TORCHRUN) -> str:
+    """What `module` says behind ``RESULT`` when `launcher` runs it on two processes.
 
     Raises:
         RuntimeError: it fails, or says that something is not so.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", module]
+    command = [sys.executable, "-m", *launcher, "-m", module]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not found or "False" in found[0]:

@@ -16,11 +16,17 @@ FRAMEWORKS = {
     "timm": "benchmarks.integrations.timm_recipe",
     "lightning": "benchmarks.integrations.lightning_rows",
     "ultralytics": "benchmarks.integrations.ultralytics_yolo",
+    "mmdet": "benchmarks.integrations.mmdetection",
+    "mmseg": "benchmarks.integrations.mmsegmentation",
 }
 """The module with the pipelines of each."""
 
 RESULTS = Path(__file__).parent.parent / "results"
-_PACKAGES = {"transformers": ("transformers", "accelerate"), "mmengine": ("mmengine",)}
+_PACKAGES = {
+    "transformers": ("transformers", "accelerate"),
+    "mmdet": ("mmdet", "mmengine"),
+    "mmseg": ("mmsegmentation", "mmengine"),
+}
 _HEAD = """# Pipelines of other people, with compression
 
 What runs inside other frameworks, with how many lines of the user's script, none of theirs changed: `python -m

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from torch.utils.data import DataLoader
 
 from fxcompress import Config, compress, parameter_groups
 from fxcompress.errors import InputError
@@ -29,7 +32,7 @@ class Compress(Hook):
 
     Args:
         config: the path of the file (see `fxcompress.Config`).
-        batches: so many of the training loader's are for calibration.
+        batches: so many of the training data, of the size that the training loader gives, are for calibration.
         submodules: paths of the parts to compress; None for those of the file, or else backbone, neck and heads.
         file: where the model is written after training, as ONNX (``.onnx``) or OpenVINO's format (``.xml``).
         add_loss: whether the loss of compression becomes one of the model's.
@@ -68,8 +71,9 @@ class Compress(Hook):
             model.init_weights()
         if not runner._resume:
             runner.load_or_resume()
-        given = (model.data_preprocessor(batch, False) for batch in islice(runner.train_dataloader, self.batches))
-        data = [{"inputs": one["inputs"]} for one in given]
+        with _without_augments(model.data_preprocessor) as prepare:
+            given = (prepare(batch, True) for batch in islice(_another(runner.train_dataloader), self.batches))
+            data = [{"inputs": one["inputs"]} for one in given]
         self.compression = compress(model, config=self.config, data=data, submodules=self.submodules)
         _join(runner.optim_wrapper, self.compression)
         self.steps = CompressionHook(self.compression.controller, model, self.add_loss)
@@ -81,6 +85,26 @@ class Compress(Hook):
         if self.file is not None and self.compression is not None:
             write = self.compression.to_openvino if self.file.suffix == ".xml" else self.compression.to_onnx
             write(self.file)
+
+
+def _another(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A loader of the same data, as it is for every run: samplers without an end cannot be read a second time."""
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
+    seeded = torch.Generator().manual_seed(0)
+    return DataLoader(loader.dataset, size, shuffle=True, generator=seeded, collate_fn=loader.collate_fn)
+
+
+@contextmanager
+def _without_augments(preprocessor: Any) -> Iterator[Any]:
+    """Prepare batches as training does, which pads images of several sizes, but for what is random and reads the step."""
+    augments = getattr(preprocessor, "batch_augments", None)
+    if augments is not None:
+        preprocessor.batch_augments = None
+    try:
+        yield preprocessor
+    finally:
+        if augments is not None:
+            preprocessor.batch_augments = augments
 
 
 def _join(optim_wrapper: Any, compression: Compression) -> None:
