@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fxcompress.capture import capture
+from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.onnx import to_onnx_model
 from fxcompress.execution.agreement import sqnr
 
@@ -98,6 +101,25 @@ POOLS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", POOLS)
 def test_pools(name: str) -> None:
     assert_same(POOLS[name], IMAGE)
+
+
+@pytest.mark.parametrize("windows", [(3, 2), (None, 4)])
+def test_a_number_of_windows_over_sizes_that_are_free(windows: tuple[int | None, int]) -> None:
+    """Sizes that windows divide, sizes that they overlap in, and fewer places than windows."""
+
+    class Windows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x[:, :, ::2]
+            means = F.adaptive_avg_pool2d(x, windows)
+            return means if None in windows else means + F.adaptive_max_pool2d(x, windows)
+
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    graph = capture(Windows(), ExampleInputs((IMAGE,)), dynamic_shapes=(free,))
+    serialized = checked(to_onnx_model(graph))
+    for height, width in ((12, 8), (9, 7), (21, 5), (4, 3)):
+        x = torch.randn(3, 4, height, width)
+        for run in BOTH:
+            np.testing.assert_allclose(run(serialized, [x])[0], Windows()(x), atol=1e-5)
 
 
 NORMS: dict[str, Callable[..., Any]] = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
-from fxcompress.emit.shapes import Size
+from fxcompress.emit.shapes import Size, same
 from fxcompress.emit.translate.convolution import Ints, spread
 from fxcompress.emit.translation import Emitter, translation
 
@@ -154,11 +155,11 @@ def _adaptive_batch(emit: Emitter, x: ir.Value, output_size: Sequence[Any], pool
     spatial = len(output_size)
     if all(size == 1 for size in output_size):
         return emit.op(f"Global{pool}", x)
-    sizes = emit.static(x, *range(-spatial, 0))
-    targets = [size if target is None else int(target) for size, target in zip(sizes, output_size)]
-    if sizes == targets:
+    sizes = emit.shape(x)[-spatial:]
+    targets = [size if target is None else target for size, target in zip(sizes, output_size)]
+    if all(map(same, sizes, targets)):
         return x
-    if all(size % target == 0 for size, target in zip(sizes, targets)):
+    if all(isinstance(size, int) for size in [*sizes, *targets]) and not any(map(operator.mod, sizes, targets)):
         kernel = [size // target for size, target in zip(sizes, targets)]
         return emit.op(pool, x, kernel_shape=kernel, strides=kernel)
     for axis, size, target in zip(range(2, spatial + 2), sizes, targets):
@@ -166,11 +167,13 @@ def _adaptive_batch(emit: Emitter, x: ir.Value, output_size: Sequence[Any], pool
     return x
 
 
-def _adaptive_axis(emit: Emitter, x: ir.Value, axis: int, size: int, target: int, reduce: str) -> ir.Value:
-    """Window i of an adaptive pool spans floor(i * size / target) to ceil((i + 1) * size / target)."""
-    if size == target:
+def _adaptive_axis(emit: Emitter, x: ir.Value, axis: int, size: Size, target: Size, reduce: str) -> ir.Value:
+    """Window i of an adaptive pool spans floor(i * size / target) to ceil((i + 1) * size / target); `size` may be symbolic."""
+    if same(size, target):
         return x
-    windows = [(i * size // target, -(-(i + 1) * size // target)) for i in range(target)]
-    pieces = [emit.Slice(x, [start], [end], [axis]) for start, end in windows]
+    if not isinstance(target, int):
+        emit.unsupported(f"an adaptive pool with {target} windows, a number that no file can hold windows for")
+    windows = [(i * size // target, ((i + 1) * size + target - 1) // target) for i in range(target)]
+    pieces = [emit.Slice(x, emit.sizes([start]), emit.sizes([end]), [axis]) for start, end in windows]
     reduced = [emit.op(reduce, piece, [axis], keepdims=1) for piece in pieces]
     return reduced[0] if target == 1 else emit.Concat(*reduced, axis=axis)
