@@ -34,8 +34,8 @@ class CompressWeights(Pass):
     costs most, 8 bits and a scale a row. Convolutions get 8 bits: no runtime unpacks their weights as it reads them, so that
     their files get smaller and they do not get faster.
 
-    Ranges are those of the least squared error. With calibration data, the integers are then chosen by what they do to the
-    layers' outputs (`RoundWeights`); without, each is the nearest.
+    Ranges are those of the least squared error. With calibration data, the integers, and the biases that there are, are then
+    chosen by what they do to the layers' outputs (`RoundWeights`); without, each integer is the nearest.
 
     Args:
         bits: of the weights of linear layers.
@@ -83,7 +83,7 @@ class CompressWeights(Pass):
         )
         done = quantize.run(graph_module, context)
         if context.data is not None:
-            RoundWeights().run(graph_module, context)
+            RoundWeights(biases=True).run(graph_module, context)
         if self.max_size is not None:
             RestorePrecision(max_size=self.max_size, bits=8).run(graph_module, context)
         return done

@@ -41,6 +41,9 @@ class RoundWeights(Pass):
     integers: there would be more unknowns than equations. So does one whose new integers do not bring the outputs nearer to
     the float model's on other samples, while activations are in float (`fxcompress.quantization.acceptance`).
 
+    With `biases`, the bias of a layer that has one takes up the mean of what rounding does to its outputs. The integers then
+    answer for the rest alone, which is what they would otherwise be spent on.
+
     Args:
         samples: of the calibration data, at most; all their values are in memory while something reads them.
         patches: output values of each sample that a layer is fitted to, at most.
@@ -53,6 +56,7 @@ class RoundWeights(Pass):
             mean, for a layer that is shown as many output values as each is computed from; in proportion to their ratio for
             others.
         sweeps: of the descent over the numbers of a layer, at most.
+        biases: whether biases are changed as well.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -68,6 +72,7 @@ class RoundWeights(Pass):
     judging: Annotated[int, Ge(1)] = 16
     damping: Annotated[float, Ge(0)] = 1.0
     sweeps: Annotated[int, Ge(1)] = 2
+    biases: bool = False
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -87,9 +92,9 @@ class RoundWeights(Pass):
         changes: list[Change] = []
         for done, (layer, seen) in enumerate(moments):
             context.progress("rounding weights", done, len(others) + len(on_tokens))
-            if seen.total is not None and seen.count >= column_count(layer.weight):
+            if seen.count >= column_count(layer.weight):
                 with Change.recorded(layer.node) as change:
-                    self._round(layer, seen.total, seen.count)
+                    self._round(layer, seen)
                 changes.append(change)
         with activations_in_float(graph_module):
             kept = judged(changes, lambda: graph_module, context.reference, unseen, notes=context.notes, trials=TRIALS)
@@ -123,25 +128,49 @@ class RoundWeights(Pass):
             for layer in layers:
                 yield layer, moments.pop(layer.twin)
 
-    def _round(self, layer: MatrixLayer, total: Tensor, count: int) -> None:
-        columns = column_count(layer.weight)
-        moment = damped(total / count, self.damping * columns / count)
-        weight = weight_rows(layer.node, layer.weight)
+    def _round(self, layer: MatrixLayer, seen: _Moment) -> None:
+        weight, columns, bias = weight_rows(layer.node, layer.weight), column_count(layer.weight), layer.bias
+        shifts = self.biases and bias is not None
+        moment = damped(seen.around_mean() if shifts else seen.around_zero(), self.damping * columns / seen.count)
         layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps, layer.free))
+        if shifts:
+            scale, zero_point = layer.grid
+            change = weight - (layer.integers - zero_point) * scale
+            layer.set_bias(bias + (change @ seen.mean()[..., None]).flatten())
 
 
 @dataclass
 class _Moment:
-    """The sum of ``x x^T`` of `count` rows x that a layer reads, ``[groups, columns, columns]``."""
+    """Of `count` rows x that a layer reads: the sum, ``[groups, columns]``, and that of ``x x^T``, with one axis more."""
 
+    sum: Tensor | None = None
     total: Tensor | None = None
     count: int = 0
 
     def add(self, rows: Tensor) -> _Moment:
         """Take in `rows`, ``[groups, count, columns]``."""
-        self.total = rows.mT @ rows if self.total is None else self.total.baddbmm_(rows.mT, rows)
+        if self.sum is None or self.total is None:
+            self.sum, self.total = rows.sum(1), rows.mT @ rows
+        else:
+            self.sum += rows.sum(1)
+            self.total.baddbmm_(rows.mT, rows)
         self.count += rows.shape[1]
         return self
+
+    def mean(self) -> Tensor:
+        """``[groups, columns]``."""
+        assert self.sum is not None
+        return self.sum / self.count
+
+    def around_zero(self) -> Tensor:
+        """The second moment, ``[groups, columns, columns]``."""
+        assert self.total is not None
+        return self.total / self.count
+
+    def around_mean(self) -> Tensor:
+        """The covariance, ``[groups, columns, columns]``."""
+        mean = self.mean()
+        return self.around_zero() - mean[..., None] * mean[:, None]
 
 
 def _within(layer: MatrixLayer, columns: int | None) -> bool:
