@@ -83,7 +83,7 @@ class CompressWeights(Pass):
         )
         done = quantize.run(graph_module, context)
         if context.data is not None:
-            RoundWeights(biases=True).run(graph_module, context)
+            RoundWeights(biases=True, sequential=True).run(graph_module, context)
         if self.max_size is not None:
             RestorePrecision(max_size=self.max_size, bits=8).run(graph_module, context)
         return done

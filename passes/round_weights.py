@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
-from torch import Tensor, fx
+from torch import fx
 
 from fxcompress.data.batch import Batch
 from fxcompress.data.samples import divided, joined
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.precision import Precision
-from fxcompress.execution.relevance import reads_tokens, relevant_inputs
+from fxcompress.execution.relevance import chosen_rows, reads_tokens, relevant_inputs, relevant_rows
 from fxcompress.quantization.acceptance import TRIALS, Change, judged
-from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, matrix_layers
+from fxcompress.quantization.matrix_layers import MatrixLayer, float_inputs, in_step, matrix_layers
+from fxcompress.quantization.moments import Moments
 from fxcompress.quantization.patches import column_count, input_patches, weight_rows
 from fxcompress.quantization.quantized import activations_in_float
 from fxcompress.quantization.rounding import damped, descend
@@ -29,9 +31,10 @@ from fxcompress.rewrite.rule import Replacement
 class RoundWeights(Pass):
     """Round each weight so that the layer's output stays near the float model's, rather than each number to its nearest.
 
-    One layer at a time, on what it reads in the float model, the integers are chosen by coordinate descent from the
-    nearest ones (`fxcompress.quantization.rounding`). The objective is that of Frantar et al., "Optimal Brain Compression",
-    arXiv 2208.11580, equation 1; the descent is that of Behdin et al., "QuantEase", arXiv 2309.01885.
+    One layer at a time, on what it reads in the float model or, if `sequential`, in the quantized one, the integers are
+    chosen by coordinate descent from the nearest ones (`fxcompress.quantization.rounding`). The objective is that of Frantar
+    et al., "Optimal Brain Compression", arXiv 2208.11580, equation 1; the descent is that of Behdin et al., "QuantEase",
+    arXiv 2309.01885.
 
     Linear layers of transformers are fitted to the tokens that the model's outputs depend on, so not to padding
     (`fxcompress.relevance`). A text shows them few tokens and an image its convolutions many places, hence two
@@ -57,6 +60,8 @@ class RoundWeights(Pass):
             others.
         sweeps: of the descent over the numbers of a layer, at most.
         biases: whether biases are changed as well.
+        sequential: fit linear layers on tokens, one after the other, to what the layers before them give by then, so that each
+            makes up for those; the model runs once more, quantized, on all samples together.
         precision: of the float model's forward pass; see `Calibrate`.
 
     Raises:
@@ -73,6 +78,7 @@ class RoundWeights(Pass):
     damping: Annotated[float, Ge(0)] = 1.0
     sweeps: Annotated[int, Ge(1)] = 2
     biases: bool = False
+    sequential: bool = False
     precision: Precision = "auto"
 
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -88,34 +94,35 @@ class RoundWeights(Pass):
         count = max(self.samples if others else 1, self.token_samples if on_tokens else 1)
         choosing, unseen = divided(graph_module.graph, context, count, self.judging)
         limit = sum(map(Batch.of(graph_module.graph).count, choosing))
-        moments = chain(self._of_patches(others, context, limit), self._of_tokens(on_tokens, context, limit))
+        of_tokens = partial(self._in_sequence, graph_module) if self.sequential else self._of_tokens
+        moments = chain(self._of_patches(others, context, limit), of_tokens(on_tokens, context, limit))
         changes: list[Change] = []
-        for done, (layer, seen) in enumerate(moments):
-            context.progress("rounding weights", done, len(others) + len(on_tokens))
-            if seen.count >= column_count(layer.weight):
-                with Change.recorded(layer.node) as change:
-                    self._round(layer, seen)
-                changes.append(change)
         with activations_in_float(graph_module):
+            for done, (layer, seen) in enumerate(moments):
+                context.progress("rounding weights", done, len(others) + len(on_tokens))
+                if seen.count >= column_count(layer.weight):
+                    with Change.recorded(layer.node) as change:
+                        self._round(layer, seen)
+                    changes.append(change)
             kept = judged(changes, lambda: graph_module, context.reference, unseen, notes=context.notes, trials=TRIALS)
         return [Replacement.at(change.node) for change in kept]
 
-    def _of_patches(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, _Moment]]:
-        """Each of `layers` with the moment of what some of its output values are computed from."""
+    def _of_patches(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, Moments]]:
+        """Each of `layers` with the moments of what some of its output values are computed from."""
         if layers:
             assert context.reference is not None
             batches = joined(context.reference.graph, context, min(self.samples, limit))
             for layer, inputs in float_inputs(layers, context.reference, batches, self.precision):
-                moment = _Moment()
+                moment = Moments()
                 for x in inputs:
                     moment.add(input_patches(layer.node, x, layer.weight.shape, self.patches))
                 yield layer, moment
 
-    def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, _Moment]]:
-        """Each of the linear `layers` with the moment of the tokens that count."""
+    def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, Moments]]:
+        """Each of the linear `layers` with the moments of the tokens that count, in the float model."""
         if layers:
             assert context.reference is not None
-            moments = {layer.twin: _Moment() for layer in layers}
+            moments = {layer.twin: Moments() for layer in layers}
             for node, rows in relevant_inputs(
                 context.reference,
                 context,
@@ -128,49 +135,38 @@ class RoundWeights(Pass):
             for layer in layers:
                 yield layer, moments.pop(layer.twin)
 
-    def _round(self, layer: MatrixLayer, seen: _Moment) -> None:
-        weight, columns, bias = weight_rows(layer.node, layer.weight), column_count(layer.weight), layer.bias
-        shifts = self.biases and bias is not None
-        moment = damped(seen.around_mean() if shifts else seen.around_zero(), self.damping * columns / seen.count)
-        layer.set_integers(descend(weight, moment, *layer.grid, layer.quantizer.levels, self.sweeps, layer.free))
-        if shifts:
+    def _in_sequence(
+        self, graph_module: fx.GraphModule, layers: Sequence[MatrixLayer], context: Context, limit: int
+    ) -> Iterator[tuple[MatrixLayer, Moments]]:
+        """Each of the linear `layers` with the moments of the tokens that count, as the layers before it now give them."""
+        if layers:
+            assert context.reference is not None
+            samples, twins = min(self.token_samples, limit), [layer.twin for layer in layers]
+            marked = relevant_rows(
+                context.reference, context, twins, samples=samples, enough=self.tokens, precision=self.precision
+            )
+            pieces, marks = zip(*marked)
+            for layer, runs in in_step(layers, context.reference, graph_module, pieces):
+                moments = Moments()
+                for (wanted, found), counts in zip(runs, marks):
+                    if layer.twin in counts:
+                        values = found.value(layer.node.args[0]), wanted.value(layer.twin.args[0])
+                        moments.add(*(chosen_rows(x, counts[layer.twin]).float()[None] for x in values))
+                yield layer, moments
+
+    def _round(self, layer: MatrixLayer, seen: Moments) -> None:
+        weight, bias, free = weight_rows(layer.node, layer.weight), layer.bias, layer.free
+        centred = self.biases and bias is not None
+        moment, damping = seen.moment(centred=centred), self.damping * column_count(layer.weight) / seen.count
+        penalty = damping * moment.diagonal(dim1=1, dim2=2).mean(1)
+        target = seen.target(weight, penalty, centred=centred)
+        target = target if free is None else torch.where(free, target, weight)
+        layer.set_integers(descend(target, damped(moment, damping), *layer.grid, layer.quantizer.levels, self.sweeps, free))
+        if centred:
             scale, zero_point = layer.grid
-            change = weight - (layer.integers - zero_point) * scale
-            layer.set_bias(bias + (change @ seen.mean()[..., None]).flatten())
-
-
-@dataclass
-class _Moment:
-    """Of `count` rows x that a layer reads: the sum, ``[groups, columns]``, and that of ``x x^T``, with one axis more."""
-
-    sum: Tensor | None = None
-    total: Tensor | None = None
-    count: int = 0
-
-    def add(self, rows: Tensor) -> _Moment:
-        """Take in `rows`, ``[groups, count, columns]``."""
-        if self.sum is None or self.total is None:
-            self.sum, self.total = rows.sum(1), rows.mT @ rows
-        else:
-            self.sum += rows.sum(1)
-            self.total.baddbmm_(rows.mT, rows)
-        self.count += rows.shape[1]
-        return self
-
-    def mean(self) -> Tensor:
-        """``[groups, columns]``."""
-        assert self.sum is not None
-        return self.sum / self.count
-
-    def around_zero(self) -> Tensor:
-        """The second moment, ``[groups, columns, columns]``."""
-        assert self.total is not None
-        return self.total / self.count
-
-    def around_mean(self) -> Tensor:
-        """The covariance, ``[groups, columns, columns]``."""
-        mean = self.mean()
-        return self.around_zero() - mean[..., None] * mean[:, None]
+            made = (layer.integers - zero_point) * scale
+            shift = weight @ seen.wanted_mean()[..., None] - made @ seen.mean()[..., None]
+            layer.set_bias(bias + shift.flatten())
 
 
 def _within(layer: MatrixLayer, columns: int | None) -> bool:

@@ -11,6 +11,7 @@ from fxcompress import Pass, passes
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
+from fxcompress.quantization.moments import Moments
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
 from fxcompress.quantization.rounding import descend, error
 
@@ -134,6 +135,43 @@ def test_biases_leave_the_integers_what_is_not_the_mean(kind):
     with torch.no_grad():
         off = [(one(inputs[:56]) - model(inputs[:56])).movedim(channels, 0).flatten(1).mean(1).abs().max() for one in found]
     assert off[1] < 1e-4 < off[0]
+
+
+class Tokens(nn.Module):
+    """Linear layers behind one another, on the tokens of texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(16, 48, bias=False), nn.Linear(48, 48), nn.Linear(48, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.third(self.second(self.first(x).relu()).relu())
+
+
+def test_in_sequence_layers_make_up_for_those_before_them():
+    torch.manual_seed(0)
+    model, texts = Tokens().eval(), torch.randn(112, 6, 16) @ torch.randn(16, 16)
+    found = [
+        _compiled(model, texts, passes.RoundWeights(precision="float32", **options), bits=3, count=64)
+        for options in ({}, {"sequential": True}, {"sequential": True, "biases": True})
+    ]
+    apart, in_sequence, with_biases = (_noise(one, model, texts[64:]) for one in found)
+    assert found[1].report.rows[-1].rewrites == 3
+    assert in_sequence < 0.9 * apart and with_biases < in_sequence
+
+
+def test_the_target_is_that_of_least_squares():
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(200, 7, generator=random) + 1, torch.randn(5, 7, generator=random)
+    y = x + torch.randn(200, 7, generator=random) / 3
+    moments = Moments().add(x[None, :90], y[None, :90]).add(x[None, 90:], y[None, 90:])
+    ones = torch.cat([x, torch.ones(200, 1)], 1)
+    wanted = torch.linalg.lstsq(ones, y @ weight.T).solution[:-1].T
+    torch.testing.assert_close(moments.target(weight[None], torch.zeros(1), centred=True)[0], wanted, atol=1e-3, rtol=1e-3)
+    wanted = torch.linalg.lstsq(x, y @ weight.T).solution.T
+    torch.testing.assert_close(moments.target(weight[None], torch.zeros(1), centred=False)[0], wanted, atol=1e-3, rtol=1e-3)
+    kept = moments.target(weight[None], torch.full((1,), 1e6), centred=True)[0]
+    torch.testing.assert_close(kept, weight, atol=1e-3, rtol=1e-3)
 
 
 def test_a_layer_without_a_bias_gets_none():

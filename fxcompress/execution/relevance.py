@@ -48,13 +48,51 @@ def relevant_inputs(
     Raises:
         InputError: there is no data, or a batch does not fit the model.
     """
+    for _, found in _marked(graph_module, source, layers, samples, enough, precision):
+        for node, rows, counts in found:
+            yield node, chosen_rows(rows, counts).float()
+
+
+def relevant_rows(
+    graph_module: fx.GraphModule,
+    source: CalibrationSource,
+    layers: Collection[fx.Node],
+    *,
+    samples: int | None,
+    enough: int,
+    precision: Precision = "auto",
+) -> Iterator[tuple[Leaves, dict[fx.Node, Tensor | None]]]:
+    """As `relevant_inputs`, each batch with which rows of those that a layer reads count: bool, ``[rows]``, None for all."""
+    for leaves, found in _marked(graph_module, source, layers, samples, enough, precision):
+        yield leaves, {node: counts for node, _, counts in found}
+
+
+def chosen_rows(x: Tensor, counts: Tensor | None) -> Tensor:
+    """The rows, ``[rows, channels]``, of what a layer reads, which count."""
+    rows = x.flatten(0, -2)
+    return rows if counts is None else rows[counts]
+
+
+_Marked = list[tuple[fx.Node, Tensor, Tensor | None]]
+"""Layers, with what they read and which rows of that count."""
+
+
+def _marked(
+    graph_module: fx.GraphModule,
+    source: CalibrationSource,
+    layers: Collection[fx.Node],
+    samples: int | None,
+    enough: int,
+    precision: Precision,
+) -> Iterator[tuple[Leaves, _Marked]]:
     shown, wanting, seen, signs = dict.fromkeys(layers, 0), layers, 0, RandomSigns()
     arithmetic = None
     for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, source, samples), CHUNK):
         arithmetic = arithmetic or Differentiable(choose_arithmetic(precision, graph_module, leaves))
-        for node, rows in _relevant(graph_module, wanting, leaves, signs, arithmetic):
-            shown[node] += len(rows)
-            yield node, rows
+        found = list(_relevant(graph_module, wanting, leaves, signs, arithmetic))
+        for node, rows, counts in found:
+            shown[node] += rows[..., 0].numel() if counts is None else int(counts.sum())
+        yield leaves, found
         seen += count
         source.progress(f"observing for {source.pass_name}", seen, samples)
         wanting = [node for node in wanting if shown[node] < enough]
@@ -64,12 +102,11 @@ def relevant_inputs(
 
 def _relevant(
     graph_module: fx.GraphModule, layers: Collection[fx.Node], leaves: Leaves, signs: RandomSigns, arithmetic: Arithmetic
-) -> Iterator[tuple[fx.Node, Tensor]]:
+) -> Iterator[tuple[fx.Node, Tensor, Tensor | None]]:
     read: dict[fx.Node, Tensor] = {}
 
     def keep(node: fx.Node, execution: Execution) -> None:
         read[node] = execution.value(node.args[0]).detach()
 
     for node, _, gradient in output_gradients(graph_module, layers, leaves, signs, arithmetic, keep):
-        rows = read[node].flatten(0, -2)
-        yield node, (rows if gradient is None else rows[gradient.flatten(0, -2).any(-1)]).float()
+        yield node, read[node], None if gradient is None else gradient.flatten(0, -2).any(-1)
