@@ -23,6 +23,7 @@ from fxcompress.driver.compilation import Compilation
 from fxcompress.driver.leave_out import leave_out
 from fxcompress.emit.batch import fix_batch_size
 from fxcompress.emit.files import check_onnx_path, write_onnx
+from fxcompress.emit.forms import Form
 from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import to_onnx_model
@@ -234,7 +235,7 @@ class Compiled(BothModes):
         check_openvino_path(path)
         file = CheckedFile(
             lower=partial(self._lowered, binary_convolutions=True),
-            emit=partial(self._emitted, fused_attention=stateful),
+            emit=partial(self._emitted, forms={Form.TIED_ONCE, *([Form.FUSED_ATTENTION] if stateful else [])}),
             write=partial(write_openvino, batch_size=batch_size),
             form={"stateful": stateful},
             runtime="openvino",

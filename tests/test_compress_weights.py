@@ -53,6 +53,19 @@ def test_a_tied_table_has_one_grid():
     assert grids(compressed(Decoder(tied=True), group_size=32)) == [("int8", None)] + [("uint4", 32)] * 2
 
 
+def test_a_tied_table_is_once_in_the_files_of_openvino(tmp_path):
+    model = Decoder(tied=True, words=4000)
+    compiled = fxcompress.compile(model, [passes.CompressWeights(group_size=32)], example_inputs=TOKENS)
+    path = compiled.to_openvino(tmp_path / "m.xml", verify="strict")
+    table, sizes = 64 * 4000, [path.with_suffix(".bin").stat().st_size]
+    sizes.append(compiled.to_onnx(tmp_path / "m.onnx", verify="strict").stat().st_size)
+    assert table < sizes[0] < 1.5 * table and 2 * table < sizes[1]
+    nodes = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model().get_ops()
+    (head,) = [node for node in nodes if node.get_friendly_name() == "head"]
+    assert head.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    assert head.get_input_element_type(1).get_type_name() == "i8"
+
+
 def test_none_leaves_tables_and_heads_in_float():
     assert grids(compressed(group_size=32, embeddings=None, head=None, symmetric=True)) == [("int4", 32)] * 2
 

@@ -23,6 +23,7 @@ from fxcompress.data.batch import sample_dimension
 from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
+from fxcompress.emit.forms import Form
 from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.merging import merge_equal
 from fxcompress.emit.names import in_utf8
@@ -55,7 +56,7 @@ def to_onnx_model(
     metadata: dict[str, str] | None = None,
     faults: Collection[Fault] = (),
     opset: int | None = None,
-    fused_attention: bool = False,
+    forms: Collection[Form] = (),
 ) -> ir.Model:
     """The ONNX model that computes what `graph_module` computes; weights are shared with it, not copied.
 
@@ -68,7 +69,7 @@ def to_onnx_model(
         metadata: entries for the file's `metadata_props`.
         faults: of the runtimes that the file is for, to be written around.
         opset: of the standard operators; None for the lowest that the model needs, 20 or 21.
-        fused_attention: write attention as one node that only `fxcompress.emit.openvino` knows.
+        forms: that only some runtimes take well, and that the model may have.
 
     Raises:
         EmitError: an operator has no translation, or one cannot write the call in front of it. All such nodes are in
@@ -76,9 +77,7 @@ def to_onnx_model(
         InputError: there are not as many names as inputs or outputs, or the opset is none, or lower than the model needs.
     """
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=type(graph_module).__name__)
-    walk = _Walk(
-        with_float32_interface(graph_module), Emitter(graph, fused_attention=fused_attention), input_names, output_names
-    )
+    walk = _Walk(with_float32_interface(graph_module), Emitter(graph, forms=forms), input_names, output_names)
     walk.run()
     _remove_unused(graph)
     widen(graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import fx
 
 from fxcompress.emit.deferred import Deferred
+from fxcompress.emit.forms import Form
 from fxcompress.emit.shapes import Size, SymbolicSizes, UnknownSizeError, same
 from fxcompress.emit.types import number, onnx_type, output_type
 
@@ -73,11 +74,11 @@ class Emitter:
         node: the FX node being translated.
         result: what it gives, as `node.meta["val"]` has it: a fake tensor with the shape and dtype, or a tuple of them.
         ways: how each call was written, by the name of its node: "constant", "ours", "torchlib" or "decomposed".
-        fused_attention: whether attention is one node of our own domain, for `fxcompress.emit.openvino` to convert.
+        forms: what the file may have though not every runtime takes it well.
     """
 
-    def __init__(self, graph: ir.Graph, *, fused_attention: bool = False) -> None:
-        self.graph, self.fused_attention = graph, fused_attention
+    def __init__(self, graph: ir.Graph, *, forms: Collection[Form] = ()) -> None:
+        self.graph, self.forms = graph, forms
         self.symbols = SymbolicSizes()
         self.node: fx.Node
         self.result: Any
@@ -102,8 +103,7 @@ class Emitter:
         settings = ir.convenience.convert_attributes(attributes)
         if domain:
             self.graph.opset_imports[domain] = 1
-        node = ir.Node(domain, op_type, values, settings, num_outputs=outputs, name=name)
-        self.graph.append(node)
+        self.graph.append(node := ir.Node(domain, op_type, values, settings, num_outputs=outputs, name=name))
         dtype = output_type(op_type, like, attributes)
         for output in node.outputs:
             output.name = name if outputs == 1 else self.unique(f"{name}_{output.index()}")

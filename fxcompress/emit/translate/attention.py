@@ -7,6 +7,7 @@ import math
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.forms import Form
 from fxcompress.emit.translate.binarization import DOMAIN
 from fxcompress.emit.translation import Emitter, translation
 
@@ -36,7 +37,7 @@ def attention(
     bias, shown = _bias(emit, query, key, attn_mask, is_causal)
     if enable_gqa:
         key, value = (_shared_heads(emit, heads, query) for heads in (key, value))
-    if emit.fused_attention and rank == 4:
+    if Form.FUSED_ATTENTION in emit.forms and rank == 4:
         mixed = emit.op(FUSED, query, key, value, bias, domain=DOMAIN, scale=factor)
         return mixed if shown is None else emit.Mul(mixed, emit.derived(shown, "any", lambda: emit.ReduceMax(shown, [-1])))
     scores = emit.MatMul(query, emit.transposed(key, swapped))

@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from fxcompress.emit.forms import Form
 from fxcompress.emit.translate.quantization import dequantize_transposed, dequantized
 from fxcompress.emit.translation import Emitter, translation
 
@@ -38,6 +39,8 @@ def _transpose(emit: Emitter, matrix: ir.Value) -> ir.Value:
     if data is not None and not matrix.uses():  # already in the file untransposed (a tied embedding): keep one copy
         return emit.stored(data.t(), f"{matrix.name}_transposed")
     held = dequantized(matrix)
+    if held is not None and Form.TIED_ONCE in emit.forms and any(use.node.op_type == "Gather" for use in held.integers.uses()):
+        return emit.Transpose(matrix, perm=[1, 0])
     return dequantize_transposed(emit, held) if held is not None else emit.Transpose(matrix, perm=[1, 0])
 
 
