@@ -2,7 +2,7 @@
 
 `record` runs tests once and writes down which functions each of them calls; `try` then changes one place at a time, runs the
 quickest tests that call it, and lists in benchmarks/results/mutations.md the changes that none of them saw. The same seed tries
-the same changes. Nothing is written into the source.
+the same changes. Nothing is written into the source. With `--most` it fails where more survive.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def main() -> int:
     attempt.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
     attempt.add_argument("--seconds", type=float, default=40.0, help="of tests for each place, as they were recorded")
     attempt.add_argument("--limit", type=float, default=300.0, help="seconds after which a place counts as seen")
+    attempt.add_argument("--output", type=Path, default=RESULTS, help="where the table is written")
+    attempt.add_argument("--most", type=float, default=1.0, help="fail if a larger share survives, or has no test")
     options = parser.parse_args()
     if options.command == "record":
         return recorded(options.tests, options.examples, options.map)
@@ -112,8 +114,14 @@ def tried(options: argparse.Namespace) -> int:
         verdict = judged(source, mutant, tests, options.limit)
         found.append((source, mutant, verdict))
         print(f"{number:4d} {verdict:9s} {place(source, mutant)}  {mutant.what}", flush=True)
-    RESULTS.write_text(table(found, options, len(everything)))
-    return 0
+    options.output.write_text(table(found, options, len(everything)))
+    return int(unseen(found) > options.most)
+
+
+def unseen(found: Sequence[tuple[Source, Mutant, str]]) -> float:
+    """The share of changes that no test saw, of those that were decided."""
+    decided = [verdict for _, _, verdict in found if verdict != "unclear"]
+    return sum(verdict != "seen" for verdict in decided) / max(len(decided), 1)
 
 
 def tests_of(source: Source, mutant: Mutant, calls: dict[str, list[str]]) -> list[str]:
