@@ -48,4 +48,4 @@ def test_a_file_is_checked_by_rows(tmp_path, monkeypatch):
     compiled = fxcompress.compile(Tied().eval(), defaults.weights_only(), example_inputs=tokens)
     assert all(row.decibels > 100 for row in compiled.report.rows if row.effect == "exact")
     compiled.to_onnx(tmp_path / "m.onnx")
-    assert compiled.report.rows[-1].decibels > 80 and not compiled.report.rows[-1].notes
+    assert compiled.report.rows[-1].decibels > 80 and "computes something else" not in " ".join(compiled.report.rows[-1].notes)

@@ -10,6 +10,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, passes
+from fxcompress.conformance.counting import integer_kernels
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.errors import InputError, ScopeError
 from fxcompress.quantizers.ops import INTEGER_RANGES, STORAGE, pack, unpack
@@ -64,6 +65,15 @@ def test_a_tied_table_is_once_in_the_files_of_openvino(tmp_path):
     (head,) = [node for node in nodes if node.get_friendly_name() == "head"]
     assert head.get_rt_info()["layerType"].astype(str) == "FullyConnected"
     assert head.get_input_element_type(1).get_type_name() == "i8"
+
+
+def test_the_report_says_in_which_types_openvino_multiplies(tmp_path):
+    compiled = compressed(Decoder(width=128, words=400), ignored=["up"])
+    path = compiled.to_onnx(tmp_path / "m.onnx")
+    (told,) = compiled.report.rows[-1].notes
+    version = openvino.__version__.partition("-")[0]
+    assert told == f"in OpenVINO {version} layers multiply floats by i8 (1), u4 (1), floats (up)"
+    assert integer_kernels(path) == "0 of 3 in OpenVINO read integers; layers multiply floats by i8 (1), u4 (1), floats (up)"
 
 
 def test_none_leaves_tables_and_heads_in_float():

@@ -16,5 +16,5 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.json:
         print_json({**plain_summary(arguments.file), "kernels": counted})
         return
-    told = f"{summary}\nkernels       {counted} read integers" if counted else str(summary)
+    told = f"{summary}\nkernels       {counted}" if counted else str(summary)
     console.print(told, soft_wrap=True, highlight=False, markup=False)

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from fxcompress.conformance.bisection import first_that_fails
 from fxcompress.conformance.client import CHILD, FileProblem
+from fxcompress.conformance.counting import unpacked_weights
 from fxcompress.conformance.rounding import Constants
 from fxcompress.conformance.simulation import Agreement, Simulation, as_in_file
 from fxcompress.data.inputs import ExampleInputs
@@ -71,7 +72,7 @@ class FileCheck:
             VerificationError: the runtime does not load it or dies of it; or, if `strict`, it computes something else.
         """
         started = time.perf_counter()
-        name, note, lowest = RUNTIMES.get(self.runtime, self.runtime), None, None
+        name, note, lowest, types = RUNTIMES.get(self.runtime, self.runtime), None, None, None
         size = sum(file.stat().st_size for file in path.parent.iterdir())
         self.seconds += size / _SLOWEST
         try:
@@ -82,12 +83,13 @@ class FileCheck:
             agreements = list(self._agreements(path, shapes))
             lowest = min((one.decibels for _, found in agreements for one in found), default=None)
             fault = next(((simulation, one) for simulation, found in agreements for one in found if one.faulty), None)
+            types = self._types(name)
             self.mismatch = note = fault and self._mismatch(*fault, name)
             self._forget()
         if self.mismatch and self.strict:
             raise VerificationError(self.mismatch)
         nodes, milliseconds = len(self.lowered.graph.nodes), (time.perf_counter() - started) * 1e3
-        notes = (note,) if note else ()
+        notes = tuple(one for one in (note, types) if one)
         self.row = Row(f"{self.shown.name} in {name}", "rounding", nodes, nodes, 0, size, lowest, milliseconds, notes)
 
     def _agreements(self, path: Path, shapes: dict[str, list[Any]]) -> Iterator[tuple[Simulation, list[Agreement]]]:
@@ -132,6 +134,14 @@ class FileCheck:
         arrays = [as_in_file(leaf).detach().cpu().numpy() for leaf in inputs if isinstance(leaf, Tensor)]
         outputs = CHILD.ask("run", arrays, seconds=self.seconds)
         return [torch.as_tensor(output) for output in outputs]
+
+    def _types(self, name: str) -> str | None:
+        """What the runtime made of weights that it unpacks, if there are any and it tells."""
+        try:
+            told = unpacked_weights(CHILD.ask("loaded_layers", seconds=self.seconds))
+        except FileProblem:
+            return None
+        return told and f"in {name} {told}"
 
     def _forget(self) -> None:
         try:

@@ -21,9 +21,11 @@ IDLE_SECONDS = 600.0
 """Without a request for so long, the process ends; the next request starts another one."""
 
 Run = Callable[[Sequence[Any]], list[Any]]
+Layers = list[tuple[str, str, str]]
+"""The convolutions and matrix products of a file, by name, with the types of the values and the weights that they read."""
 
 
-def onnxruntime_session(path: str, names: Sequence[str]) -> Run:
+def onnxruntime_session(path: str, names: Sequence[str]) -> tuple[Run, Callable[[], Layers]]:
     """`path` in onnxruntime, its inputs in the order of `names`, with what is float in float32 as well."""
     import onnxruntime
 
@@ -32,10 +34,10 @@ def onnxruntime_session(path: str, names: Sequence[str]) -> Run:
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     read = {value.name for value in session.get_inputs()}
-    return lambda inputs: session.run(None, {name: value for name, value in zip(names, inputs) if name in read})
+    return lambda inputs: session.run(None, {name: value for name, value in zip(names, inputs) if name in read}), list
 
 
-def openvino_model(path: str, names: Sequence[str]) -> Run:
+def openvino_model(path: str, names: Sequence[str]) -> tuple[Run, Callable[[], Layers]]:
     """`path` in OpenVINO, with what is float in float32: not in bfloat16, nor in 8 bits chosen while it runs."""
     import openvino
 
@@ -46,13 +48,14 @@ def openvino_model(path: str, names: Sequence[str]) -> Run:
     read = {name for value in model.inputs for name in value.names}  # OpenVINO drops inputs that nothing reads
     request = model.create_infer_request()
     if request.query_state():
-        return _with_states(openvino, request, names, str(described.get_rt_info(["fxcompress", "outputs"]).value).split(","))
+        outputs = str(described.get_rt_info(["fxcompress", "outputs"]).value).split(",")
+        return _with_states(openvino, request, names, outputs), lambda: _layers(model)
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         found = request.infer({name: value for name, value in zip(names, inputs) if name in read})
         return [found[output].copy() for output in model.outputs]
 
-    return run
+    return run, lambda: _layers(model)
 
 
 def _with_states(openvino: Any, request: Any, names: Sequence[str], outputs: Sequence[str]) -> Run:
@@ -79,18 +82,20 @@ def _with_states(openvino: Any, request: Any, names: Sequence[str], outputs: Seq
 
 
 KERNELS = {"Convolution", "Deconvolution", "BinaryConvolution", "MatMul", "FullyConnected"}
-INTEGERS = {"i8", "u8", "i4", "u4", "u1"}
 
 
-def openvino_layers(path: str) -> tuple[int, int]:
-    """How many convolutions and matrix products OpenVINO runs for the file at `path`, and how many of these read integers."""
+def _layers(model: Any) -> Layers:
+    nodes = [node for node in model.get_runtime_model().get_ops() if node.get_rt_info()["layerType"].astype(str) in KERNELS]
+    kinds = [[node.get_input_element_type(position).get_type_name() for position in range(2)] for node in nodes]
+    return [(node.get_friendly_name(), values, weights) for node, (values, weights) in zip(nodes, kinds)]
+
+
+def openvino_layers(path: str) -> Layers:
+    """What OpenVINO runs for the file at `path`."""
     import openvino
 
     core = openvino.Core()
-    nodes = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model().get_ops()
-    kernels = [node for node in nodes if node.get_rt_info()["layerType"].astype(str) in KERNELS]
-    integer = [node for node in kernels if node.get_input_element_type(0).get_type_name() in INTEGERS]
-    return len(kernels), len(integer)
+    return _layers(core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
 
 
 LOADERS = {"onnxruntime": onnxruntime_session, "openvino": openvino_model}
@@ -101,6 +106,7 @@ class Server:
 
     def __init__(self) -> None:
         self.model: Run | None = None
+        self.told: Callable[[], Layers] = list
 
     def version(self, runtime: str) -> str:
         """The runtime's version; an ImportError where it is not installed."""
@@ -108,12 +114,16 @@ class Server:
 
     def load(self, runtime: str, path: str, names: Sequence[str]) -> None:
         """Load the file `path`, whose inputs are called `names`."""
-        self.model = None
-        self.model = LOADERS[runtime](path, names)
+        self.forget()
+        self.model, self.told = LOADERS[runtime](path, names)
 
-    def layers(self, path: str) -> tuple[int, int]:
+    def layers(self, path: str) -> Layers:
         """See `openvino_layers`."""
         return openvino_layers(path)
+
+    def loaded_layers(self) -> Layers:
+        """Those of the model, as far as its runtime tells."""
+        return self.told()
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """The outputs for `inputs`, which are arrays in the order of the names."""
@@ -122,7 +132,7 @@ class Server:
 
     def forget(self) -> None:
         """Let go of the model."""
-        self.model = None
+        self.model, self.told = None, list
 
 
 def end_with_parent() -> None:
