@@ -140,6 +140,23 @@ def test_a_file_without_a_cache_cannot_be_stateful(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_report_suggests_weights_alone_for_a_model_that_generates():
+    model = llama()
+    given = decoding_inputs(model, tokens(2, 8), past=5)
+    suggested = [
+        any(
+            "fxcompress.defaults.weights_only()" in note
+            for note in fxcompress.compile(model, stages, data=[inputs]).report.notes
+        )
+        for stages, inputs in (
+            ([passes.Quantize()], given),
+            ([passes.Quantize()], tokens(2, 8)),
+            ([passes.CompressWeights(group_size=16)], given),
+        )
+    ]
+    assert suggested == [True, False, False]
+
+
 def test_inputs_of_a_step():
     model = llama()
     step = decoding_inputs(model, tokens(2, 9))

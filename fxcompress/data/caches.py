@@ -50,6 +50,15 @@ def cache_of(outputs: Any) -> Any:
     return next((value for value in dict(outputs).values() if isinstance(value, kinds)), None)
 
 
+def takes_cache(inputs: Any) -> bool:
+    """Whether there is a cache among the `inputs` of a model, in any containers."""
+    return any(cache_names(pytree.tree_structure(held)) is not None for held in pytree.tree_leaves(inputs, is_leaf=_is_cache))
+
+
+def _is_cache(value: Any) -> bool:
+    return type(value).__module__ == _MODULE and type(value).__name__ in _KINDS
+
+
 def _with_keys(flatten: Callable[[Any], tuple[list[Any], Any]], cache: Any) -> tuple[list[tuple[Any, Any]], Any]:
     children, context = flatten(cache)
     keys = _names(context) if context else ["decoder", "encoder"][: len(children)]
