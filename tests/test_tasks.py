@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.scoreboard import MET, MISSED
 from benchmarks.tasks import __main__ as command
-from benchmarks.tasks import scenes, table
+from benchmarks.tasks import plots, scenes, table
 from benchmarks.tasks.task import FLOAT, Run, Stack, Task, runs
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -232,6 +232,14 @@ def test_drops_are_against_the_float_model_of_the_same_seed(tmp_path):
     assert next(figure for figure in second.figures if figure.quantity == "drop").verdict == MISSED
     assert "Not run: binary." in first.notes and not any("Not run" in note for note in second.notes)
     assert "5 epochs of 16, seeds 0, 1, 2: FP32." in first.notes
+
+
+def test_plots_have_a_bar_for_every_drop_and_every_file(tmp_path):
+    leave(tmp_path, "a", FLOAT, 0, 80.0)
+    leave(tmp_path, "a", "int8", 0, 79.5)
+    drop, size = plots.write("small", table.sections(TASK, table.results(TASK, tmp_path, 1)), tmp_path)
+    assert drop.name == "small_a_drop.svg" and drop.read_text().count("<rect") == size.read_text().count("<rect") - 1
+    assert ">+0.50<" in drop.read_text() and ">1 kB<" in size.read_text()
 
 
 def test_no_bar_is_judged_on_fewer_than_three_seeds(tmp_path):

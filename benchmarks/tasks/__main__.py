@@ -6,7 +6,7 @@
     python -m benchmarks.tasks language --only int8 -- --limit 3000 --epochs 1
 
 What follows ``--`` is given to the example. Each row is one run of ``examples/TASK/train.py``, in a folder of its own in
-out/tasks/. The table goes to benchmarks/results/, of a quick run to out/benchmarks/.
+out/tasks/. The table and its plots go to benchmarks/results/, of a quick run to out/benchmarks/.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import scoreboard
 from benchmarks.machine import describe_machine
-from benchmarks.tasks import detection, language, segmentation
+from benchmarks.tasks import detection, language, plots, segmentation
 from benchmarks.tasks.table import results, sections
 from benchmarks.tasks.task import FLOAT, Task, runs
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = sections(task, results(task, options.folder, options.seeds))
     if found:
         scoreboard.write(found, machine, options.output, task.name)
+        plots.write(task.name, found, options.output)
         scoreboard.show(found, machine)
     return int(failed)
 

@@ -1,0 +1,26 @@
+"""Bar charts of a task's table: what each stack loses, and how large its file is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.scoreboard import Section
+from fxcompress.storage.atomic import write_text
+from fxcompress.views.bars import Bar, bar_chart
+
+_CHARTS = {"drop": ("points lost against FP32", "hundredths of a point", 100.0), "file": ("size of the file", "kB", 1.0)}
+"""Of each quantity: what its chart is called, the unit of its axis, and how many of those are one of the table's."""
+
+
+def write(task: str, sections: Sequence[Section], folder: Path) -> list[Path]:
+    """An SVG file in `folder` for each quantity of each section, which is of one network; returns their paths."""
+    written = []
+    for section in sections:
+        network = section.title.rpartition(", ")[2]
+        for quantity, (title, axis, scale) in _CHARTS.items():
+            figures = [figure for figure in section.figures if figure.quantity == quantity]
+            bars = [Bar(one.subject, scale * one.value, one.text(), task) for one in figures]
+            path = folder / f"{task}_{network}_{quantity}.svg"
+            written.append(write_text(path, bar_chart(f"{task}, {network}: {title}", axis, bars)))
+    return written
