@@ -14,9 +14,11 @@ _CHARTS = {"drop": ("points lost against FP32", "hundredths of a point", 100.0),
 
 
 def write(task: str, sections: Sequence[Section], folder: Path) -> list[Path]:
-    """An SVG file in `folder` for each quantity of each section, which is of one network; returns their paths."""
+    """An SVG file in `folder` for each quantity of each section, which is of one network and has drops; returns their paths."""
     written = []
     for section in sections:
+        if not any(figure.quantity == "drop" for figure in section.figures):
+            continue
         network = section.title.rpartition(", ")[2]
         for quantity, (title, axis, scale) in _CHARTS.items():
             figures = [figure for figure in section.figures if figure.quantity == quantity]
