@@ -1,4 +1,4 @@
-"""MMDetection: detectors of one stage, with a pyramid, on small images, with hooks and averaged weights of their own."""
+"""MMDetection: detectors of one stage, with a pyramid, and with hooks and averaged weights of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _TINY: Sizes = {(640, 640): (96, 96), (416, 416): (96, 96), (-320, -320): (-48, 
 
 
 def cases() -> Iterator[Case]:
-    """Each from its own configuration."""
+    """Each from its own configuration. SSD is left out: in MMDetection 3.3 its head lacks the `loss_cls` that it reads."""
     for name, config, sizes in (
         ("RetinaNet-R18-FPN", "retinanet/retinanet_r18_fpn_1x_coco.py", {(1333, 800): (160, 96)}),
-        ("SSDLite-MobileNetV2", "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py", {}),
         ("YOLOX-tiny", "yolox/yolox_tiny_8xb8-300e_coco.py", _TINY),
     ):
         run = partial(life, "mmdet", config, sizes, coco)

@@ -5,7 +5,7 @@ What they need, in an environment with fxcompress and torch: ``pip install "setu
 scipy), and mmcv without its operators: unpack the source distribution of mmcv 2.1.0, run ``MMCV_WITH_OPS=0 pip wheel
 --no-build-isolation .`` in it, and install that.
 
-Data are drawn and written where the configurations look for COCO and Cityscapes. Changed are sizes, so that a step takes
+Data are drawn and written where the configurations look for them. Changed are sizes, so that a step takes
 seconds, the numbers of epochs, images a step and workers, the threshold of scores, and weights that would be fetched.
 """
 
@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.integrations.mmcv_operators import declare
@@ -38,13 +40,15 @@ def life(package: str, config: str, sizes: Sizes, draw: Callable[[], None]) -> s
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         draw()
         Path("int8.yaml").write_text(_PASSES)
-        whole = _runner(package, config, sizes, "whole")
+        floats = _runner(package, config, sizes, "float")
+        floats.train()  # what is compressed has been trained: ranges are of activations that training sees
+        whole = _runner(package, config, sizes, "whole", _HOOK, load_from=str(_first("float")))
         whole.train()
         (compress,) = (hook for hook in whole.hooks if type(hook).__name__ == "Compress")
-        scores = [name for name in whole.message_hub.log_scalars if name.endswith(("bbox_mAP", "mIoU"))]
+        scores = [name for name in whole.message_hub.log_scalars if name.endswith(("bbox_mAP", "mIoU", "mDice"))]
         if not scores:
             raise AssertionError(f"no score among {', '.join(whole.message_hub.log_scalars)}")
-        resumed = _runner(package, config, sizes, "resumed", load_from=str(_first("whole")), resume=True)
+        resumed = _runner(package, config, sizes, "resumed", _HOOK, load_from=str(_first("whole")), resume=True)
         resumed.train()
         expected = whole.model.state_dict()
         apart = [key for key, value in resumed.model.state_dict().items() if not torch.equal(value, expected[key])]
@@ -59,14 +63,15 @@ def _first(folder: str) -> Path:
     return min(Path(folder).glob("*_*.pth"), key=lambda path: int(path.stem.rpartition("_")[2])).absolute()
 
 
-def _runner(package: str, config: str, sizes: Sizes, folder: str, **more: Any) -> Any:
-    """Its Runner, from its configuration with one more hook."""
+def _runner(package: str, config: str, sizes: Sizes, folder: str, *hooks: dict[str, Any], **more: Any) -> Any:
+    """Its Runner, from its configuration with `hooks` more."""
     need(package)
     engine = need("mmengine")
     settings = engine.Config.fromfile(Path(need(package).__file__).parent / ".mim" / "configs" / config)
     settings = engine.Config(_resized(settings.to_dict(), sizes))
-    settings.custom_hooks = [*settings.get("custom_hooks", []), _HOOK]
+    settings.custom_hooks = [*settings.get("custom_hooks", []), *hooks]
     _shorten(settings)
+    _seed_images(settings.train_dataloader.dataset)
     settings.merge_from_dict({"work_dir": folder, "randomness": {"seed": 0}, "log_level": "ERROR", **more})
     torch.manual_seed(0)
     runner = need("mmengine.runner").Runner.from_cfg(settings)
@@ -102,6 +107,21 @@ def _shorten(settings: Any) -> None:
         settings.model.test_cfg.update({"score_thr": 0.0, "nms_pre": 100})  # after a few steps nothing is sure
 
 
+def _seed_images(dataset: Any) -> None:
+    """Vary an image alike whenever it is read: a resumed loop of steps reads again what it has trained on before."""
+    transforms = need("mmcv.transforms")
+
+    class SeedByImage(transforms.BaseTransform):
+        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+            np.random.seed(zlib.crc32(Path(results["img_path"]).name.encode()))
+            return results
+
+    transforms.TRANSFORMS.register_module(module=SeedByImage, force=True)
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline.insert(0, {"type": "SeedByImage"})
+
+
 def _seeded() -> Any:
     """A hook that draws anew what is random, from the number of the step: checkpoints of MMEngine do not hold its state."""
     engine = need("mmengine")
@@ -110,7 +130,7 @@ def _seeded() -> Any:
         def before_train_epoch(self, runner: Any) -> None:
             engine.runner.set_random_seed(runner.iter)
 
-        def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-            engine.runner.set_random_seed(runner.iter + 1)
+        def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+            engine.runner.set_random_seed(runner.iter)
 
     return Seeded()

@@ -1,4 +1,4 @@
-"""Images of two shapes on noise, written as COCO and as Cityscapes lie on a disk."""
+"""Images of two shapes on noise, written as COCO, Cityscapes and DRIVE lie on a disk."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def cityscapes() -> None:
             stem = f"data/cityscapes/{{}}/{part}/town/town_{number:06}_000000"
             _save(pixels, Path(stem.format("leftImg8bit") + "_leftImg8bit.png"))
             _save(mask, Path(stem.format("gtFine") + "_gtFine_labelTrainIds.png"))
+
+
+def drive() -> None:
+    """``data/DRIVE`` in the working folder: masks of its background and its class."""
+    for part, count in {"training": _COUNTS["train"], "validation": _COUNTS["val"]}.items():
+        for number in range(count):
+            pixels, mask, _ = _scene(part, number)
+            _save(pixels, Path(f"data/DRIVE/images/{part}/{number:02}.png"))
+            _save((mask == 1).astype(np.uint8), Path(f"data/DRIVE/annotations/{part}/{number:02}_manual1.png"))
 
 
 def _scene(part: str, number: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int, int]]]:
