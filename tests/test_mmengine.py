@@ -81,7 +81,7 @@ def made(folder, hooks, model, **settings):
         str(folder),
         train_dataloader=settings.pop("train_dataloader", loader),
         train_cfg=settings.pop("train_cfg", {"by_epoch": True, "max_epochs": 3}),
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9}},
+        optim_wrapper=settings.pop("optim_wrapper", {"optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9}}),
         custom_hooks=hooks,
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}, "logger": None},
         experiment_name="compression",
@@ -140,6 +140,22 @@ def test_one_line_of_a_configuration_compresses(tmp_path):
     again = Detector()
     made(tmp_path / "again", [hook], again, load_from=str(tmp_path / "run" / "epoch_2.pth"), resume=True).train()
     assert same(state_of(model), state_of(again))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_loaded_are_compressed_beside_averages_of_them(tmp_path):
+    (tmp_path / "int8.yaml").write_text("passes: [defaults.training]")
+    trained = Detector()
+    made(tmp_path / "float", [], trained).train()
+    hook = {"type": "fxcompress.compat.mmengine.Compress", "config": str(tmp_path / "int8.yaml")}
+    still = {"optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.0}}}
+    path = str(tmp_path / "float" / "epoch_3.pth")
+    run = made(tmp_path / "run", [hook, {"type": "EMAHook"}], Detector(), load_from=path, **still)
+    run.train()
+    (average,) = (one.ema_model.module for one in run.hooks if type(one).__name__ == "EMAHook")
+    for name, value in trained.named_parameters():
+        assert torch.equal(dict(run.model.named_parameters())[name], value)
+        torch.testing.assert_close(dict(average.named_parameters())[name], value)
 
 
 @pytest.mark.filterwarnings("ignore")

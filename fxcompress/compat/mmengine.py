@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import load_checkpoint
 from torch.utils.data import DataLoader
 
 from fxcompress import Config, compress, parameter_groups
@@ -69,8 +70,9 @@ class Compress(Hook):
             )
         if hasattr(model, "init_weights"):
             model.init_weights()
-        if not runner._resume:
-            runner.load_or_resume()
+        if runner._load_from and not (runner._resume or runner._has_loaded):
+            load_checkpoint(model, runner._load_from, map_location="cpu")  # alone: other hooks are not ready for it yet
+            runner._has_loaded = True
         with _without_augments(model.data_preprocessor) as prepare:
             given = (prepare(batch, True) for batch in islice(_another(runner.train_dataloader), self.batches))
             data = [{"inputs": one["inputs"]} for one in given]
