@@ -141,6 +141,48 @@ BATCHES = {
 }
 
 
+class Jumps(nn.Module):
+    """A few values of the first sample of `x` lie where rounding decides to which side of a jump they fall."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.layer = nn.Linear(x.shape[-1], 200)
+        with torch.no_grad():
+            self.layer.bias[:12] = 3 - (self.layer.weight.double() @ x[0, 0].double()).float()[:12]
+
+    def forward(self, x):
+        return self.layer(x).floor()
+
+
+class Shaken(Jumps):
+    """What the kernels of some CPUs make of it in a batch of another size, made certain."""
+
+    def forward(self, x):
+        return (self.layer(x) - (x.shape[0] - 1) * 1e-6).floor()
+
+
+@pytest.mark.parametrize("kind", [Jumps, Shaken])
+def test_a_value_at_a_jump_does_not_hide_the_batch(kind):
+    x = torch.randn(4, 3, 64)
+    torch.manual_seed(1)
+    model = kind(x).eval()
+    dimensions = {"x": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
+    compiled = fxcompress.compile(model, [], example_inputs=x, dynamic_shapes=dimensions)
+    assert Batch.of(compiled.graph) == Batch((0,))
+
+
+class Loosely(nn.Module):
+    """Some of the values of each sample are those of the largest sample."""
+
+    def forward(self, x):
+        return torch.cat([x[:, :-1], x[:, -1:].amax(0, keepdim=True).expand(x.shape[0], 1)], 1)
+
+
+def test_samples_that_see_a_little_of_one_another_are_no_batch():
+    compiled = fxcompress.compile(Loosely(), [], example_inputs=torch.arange(60.0).flip(0).reshape(3, 20).abs().neg())
+    assert not Batch.of(compiled.graph).is_free
+
+
 @pytest.mark.parametrize("name", BATCHES)
 def test_data_of_any_form_compiles(name, tmp_path):
     build, data = BATCHES[name]
