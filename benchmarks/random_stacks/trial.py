@@ -129,7 +129,7 @@ def run_beside(lowered: Any, path: Path, given: Any, runtime: str) -> tuple[Find
     names = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
     lowest, step = float("inf"), "load"
     try:
-        run = LOADERS[runtime](str(path), names)
+        run, _ = LOADERS[runtime](str(path), names)
         step = "run"
         for batch in BATCHES:
             torch.manual_seed(batch)
