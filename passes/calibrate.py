@@ -145,7 +145,7 @@ class _Narrowing:
         self.quantizer.set_range(*self.statistic.result())
 
     def undo(self) -> None:
-        self.quantizer.set_range(*self.statistic.extremes.result())
+        self.quantizer.set_range(*self.statistic.extremes)
 
 
 def _judge(
@@ -176,7 +176,7 @@ def _chosen(
 ) -> dict[str, Range]:
     """The range of each quantizer, with zero in its middle where that saves the runtime time and hardly costs anything."""
     found = _informed(asking)
-    ranges = {name: one.extremes.result() if name in undone else one.result() for name, one in found.items()}
+    ranges = {name: one.extremes if name in undone else one.result() for name, one in found.items()}
     if Fault.MIDDLES in context.target.faults:
         padded = {str(node.target) for node in asking if is_read_padded(node)} & found.keys()
         for name, (low, high) in (wider := centred(found, ranges, padded)).items():
@@ -195,7 +195,7 @@ def _tell(asking: Mapping[fx.Node, WeighedStatistic], samples: int, chosen: Mapp
     for name, statistic in by_quantizer.items():
         ranges = {"chosen": chosen[name]} | {rival: statistic.rival(ESTIMATORS[rival]) for rival in RIVALS}
         costs = {label: decibels(1.0, statistic.cost(one) / samples) for label, one in ranges.items()}
-        (low, high), seen = chosen[name], statistic.extremes.result()
+        (low, high), seen = chosen[name], statistic.extremes
         spans = [(float(a.min()), float(b.max())) for a, b in (seen, (low.clamp(max=0.0), high.clamp(min=0.0)))]
         context.ranges.append(RangeChoice(name, spans[0], spans[1], costs))
     if blind := {str(node.target) for node in asking} - by_quantizer.keys():

@@ -249,7 +249,7 @@ def with_outliers(share, size, seed=0):
 def test_a_range_is_narrowed_where_many_samples_say_what_that_costs():
     often, seldom = weighed(with_outliers(0.5, 40.0)), weighed(with_outliers(0.025, 40.0))
     for statistic in (often, seldom):
-        assert statistic.cost(statistic.result()) < 0.5 * statistic.cost(statistic.extremes.result())
+        assert statistic.cost(statistic.result()) < 0.5 * statistic.cost(statistic.extremes)
     assert seldom.witnesses(seldom.result()) == pytest.approx(0.025)
     assert often.witnesses(often.result()) == pytest.approx(0.5)
     assert worth_narrowing({"often": often, "seldom": seldom}) == ["often"]
@@ -271,6 +271,22 @@ def test_what_lies_at_the_end_of_a_range_is_within_it():
     statistic = weighed(x)
     for chosen in ((-2.0, 6.0), (-4.0, 3.0), (-2.0, 3.0)):
         assert statistic.witnesses(tuple(map(torch.tensor, chosen))) == pytest.approx(0.1)
+
+
+def test_all_samples_tell_how_often_values_lie_far_out():
+    """Those weighed have one value beyond the range in two samples, all together 3.65 in each."""
+    statistic, narrow = weighed(with_outliers(0.5, 40.0)), (torch.tensor(0.0), torch.tensor(1.0))
+    before, others = statistic.cost(narrow), with_outliers(1.0, 40.0).repeat(9, 1)
+    others[:, :4] = 40.0
+    statistic.update(others)
+    assert statistic.cost(narrow) == pytest.approx(before * (0.1 * 0.5 + 0.9 * 4) / 0.5, rel=0.05)
+
+
+def test_what_no_sample_weighed_has_costs_as_much_as_others_do():
+    statistic, span = weighed(torch.rand(40, 3000)), (torch.tensor(0.0), torch.tensor(1.0))
+    assert statistic.cost(span) < 1
+    statistic.update(with_outliers(1.0, 40.0))
+    assert statistic.cost(span) == pytest.approx(CAUTION * 20 * 39.0**2, rel=0.02)
 
 
 def test_a_range_is_narrowed_where_the_gain_counts_beside_the_whole_error():

@@ -26,7 +26,7 @@ def worth_narrowing(statistics: Mapping[Name, WeighedStatistic]) -> list[Name]:
 
     Each lowers the error that the next one's gain is a share of: one range that is far too wide hides what others cost.
     """
-    widest = {name: statistic.cost(statistic.extremes.result()) for name, statistic in statistics.items()}
+    widest = {name: statistic.cost(statistic.extremes) for name, statistic in statistics.items()}
     gains = {
         name: widest[name] - statistic.cost(statistic.result())
         for name, statistic in statistics.items()

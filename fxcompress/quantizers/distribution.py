@@ -111,6 +111,11 @@ class Histogram:
             self.exponent = wider
 
     @property
+    def middles(self) -> Tensor:
+        """The middle of each bin, ``[rows, bins]``."""
+        return (torch.arange(2 * self.side, dtype=torch.float64) - self.side + 0.5) * self.width[:, None]
+
+    @property
     def width(self) -> Tensor:
         """Width of the bins, ``[rows]``: powers of two."""
         return torch.pow(2.0, self.exponent.double()).div(self.side).float()
@@ -126,8 +131,7 @@ class Histogram:
         return torch.minimum(torch.maximum(found, self.low), self.high)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        middles = (torch.arange(2 * self.side, dtype=torch.float64) - self.side + 0.5) * self.width[:, None]
-        share = self.counts / self.counts.sum(1, keepdim=True)
+        middles, share = self.middles, self.counts / self.counts.sum(1, keepdim=True)
         mean = (share * middles).sum(1, keepdim=True)
         deviation = (share * (middles - mean).square()).sum(1).sqrt()
         return mean.squeeze(1).float(), deviation.float()
@@ -147,6 +151,13 @@ class Histogram:
         integral = edges.sub_(steps).pow_(3).div_(3).add_(steps, alpha=1 / 12)
         errors = (integral.diff(dim=1) * self.counts[:, first:last]).sum(1, keepdim=True) * scale**3 / width
         return (errors / self.counts.sum(1, keepdim=True)).squeeze(1)
+
+    def saturation(self, low: Tensor, high: Tensor) -> Tensor:
+        """Mean of the squares of how far values lie beyond `low` and `high`, ``[rows]``, as if in the middles of their bins."""
+        first, last = self._used()
+        middles = self.middles[:, first:last]
+        beyond = (middles - middles.clamp(low.double()[:, None], high.double()[:, None])).square_()
+        return (beyond * self.counts[:, first:last]).sum(1) / self.counts.sum(1)
 
     def _used(self) -> tuple[int, int]:
         """The span of the bins that hold a value in any row."""

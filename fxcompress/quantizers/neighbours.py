@@ -2,8 +2,8 @@
 
 The instruction VPMADDUBSW (AVX2, AVX512) multiplies unsigned bytes by signed ones, and adds up every two neighbouring products
 in 16 bits that saturate: 255 * 127 + 255 * 127 does not fit, and comes out too small. What fits whatever the unsigned bytes
-are is two signed numbers of one sign that add up to no more than 128 steps. A grid of 7 bits grants that; but few neighbours
-are both large, so a step seldom has to be twice as wide as with 8 bits.
+are is two signed numbers of one sign that add up to no more than 128 steps. A signed grid of 7 bits with zero in its middle
+grants that; but few neighbours are both large, so a step seldom has to be twice as wide as with 8 bits.
 
 Neighbours are numbers 0 and 1, 2 and 3, and so on, of those that a sum takes in: of a kernel, place by place. Where they are
 odd in number, runtimes differ in where a place ends, and any two that follow one another count; so they do once inputs that no

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from fxcompress.quantizers import least_squares
 from fxcompress.quantizers.distribution import Distribution, Histogram
-from fxcompress.quantizers.estimator import Estimator, Extremes, Range
+from fxcompress.quantizers.estimator import Estimator, Range, is_finite
 from fxcompress.quantizers.sampling import sample_extremes, subsample, subsample_with_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
 
@@ -37,30 +37,35 @@ class OutputError(Estimator):
 
 
 class WeighedStatistic:
-    """Keeps the extremes of all values, and, of those that come with gradients, a histogram of what their errors count.
+    """Keeps how often each value occurs in all samples, and what errors of those that come with gradients count.
 
     What it is told by several places, which share a quantizer, adds up.
     """
 
     def __init__(self, estimator: Estimator, spec: QuantizationSpec, channels: int | None):
         self.estimator, self.spec, self.per_tensor = estimator, spec, channels is None
-        self.extremes = Extremes(spec.channel_axis)
-        self.seen, self.relevance = (Histogram(channels or 1, weighted=True) for _ in range(2))
+        self.seen, self.weighed, self.relevance = (Histogram(channels or 1, weighted=True) for _ in range(3))
         self.tails: list[tuple[Tensor, Tensor]] = []
-        self.reach: list[Range] = []  # of each sample that is weighed
+        self.reach: list[Range] = []  # of each sample
         self.found: Range | None = None
+        self.known: Distribution | None = None
 
     def update(self, x: Tensor) -> None:
-        self.extremes.update(x)
-        self.found = None
+        self.found = self.known = None
+        lowest, highest = sample_extremes(x, self.spec.channel_axis)
+        self.reach.append((lowest, highest))
+        low, high = lowest.amin(0).reshape(-1), highest.amax(0).reshape(-1)
+        taken, ends = subsample(x, self.spec.channel_axis), torch.cat([lowest, highest]).reshape(2 * len(lowest), -1).T
+        each = x.numel() / taken.numel()  # so many values of the sample one of those taken stands for
+        count = torch.cat([torch.full_like(taken, each), torch.full_like(ends, float(each > 1))], 1)
+        self.seen.update(torch.cat([taken, ends], 1), low, high, count)
 
     def weigh(self, x: Tensor, gradient: Tensor) -> None:
-        """Take note of what the outputs owe to `x`, of which it was told: a `gradient`, of a random combination of them."""
-        self.found = None
-        lowest, highest = sample_extremes(x, self.spec.channel_axis)
+        """Take note of what the outputs owe to `x`, the last it was told: a `gradient`, of a random combination of them."""
+        self.found = self.known = None
+        lowest, highest = self.reach[-1]
         if not (lowest.isfinite().all() and highest.isfinite().all()):
             return  # an error, which the range tells
-        self.reach.append((lowest, highest))
         low, high = lowest.amin(0).reshape(-1), highest.amax(0).reshape(-1)
         if self.per_tensor:
             found = subsample_with_extremes(x, gradient, signed=bool(low < 0))
@@ -69,21 +74,26 @@ class WeighedStatistic:
         else:
             values, slopes = (subsample(tensor, self.spec.channel_axis) for tensor in (x, gradient))
             count = torch.ones_like(values)
-        weights = slopes.nan_to_num(0.0, 0.0, 0.0).square() * count
-        self.relevance.update(values, low, high, weights)
-        self.seen.update(values, low, high, count)
+        self.weighed.update(values, low, high, count)
+        self.relevance.update(values, low, high, slopes.nan_to_num(0.0, 0.0, 0.0).square() * count)
 
     def result(self) -> Range:
         if self.found is None:
-            low, high = self._bounds()
-            if self.informed and low.isfinite().all() and high.isfinite().all():
+            low, high = self.seen.low, self.seen.high
+            if self.informed and is_finite(self.seen):
                 low, high = self.estimator.fit(self.errors, self.spec)
             self.found = (low[0], high[0]) if self.per_tensor else (low, high)
         return self.found
 
     def rival(self, estimator: Estimator) -> Range:
         """The range that `estimator` gives to the same values."""
-        return estimator.fit(self.seen.reaching(*self._bounds()), self.spec)
+        return estimator.fit(self.seen, self.spec)
+
+    @property
+    def extremes(self) -> Range:
+        """The lowest and the highest value."""
+        low, high = self.seen.low, self.seen.high
+        return (low[0], high[0]) if self.per_tensor else (low, high)
 
     @property
     def informed(self) -> bool:
@@ -91,9 +101,9 @@ class WeighedStatistic:
         return bool((self.relevance.counts.sum(1) > 0).all())
 
     def witnesses(self, chosen: Range) -> float:
-        """The share of the samples weighed that have values beyond `chosen`, on whichever of its narrowed sides has fewer."""
+        """The share of the samples that have values beyond `chosen`, on whichever of its narrowed sides has fewer."""
         low, high = (torch.cat(bounds) for bounds in zip(*self.reach))
-        lowest, highest = self.extremes.result()
+        lowest, highest = self.extremes
         sides = [
             ((low < chosen[0]), chosen[0] > lowest.clamp(max=0.0)),
             ((high > chosen[1]), chosen[1] < highest.clamp(min=0.0)),
@@ -102,7 +112,7 @@ class WeighedStatistic:
         return min(shares, default=0.0)
 
     def cost(self, chosen: Range) -> float:
-        """The energy of the outputs' error, summed over samples, if nothing but this quantizer rounded: an estimate.
+        """The energy of the outputs' error, summed over samples weighed, if nothing but this quantizer rounded: an estimate.
 
         Args:
             chosen: the range.
@@ -116,24 +126,25 @@ class WeighedStatistic:
     @property
     def errors(self) -> Distribution:
         """What is to be made small."""
-        relevance = self.relevance.reaching(*self._bounds())  # to the ends of all values, weighed or not
-        return _Errors(relevance, self.tails) if self.tails else relevance
-
-    def _bounds(self) -> Range:
-        low, high = self.extremes.result()
-        return low.reshape(-1), high.reshape(-1)
+        if self.known is None:
+            relevance = self.relevance.reaching(self.seen.low, self.seen.high)  # to the ends of all values, weighed or not
+            self.known = _Errors(relevance, self.weighed, self.seen, self.tails) if self.tails else relevance
+        return self.known
 
 
 class _Errors:
-    """The values, whose errors count by their relevance; but those of saturation, of one sample, together.
+    """The values weighed, whose errors count by their relevance; but those of saturation, of one sample, together.
 
     Errors of rounding are as often up as down, and independent. Those of saturation all point inwards: in a channel that
     stands out, whose values the outputs use alike, they add up. The square of the sum of their gradients times their errors is,
     in the mean over signs, the energy that they make together.
+
+    It takes many samples to tell how often a value lies far out: so many times as much as in those weighed saturation counts
+    as values in all samples lie farther beyond, by their squares; as much as rounding where no value weighed does.
     """
 
-    def __init__(self, relevance: Histogram, tails: Sequence[tuple[Tensor, Tensor]]):
-        self.relevance, self.low, self.high = relevance, relevance.low, relevance.high
+    def __init__(self, relevance: Histogram, weighed: Histogram, seen: Histogram, tails: Sequence[tuple[Tensor, Tensor]]):
+        self.relevance, self.weighed, self.seen, self.low, self.high = relevance, weighed, seen, relevance.low, relevance.high
         self.quantile, self.moments, self.magnitudes = relevance.quantile, relevance.moments, relevance.magnitudes
         width = max(values.shape[1] for values, _ in tails)
         padded = [[pad(one, (0, width - one.shape[1])) for one in tail] for tail in tails]
@@ -141,7 +152,9 @@ class _Errors:
 
     def squared_error(self, scale: Tensor, zero_point: Tensor, levels: tuple[int, int]) -> Tensor:
         low, high = ((level - zero_point) * scale for level in levels)
-        owed = (self.values - self.values.clamp(low, high)) * self.slopes
-        together, apart = owed.sum(1).square().sum(), owed.square().sum()
-        saturation = CAUTION * torch.maximum(together, apart) - apart  # which the histogram has counted once
-        return self.relevance.squared_error(scale, zero_point, levels) + saturation / self.relevance.counts.sum()
+        alone = (self.values - self.values.clamp(low, high)) * self.slopes
+        together, apart = (found.sum() / self.relevance.counts.sum() for found in (alone.sum(1).square(), alone.square()))
+        within, seen = self.weighed.saturation(low, high), self.seen.saturation(low, high)
+        saturation = torch.where(within > 0, torch.maximum(together, apart) * seen / within, seen)
+        rounding = self.relevance.squared_error(scale, zero_point, levels) - apart  # which it counts as well
+        return rounding + CAUTION * saturation

@@ -28,8 +28,8 @@ class QuantizationSpec(Declared):
         channel_axis: the axis with one scale an index; None for one scale a tensor.
         pairs: for weights: neighbours of one sign add up to 128 steps at most, so that products with bytes are added up rightly
             on x86 CPUs without VNNI too (`fxcompress.quantizers.neighbours`): the steps of a channel that would not are wider,
-            also in training. Of fewer than 8 bits they fit in any case, and it is said for the grid of 8 bits that
-            `RestorePrecision` may put in their place.
+            also in training. Of 7 bits only those to one side of zero may not fit, of fewer all do, and it is said for the
+            grid of 8 bits that `RestorePrecision` may put in their place.
         operand: for activations that are multiplied with others: likewise, of what `Calibrate` sees.
         group_size: for weights: so many consecutive elements along the input axis share a scale, and nothing else does;
             the last group of a row may be smaller. None for no groups. ONNX calls it `block_size`.
