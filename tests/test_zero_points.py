@@ -109,7 +109,7 @@ def test_centred_ranges_cost_no_more_than_is_allowed(kinds, seed):
         x = torch.randn(500, generator=random) * width + shift
         statistics[place].update(x)
         statistics[place].weigh(x[None], torch.randn(1, 500, generator=random))
-    ranges = {name: one.extremes.result() for name, one in statistics.items()}
+    ranges = {name: one.extremes for name, one in statistics.items()}
     before = sum(one.cost(ranges[name]) for name, one in statistics.items())
     wider = centring.centred(statistics, ranges, statistics)
     after = sum(one.cost((ranges | wider)[name]) for name, one in statistics.items())
