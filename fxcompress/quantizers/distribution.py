@@ -152,13 +152,6 @@ class Histogram:
         errors = (integral.diff(dim=1) * self.counts[:, first:last]).sum(1, keepdim=True) * scale**3 / width
         return (errors / self.counts.sum(1, keepdim=True)).squeeze(1)
 
-    def saturation(self, low: Tensor, high: Tensor) -> Tensor:
-        """Mean of the squares of how far values lie beyond `low` and `high`, ``[rows]``, as if in the middles of their bins."""
-        first, last = self._used()
-        middles = self.middles[:, first:last]
-        beyond = (middles - middles.clamp(low.double()[:, None], high.double()[:, None])).square_()
-        return (beyond * self.counts[:, first:last]).sum(1) / self.counts.sum(1)
-
     def _used(self) -> tuple[int, int]:
         """The span of the bins that hold a value in any row."""
         used = self.counts.any(0).nonzero()
@@ -166,6 +159,20 @@ class Histogram:
 
     def magnitudes(self) -> tuple[Tensor, Tensor]:
         return self.counts[:, self.side :] + self.counts[:, : self.side].flip(1), self.width
+
+
+class Beyond:
+    """How far the values that `histogram` has counted so far lie beyond bounds, as if each were in the middle of its bin."""
+
+    def __init__(self, histogram: Histogram):
+        first, last = histogram._used()
+        self.middles, self.counts = histogram.middles[:, first:last], histogram.counts[:, first:last]
+        self.total = histogram.counts.sum(1)
+
+    def squared(self, low: Tensor, high: Tensor) -> Tensor:
+        """Mean of the squares of the distances from `low` and `high`, ``[rows]``; 0 within them."""
+        beyond = self.middles - self.middles.clamp(low.double()[:, None], high.double()[:, None])
+        return (beyond.square_() * self.counts).sum(1) / self.total
 
 
 SINGLE, MANY = 4096, 512

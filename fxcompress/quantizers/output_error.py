@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fxcompress.quantizers import least_squares
-from fxcompress.quantizers.distribution import Distribution, Histogram
+from fxcompress.quantizers.distribution import Beyond, Distribution, Histogram
 from fxcompress.quantizers.estimator import Estimator, Range, is_finite
 from fxcompress.quantizers.sampling import sample_extremes, subsample, subsample_with_extremes
 from fxcompress.quantizers.spec import QuantizationSpec
@@ -79,10 +79,8 @@ class WeighedStatistic:
 
     def result(self) -> Range:
         if self.found is None:
-            low, high = self.seen.low, self.seen.high
-            if self.informed and is_finite(self.seen):
-                low, high = self.estimator.fit(self.errors, self.spec)
-            self.found = (low[0], high[0]) if self.per_tensor else (low, high)
+            fits = self.informed and is_finite(self.seen)
+            self.found = self._shaped(self.estimator.fit(self.errors, self.spec)) if fits else self.extremes
         return self.found
 
     def rival(self, estimator: Estimator) -> Range:
@@ -92,8 +90,11 @@ class WeighedStatistic:
     @property
     def extremes(self) -> Range:
         """The lowest and the highest value."""
-        low, high = self.seen.low, self.seen.high
-        return (low[0], high[0]) if self.per_tensor else (low, high)
+        return self._shaped((self.seen.low, self.seen.high))
+
+    def _shaped(self, rows: Range) -> Range:
+        low, high = rows
+        return (low[0], high[0]) if self.per_tensor else rows
 
     @property
     def informed(self) -> bool:
@@ -144,7 +145,8 @@ class _Errors:
     """
 
     def __init__(self, relevance: Histogram, weighed: Histogram, seen: Histogram, tails: Sequence[tuple[Tensor, Tensor]]):
-        self.relevance, self.weighed, self.seen, self.low, self.high = relevance, weighed, seen, relevance.low, relevance.high
+        self.relevance, self.low, self.high = relevance, relevance.low, relevance.high
+        self.weighed, self.seen = Beyond(weighed), Beyond(seen)
         self.quantile, self.moments, self.magnitudes = relevance.quantile, relevance.moments, relevance.magnitudes
         width = max(values.shape[1] for values, _ in tails)
         padded = [[pad(one, (0, width - one.shape[1])) for one in tail] for tail in tails]
@@ -154,7 +156,7 @@ class _Errors:
         low, high = ((level - zero_point) * scale for level in levels)
         alone = (self.values - self.values.clamp(low, high)) * self.slopes
         together, apart = (found.sum() / self.relevance.counts.sum() for found in (alone.sum(1).square(), alone.square()))
-        within, seen = self.weighed.saturation(low, high), self.seen.saturation(low, high)
+        within, seen = self.weighed.squared(low, high), self.seen.squared(low, high)
         saturation = torch.where(within > 0, torch.maximum(together, apart) * seen / within, seen)
         rounding = self.relevance.squared_error(scale, zero_point, levels) - apart  # which it counts as well
         return rounding + CAUTION * saturation
