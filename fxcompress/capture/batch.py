@@ -20,10 +20,11 @@ from fxcompress.data.inputs import ExampleInputs
 _AGREEMENT = 1e-3
 """How far the outputs for a sample may be apart, in terms of the largest: kernels round in another order in a larger batch."""
 
-_SAMPLES = 3
-"""So many are asked before a size is said to be no batch."""
 _FEW = 0.1
-"""The share of a sample's values that may be at a jump; what samples see of one another changes more."""
+"""The share of a sample's values that may be at a jump; what the number of samples changes is more."""
+
+_AMONG, _PLACE = 4, 2
+"""A sample is put among so many, at a place that is the same from neither end."""
 
 
 def find_batch(graph_module: fx.GraphModule, example: ExampleInputs) -> Batch:
@@ -57,37 +58,37 @@ def _candidates(graph: fx.Graph) -> Iterator[Batch]:
         yield Batch(tuple(found))
 
 
+@torch.no_grad()
 def _samples_are_apart(graph_module: fx.GraphModule, batch: Batch, leaves: Leaves) -> bool:
-    """Whether a sample of `leaves` gives the same alone and between two others.
+    """Whether a sample of `leaves` gives the same alone and among others.
 
     Kernels round in another order in a larger batch, and a value at a jump of ``ceil`` or ``remainder`` then falls to its other
-    side. So where a few values alone differ for one sample, another one is asked.
+    side. So where few values differ, the sample is put among copies of itself: in a batch as large, kernels round alike.
     """
-    sizes = {leaf.shape[d] for leaf, d in zip(leaves, batch.dimensions) if d is not None}
-    if len(sizes) > 1:
+    if len({leaf.shape[d] for leaf, d in zip(leaves, batch.dimensions) if d is not None}) > 1:
         return False
-    for place in range(min(_SAMPLES, *sizes)):
-        different = _share_that_differs(graph_module, batch, batch.cut(leaves, place, place + 1), leaves)
-        if different == 0 or different > _FEW:
-            return different == 0
-    return False
-
-
-@torch.no_grad()
-def _share_that_differs(graph_module: fx.GraphModule, batch: Batch, alone: Leaves, leaves: Leaves) -> float:
-    """The share of the values for the sample `alone` that others beside it change; 1 where it is no sample."""
+    alone = batch.cut(leaves, 0, 1)
+    around = [_another(batch, leaves, alone, by) for by in (1.0, -0.5, 1.0)]
     try:
-        other = _another(batch, leaves, alone)
         single = graph_outputs(graph_module, alone)
-        among = graph_outputs(graph_module, batch.join([other, alone, other]))
-    except (RuntimeError, IndexError):  # it does not take such a number: a size that must be even, or one of a sequence
-        return 1.0
-    grown = [(one, _middle(one, three)) for one, three in zip(single, among) if one.shape != three.shape]
-    pairs = grown or list(zip(single, among))
-    if any(three is None for _, three in pairs):
-        return 1.0
-    values = sum(one.numel() for one, _ in pairs)
-    return sum(int((~_near(one, three)).sum()) for one, three in pairs) / max(values, 1)
+        among = graph_outputs(graph_module, batch.join([*around[:_PLACE], alone, *around[_PLACE:]]))
+        different = _share_that_differs(single, among)
+        if 0 < different <= _FEW:
+            return _share_that_differs(single, among, graph_outputs(graph_module, batch.join([alone] * _AMONG))) == 0
+    except (RuntimeError, IndexError):  # it is no sample: a size that must be even, or one of a sequence
+        return False
+    return different == 0
+
+
+def _share_that_differs(single: list[Tensor], among: list[Tensor], copies: list[Tensor] | None = None) -> float:
+    """The share of a sample's values that are others in `among` than in `single`, or than in `copies` where they are given."""
+    growing = [i for i, (one, several) in enumerate(zip(single, among)) if one.shape != several.shape] or range(len(single))
+    pairs = [
+        (single[i] if copies is None else _at_its_place(single[i], copies[i]), _at_its_place(single[i], among[i]))
+        for i in growing
+    ]
+    values = sum(expected.numel() for expected, _ in pairs)
+    return sum(int((~_near(expected, found)).sum()) for expected, found in pairs) / max(values, 1)
 
 
 def graph_outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
@@ -97,8 +98,8 @@ def graph_outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 
-def _another(batch: Batch, leaves: Leaves, sample: Sequence[Any]) -> Leaves:
-    """A sample unlike `sample`, the first one of `leaves`, of values that it could have.
+def _another(batch: Batch, leaves: Leaves, sample: Sequence[Any], by: float) -> Leaves:
+    """A sample unlike `sample`, the first one of `leaves`, of values that it could have: floats are noise off, `by` times.
 
     Integers are those of the second sample, where they differ: numbers that belong together, such as the corners of a box,
     do so there too. Else the places of the first are taken in reverse, each as it is.
@@ -108,7 +109,7 @@ def _another(batch: Batch, leaves: Leaves, sample: Sequence[Any]) -> Leaves:
     def other(leaf: Tensor, all_of_it: Tensor, dimension: int) -> Tensor:
         if leaf.is_floating_point():
             spread = leaf.std(correction=0).nan_to_num(1.0, 1.0) + leaf.new_tensor(1e-2)
-            return leaf + torch.randn(leaf.shape, generator=generator).to(leaf) * spread
+            return leaf + by * torch.randn(leaf.shape, generator=generator).to(leaf) * spread
         second = all_of_it.narrow(dimension, 1, 1) if all_of_it.shape[dimension] > 1 else leaf
         return leaf.flip(_places(leaf)) if torch.equal(second, leaf) else second
 
@@ -120,14 +121,16 @@ def _places(sample: Tensor) -> list[int]:
     return [dimension for dimension, size in enumerate(sample.shape) if size > 1][:1]
 
 
-def _middle(single: Tensor, among: Tensor) -> Tensor | None:
-    """The middle of `among` in the dimensions in which it is three times as large as `single`; None where it is neither."""
-    if single.dim() != among.dim():
-        return None
+def _at_its_place(single: Tensor, among: Tensor) -> Tensor:
+    """The sample's part of `among`, along the dimensions that are `_AMONG` times as large as in `single`.
+
+    Raises:
+        IndexError: some size is neither that nor the same.
+    """
+    if single.dim() != among.dim() or any(s not in (one, _AMONG * one) for one, s in zip(single.shape, among.shape)):
+        raise IndexError("no part of it is the sample's")
     for dimension, size in enumerate(single.shape):
-        if among.shape[dimension] not in (size, 3 * size):
-            return None
-        among = among if among.shape[dimension] == size else among.narrow(dimension, size, size)
+        among = among if among.shape[dimension] == size else among.narrow(dimension, _PLACE * size, size)
     return among
 
 
