@@ -84,7 +84,6 @@ def report_lines(report: Any) -> Iterator[str]:
 def _everywhere(note: str) -> str:
     """A note without the place of the checkout and the numbers of lines, its decibels rough."""
     note = re.sub(r"\(/[^()]*?/(\w+\.py):\d+: ", r"(\1: ", note)
-    note = re.sub(r"<eval_with_key>\.\d+:\d+", "generated code", note)  # torch numbers what a process generates
     return re.sub(r"(-?\d+\.\d+) dB", r"~\1 dB", note)
 
 

@@ -97,6 +97,19 @@ def test_gradients_stop_where_they_stop_in_the_model(kind, recwarn):
     assert not [one for one in recwarn if isinstance(one.message, TrainingWarning)]
 
 
+@pytest.mark.parametrize("kind", FORWARDS)
+def test_gradients_stop_as_well_where_a_view_is_written_to(kind, recwarn):
+    def forward(m, x):
+        y = x.clone()
+        y.view(-1, 4, 2)[:, 1:].add_(1)
+        return FORWARDS[kind](m, x) + y
+
+    model = network(forward)
+    compiled = fxcompress.compile(model, [], data=[X])
+    torch.testing.assert_close(gradients(compiled), gradients(model))
+    assert not [one for one in recwarn if isinstance(one.message, TrainingWarning)]
+
+
 LETTING = {
     "detach": lambda m, x: x + m.layer(x),
     "straight through": lambda m, x: x + (x.round() - x),

@@ -27,7 +27,7 @@ from fxcompress.capture.free_sizes import (
     several,
     without,
 )
-from fxcompress.capture.functionalize import functionalize, transform_of, with_kept_dropout
+from fxcompress.capture.functionalize import functionalize, kept_for_training, transform_of
 from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
@@ -271,7 +271,7 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
             return module
     try:
         with copying():
-            module = with_kept_dropout(program, notes).run_decompositions({}).module(check_guards=False)
+            module = kept_for_training(program, notes).run_decompositions({}).module(check_guards=False)
     except Exception as problem:
         first = str(problem).strip().partition("\n")[0].rstrip(".")
         told = f"{reason}; torch's own way fails as well, with {type(problem).__name__}: {first}"

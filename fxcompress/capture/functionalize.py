@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from fxcompress.capture.idle_dropouts import DROPOUTS, keep_dropouts
+from fxcompress.capture.inline import inline_regions
 from fxcompress.errors import describe, source_line
 from fxcompress.ir.fake import fake_value, insert_call
 
@@ -76,13 +77,18 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
     return None
 
 
-def with_kept_dropout(program: ExportedProgram, notes: list[str]) -> ExportedProgram:
-    """Dropouts as torch's functionalisation keeps them, see `keep_dropouts`.
+def kept_for_training(program: ExportedProgram, notes: list[str]) -> ExportedProgram:
+    """What torch's functionalisation would lose of `program`, as it keeps it: regions without gradients, `detach_`, dropouts.
 
-    Those that the model writes through make way for their input, which they are: torch would make a copy.
+    Regions become calls of the graph: torch would trace their generated code, whose lines nobody wrote. Dropouts (see
+    `keep_dropouts`) that the model writes through make way for their input, which they are: torch would make a copy.
     """
     program = copy.copy(program)
     program._graph_module = copy.deepcopy(program.graph_module)
+    inline_regions(program.graph_module)
+    order = {node: position for position, node in enumerate(program.graph.nodes)}
+    for node in program.graph.find_nodes(op="call_function", target=aten.detach_.default):
+        _replace(node, node.args[0], aten.detach.default, order)
     for node in _written_dropouts(program.graph):
         notes.append(f"a dropout is left out, since its value is changed in place afterwards: {source_line(node)}")
         node.replace_all_uses_with(node.args[0])
