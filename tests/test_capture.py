@@ -963,3 +963,31 @@ def test_cross_map_norms_are_operations(size, channels):
     x = torch.randn(4, 3, 5, 6)
     torch.testing.assert_close(graph_module(x), model(x))
     assert "apply" not in vars(torch.nn.modules._functions.CrossMapLRN2d)
+
+
+def compiled_function():
+    class Rooted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.root = nn.Linear(4, 4), torch.compile(lambda x: x.abs().sqrt())
+
+        def forward(self, x):
+            return self.root(self.linear(x))
+
+    return Rooted()
+
+
+def compiled_inside():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 3))
+    model[0].compile()
+    return model
+
+
+@pytest.mark.parametrize("build", [lambda: torch.compile(compiled_inside()), compiled_inside, compiled_function])
+def test_what_torch_compile_made_is_captured_as_the_code_that_it_was_made_of(build):
+    x, model = torch.randn(3, 4), build().eval()
+    with torch.compiler.set_stance("force_eager"):
+        expected = model(x)
+    compiled = fxcompress.compile(model, [], data=[x])
+    torch.testing.assert_close(compiled(x), expected)
+    assert compiled.state_dict().keys() == model.state_dict().keys()

@@ -55,6 +55,9 @@ CASES = {
     "an instance norm's width": (nn.Sequential(nn.Linear(8, 16), nn.InstanceNorm1d(6), nn.Linear(16, 4)), (2, 6, 8), {"0": 16}),
     "a group norm's width": (nn.Sequential(nn.Linear(8, 16), nn.GroupNorm(2, 6), nn.Linear(16, 4)), (2, 6, 8), {"0": 16}),
     "pooled over": (nn.Sequential(nn.Linear(8, 16), nn.AvgPool1d(2), nn.Linear(8, 4)), (2, 6, 8), {"0": 16}),
+    "the largest of places": (
+        Do(lambda m, x: m.b(m.a(x).topk(2, 2)[0]), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, (2, 1))), (2, 3, 5, 4), {"a": 4},
+    ),
     "resized": (nn.Sequential(nn.Linear(8, 16), nn.Upsample(scale_factor=2), nn.Linear(32, 4)), (2, 6, 8), {"0": 16}),
     "shuffled into places": (nn.Sequential(nn.Linear(8, 6), nn.PixelShuffle(2), nn.Linear(12, 4)), (2, 4, 3, 8), {"0": 6}),
     "one of them, and half of the others": (
@@ -149,6 +152,12 @@ def test_half_of_the_filters_that_can_go_go(kind):
     assert sqnr(masked(x), removed(x)) > 100
     before, after = whole(x), masked(x)
     assert bool((after != after[:1]).any(0)[(before != before[:1]).any(0)].all()), "an output became constant"
+
+
+def test_what_an_equation_makes_can_go():
+    model, shape, _ = CASES["an equation"]
+    stack = [passes.PruneFilters(amount=0.5, multiple=1), passes.RemoveFilters()]
+    assert fxcompress.compile(model, stack, example_inputs=(torch.randn(shape),)).w.shape == (4, 3)
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -324,6 +324,12 @@ def test_the_same_checkpoint_with_a_schedule_that_can_be_taken_up_is_loaded():
     assert model.controller["Schedule"].scheduler.current_epoch == 0
 
 
+def test_a_channel_that_never_varied_is_loaded():
+    model = compiled([*STACK, Schedule()])
+    model.load_checkpoint(with_tensor("running_var", fill(1, 0)))
+    assert next(value for name, value in model.state_dict().items() if "running_var" in name)[1] == 0
+
+
 def test_another_computation_and_another_target_are_refused():
     def one(kind, target="openvino"):
         torch.manual_seed(0)

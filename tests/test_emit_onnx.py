@@ -195,6 +195,7 @@ LOOKUPS: dict[str, Callable[..., Any]] = {
     "scatter": lambda x, i: torch.zeros_like(x).scatter(2, i, x) + x.scatter_add(2, i * 0 + 1, x),
     "scatter_value": lambda x, i: x.scatter(2, i, 3.0),
     "one_hot": lambda x, i: F.one_hot(i, 12),
+    "masked_rows_put": lambda x, i: torch.index_put(x, [x[..., 0] > 0], torch.tensor(2.0)),
     "masked_put": lambda x, i: torch.index_put(x, [x > 0], torch.tensor(2.0)),
 }
 

@@ -30,6 +30,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "searchsorted": lambda x: (torch.searchsorted(torch.tensor([-1.0, 0.0, 0.5]), x), torch.searchsorted(x.sort(-1)[0], x)),
     "searchsorted_right": lambda x: torch.searchsorted(torch.tensor([-1.0, 0.0, 1.0]), x.round(), right=True),
     "index_fill": lambda x: x.index_fill(1, torch.tensor([0, -2]), 3.0),
+    "index_copy_of_a_number": lambda x: x.sum().index_copy(0, torch.tensor([0]), x.amax()),
     "index_copy": lambda x: x.index_copy(2, torch.tensor([4, 0]), x[:, :, 1:3] * 2),
     "kthvalue": lambda x: (*x.kthvalue(3, 1), *x.kthvalue(2, -1, keepdim=True)),
     "median": lambda x: (*x.median(1), *x[:, :4].median(1, keepdim=True)),

@@ -178,6 +178,13 @@ def test_training_makes_the_kernel_and_inference_does_not_wait_for_it(monkeypatc
     assert made == ["C"]
 
 
+def test_what_is_kept_for_the_backward_pass_is_the_input_itself() -> None:
+    x, kept = torch.randn(5, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.data_ptr()), lambda one: one):
+        FakeQuantize.apply(x, torch.tensor(0.1), None, None, None, (-8, 7), 1.0)
+    assert kept == [x.data_ptr()]
+
+
 @needs_compiler
 @pytest.mark.parametrize("negative", ["x", "scale", "gradient"])
 def test_views_that_torch_negates_where_it_reads_them_are_not_read_as_memory(negative: str) -> None:

@@ -126,6 +126,26 @@ def test_sizes_of_labels_are_read_off_what_is_left(tmp_path):
     assert run(path, x=x)[0].shape == (5, 3, 1)
 
 
+def test_a_program_that_reads_sizes_off_labels_themselves():
+    """As torch makes them in strict mode."""
+
+    class OfEachPlace(Net):
+        def forward(self, labels, x):
+            samples, places = labels.shape
+            logits = self.logits(x).reshape(samples * places, 3) / places
+            return F.cross_entropy(logits, labels.flatten()), logits
+
+    free, example = (
+        {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")},
+        (torch.zeros(2, 4).long(), torch.randn(2, 4, 6)),
+    )
+    program = torch.export.export(OfEachPlace().eval(), example, dynamic_shapes=(free, free), strict=True)
+    compiled = fxcompress.compile(program, [], example_inputs=example)
+    assert any("sym_size" in str(user.target) for user in next(iter(compiled.graph.nodes)).users)
+    labels, x = torch.zeros(3, 5).long(), torch.randn(3, 5, 6)
+    assert torch.equal(compiled.without("labels")(x)[1], compiled(labels, x)[1])
+
+
 def test_nested_inputs_between_others_and_nested_outputs(tmp_path):
     targets = {"classes": torch.tensor([0, 1, 2, 0]), "values": torch.randn(4, 3)}
     x, scale = torch.randn(4, 6), torch.rand(4, 1) + 1

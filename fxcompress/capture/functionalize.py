@@ -10,13 +10,14 @@ from collections import defaultdict
 from functools import cache
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from fxcompress.capture.idle_dropouts import DROPOUTS, keep_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.errors import describe, source_line
+from fxcompress.ir.edit import attribute
 from fxcompress.ir.fake import fake_value, insert_call
 
 aten = torch.ops.aten
@@ -65,7 +66,7 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             reader = _read_later(node, changed, aliases[roots[node]], order)
             if reader is not None:
                 return f"{describe(node)} changes a tensor in place that {describe(reader)} reads by another name"
-            note = f"the model writes to {str(roots[node].target)!r} while it runs; the graph leaves it as it is"
+            note = _left_as_it_is(roots[node])
             counts = str(roots[node].target).endswith("num_batches_tracked")  # which nothing in a graph reads
             if roots[node].op in ("get_attr", "placeholder") and note not in notes and not counts:
                 notes.append(note)
@@ -75,6 +76,14 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
         roots[result] = roots[node]
         aliases[roots[node]].append(result)  # what reads the changed tensor reads this from here on
     return None
+
+
+def _left_as_it_is(written: fx.Node) -> str:
+    """The note on an input, parameter or buffer that the model writes to."""
+    note = f"the model writes to {str(written.target)!r} while it runs; the graph leaves it as it is"
+    held = attribute(written.graph.owning_module, str(written.target)) if written.op == "get_attr" else None
+    learned = isinstance(held, nn.Parameter) and held.requires_grad  # such writes have no gradient in torch
+    return f"{note}, and calls that read it afterwards do not train it" if learned else note
 
 
 def kept_for_training(program: ExportedProgram, notes: list[str]) -> ExportedProgram:

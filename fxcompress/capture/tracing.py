@@ -188,11 +188,14 @@ def _hidden_names(model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Without autocast, and the fused kernels of torch's own attention and encoder layers, which hide their operations."""
+    """Without autocast, what `torch.compile` made, and the fused kernels of encoder layers, which hide their operations.
+
+    What was compiled reads memory, which fake tensors do not have.
+    """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with recurrent_layers_of_any_length(), without_autocast():
+        with recurrent_layers_of_any_length(), without_autocast(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
