@@ -50,6 +50,11 @@ def _with(one: Pass) -> Make:
     return lambda: [one if type(each) is type(one) else each for each in usual] + ([] if type(one) in kinds else [one])
 
 
+def _before(kind: type[Pass], one: Pass) -> Make:
+    """The default with `one` in front of the pass of this kind."""
+    return lambda: [each for usual in defaults.post_training() for each in ([one, usual] if isinstance(usual, kind) else [usual])]
+
+
 def _without(kind: type[Pass]) -> Make:
     return lambda: [each for each in defaults.post_training() if not isinstance(each, kind)]
 
@@ -67,6 +72,7 @@ OPTIONS: dict[str, dict[str, Make]] = {
     "wide channels": {
         "not split": _without(passes.SplitChannels),
         "not smoothed": _without(passes.SmoothActivations),
+        "made equal in layers": _before(passes.OrderChannels, passes.EqualizeLayers()),
     },
     "biases": {"corrected": _with(passes.CorrectBias())},
 }
