@@ -118,7 +118,8 @@ class Quantize(Pass):
             context.notes.append("weights alone are quantized: the operations compute in float")
         elif takes_cache((context.example.args, context.example.kwargs)):
             context.notes.append(_GENERATES)
-        context.notes += [f"{node.name} reads real values: {why}" for node, why in placement.float_activations.items()]
+        real = by_reason(placement.float_activations)
+        context.notes += [f"{listed(names)} read{'s' * (len(names) == 1)} real values: {why}" for why, names in real.items()]
         for scope, nodes, _ in overrides:
             if nodes.isdisjoint(placement.operations):
                 asked = any(node.target in target.weights_only for node in nodes)
