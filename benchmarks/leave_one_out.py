@@ -52,7 +52,9 @@ def _with(one: Pass) -> Make:
 
 def _before(kind: type[Pass], one: Pass) -> Make:
     """The default with `one` in front of the pass of this kind."""
-    return lambda: [each for usual in defaults.post_training() for each in ([one, usual] if isinstance(usual, kind) else [usual])]
+    usual = defaults.post_training()
+    place = next(place for place, each in enumerate(usual) if isinstance(each, kind))
+    return lambda: [*usual[:place], one, *usual[place:]]
 
 
 def _without(kind: type[Pass]) -> Make:
