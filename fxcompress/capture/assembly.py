@@ -21,7 +21,7 @@ def assemble(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     for path, tensor, persistent in _tensors(module, graph):
         new = done.setdefault(id(tensor), shared(tensor))
         parent, _, name = path.rpartition(".")
-        owner = _submodule(result, parent)
+        owner = submodule(result, parent)
         if isinstance(new, nn.Parameter):
             owner.register_parameter(name, new)
         else:
@@ -51,7 +51,8 @@ def _tensors(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, Tensor, 
             yield node.target, held, False
 
 
-def _submodule(root: nn.Module, path: str) -> nn.Module:
+def submodule(root: nn.Module, path: str) -> nn.Module:
+    """The module at `path` in `root`, made where there is none yet, and those around it."""
     for part in path.split(".") if path else ():
         if part not in root._modules:
             root.add_module(part, nn.Module())

@@ -32,15 +32,17 @@ from fxcompress.capture.gradients import backward_hooks, keep_stops
 from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.inserted import InsertedModules
+from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
-from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes, trains_as_it_infers
+from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
+from fxcompress.capture.unlifting import unlifted
 from fxcompress.data.batch import Batch
 from fxcompress.data.convention import PARAMETERS, parameters_of
 from fxcompress.data.inputs import ExampleInputs
@@ -215,7 +217,7 @@ class _Capture:
         told = [*notes, *program.graph_module.meta.get("left_out", ())]
         module, own_names = _canonical(program, told, self._class_of)
         note_attention_dropout(module.graph)
-        lost = [] if trace is None else self._lost_in_training(module, trace, told)
+        lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
         if self.traced is not None:
             lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
             lost += module.meta.get("written", [])
@@ -239,9 +241,9 @@ class _Capture:
         find_batch(result, self.given).mark(result.graph)
         return result.eval()
 
-    def _lost_in_training(self, module: fx.GraphModule, trace: Trace, told: list[str]) -> list[str]:
+    def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""
-        if self.traced is None or trains_as_it_infers(self.traced, self.modes, self.example):
+        if self.traced is None or reads.tell_training(self.modes):
             return []
         again = lambda new: _canonical(trace(), new, self._class_of)[0]  # noqa: E731
         lost = keep_training(module, self.traced, self.modes, self.example, again)
@@ -265,13 +267,13 @@ def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -
     """`program` as a module without in-place operations, regions or constant computations."""
     reason = transform_of(program.graph)
     if reason is None:
-        module = program.module(check_guards=False)
+        module = unlifted(program)
         reason = _make_functional(module, notes, class_of)
         if reason is None:
             return module
     try:
         with copying():
-            module = kept_for_training(program, notes).run_decompositions({}).module(check_guards=False)
+            module = unlifted(kept_for_training(program, notes).run_decompositions({}))
     except Exception as problem:
         first = str(problem).strip().partition("\n")[0].rstrip(".")
         told = f"{reason}; torch's own way fails as well, with {type(problem).__name__}: {first}"

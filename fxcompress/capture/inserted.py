@@ -88,7 +88,8 @@ class InsertedModules:
             node.replace_all_uses_with(call, propagate_meta=False)
             graph_module.graph.erase_node(node)
             call.name = node.name  # that of the module's path
-        graph_module.recompile()
+        if self._kept:
+            graph_module.recompile()
 
 
 def _stand_in(module: nn.Module, key: str) -> None:

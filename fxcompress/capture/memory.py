@@ -37,19 +37,18 @@ def forgetting(model: nn.Module) -> Iterator[None]:
     Functions that remember results, of the packages that the modules are from, forget all, where they have got new ones.
     """
     filled = {one: one.cache_info().misses for one in _remembering(model)}
-    contents = [(one, _content(one)) for module in model.modules() for one in _containers(list(attributes(module).values()))]
-    held = [(module, attributes(module), [dict(vars(module)[name]) for name in _REGISTRIES]) for module in model.modules()]
+    modules = [*model.modules()]
+    held = [dict(vars(module)) for module in modules]
+    containers = _containers([value for own in held for value in own.values()])
+    contents = [_content(one) if len(one) else () for one in containers]  # most are hooks of modules, of which there are none
     try:
         yield
     finally:
-        for module, own, registries in held:
-            for name in vars(module).keys() - own.keys() - {*_REGISTRIES}:
+        for module, own in zip(modules, held):
+            for name in vars(module).keys() - own.keys():
                 del vars(module)[name]
             vars(module).update(own)
-            for name, registry in zip(_REGISTRIES, registries):
-                vars(module)[name].clear()
-                vars(module)[name].update(registry)
-        for one, content in contents:
+        for one, content in zip(containers, contents):
             if not _has(one, content):  # some kinds refuse all changes
                 one.clear()
                 one.extend(content) if isinstance(one, (list, deque)) else one.update(content)
@@ -154,14 +153,14 @@ def _is_filled(cell: types.CellType) -> bool:
 
 def _containers(values: list[Any]) -> list[Any]:
     """The containers among `values` that a call may fill, and those in them."""
-    found: list[Any] = []
-    pending = [*values]
+    found: dict[int, Any] = {}
+    pending = [one for one in values if isinstance(one, _FILLED)]
     while pending:
         one = pending.pop()
-        if isinstance(one, _FILLED) and not any(one is other for other in found):
-            found.append(one)
-            pending += one.values() if isinstance(one, dict) else one
-    return found
+        if id(one) not in found:
+            found[id(one)] = one
+            pending += [held for held in (one.values() if isinstance(one, dict) else one) if isinstance(held, _FILLED)]
+    return [*found.values()]
 
 
 def _content(one: Any) -> Any:
@@ -171,6 +170,8 @@ def _content(one: Any) -> Any:
 
 def _has(one: Any, content: Any) -> bool:
     """Whether the container `one` holds still, in its order, the objects of `content`."""
+    if not len(one) or not len(content):
+        return len(one) == len(content)
     now = _content(one)
     pairs = [*zip(now, content)] + ([*zip(now.values(), content.values())] if isinstance(now, dict) else [])
     return len(now) == len(content) and all(a is b for a, b in pairs)

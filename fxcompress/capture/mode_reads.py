@@ -35,12 +35,13 @@ class ModeReads:
 
 
 @contextlib.contextmanager
-def mode_reads(model: nn.Module) -> Iterator[ModeReads]:
-    """Collects who reads `training` in this context and thread.
+def mode_reads(model: nn.Module, reads: ModeReads) -> Iterator[None]:
+    """Writes to `reads` who reads `training` in this context and thread, in which `model` runs once, in any mode.
 
+    Where only layers do that hand it on, a run in other modes reads no more, since nothing else could tell it from this one.
     Numbers drawn by Python or NumPy, attributes that change, and a `train` or `eval` of a module's own count as others.
     """
-    reads, here, before, own = ModeReads(), threading.get_ident(), random_states(), kept(model)
+    here, before, own = threading.get_ident(), random_states(), kept(model)
     readers: set[nn.Module | None] = set()  # None for others
 
     def training(module: nn.Module) -> bool:
@@ -54,7 +55,7 @@ def mode_reads(model: nn.Module) -> Iterator[ModeReads]:
 
     nn.Module.training = property(training, switched)  # type: ignore[assignment]
     try:
-        yield reads
+        yield
     finally:
         del nn.Module.training
         reads.layers = frozenset(path for path, one in model.named_modules(remove_duplicate=False) if one in readers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,21 +11,16 @@ from torch.overrides import TorchFunctionMode
 _NONZERO = (Tensor.nonzero, torch.nonzero)
 
 
-@contextlib.contextmanager
-def loops_over_all_places() -> Iterator[list[str]]:
-    """Lets a loop over ``mask.nonzero()`` of a mask of a known length go over every place; collects notes that it did.
+class LoopsOverAllPlaces(TorchFunctionMode):
+    """Lets a loop over ``mask.nonzero()`` of a mask of a known length go over every place; `told` are notes that it did.
 
     How often the loop runs would depend on the data. At a place that is not set its body finds nothing to compute with, as of
     an expert without tokens; of a body that does something else there the graph differs from the model where it is compared.
     """
-    told: list[str] = []
-    with _Loops(told):
-        yield told
 
-
-class _Loops(TorchFunctionMode):
-    def __init__(self, told: list[str]):
-        self.told = told
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.unbind and (count := getattr(args[0], "_places", None)) is not None:

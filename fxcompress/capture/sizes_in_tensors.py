@@ -6,9 +6,8 @@ the model can compare with others.
 
 from __future__ import annotations
 
-import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,14 +31,9 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-@contextlib.contextmanager
-def sizes_in_tensors() -> Iterator[None]:
-    """In this context a fake tensor that is computed from sizes alone knows which size it is, which its `item()` gives."""
-    with _Sizes():
-        yield
+class SizesInTensors(TorchFunctionMode):
+    """In this mode a fake tensor that is computed from sizes alone knows which size it is, which its `item()` gives."""
 
-
-class _Sizes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)

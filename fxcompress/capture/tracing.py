@@ -17,16 +17,19 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.cross_map import cross_map_norms_as_operations
+from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import data_as_detached, own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
+from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
-from fxcompress.capture.selected import loops_over_all_places
-from fxcompress.capture.sizes_in_tensors import sizes_in_tensors
+from fxcompress.capture.selected import LoopsOverAllPlaces
+from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
 from fxcompress.data.inputs import ExampleInputs
@@ -126,13 +129,11 @@ def _name_arguments(model: nn.Module, example: ExampleInputs) -> None:
 
 
 def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
-    messages = io.StringIO()
+    messages, looped, reads = io.StringIO(), LoopsOverAllPlaces(), ModeReads()
     try:
         with (
             own_backwards() as told,
             data_as_detached(),
-            loops_over_all_places() as looped,
-            sizes_in_tensors(),
             plain_kernels(),
             without_autocast() as cast,  # innermost, which is the one that notes
             forgetting(model),
@@ -140,8 +141,9 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             cross_map_norms_as_operations(),
             distinct_dropouts(),
             suppression_of_any_number(),
-            symbolic_lengths(),
             idle_conversions(),
+            _use_lazy_graph_module(True),  # the code of a program is never run, and written anew by every step of torch's
+            while_it_runs(model, lambda: mode_reads(model, reads), lambda: looped, SizesInTensors, symbolic_lengths),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
         ):
@@ -155,7 +157,8 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-            program.graph_module.meta |= {"own_backwards": tuple(told), "left_out": (*looped, *cast)}
+            meta = {"own_backwards": tuple(told), "left_out": (*looped.told, *cast), "mode_reads": reads}
+            program.graph_module.meta |= meta
             return program
     except Exception as error:
         hidden = _hidden_names(model)

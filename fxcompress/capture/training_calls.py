@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.memory import forgetting
-from fxcompress.capture.mode_reads import ModeReads, mode_reads, random_states
+from fxcompress.capture.mode_reads import random_states
 from fxcompress.capture.tracing import plain_kernels
 from fxcompress.data.inputs import ExampleInputs
 
@@ -66,16 +66,6 @@ def fake_calls(model: nn.Module, example: ExampleInputs) -> Iterator[Callable[[]
             return recorder
 
         yield run
-
-
-def reads_of_modes(model: nn.Module, example: ExampleInputs) -> ModeReads:
-    """Who reads a mode where `model` runs in its present one: others too where a run cannot tell."""
-    try:
-        with _fake(model, example) as (state, args, kwargs), mode_reads(model) as reads, torch.no_grad():
-            torch.func.functional_call(model, state, args, kwargs)
-    except Exception:  # a trace will tell why
-        return ModeReads()
-    return reads
 
 
 @contextlib.contextmanager

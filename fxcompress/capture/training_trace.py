@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from fxcompress.capture.naming import scope_of
 from fxcompress.capture.random_drops import find_drop
 from fxcompress.capture.training_alignment import Alignment, Edge
-from fxcompress.capture.training_calls import calls_of, reads_of_modes, trains_alike
+from fxcompress.capture.training_calls import calls_of, trains_alike
 from fxcompress.capture.twin import switch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
@@ -48,12 +48,6 @@ def training_modes(model: nn.Module, twin: nn.Module) -> Modes:
             return {path: module.training and given[path] for path, module in twin.named_modules()}
     except Exception:  # a model may refuse to be trained
         return given
-
-
-def trains_as_it_infers(traced: nn.Module, modes: Modes, example: ExampleInputs) -> bool:
-    """Whether layers of torch that hand their mode on are known to be all that differs in a run of `traced` in `modes`."""
-    with in_modes(traced, modes):
-        return reads_of_modes(traced, example).tell_training(modes)
 
 
 def keep_training(

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
-from fxcompress.ir.constants import behind, is_constant
+from fxcompress.ir.constants import behind, is_computed
 from fxcompress.ir.edit import add_attribute, attribute, held_like, name_of
 
 
@@ -39,7 +39,7 @@ def _held(channels: Channels) -> set[int]:
     tensors = {str(node.target): attribute(channels.graph_module, str(node.target)) for node in constants}
     names = Counter(map(id, tensors.values()))
     modules = channels.graph_module.graph.find_nodes(op="call_module")
-    computed = [node for node in channels.graph_module.graph.nodes if node.op == "call_function" and is_constant(node)]
+    computed = [*filter(is_computed, channels.graph_module.graph.nodes)]
     parts = [source for node in computed for source in behind(node)]
     shared = [node for node in constants if names[id(tensors[str(node.target)])] > 1]
     held = [*modules, *computed, *parts, *shared]

@@ -19,6 +19,7 @@ class BothModes(fx.GraphModule):
     There is one `forward`, which looks at `training` when it is called: whoever holds on to it holds both modes.
     """
 
+    _graph: fx.Graph
     _graph_in_training: fx.Graph | None = None
     _granted: Granted
 
@@ -42,11 +43,18 @@ class BothModes(fx.GraphModule):
 
     def recompile(self) -> Any:
         """As of any graph module, for both graphs."""
+        own = self._graph
+        twin = self._graph_in_training = modes.training_twin(own)
+        if twin is not None:
+            try:
+                self._graph = twin
+                super().recompile()
+            finally:
+                self._graph = own
+        training = type(self).forward
         python_code = super().recompile()
-        inference = training = type(self).forward
-        graph = self._graph_in_training = modes.training_twin(self._graph)
-        if graph is not None:
-            training = type(fx.GraphModule(self, graph)).forward
+        inference = type(self).forward
+        training = inference if twin is None else training
 
         contiguous = output_layout.contiguous_outputs(self._graph)
         granted = self._granted = Granted(self._graph)

@@ -36,7 +36,7 @@ def run(
         VerificationError: a pass broke its promise; names the pass, the rule, the node and the source line.
     """
     report = Report()
-    verifier = Verifier(graph_module, context.example) if check else None
+    verifier = Verifier(graph_module, context.example) if check and passes else None
     if watch:
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):

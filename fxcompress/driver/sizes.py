@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxcompress.ir.constants import interior, is_constant
+from fxcompress.ir.constants import interior, is_computed, is_constant
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.reach import reached
 
@@ -19,8 +19,7 @@ def weight_bytes(graph_module: fx.GraphModule) -> int:
     Of a weight that is computed from others a file has what is computed.
     """
     nodes = graph_module.graph.nodes
-    seen, inside = dict[object, int](), interior(graph_module.graph)
-    inside |= {node for node in nodes if node.op == "call_function" and is_constant(node)}
+    seen, inside = dict[object, int](), interior(graph_module.graph).union(filter(is_computed, nodes))
     for node in nodes:
         if is_constant(node) and not inside.issuperset(node.users):
             tensor = attribute(graph_module, node.target) if node.op == "get_attr" else node.meta["val"]

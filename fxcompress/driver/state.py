@@ -56,6 +56,8 @@ def settle(
 ) -> Earlier:
     """Leave in `graph_module` what its graph reads, and what no step reads: what the user's model holds beside.
 
+    Its code is that of before, since a module of another class takes its graph.
+
     Args:
         steps: the graphs of the earlier steps.
         captured: the names of the tensors at capture.
@@ -69,7 +71,6 @@ def settle(
     renamed = _rename(graph_module)
     for path in sorted({name.rpartition(".")[0] for name in gone}, key=len, reverse=True):
         _remove_what_is_read_no_more(graph_module, path)
-    graph_module.recompile()
     return Earlier(gone, renamed)
 
 

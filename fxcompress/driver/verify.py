@@ -16,7 +16,7 @@ from fxcompress.driver.effect import Effect
 from fxcompress.errors import VerificationError
 from fxcompress.execution.agreement import agreement
 from fxcompress.execution.last_bits import decided_by_last_bits
-from fxcompress.ir.constants import is_constant
+from fxcompress.ir.constants import is_computed
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.by_rows import outputs_by_rows
 from fxcompress.quantization.quantized import activations_in_float
@@ -137,7 +137,7 @@ def _agreement_in_double(pair: Sequence[fx.GraphModule], example: ExampleInputs)
 
 
 def _computes_weights(graph: fx.Graph) -> bool:
-    return any(node.op == "call_function" and is_constant(node) for node in graph.nodes)
+    return any(map(is_computed, graph.nodes))
 
 
 class _InDouble(TorchDispatchMode):

@@ -33,7 +33,8 @@ from fxcompress.emit.shapes import known_number
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.emit.widths import widen
 from fxcompress.errors import EmitError, InputError, describe
-from fxcompress.ir.constants import fold_computed
+from fxcompress.ir.codeless import codeless
+from fxcompress.ir.constants import fold_computed, is_computed
 from fxcompress.ir.dialect import NUMBER_READS, copy_graph
 from fxcompress.ir.edit import without_modules
 from fxcompress.targets.faults import Fault
@@ -112,9 +113,11 @@ def unwritable(graph_module: fx.GraphModule) -> str | None:
 
     Modules are not looked at, since lowering replaces them; what is computed from parameters alone is no call in a file.
     """
-    graph_module = without_modules(graph_module)
-    graph_module = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
-    fold_computed(graph_module, "")
+    with codeless():
+        graph_module = without_modules(graph_module)
+        if any(map(is_computed, graph_module.graph.nodes)):
+            graph_module = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
+            fold_computed(graph_module, "")
     try:
         to_onnx_model(graph_module)
     except EmitError as error:

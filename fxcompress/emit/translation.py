@@ -14,7 +14,7 @@ from torch import fx
 from fxcompress.emit.deferred import Deferred
 from fxcompress.emit.forms import Form
 from fxcompress.emit.shapes import Size, SymbolicSizes, UnknownSizeError, same
-from fxcompress.emit.types import number, onnx_type, output_type
+from fxcompress.emit.types import attribute, number, onnx_type, output_type
 
 Translation = Callable[..., Any]
 TRANSLATIONS: dict[Callable, Translation] = {}
@@ -100,7 +100,7 @@ class Emitter:
         while values and values[-1] is None:
             values.pop()
         name = self.unique(f"{self.node.name}/{op_type}")
-        settings = ir.convenience.convert_attributes(attributes)
+        settings = [attribute(key, value) for key, value in attributes.items() if value is not None]
         if domain:
             self.graph.opset_imports[domain] = 1
         self.graph.append(node := ir.Node(domain, op_type, values, settings, num_outputs=outputs, name=name))

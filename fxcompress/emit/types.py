@@ -36,3 +36,10 @@ def output_type(op_type: str, like: ir.DataType | None, attributes: dict[str, An
     if op_type == "Cast":
         return ir.DataType(attributes["to"])
     return like if like is not None else ir.DataType.BOOL
+
+
+def attribute(name: str, value: Any) -> ir.Attr:
+    """The attribute of a node that holds `value`; a list of whole numbers, as most are, is told at once."""
+    if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
+        return ir.AttrInt64s(name, value)
+    return ir.convenience.convert_attribute(name, value)

@@ -36,6 +36,11 @@ def is_constant(node: fx.Node) -> bool:
     return node.op == "get_attr" or bool(node.meta.get(_MARK))
 
 
+def is_computed(node: fx.Node) -> bool:
+    """Whether `node` is a constant that is computed from others."""
+    return node.op == "call_function" and is_constant(node)
+
+
 def key_of(constant: fx.Node) -> str:
     """What tells the tensor of a constant from others, wherever the graph reads it."""
     return str(constant.target) if constant.op == "get_attr" else constant.name
@@ -66,7 +71,7 @@ def interior(graph: fx.Graph) -> set[fx.Node]:
     """What is computed on the way to a constant that is marked."""
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node in found or (node.op == "call_function" and is_constant(node)):
+        if node in found or is_computed(node):
             found.update(source for source in node.all_input_nodes if not is_constant(source))
     return found
 
@@ -83,7 +88,7 @@ def fold_computed(graph_module: fx.GraphModule, created_by: str) -> list[fx.Node
     module reads it (a mask or a quantizer), or an operation with a bias: then it is a weight.
     """
     made = []
-    for node in [node for node in graph_module.graph.nodes if node.op == "call_function" and is_constant(node)]:
+    for node in list(filter(is_computed, graph_module.graph.nodes)):
         if _bytes(node) <= sum(map(_bytes, behind(node))) or _is_weight(node):
             value = value_of(graph_module, node)
             new = insert_constant(graph_module, name_of(node), value, before=node.next, created_by=created_by, replaces=node)
