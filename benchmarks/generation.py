@@ -27,10 +27,10 @@ from torch import nn
 import fxcompress
 from benchmarks.machine import describe_machine, one_line
 from benchmarks.medians import orders
-from benchmarks.memory import Peak
 from benchmarks.models import import_torchvision
 from benchmarks.peers import quiet
 from benchmarks.requirements import need
+from benchmarks.resident import Resident
 from fxcompress import defaults
 
 RESULTS = Path(__file__).parent / "results"
@@ -176,7 +176,7 @@ def _cosine(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def memory(path: Path, prompt: int, steps: int) -> int:
     """Bytes that loading the file and generating take of this process, at the most."""
-    given, peak = texts(prompt, steps), Peak()
+    given, peak = texts(prompt, steps), Resident()
     need("openvino" if path.suffix == ".xml" else "onnxruntime")
     peak.start()
     generated(loaded(path), *given)

@@ -1,23 +1,23 @@
-"""What compiling takes beside the model itself: the peak of resident memory, and seconds, step by step.
+"""What compiling takes beside the model itself: the most memory that is held, and seconds, step by step.
 
     python -m benchmarks.memory [--layers 12] [--width 1024] [--pipeline weights_only] [--dtype float32]
 
 A decoder of the form of Llama with random weights. Every row is the peak since compiling began, in units of the model that is
-held anyway, measured by the kernel (VmHWM, which writing 5 to clear_refs sets back). The runtime that a file is tried in is
-a process of its own, and not counted.
+held anyway, of anonymous memory (`benchmarks.resident`). What a first use imports is not counted, nor the runtime that a file
+is tried in, which is a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmarks.resident import Held, held
 
 VOCABULARY = 32000
 
@@ -73,27 +73,6 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
-class Peak:
-    """Bytes of resident memory, at most since `start`, above what there was then."""
-
-    def start(self) -> None:
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
-        self.before = _status("VmRSS")
-        self.began = time.process_time()
-
-    def above(self) -> int:
-        return _status("VmHWM") - self.before
-
-    def seconds(self) -> float:
-        return time.process_time() - self.began
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
 def measure(model: nn.Module, tokens: Tensor, pipeline: str, folder: Path) -> dict[str, tuple[float, float]]:
     """Step to (peak above the model since the start, in units of the model; seconds of CPU)."""
     import fxcompress
@@ -102,28 +81,38 @@ def measure(model: nn.Module, tokens: Tensor, pipeline: str, folder: Path) -> di
     from fxcompress.driver.capture import capture_verified
 
     size = sum(parameter.nbytes for parameter in model.parameters())
-    fxcompress.compile(nn.Linear(8, 8), defaults.weights_only(), example_inputs=torch.randn(2, 8)).to_onnx(folder / "warm.onnx")
-    rows, peak = {}, Peak()
-    peak.start()
-    with torch.no_grad():
-        model(tokens)
-    rows["one forward pass"] = peak.above() / size, peak.seconds()
-    peak.start()
-    torch.export.export(model, (tokens,), strict=False)
-    rows["torch.export"] = peak.above() / size, peak.seconds()
-    peak.start()
-    capture_verified(model, ExampleInputs((tokens,), {}))
-    rows["capture"] = peak.above() / size, peak.seconds()
-    stages = getattr(defaults, pipeline)()
-    data = list(torch.randint(0, 1000, (8, *tokens.shape[1:])).split(2)) if pipeline != "weights_only" else None
-    peak.start()
-    compiled = fxcompress.compile(model, stages, example_inputs=tokens, data=data)
-    rows["compile"] = peak.above() / size, peak.seconds()
-    rows["held after compile"] = (_status("VmRSS") - peak.before) / size, 0.0
-    compiled.to_onnx(folder / "m.onnx", verify=False)
-    rows["and the file"] = peak.above() / size, peak.seconds()
-    compiled.to_onnx(folder / "m.onnx")
-    rows["and the file, verified"] = peak.above() / size, peak.seconds()
+    stages, calibration = getattr(defaults, pipeline), pipeline != "weights_only"
+
+    def data(vocabulary: int) -> list[Tensor] | None:
+        return list(torch.randint(0, vocabulary, (8, *tokens.shape[1:])).split(2)) if calibration else None
+
+    small = Decoder(64, 1, vocabulary=100).to(next(model.parameters()).dtype).eval()  # what a first use imports does not count
+    example = tokens % 100
+    fxcompress.compile(small, stages(), example_inputs=example, data=data(100)).to_onnx(folder / "warm.onnx")
+    rows = {}
+    with Held() as peak:
+
+        def note(name: str) -> None:
+            rows[name] = peak.above() / size, peak.seconds()
+
+        peak.start()
+        with torch.no_grad():
+            model(tokens)
+        note("one forward pass")
+        peak.start()
+        torch.export.export(model, (tokens,), strict=False)
+        note("torch.export")
+        peak.start()
+        capture_verified(model, ExampleInputs((tokens,), {}))
+        note("capture")
+        peak.start()
+        compiled = fxcompress.compile(model, stages(), example_inputs=tokens, data=data(1000))
+        note("compile")
+        rows["held after compile"] = (held() - peak.before) / size, 0.0
+        compiled.to_onnx(folder / "m.onnx", verify=False)
+        note("and the file")
+        compiled.to_onnx(folder / "m.onnx")
+        note("and the file, verified")
     rows["the file itself"] = sum(one.stat().st_size for one in folder.glob("m.onnx*")) / size, 0.0
     return rows
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fxcompress.emit.files import declared_shapes
 from fxcompress.errors import VerificationError, describe
 from fxcompress.report.rows import Row
 from fxcompress.storage.atomic import passing_folder
+from fxcompress.storage.memory import give_back
 
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
 """The runtimes that can be asked, with the names that readers know them by."""
@@ -80,9 +82,12 @@ class FileCheck:
         except FileProblem as problem:
             note = f"not verified, since {name} cannot be asked: {problem}"
         else:
-            agreements = list(self._agreements(path, shapes))
-            lowest = min((one.decibels for _, found in agreements for one in found), default=None)
-            fault = next(((simulation, one) for simulation, found in agreements for one in found if one.faulty), None)
+            decibels, fault = [], None
+            for simulation, found in self._agreements(path, shapes):
+                give_back()
+                decibels += [one.decibels for one in found]
+                fault = fault or next(((simulation, one) for one in found if one.faulty), None)
+            lowest = min(decibels, default=None)
             types = self._types(name)
             self.mismatch = note = fault and self._mismatch(*fault, name)
             self._forget()
@@ -99,7 +104,8 @@ class FileCheck:
         except FileProblem as problem:
             raise VerificationError(self._refusal(problem, None)) from None
         example, others = sized_inputs(shapes.values(), self.example)
-        for simulation in (self._simulation(example), *(self._other_simulation(ways) for _, ways in others)):
+        # One after the other: each holds the outputs of its size.
+        for simulation in chain([self._simulation(example)], (self._other_simulation(ways) for _, ways in others)):
             if simulation is None:
                 continue
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,14 +33,13 @@ def energies(reference: Tensor, other: Tensor) -> tuple[float, float]:
     """The sum of squares of `reference` and of the difference, which is infinite where no decibels can tell it."""
     if reference.shape != other.shape or reference.dtype != other.dtype:
         return 0.0, math.inf
-    same = (reference == other) | (reference.isnan() & other.isnan())
     if not reference.dtype.is_floating_point:
-        return 0.0, 0.0 if same.all() else math.inf
-    exact = reference.detach().double()
-    signal = exact[exact.isfinite()].square().sum().item()
-    if same.all():
-        return signal, 0.0
-    noise = (exact - other.detach().double())[~same].square().sum().item()
+        return 0.0, 0.0 if _same(reference, other).all() else math.inf
+    signal = noise = 0.0
+    for exact, found in _pieces(reference, other):
+        same, precise = _same(exact, found), exact.double()
+        signal += precise[precise.isfinite()].square().sum().item()
+        noise += (precise - found.double())[~same].square().sum().item()
     return signal, noise if math.isfinite(noise) else math.inf
 
 
@@ -48,11 +47,24 @@ def difference(exact: Tensor, other: Tensor) -> float:
     """The energy of the difference: of floats the sum of squares, infinite where one alone is finite; else a count."""
     if exact.shape != other.shape:
         return float("inf")
-    same = exact == other
-    if exact.is_floating_point():
-        same |= exact.isnan() & other.isnan()
-        return float((exact.double() - other.double())[~same].square().nan_to_num(torch.inf).sum())
-    return float((~same).sum())
+    if not exact.is_floating_point():
+        return float((exact != other).sum())
+    return sum(
+        float((one.double() - beside.double())[~_same(one, beside)].square().nan_to_num(torch.inf).sum())
+        for one, beside in _pieces(exact, other)
+    )
+
+
+_PIECE = 2**18
+
+
+def _pieces(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both some values at a time: in double precision, logits may take more than the model."""
+    return zip(*(x.detach().flatten().split(_PIECE) for x in (one, other)))
+
+
+def _same(one: Tensor, other: Tensor) -> Tensor:
+    return (one == other) | (one.isnan() & other.isnan())
 
 
 def decibels(signal: float, noise: float) -> float:

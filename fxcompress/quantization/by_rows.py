@@ -20,6 +20,7 @@ from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
 from fxcompress.quantizers.ops import DEQUANTIZE, UNPACK
 from fxcompress.quantizers.quantizer import Quantizer
+from fxcompress.storage.memory import give_back
 
 LINEAR, EMBEDDING = resolve("linear"), resolve("embedding")
 
@@ -64,6 +65,7 @@ class ByRows(fx.Interpreter):
             for start, stop, rows in _pieces(weight):
                 some = (x, rows, None if bias is None else bias[start:stop])
                 result[..., start:stop] = super().call_function(target, some, {})
+                give_back()  # of a heap that is fragmented by then, the next piece would take more
             return result
         if target is EMBEDDING and isinstance(args[0], _Later):
             return args[0].at(args[1].reshape(-1)).unflatten(0, args[1].shape)
