@@ -82,10 +82,10 @@ class CompressWeights(Pass):
             overrides={**self._exceptions(graph_module.graph, heads, context.target), **(self.overrides or {})},
         )
         done = quantize.run(graph_module, context)
+        if self.max_size is not None:  # first: the layers behind those with more bits make up for what is left of errors
+            RestorePrecision(max_size=self.max_size, bits=8).run(graph_module, context)
         if context.data is not None:
             RoundWeights(biases=True, sequential=True).run(graph_module, context)
-        if self.max_size is not None:
-            RestorePrecision(max_size=self.max_size, bits=8).run(graph_module, context)
         return done
 
     def _exceptions(self, graph: fx.Graph, heads: Iterable[str], target: Target) -> dict[Scope, QuantizationOptions]:

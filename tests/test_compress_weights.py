@@ -114,6 +114,18 @@ def test_a_size_is_filled_with_layers_of_eight_bits():
     assert grids(filled) == [("int8", None)] * 3 + [("uint4", 32)]
 
 
+def test_layers_are_fitted_behind_those_that_got_more_bits():
+    """What a layer makes up for is what is left of the errors before it once all have their bits."""
+    torch.manual_seed(0)
+    model = Decoder()
+    data = list(torch.randint(0, 50, (64, 9)).split(8))
+    share = weight_bytes(compressed(model, group_size=32)) / sum(parameter.nbytes for parameter in model.parameters())
+    filled = compressed(model, data=data, group_size=32, max_size=1.3 * share)
+    assert grids(filled) == [("int8", None)] * 3 + [("uint4", 32)]
+    biases = dict(filled.named_parameters())
+    assert not any(torch.equal(biases[f"{name}.bias"], model.get_parameter(f"{name}.bias")) for name in ("up", "down"))
+
+
 def test_a_size_needs_data_and_room():
     with pytest.raises(InputError, match="CompressWeights needs data"):
         compressed(max_size=0.3)
