@@ -1,5 +1,6 @@
 """Graphs with large weights in integers run a few rows at a time, to the same values as in one piece."""
 
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -7,8 +8,11 @@ from torch import nn
 import fxcompress
 from fxcompress import defaults, passes
 from fxcompress.data.inputs import ExampleInputs
+from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.emit.translate import quantization
 from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.quantization import by_rows
+from fxcompress.quantizers.ops import unpack
 
 
 class Tied(nn.Module):
@@ -49,3 +53,14 @@ def test_a_file_is_checked_by_rows(tmp_path, monkeypatch):
     assert all(row.decibels > 100 for row in compiled.report.rows if row.effect == "exact")
     compiled.to_onnx(tmp_path / "m.onnx")
     assert compiled.report.rows[-1].decibels > 80 and "computes something else" not in " ".join(compiled.report.rows[-1].notes)
+
+
+def test_a_file_is_laid_out_without_its_integers(monkeypatch):
+    """Those of 4 bits are unpacked when they are written, one weight after the other, and not to learn a shape."""
+    tokens, computed = torch.randint(0, 51, (3, 7)), []
+    compiled = fxcompress.compile(Tied().eval(), defaults.weights_only(), example_inputs=tokens)
+    monkeypatch.setattr(quantization, "unpack", lambda *given: computed.append(given) or unpack(*given))
+    model = to_onnx_model(compiled.lower())
+    assert not computed
+    packed = [one.const_value for one in model.graph.initializers.values() if one.dtype == ir.DataType.UINT4]
+    assert packed and all(tensor.tobytes() for tensor in packed) and computed

@@ -15,3 +15,7 @@ class Deferred(ir.LazyTensor):
     def __init__(self, values: Callable[[], torch.Tensor], shape: Sequence[int], name: str) -> None:
         super().__init__(lambda: TorchTensor(values()), ir.DataType.UINT8, ir.Shape(shape), name=name)
         self.values = values
+
+    def fake(self) -> torch.Tensor:
+        """A tensor of that shape without values."""
+        return torch.empty(tuple(self.shape.numpy()), dtype=torch.uint8, device="meta")

@@ -191,9 +191,9 @@ class Emitter:
 
     def fake(self, value: ir.Value) -> torch.Tensor:
         """The tensor that an argument stands for, as a fake one; a constant as it is."""
-        known = value.meta.get("val")
+        known, held = value.meta.get("val"), value.const_value
         if known is None:
-            known = self.data(value)
+            known = held.fake() if isinstance(held, Deferred) else self.data(value)
         return self.unsupported(f"the shape of {value.name} is not known") if known is None else known
 
     def shape(self, value: ir.Value) -> tuple[Size, ...]:

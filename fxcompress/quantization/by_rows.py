@@ -24,8 +24,8 @@ from fxcompress.storage.memory import give_back
 
 LINEAR, EMBEDDING = resolve("linear"), resolve("embedding")
 
-_LARGE = 2**22  # values of a weight that is taken in pieces
-_PIECE = 2**21  # values of a piece, about
+_LARGE = 2**20  # values of a weight that is taken in pieces
+_PIECE = 2**20  # values of a piece, about
 
 
 @torch.no_grad()
