@@ -2,5 +2,5 @@
 
 In: a graph module, a target and data. Out: quantizers in the graph, and other weights.
 
-Imports: report, ir, data, masks, quantizers, targets, execution.
+Imports: report, storage, ir, data, masks, quantizers, targets, execution.
 """
