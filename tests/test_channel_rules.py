@@ -58,6 +58,11 @@ CASES = {
     "the largest of places": (
         Do(lambda m, x: m.b(m.a(x).topk(2, 2)[0]), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, (2, 1))), (2, 3, 5, 4), {"a": 4},
     ),
+    "every second is written": (
+        Do(lambda m, x: m.c(m.a(x).slice_scatter(m.b(x), 1, 0, 8, 2)), a=nn.Linear(5, 8), b=nn.Linear(5, 4), c=nn.Linear(8, 6)),
+        (2, 5),
+        {"a": 8, "b": 4},
+    ),
     "resized": (nn.Sequential(nn.Linear(8, 16), nn.Upsample(scale_factor=2), nn.Linear(32, 4)), (2, 6, 8), {"0": 16}),
     "shuffled into places": (nn.Sequential(nn.Linear(8, 6), nn.PixelShuffle(2), nn.Linear(12, 4)), (2, 4, 3, 8), {"0": 6}),
     "one of them, and half of the others": (

@@ -83,10 +83,15 @@ def test_a_decomposition_for_one_batch_size_is_refused() -> None:
     assert not isinstance(x.shape[0].node.maybe_as_int(), int)
 
 
+TABLE = torch.randn(10, 4)
 LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "bag_sum": (nn.EmbeddingBag(10, 4, mode="sum"), (torch.randint(0, 10, (2, 5)),)),
     "bag_mean": (nn.EmbeddingBag(10, 4), (torch.randint(0, 10, (2, 5)),)),
     "bag_max": (nn.EmbeddingBag(10, 4, mode="max"), (torch.randint(0, 10, (2, 5)),)),
+    "bag_of_all_offsets": (
+        Call(lambda x: F.embedding_bag(x[0], TABLE, torch.tensor([0, 2, 5]), mode="sum", include_last_offset=True)),
+        (torch.randint(0, 10, (2, 5)),),
+    ),
     "bag_padded": (nn.EmbeddingBag(10, 4, padding_idx=2), (torch.randint(0, 10, (2, 5)),)),
     "bag_padded_max": (nn.EmbeddingBag(10, 4, padding_idx=2, mode="max"), (torch.tensor([[2, 2, 3], [2, 2, 2]]),)),
     "group_norm_of_rows": (nn.GroupNorm(4, 8), (torch.randn(2, 8),)),

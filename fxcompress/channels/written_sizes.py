@@ -37,9 +37,6 @@ def adjust_written_sizes(channels: Channels, kept: Kept, node: fx.Node) -> None:
 
 def _set(node: fx.Node, name: str, value: object) -> None:
     """Give the argument `name` another value."""
-    if name in node.kwargs:
-        node.update_kwarg(name, value)
-        return
     position = [argument.name for argument in node.target._schema.arguments].index(name)  # type: ignore[union-attr]
     if position < len(node.args):
         node.update_arg(position, value)
