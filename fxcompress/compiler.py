@@ -26,11 +26,10 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.ownership import of_one_moment, own
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
-from fxcompress.driver.state import settle
+from fxcompress.driver.state import recorded, settle
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import unwritable
 from fxcompress.errors import CaptureError, FileWarning, InputError, warn_user
-from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import warn_of_training
 from fxcompress.options import check_arguments
@@ -217,7 +216,7 @@ class _Settings:
         steps: list[tuple[str, fx.Graph]] = []
 
         def watch(position: int, one: Pass | None, graph_module: fx.GraphModule) -> None:
-            steps.append((str(one or "Capture"), copy_graph(graph_module.graph)))
+            steps.append((str(one or "Capture"), recorded(graph_module.graph)))
             if self.folder:
                 dump_step(graph_module, self.folder / part, position, steps[-1][0])
 
@@ -225,7 +224,7 @@ class _Settings:
         held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
         report = run(graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, row)
-        earlier = settle(graph_module, [graph for _, graph in steps], held, context.let_go)
+        earlier = settle(graph_module, [graph for _, graph in steps], held, context.kept)
         own(graph_module, earlier.gone, model)
         compiled = Compiled.wrap(graph_module, Compilation(report, self.passes, example, self.target, steps, earlier))
         if compiled.compilation.steered:

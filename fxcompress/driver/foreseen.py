@@ -11,7 +11,7 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import ScopeError
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.quantization.acceptance import TRIALS, KindAt, judged
-from fxcompress.quantization.extremes import set_extremes
+from fxcompress.quantization.extremes import Known, set_extremes
 
 
 def kept_ahead(
@@ -23,6 +23,7 @@ def kept_ahead(
     *,
     present: Callable[[], fx.GraphModule] | None = None,
     activations: bool = True,
+    in_place: bool = False,
 ) -> list[KindAt]:
     """Undo those of `changes` to the float model that do not lower the quantized model's error at the outputs, on `others`.
 
@@ -33,10 +34,13 @@ def kept_ahead(
     Args:
         present: gives the model with the changes that are made at the time; None where that is `graph_module` itself.
         activations: quantize them too; not for changes that leave their rounding as it is.
+        in_place: the changes alter what the nodes compute whose arguments they change, and nothing else: what is known of the
+            other values is not computed for every measurement.
     """
     one = _quantizing(context.coming)
     if one is None or not changes:
         return list(changes)
+    known: Known | None = {} if in_place else None
 
     def quantized() -> fx.GraphModule:
         made = graph_module if present is None else present()
@@ -45,7 +49,7 @@ def kept_ahead(
         twin = fx.GraphModule(made, graph)
         one.run(twin, Context(context.example, context.target, pass_name=one.name))
         if activations:
-            set_extremes(twin, choosing)
+            set_extremes(twin, choosing, known)
         return twin
 
     try:

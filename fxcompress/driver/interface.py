@@ -11,6 +11,7 @@ from torch import fx
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.nonfinite import NonFinite
 from fxcompress.driver.effect import Effect
+from fxcompress.driver.state import targets
 from fxcompress.options import Declared
 from fxcompress.report.ranges import RangeChoice
 from fxcompress.report.short_repr import short_repr
@@ -55,6 +56,12 @@ class Context:
     pass_name: str = ""
     nonfinite: NonFinite = field(default_factory=NonFinite)
     let_go: set[str] = field(default_factory=set)
+
+    @property
+    def kept(self) -> set[str]:
+        """The names of the tensors that `reference` reads and no pass has let go of."""
+        read = () if self.reference is None else targets(self.reference.graph)
+        return {*read} - self.let_go
 
     def note(self, text: str) -> None:
         """Tell the reader of the report `text`, once."""

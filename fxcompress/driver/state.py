@@ -1,8 +1,9 @@
 """What a compiled model holds in the end: what its graph reads, under the names of the user's model.
 
 Passes put new tensors in the place of others, under other names, and leave the old ones: the graphs of earlier steps read
-them. When all passes have run, what the last graph does not read is taken out and kept aside, and what stands for a tensor
-of the user's model takes its name.
+them. Of those the shape alone is kept, for drawing, but for what the user's model holds and what the float model reads that
+quantizers were put into. When all passes have run, what the last graph does not read is taken out and kept aside, and what
+stands for a tensor of the user's model takes its name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses import FakeTensor
 
+from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.edit import attribute, held_like, keep, owner_of
 
 
@@ -46,13 +49,35 @@ def is_let_go(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_meta
 
 
+def recorded(graph: fx.Graph) -> fx.Graph:
+    """A copy of `graph` for the record: its nodes know the shapes of tensors, and hold none."""
+    graph = copy_graph(graph)
+    for node in graph.nodes:
+        if isinstance(value := node.meta.get("val"), torch.Tensor) and not isinstance(value, FakeTensor):
+            node.meta["val"] = value.to("meta")
+    return graph
+
+
+def let_go(graph_module: fx.GraphModule, kept: Collection[str]) -> None:
+    """Keep the shape alone of the tensors that passes made and put others in the place of, but for those named in `kept`."""
+    known = {*kept, *targets(graph_module.graph)}
+    for name, tensor in (*graph_module.named_parameters(), *graph_module.named_buffers()):
+        if name not in known and not tensor.is_meta and _is_plain(graph_module, owner_of(graph_module, name)):
+            _remove(graph_module, name)
+            keep(graph_module, name, _shape_of(tensor))
+
+
+def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
+    return held_like(tensor, tensor.detach().to("meta"))
+
+
 def targets(graph: fx.Graph) -> dict[str, None]:
     """The names of the tensors and modules that `graph` reads, in its order."""
     return {str(node.target): None for node in graph.nodes if node.op in ("get_attr", "call_module")}
 
 
 def settle(
-    graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: Iterable[str], let_go: Collection[str] = ()
+    graph_module: fx.GraphModule, steps: Iterable[fx.Graph], captured: Iterable[str], kept: Collection[str] = ()
 ) -> Earlier:
     """Leave in `graph_module` what its graph reads, and what no step reads: what the user's model holds beside.
 
@@ -61,11 +86,11 @@ def settle(
     Args:
         steps: the graphs of the earlier steps.
         captured: the names of the tensors at capture.
-        let_go: those of tensors of which earlier steps keep the shape alone: they can be drawn, and not run.
+        kept: those of tensors of which more than the shape is kept: steps that read others can be drawn, and not run.
     """
     present, ever = targets(graph_module.graph), {target for graph in steps for target in targets(graph)}
     gone = {target: attribute(graph_module, target) for target in ever if target not in present}
-    gone |= {target: held_like(gone[target], gone[target].to("meta")) for target in gone.keys() & let_go}
+    gone |= {name: _shape_of(one) for name, one in gone.items() if isinstance(one, torch.Tensor) and name not in kept}
     for name in {*gone, *_left_by_passes(graph_module, {*ever, *present, *captured})}:
         _remove(graph_module, name)
     renamed = _rename(graph_module)

@@ -71,6 +71,10 @@ class Verifier:
         self.outputs, self.snapshot = after, snapshot
         return decibels
 
+    def look_again(self) -> None:
+        """Take the model as it is now for what the last check saw: what it reads no more may have become a shape."""
+        self.snapshot = _Snapshot(self.graph_module)
+
     def _agreement(
         self, effect: Effect, before: fx.Graph, graph_module: fx.GraphModule, after: Sequence[Any]
     ) -> tuple[float, bool]:

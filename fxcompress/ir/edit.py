@@ -10,6 +10,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.fake import without_memory
 from fxcompress.ir.reach import reached
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -113,7 +114,7 @@ def insert_constant(
     target = add_attribute(graph_module, name, value)
     with before.graph.inserting_before(before):
         node = before.graph.create_node("get_attr", target, name=target.replace(".", "_"))
-    node.meta = origin_of(before) | {"val": value, "created_by": created_by}
+    node.meta = origin_of(before) | {"val": without_memory(before.graph, value), "created_by": created_by}
     if replaces is not None and (replaces.op == "get_attr" or "stands_for" in replaces.meta):
         node.meta["stands_for"] = name_of(replaces)
     return node

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
 
@@ -16,6 +17,16 @@ def fake_value(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     values = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
     with torch.no_grad(), enable_python_dispatcher():  # kernels that know symbolic sizes: others would fix the batch
         return target(*values[0], **values[1])  # type: ignore[index]
+
+
+def without_memory(graph: fx.Graph, tensor: Tensor) -> Tensor:
+    """A fake tensor like `tensor`, among those of `graph`: what its nodes know of values holds none."""
+    known = (node.meta.get("val") for node in graph.nodes)
+    mode = next((value.fake_mode for value in known if isinstance(value, FakeTensor)), None)
+    if mode is None or tensor.layout is not torch.strided or isinstance(tensor, FakeTensor):
+        return tensor
+    with mode:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
 def insert_call(
