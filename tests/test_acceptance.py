@@ -11,7 +11,9 @@ from torch import nn
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import ScopeError
+from fxcompress.quantization import extremes
 from fxcompress.quantization.acceptance import OutputDifference, keep_what_helps
+from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantization.smoothing import Smoothing, best_smoothing
 from fxcompress.quantization.splitting import places
 
@@ -234,6 +236,36 @@ def test_one_activation_is_left_as_it_was_and_the_others_are_smoothed(monkeypatc
     assert "left as they were: norm" in " ".join(smoothed.report.notes)
     assert 1 <= smoothed.report.rows[1].rewrites <= 2
     assert torch.equal(smoothed.state_dict()["norm.weight"], model.norm.weight)
+
+
+def test_ranges_of_values_that_stay_are_remembered_and_are_what_they_would_be(monkeypatch):
+    """Each value is one of two, smoothed or not: no more than two runs find their ranges, however many mixtures are judged."""
+    model, x, runs, judged = Chain().eval(), tokens(), [], []
+    observed, set_ranges = extremes._observed, extremes.set_extremes
+
+    def counted(*given):
+        runs.append(given)
+        return observed(*given)
+
+    def compared(graph_module, batches, known):
+        set_ranges(graph_module, batches, known)
+        monkeypatch.setattr(extremes, "_observed", observed)
+        remembered = [one.scale.clone() for one in quantizer_calls(graph_module).values()]
+        set_ranges(graph_module, batches)
+        for one, scale in zip(quantizer_calls(graph_module).values(), remembered, strict=True):
+            torch.testing.assert_close(one.scale, scale, rtol=1e-3, atol=0)
+        monkeypatch.setattr(extremes, "_observed", counted)
+        judged.append(len(remembered))
+
+    def alternately(bounds, layers, target):
+        found = best_smoothing(bounds, layers, target)
+        return found if len(layers) > 1 or len(bounds.low) % 2 else _widely_different(bounds, layers, target)
+
+    monkeypatch.setattr(extremes, "_observed", counted)
+    monkeypatch.setattr("fxcompress.driver.foreseen.set_extremes", compared)
+    monkeypatch.setattr("fxcompress.passes.smooth_activations.best_smoothing", alternately)
+    fxcompress.compile(model, [passes.SmoothActivations(token_samples=16), *QUANTIZED], data=x.split(8))
+    assert len(judged) > 3 and len(runs) == 2
 
 
 @given(seed=st.integers(0, 2**16), per_channel=st.booleans(), bias_share=st.sampled_from([0.0, 0.1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx
@@ -11,31 +11,58 @@ from fxcompress.data.batch import Leaves
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.observe import values_at
 from fxcompress.quantization.quantized import in_float, quantizer_calls, serves_weight
-from fxcompress.quantizers.estimator import Statistic
+from fxcompress.quantizers.estimator import Range, Statistic
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import ESTIMATORS
 
+Known = dict[str, Range]
+"""Ranges by the name of a value and what it is computed from."""
+
 
 @torch.no_grad()
-def set_extremes(graph_module: fx.GraphModule, batches: Sequence[Leaves]) -> None:
+def set_extremes(graph_module: fx.GraphModule, batches: Sequence[Leaves], known: Known | None = None) -> None:
     """Give each quantizer of activations the range of what it reads in the float model, on `batches`.
 
     One that is brought nothing, or what is not finite, stays as it is.
+
+    Args:
+        known: of values that were seen before, which are taken from here, and those that were not are added.
     """
     calls = {node: quantizer for node, quantizer in quantizer_calls(graph_module).items() if not serves_weight(node)}
-    if not calls:
-        return
-    seen: dict[Quantizer, Statistic] = {}
+    read = {node: _computed(node.all_input_nodes[0]) for node in calls}
+    known = {} if known is None else known
+    if not known.keys() >= set(read.values()):
+        for node, statistic in _observed(graph_module, calls, batches).items():
+            known[read[node]] = statistic.result()
+    ranges: dict[Quantizer, Range] = {}
+    for node, quantizer in calls.items():
+        low, high = known.get(read[node], _NOTHING)
+        others = ranges.get(quantizer, _NOTHING)
+        ranges[quantizer] = torch.minimum(low, others[0]), torch.maximum(high, others[1])
+    for quantizer, (low, high) in ranges.items():
+        if low.isfinite().all() and high.isfinite().all():
+            quantizer.set_range(low, high)
+
+
+_NOTHING = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+
+
+def _computed(value: fx.Node) -> str:
+    return f"{value.name} of {value.args} {value.kwargs}"
+
+
+def _observed(
+    graph_module: fx.GraphModule, calls: Mapping[fx.Node, Quantizer], batches: Sequence[Leaves]
+) -> dict[fx.Node, Statistic]:
+    """What the quantizers of `calls` see of `batches`; one that sees nothing is left out."""
+    found: dict[fx.Node, Statistic] = {}
     with in_float(graph_module):
         arithmetic = choose_arithmetic("auto", graph_module, batches[0])
         for leaves in batches:
             for node, x in values_at(graph_module, calls, leaves, arithmetic):
-                quantizer = calls[node]
-                if quantizer not in seen:
+                if node not in found:
+                    quantizer = calls[node]
                     channels = quantizer.scale.numel() if quantizer.scale.dim() else None
-                    seen[quantizer] = ESTIMATORS["min_max"].start(quantizer.spec, channels)
-                seen[quantizer].update(x)
-    for quantizer, statistic in seen.items():
-        low, high = statistic.result()
-        if low.isfinite().all() and high.isfinite().all():
-            quantizer.set_range(low, high)
+                    found[node] = ESTIMATORS["min_max"].start(quantizer.spec, channels)
+                found[node].update(x)
+    return found
