@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -81,18 +80,18 @@ class SmoothActivations(Pass):
         for value, linears in readers.items():
             check_finite(value, bounds[value].high - bounds[value].low)
             layers = [ConstantLinear(graph_module, linear) for linear in linears]
-            chosen = best_smoothing(bounds[value], [(tokens[layer.node], layer.rows) for layer in layers], context.target)
+            chosen = best_smoothing(bounds[value], [(tokens.pop(layer.node), layer.rows) for layer in layers], context.target)
             with Change.recorded(value, *linears, *(layer.reader for layer in layers)) as change:
                 smooth(graph_module, value, layers, chosen, self.name)
             changes.append(change)
-        kept = kept_ahead(changes, graph_module, context, choosing, others)
+        kept = kept_ahead(changes, graph_module, context, choosing, others, in_place=True)
         return [Replacement.at(change.node) for change in kept]
 
     def _tokens(
         self, graph_module: fx.GraphModule, context: Context, samples: int, linears: Sequence[fx.Node]
     ) -> dict[fx.Node, Tensor]:
         """What each of `linears` reads of so many `samples`, ``[tokens, channels]``."""
-        found: dict[fx.Node, list[Tensor]] = {linear: [] for linear in linears}
+        found = {linear: _Spread(self.tokens) for linear in linears}
         for linear, rows in relevant_inputs(
             graph_module,
             context,
@@ -101,6 +100,24 @@ class SmoothActivations(Pass):
             enough=4 * self.tokens,
             precision=self.precision,
         ):
-            found[linear].append(rows)
-        joined = {linear: torch.cat(parts) for linear, parts in found.items() if parts}
-        return {linear: rows[:: max(1, math.ceil(len(rows) / self.tokens))] for linear, rows in joined.items()}
+            found[linear].add(rows)
+        return {linear: rows.taken() for linear, rows in found.items() if rows.seen}
+
+
+class _Spread:
+    """At most `most` of the rows that come, evenly spread among them."""
+
+    def __init__(self, most: int):
+        self.most, self.step, self.seen = most, 1, 0
+        self.parts: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        self.parts.append(rows[-self.seen % self.step :: self.step].clone())
+        self.seen += len(rows)
+        while sum(map(len, self.parts)) > 2 * self.most:
+            self.parts = [torch.cat(self.parts)[::2].clone()]
+            self.step *= 2
+
+    def taken(self) -> Tensor:
+        rows = torch.cat(self.parts)
+        return rows[torch.arange(self.most) * len(rows) // self.most] if len(rows) > self.most else rows

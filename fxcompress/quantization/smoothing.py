@@ -49,27 +49,62 @@ def _candidates(bounds: ChannelBounds) -> Iterator[Smoothing]:
         yield from (Smoothing((width / (widest * share)).clamp(min=1), shift) for share in THRESHOLDS)
 
 
+ROWS = 256
+"""Outputs of a layer that candidates are tried on, at most; those that lose most without smoothing have the best chance."""
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Some outputs of a layer.
+
+    Attributes:
+        x: what the layer reads, [tokens, channels].
+        weight: the outputs' rows.
+        exact: what they are, [tokens, outputs].
+        counts: how many outputs each stands for.
+    """
+
+    x: Tensor
+    weight: Tensor
+    exact: Tensor
+    counts: Tensor
+
+    def losses(self, tried: Smoothing, activations: Quantizer, target: Target) -> Tensor:
+        """Of each output, over the tokens."""
+        scaled = self.weight * tried.factor
+        weights = Quantizer(replace(target.weights, channel_axis=0), scaled.shape)
+        weights.set_range(scaled.amin(1), scaled.amax(1))
+        known = 0.0 if tried.shift is None else self.weight @ tried.shift  # what the bias takes up
+        return (activations(tried(self.x)) @ weights(scaled).T + known - self.exact).square().sum(0)
+
+    def most_lossy(self, losses: Tensor) -> _Sampled:
+        """About `ROWS` of the outputs, drawn at equal distances on a line where each has a length that grows with its loss."""
+        count = len(losses)
+        if count <= ROWS:
+            return self
+        lengths = (losses / losses.sum().clamp(min=1e-30) + 1 / count) * (ROWS / 2)
+        drawn = torch.searchsorted(lengths.cumsum(0), torch.arange(ROWS) + 0.5).clamp(max=count - 1)
+        rows, times = drawn.unique(return_counts=True)
+        return _Sampled(self.x, self.weight[rows], self.exact[:, rows], times / lengths[rows])
+
+
 def best_smoothing(bounds: ChannelBounds, layers: Sequence[tuple[Tensor, Tensor]], target: Target) -> Smoothing:
     """The candidate with which the outputs of `layers` lose least.
 
     Args:
         layers: what each reads, [tokens, channels], and its weight, [outputs, channels].
     """
-    exact = [x @ weight.T for x, weight in layers]
-    activations, weights = Quantizer(target.activations), [_row_quantizer(target, weight) for _, weight in layers]
+    activations = Quantizer(target.activations)
+
+    def losses(tried: Smoothing, outputs: Sequence[_Sampled]) -> list[Tensor]:
+        activations.set_range(tried(bounds.low).min(), tried(bounds.high).max())
+        return [one.losses(tried, activations, target) for one in outputs]
+
+    candidates = list(_candidates(bounds))
+    whole = [_Sampled(x, weight, x @ weight.T, torch.ones(len(weight))) for x, weight in layers]
+    outputs = [one.most_lossy(lost) for one, lost in zip(whole, losses(candidates[0], whole))]
 
     def loss(tried: Smoothing) -> float:
-        activations.set_range(tried(bounds.low).min(), tried(bounds.high).max())
-        total = 0.0
-        for (x, weight), quantizer, wanted in zip(layers, weights, exact):
-            scaled = weight * tried.factor
-            quantizer.set_range(scaled.amin(1), scaled.amax(1))
-            known = 0.0 if tried.shift is None else weight @ tried.shift  # what the bias takes up
-            total += (activations(tried(x)) @ quantizer(scaled).T + known - wanted).square().sum().item()
-        return total
+        return sum(float(lost @ one.counts) for one, lost in zip(outputs, losses(tried, outputs)))
 
-    return min(_candidates(bounds), key=loss)
-
-
-def _row_quantizer(target: Target, weight: Tensor) -> Quantizer:
-    return Quantizer(replace(target.weights, channel_axis=0), weight.shape)
+    return min(candidates, key=loss)
