@@ -18,7 +18,7 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe
 from fxcompress.execution.agreement import decibels
-from fxcompress.execution.gradients import MEMORY, Differentiable, RandomSigns, output_gradients, samples_a_pass
+from fxcompress.execution.gradients import Differentiable, RandomSigns, output_gradients, samples_a_pass
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.observe import values_at
 from fxcompress.execution.precision import Precision
@@ -94,7 +94,7 @@ class Calibrate(Pass):
                 seen += count
                 context.progress("calibrating", seen, self.samples)
             signs, differentiable = RandomSigns(), Differentiable(arithmetic)
-            together = samples_a_pass(statistics.size / seen if seen else MEMORY)
+            together = samples_a_pass(graph_module.graph, ahead[0][0])
             for leaves, count in in_small_batches(graph_module.graph, choosing, together):
                 for node, x, gradient in output_gradients(graph_module, statistics.places, leaves, signs, differentiable):
                     statistics.update(node, x, gradient)
@@ -212,7 +212,7 @@ class _Statistics:
     """What each activation quantizer reads. Those of weights have their range already and are passed by."""
 
     def __init__(self, graph_module: fx.GraphModule, estimator: Estimator, target: Target):
-        self.graph_module, self.size = graph_module, 0  # of all values seen, in bytes
+        self.graph_module = graph_module
         self.by_node: dict[fx.Node, Statistic] = {}
         self.met: set[fx.Node] = set()  # those that some value came to
         self.operands = summed_operands(graph_module, target)
@@ -247,7 +247,6 @@ class _Statistics:
         statistic = self.by_node[node]
         self.met.add(node)
         statistic.update(x)
-        self.size += x.numel() * x.element_size()
         if gradient is not None and isinstance(statistic, WeighedStatistic):
             statistic.weigh(x, gradient)
 

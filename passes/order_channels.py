@@ -46,7 +46,7 @@ class OrderChannels(Pass):
         for members in exchangeable(channels):
             for start in range(0, len(members), TOGETHER):
                 part = members[start : start + TOGETHER]
-                sources |= _sources(part, [rows for columns, weight in readers for rows in _rows(part, columns, weight)])
+                sources |= _sources(part, [rows for one in readers if (rows := _rows(part, *one)) is not None])
         return [Replacement.at(node) for node in exchange(channels, sources, self.name)]
 
 
@@ -62,19 +62,24 @@ def _sources(members: Ids, weights: list[Tensor]) -> dict[int, int]:
 
 
 def _readers(channels: Channels) -> Iterator[tuple[Ids, Tensor]]:
-    """The channels that each layer reads, and its weight as rows, ``[rows, channels]``, of which 1 is the most."""
+    """The channels that each layer reads, and its weight."""
     for node in channels.graph_module.graph.nodes:
         if node.target in MATRIX_PRODUCTS and node.args[1].op == "get_attr" and node.args[1].meta["val"].dim() > 1:
             columns = channels.of(node.args[1])[1]
-            weight = attribute(channels.graph_module, str(node.args[1].target)).detach().float()
-            largest = weight.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
             if columns is not None and len(columns) % 2 == 0:
-                rows = (weight / largest.view(-1, *[1] * (weight.dim() - 1))).movedim(1, -1).flatten(0, -2)
-                yield [*map(channels.elements.find, columns)], rows
+                weight = attribute(channels.graph_module, str(node.args[1].target)).detach()
+                yield [*map(channels.elements.find, columns)], weight
 
 
-def _rows(members: Ids, columns: Ids, weight: Tensor) -> Iterator[Tensor]:
-    """The part of `weight` that reads `members`, where neighbours of them are neighbours there."""
+def _rows(members: Ids, columns: Ids, weight: Tensor) -> Tensor | None:
+    """The part of `weight` that reads `members`, where neighbours of them are neighbours there.
+
+    ``[rows, members]``, of which 1 is the largest value in a channel of what the layer computes.
+    """
     start = columns.index(members[0]) if members[0] in columns else 1
-    if start % 2 == 0 and len(members) % 2 == 0 and columns[start : start + len(members)] == members:
-        yield weight[:, start : start + len(members)]
+    if start % 2 or len(members) % 2 or columns[start : start + len(members)] != members:
+        return None
+    weight = weight.float()
+    largest = weight.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+    read = weight[:, start : start + len(members)] / largest.view(-1, *[1] * (weight.dim() - 1))
+    return read.movedim(1, -1).flatten(0, -2)

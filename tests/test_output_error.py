@@ -209,7 +209,7 @@ def test_large_values_are_weighed_few_samples_at_a_time(monkeypatch):
     monkeypatch.setattr("fxcompress.passes.calibrate.output_gradients", watched)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
     found = []
-    for memory in (gradients.MEMORY, 2 * 4 * (8 + 16), 1):  # bytes: of two samples' values, and of none
+    for memory in (gradients.MEMORY, 2 * 4 * (16 + 16 + 4), 1):  # bytes: of what two samples make, and of none
         monkeypatch.setattr(gradients, "MEMORY", memory)
         stack = [passes.Quantize(), replace(CALIBRATE, precision="float32")]
         compiled = fxcompress.compile(model, stack, data=data(32, 8).split(16))

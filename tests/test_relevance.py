@@ -11,7 +11,9 @@ from fxcompress import passes
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Context
-from fxcompress.execution.relevance import CHUNK, relevant_inputs
+from fxcompress.execution.gradients import CHUNK, samples_a_pass
+from fxcompress.execution.relevance import relevant_inputs
+from fxcompress.ir.cost import value_bytes
 from fxcompress.quantization.patches import LINEAR
 from fxcompress.targets import OPENVINO_CPU
 
@@ -164,3 +166,13 @@ def test_the_outputs_that_have_a_gradient_change_with_the_layers_that_are_asked_
     data = [(torch.randn(5, 1, 2, 1),) for _ in range(4)]
     compiled = fxcompress.compile(model, [passes.SmoothActivations(tokens=16)], data=data)
     assert len(compiled(*data[0])) == 2
+
+
+def test_as_many_samples_go_back_together_as_there_is_memory_for(monkeypatch):
+    """Of texts, by their length, whatever that of the example was."""
+    graph_module = capture(Padded().eval(), ExampleInputs((torch.randn(2, 5, 6), torch.ones(2, 5))), dynamic_shapes="auto")
+    one = [torch.randn(1, 5, 6), torch.ones(1, 5)]
+    monkeypatch.setattr("fxcompress.execution.gradients.MEMORY", 3 * value_bytes(graph_module.graph, one))
+    assert samples_a_pass(graph_module.graph, one) == 3
+    for tokens, room in ((1, CHUNK), (15, 1), (100, 1)):
+        assert samples_a_pass(graph_module.graph, [torch.randn(4, tokens, 6), torch.ones(4, tokens)]) == room

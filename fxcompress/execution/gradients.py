@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from fxcompress.data.batch import Batch, Leaves
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.precision import FLOAT32, Arithmetic
+from fxcompress.ir.cost import value_bytes
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.signature import arguments
 
@@ -25,7 +27,7 @@ CHUNK = 8
 """Samples a backward pass, for which all values of the graph are in memory."""
 
 MEMORY = 2**28
-"""Bytes of the values whose gradients are asked for, at most, in a backward pass of several samples."""
+"""Bytes of these values, at most, about, where there are several samples."""
 
 TINY = 1e-12
 
@@ -59,9 +61,10 @@ def _strides_in_groups(node: fx.Node) -> bool:
     return told.get("groups", 1) != 1 and any(step != 1 for step in (strides if isinstance(strides, Sequence) else [strides]))
 
 
-def samples_a_pass(size: float) -> int:
-    """How many samples there are room for, whose values take `size` bytes each: from 1 to `CHUNK`."""
-    return max(1, min(CHUNK, int(MEMORY / max(size, 1.0))))
+def samples_a_pass(graph: fx.Graph, leaves: Leaves) -> int:
+    """How many samples as large as those of `leaves` there is room for: from 1 to `CHUNK`."""
+    size = value_bytes(graph, Batch.of(graph).cut(leaves, 0, 1))
+    return max(1, min(CHUNK, MEMORY // max(size, 1)))
 
 
 @dataclass

@@ -6,12 +6,13 @@ Of short texts most tokens are padding, so that statistics with them in are of v
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import chain
 
 from torch import Tensor, fx
 
 from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import CalibrationSource, in_small_batches, samples_of
-from fxcompress.execution.gradients import CHUNK, Differentiable, RandomSigns, output_gradients
+from fxcompress.execution.gradients import Differentiable, RandomSigns, output_gradients, samples_a_pass
 from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Arithmetic, Precision
@@ -86,9 +87,11 @@ def _marked(
     precision: Precision,
 ) -> Iterator[tuple[Leaves, _Marked]]:
     shown, wanting, seen, signs = dict.fromkeys(layers, 0), layers, 0, RandomSigns()
-    arithmetic = None
-    for leaves, count in in_small_batches(graph_module.graph, samples_of(graph_module.graph, source, samples), CHUNK):
-        arithmetic = arithmetic or Differentiable(choose_arithmetic(precision, graph_module, leaves))
+    pieces = samples_of(graph_module.graph, source, samples)
+    first = next(pieces)
+    arithmetic = Differentiable(choose_arithmetic(precision, graph_module, first))
+    together = samples_a_pass(graph_module.graph, first)
+    for leaves, count in in_small_batches(graph_module.graph, chain([first], pieces), together):
         found = list(_relevant(graph_module, wanting, leaves, signs, arithmetic))
         for node, rows, counts in found:
             shown[node] += rows[..., 0].numel() if counts is None else int(counts.sum())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+from fxcompress.ir.constants import constants
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.signature import arguments
 
@@ -66,6 +68,35 @@ def multiply_adds(node: fx.Node, sizes: Sizes = sizes_of) -> int:
 def _at_one(size: torch.SymInt) -> int:
     expression = sympy.sympify(size.node.expr)
     return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
+def value_bytes(graph: fx.Graph, inputs: Sequence[Any]) -> int:
+    """The bytes of all values that `graph` computes of `inputs`, which are flattened as its placeholders are."""
+    number = _sizes_given(graph, inputs)
+    computed = constants(graph)
+    values = [node.meta.get("val") for node in graph.nodes if node.op == "call_function" and node not in computed]
+    return sum(math.prod(map(number, one.shape)) * one.itemsize for one in values if isinstance(one, Tensor))
+
+
+def _sizes_given(graph: fx.Graph, inputs: Sequence[Any]) -> Callable[[int | torch.SymInt], int]:
+    """What the sizes of values are where those of the placeholders are as in `inputs`; one that depends on data is 1."""
+    free: dict[Any, int] = {}
+    for node, given in zip(graph.find_nodes(op="placeholder"), inputs):
+        if isinstance(given, Tensor):
+            free |= {
+                size.node.expr: known for size, known in zip(node.meta["val"].shape, given.shape) if not isinstance(size, int)
+            }
+    known: dict[Any, int] = {}
+
+    def number(size: int | torch.SymInt) -> int:
+        if isinstance(size, int):
+            return size
+        if (expression := size.node.expr) not in known:
+            bound = sympy.sympify(expression).subs(free)
+            known[expression] = int(bound.subs(dict.fromkeys(bound.free_symbols, 1)))
+        return known[expression]
+
+    return number
 
 
 def readable_count(count: float) -> str:

@@ -20,6 +20,7 @@ from fxcompress.data.batch import Batch, Leaves
 from fxcompress.execution.agreement import decibels, energies
 from fxcompress.execution.interpreter import Execution, advance_together
 from fxcompress.report.units import readable_decibels
+from fxcompress.storage.memory import give_back
 
 Arguments = list[tuple[fx.Node, tuple[Any, ...]]]
 """Nodes, with what each reads."""
@@ -39,12 +40,16 @@ class Change:
     @classmethod
     @contextmanager
     def recorded(cls, node: fx.Node, *others: fx.Node) -> Iterator[Change]:
-        """What is done meanwhile to `node` and `others`, and to the quantizers and masks of their constants."""
+        """What is done meanwhile to `node` and `others`, and to the quantizers and masks of their constants.
+
+        What was computed on the way, as much as a large weight, is given back to the system.
+        """
         known = [(one, one.args) for read in dict.fromkeys((node, *others)) for one in (read, *_chains(read))]
         change = cls(node, [], [])
         yield change
         changed = [(one, args) for one, args in known if one.args != args]
         change.before, change.after = changed, [(one, one.args) for one, _ in changed]
+        give_back()
 
     def make(self) -> None:
         _set(self.after)
@@ -67,6 +72,7 @@ class OutputDifference:
     """
 
     def __init__(self, reference: fx.GraphModule, batches: Sequence[Leaves]):
+        give_back()  # what chose the changes
         self.dimensions, batch = _sample_dimensions(reference.graph), Batch.of(reference.graph)
         size = PIECE if None in self.dimensions else sys.maxsize  # one run for all, where outputs can be told apart
         self.batches = [piece for given in batches for piece in batch.split(given, min(size, batch.count(given)))]
@@ -80,6 +86,7 @@ class OutputDifference:
         noise = torch.tensor(
             [[energies(*pair)[1] for pair in zip(*outputs, strict=True)] for outputs in pairs], dtype=torch.float64
         )
+        give_back()
         return (noise / self.signal.clamp(min=1e-30)).sum(1)
 
     def _pieces(self, graph_module: fx.GraphModule) -> list[list[Tensor]]:
