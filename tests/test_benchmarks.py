@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -27,8 +29,7 @@ from benchmarks import (
     sentence_embeddings,
 )
 from benchmarks.medians import Estimate, median, orders, paired_ratio
-from benchmarks.mutations.__main__ import ROOMS, ROOT
-from benchmarks.mutations.recording import Recorder
+from benchmarks.mutations.__main__ import ROOT
 from benchmarks.placement import Layer
 from benchmarks.scoreboard import MET, MISSED, UNDECIDED, Bar, Figure, Section
 from fxcompress import passes
@@ -402,13 +403,71 @@ def test_one_ratio_is_held_against_both_bars():
     assert [(figure.value, figure.verdict) for figure in figures] == [(2.5, None), (5.0, None), (2.0, MET), (2.0, MISSED)]
 
 
-def test_what_tests_call_is_recorded_under_the_path_that_mutations_have():
-    recorder = Recorder((ROOMS["passes"],), ROOT)  # which the package reaches through a link
-    before = sys.gettrace()
-    sys.settrace(recorder.trace)
-    try:
-        reads = passes.CompressWeights(max_size=0.5).reads_data
-    finally:
-        sys.settrace(before)
-    assert reads and ("passes/compress_weights.py", "CompressWeights.reads_data") in recorder.seen
-    assert {file.partition("/")[0] for file, _ in recorder.seen} == {"passes"}
+def test_a_change_is_tried_on_the_tests_that_execute_its_line(tmp_path):
+    room, tests = tmp_path / "room", tmp_path / "tests"
+    for folder in (room, tests, tmp_path / "package"):
+        folder.mkdir()
+    (tmp_path / "package" / "room").symlink_to(room)  # as passes lie beside the package
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (room / "thing.py").write_text(THING)
+    (tests / "test_thing.py").write_text(TESTS_OF_THING)
+    command = [sys.executable, "-c", TRY_THING, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    printed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert {what: (verdict, of) for what, verdict, of in json.loads(printed.splitlines()[-1])} == {
+        "3  ->  4": ("seen", 3),
+        "0  ->  1": ("seen", 3),
+        "if x > LIMIT:  ->  if not x > LIMIT:": ("seen", 3),
+        "x > LIMIT  ->  x >= LIMIT": ("survived", 3),  # both are the limit there
+        "max  ->  min": ("seen", 2),
+        "x + 1  ->  x - 1": ("no test", 0),
+        "1  ->  2": ("no test", 0),
+    }
+
+
+THING = """
+LIMIT = 3
+
+
+def clipped(x, low=0):
+    if x > LIMIT:
+        return LIMIT
+    return max(x, low)
+
+
+def unused(x):
+    return x + 1
+"""
+
+TESTS_OF_THING = """
+from package.room.thing import clipped
+
+
+def test_high():
+    assert clipped(9) == 3
+
+
+def test_low():
+    assert clipped(-1) == 0
+
+
+def test_between():
+    assert clipped(2) == 2
+"""
+
+TRY_THING = """
+import json, sys
+from pathlib import Path
+from benchmarks.mutations.changes import mutants
+from benchmarks.mutations.choosing import Executed, Texts
+from benchmarks.mutations.judging import Judge, Source
+from benchmarks.mutations.recording import record
+
+root = Path(sys.argv[1])
+record(root / "tests" / "test_thing.py", [root / "room", root / "package"], root, 5, root)
+source = Source("room", "package.room.thing", root / "room" / "thing.py")
+texts = Texts({"room/thing.py": source.text})
+judge = Judge(root, Executed(root), texts, 60.0, "tests/test_thing.py::test_high", root / "log")
+verdicts = [(mutant.what, judge.judge(source, mutant)) for mutant in mutants(source.module, source.text)]
+print(json.dumps([(what, found.verdict, found.of) for what, found in verdicts]))
+"""

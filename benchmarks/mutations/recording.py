@@ -1,68 +1,76 @@
-"""Which tests run which functions: a pytest plugin that writes it down."""
+"""Which tests execute which lines: a pytest plugin that notes it, and what it noted, a file for each file of tests."""
 
 from __future__ import annotations
 
 import json
-import sys
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
+import coverage
 import pytest
+
+from benchmarks.mutations.trial import in_a_child
 
 
 class Recorder:
-    """Notes for each test the functions of some files that it calls, and how long it takes.
+    """Notes for each test the lines of the files in some folders that it executes, and how long it takes.
+
+    What is executed where a module is imported is no test's, and what another process executes is not seen.
 
     Attributes:
-        calls: by ``file:function``, the tests that call it.
-        seconds: of each test.
+        seconds: of each test, in their order.
     """
 
-    def __init__(self, folders: tuple[Path, ...], root: Path):
-        self.folders, self.root = folders, root
-        self.files: dict[str, str] = {}  # as code calls them, and as the map does; empty for those of other folders
-        self.calls: dict[str, list[str]] = {}
+    def __init__(self, folders: Sequence[Path], root: Path):
+        self.root = root
+        # Of the folders themselves, since some are imported through a link.
+        self.coverage = coverage.Coverage(
+            data_file=None, config_file=False, source=[str(folder) for folder in folders], messages=False
+        )
         self.seconds: dict[str, float] = {}
-        self.seen: set[tuple[str, str]] = set()
-
-    def trace(self, frame: FrameType, event: str, argument: object) -> None:
-        """Of every call; no line is traced."""
-        code = frame.f_code
-        if code.co_filename not in self.files:
-            path = Path(code.co_filename).resolve()  # some folders are imported through a link
-            inside = any(path.is_relative_to(folder) for folder in self.folders)
-            self.files[code.co_filename] = str(path.relative_to(self.root)) if inside else ""
-        if file := self.files[code.co_filename]:
-            self.seen.add((file, code.co_qualname))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):
-        self.seen, started = set(), time.perf_counter()
-        sys.settrace(self.trace)
+        started = time.perf_counter()
+        self.coverage.start()
+        self.coverage.switch_context(item.nodeid)
         try:
             return (yield)
         finally:
-            sys.settrace(None)
+            self.coverage.stop()
             self.seconds[item.nodeid] = round(time.perf_counter() - started, 2)
-            for file, function in self.seen:
-                name = function.replace("<locals>.", "").partition(".<")[0]
-                key = f"{file}:{name}"
-                tests = self.calls.setdefault(key, [])
-                if item.nodeid not in tests[-1:]:
-                    tests.append(item.nodeid)
+
+    def lines(self) -> dict[str, dict[int, int]]:
+        """By file and line a number whose bits are the tests that execute it, in the order of `seconds`."""
+        data, found = self.coverage.get_data(), {}
+        bits = {test: 1 << index for index, test in enumerate(self.seconds)}
+        for file in data.measured_files():
+            name = str(Path(file).relative_to(self.root))
+            if executed := data.contexts_by_lineno(file):
+                found[name] = {line: sum(bits[test] for test in tests if test in bits) for line, tests in executed.items()}
+        return found
 
     def write(self, path: Path) -> None:
-        """Put what was seen beside what other runs saw."""
-        calls, seconds = read(path)
-        for key, tests in self.calls.items():
-            calls[key] = sorted({*calls.get(key, []), *tests})
-        path.write_text(json.dumps({"calls": calls, "seconds": {**seconds, **self.seconds}}))
+        """All of that, as JSON."""
+        lines = {file: {line: f"{tests:x}" for line, tests in held.items()} for file, held in self.lines().items()}
+        path.write_text(json.dumps({"seconds": self.seconds, "lines": lines}))
 
 
-def read(path: Path) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """The calls and the seconds that were written to `path`; nothing where nothing was."""
-    if not path.is_file():
-        return {}, {}
-    held = json.loads(path.read_text())
-    return held["calls"], held["seconds"]
+def record(file: Path, folders: Sequence[Path], root: Path, examples: int, map_folder: Path) -> None:
+    """Run a file of tests in a process of its own, each law on a few examples, and write what its tests execute."""
+
+    def run() -> int:
+        import hypothesis
+
+        few = hypothesis.settings(max_examples=examples, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        hypothesis.settings.register_profile("few", few)
+        recorder = Recorder(folders, root)
+        status = pytest.main([str(file), "-q", "-p", "no:cacheprovider", "--hypothesis-profile=few"], plugins=[recorder])
+        written = map_folder / f".{file.stem}"
+        recorder.write(written)
+        os.replace(written, map_folder / f"{file.stem}.json")
+        return int(status)
+
+    in_a_child(run, limit=3600)

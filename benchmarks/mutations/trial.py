@@ -6,19 +6,21 @@ import ast
 import contextlib
 import importlib.abc
 import importlib.util
+import linecache
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 PASSED, FAILED, NO_TESTS = 0, 1, 5  # of pytest
+OUT_OF_TIME = -1
 
 
 class ChangedSource(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports `module` from a tree in place of its file."""
+    """Imports `module` from a tree in place of its file, also for who reads its source, as Triton does."""
 
     def __init__(self, module: str, path: Path, tree: ast.Module):
         self.module, self.path, self.tree = module, path, tree
@@ -32,20 +34,43 @@ class ChangedSource(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self.tree, str(self.path), "exec"), module.__dict__)
+        text, file = ast.unparse(self.tree), str(self.path)
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # without a time it is never read anew
+        exec(compile(text, file, "exec"), module.__dict__)
 
 
 def run_tests(tests: Sequence[str], limit: float, changed: ChangedSource | None = None, log: Path | None = None) -> int:
-    """The exit status of pytest over `tests`, which stops at the first failure; `FAILED` after `limit` seconds.
+    """The exit status of pytest over `tests`, which stops at the first failure; `OUT_OF_TIME` after `limit` seconds.
 
     What the tests import must not have been imported here, but for other packages than this one.
+    """
+
+    def run() -> int:
+        import pytest
+
+        if changed is not None:
+            sys.meta_path.insert(0, changed)
+        return int(pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]))
+
+    return in_a_child(run, limit, log)
+
+
+def in_a_child(run: Callable[[], int], limit: float, log: Path | None = None) -> int:
+    """What `run` returns in a process of its own, where what it prints goes into `log` or nowhere.
+
+    `FAILED` where it raises, `OUT_OF_TIME` after `limit` seconds, when it and its children are ended.
     """
     child = os.fork()
     if not child:
         os.setsid()
+        status = FAILED  # what cannot be imported fails its tests
         with contextlib.suppress(BaseException):
-            _run(tests, changed, log)
-        os._exit(FAILED)  # what cannot be imported fails its tests
+            out = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            status = run()
+            sys.stdout.flush()
+        os._exit(status)
     until = time.monotonic() + limit
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -54,17 +79,4 @@ def run_tests(tests: Sequence[str], limit: float, changed: ChangedSource | None 
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return FAILED
-
-
-def _run(tests: Sequence[str], changed: ChangedSource | None, log: Path | None) -> None:
-    import pytest
-
-    out = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    if changed is not None:
-        sys.meta_path.insert(0, changed)
-    status = pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"])
-    sys.stdout.flush()
-    os._exit(int(status))
+    return OUT_OF_TIME
