@@ -29,7 +29,7 @@ from fxcompress.ir.dialect import copy_graph
 from fxcompress.report.rows import Report, Row
 from fxcompress.report.tables import printed, titled
 from fxcompress.report.units import readable_bytes, readable_decibels
-from fxcompress.storage.atomic import as_path, make_folder
+from fxcompress.storage.atomic import as_file, as_path, make_folder
 from fxcompress.storage.names import file_names
 from fxcompress.training.checkpoint import load_checkpoint, take_checkpoint
 from fxcompress.training.controller import CompositeController
@@ -212,7 +212,8 @@ class PartlyCompiled(nn.Module):
         options: dict[str, Any] = {"batch_size": batch_size, "opset": opset, "verify": verify}
         named: dict[str, Any] = {"input_names": input_names, "output_names": output_names}
         if as_path(path).suffix == ".onnx":
-            return self._write(forward, example_inputs, lambda whole: whole.to_onnx(path, **named, **options))
+            file = as_file(path)
+            return self._write(forward, example_inputs, lambda whole: whole.to_onnx(file, **named, **options))
         files = self._parts_files(path, ".onnx", {"forward": forward, "example_inputs": example_inputs, **named})
         return [part.to_onnx(file, **options) for part, file in files]
 
@@ -229,7 +230,8 @@ class PartlyCompiled(nn.Module):
         """As `to_onnx`, in OpenVINO's own format: the file ends in ``.xml``; see `Compiled.to_openvino`."""
         options: dict[str, Any] = {"batch_size": batch_size, "stateful": stateful, "verify": verify}
         if as_path(path).suffix == ".xml":
-            return self._write(forward, example_inputs, lambda whole: whole.to_openvino(path, **options))
+            file = as_file(path)
+            return self._write(forward, example_inputs, lambda whole: whole.to_openvino(file, **options))
         files = self._parts_files(path, ".xml", {"forward": forward, "example_inputs": example_inputs})
         return [part.to_openvino(file, **options) for part, file in files]
 

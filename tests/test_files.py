@@ -16,7 +16,11 @@ from typing import Any
 
 import pytest
 
+from fxcompress.config import Config
+from fxcompress.emit.files import check_onnx_path
+from fxcompress.emit.openvino import check_openvino_path
 from fxcompress.errors import InputError
+from fxcompress.measure.sensitivity import check_report_path
 from fxcompress.storage import atomic as files
 from fxcompress.storage import locks
 from fxcompress.storage.atomic import check_writable, make_folder, passing_folder, replacing, write_text
@@ -81,6 +85,23 @@ def test_what_is_no_path_is_refused(path: Any, tmp_path: Path, monkeypatch: pyte
         with pytest.raises(InputError, match=r"a path is a text that is not empty, or a pathlib\.Path, not"):
             write(path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("end", ["/", "//", "/."])
+def test_what_ends_as_a_folder_does_is_no_file(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_files = {"new": (check_writable, check_onnx_path, lambda path: write_text(path, "text"))}
+    of_files["new.xml"] = (check_openvino_path,)
+    of_files["new.yaml"] = (Config(passes=[]).dump,)
+    of_files["new.md"] = (check_report_path,)
+    for name, writers in of_files.items():
+        for write in writers:
+            with pytest.raises(
+                InputError, match=rf"cannot write {name}{end}: it names a folder; give the path of a file in it"
+            ):
+                write(name + end)
+    assert not list(tmp_path.iterdir())
+    assert make_folder(f"new{end}").is_dir()
 
 
 def test_names_that_the_system_refuses_are_our_own_errors(tmp_path: Path) -> None:

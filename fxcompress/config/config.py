@@ -22,7 +22,7 @@ from fxcompress.errors import ConfigError, InputError, did_you_mean
 from fxcompress.nncf_files import is_nncf_file, read_nncf_file
 from fxcompress.options import Declared, OneOf
 from fxcompress.options.declared import declarations
-from fxcompress.storage.atomic import as_path, write_text
+from fxcompress.storage.atomic import as_file, as_path, write_text
 from fxcompress.targets import TARGETS
 
 PIPELINES: dict[str, Callable[..., list[Pass]]] = {
@@ -115,7 +115,7 @@ class Config(Declared):
             ConfigError: something in it cannot be written, such as a function; says what.
             InputError: the file cannot be written.
         """
-        return write_text(path, self.text(Path(path).suffix))
+        return write_text(path, self.text(as_file(path).suffix))
 
     def text(self, suffix: str = ".yaml") -> str:
         """The text that `dump` writes to a file with this `suffix`."""

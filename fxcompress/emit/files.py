@@ -14,7 +14,7 @@ import onnx_ir as ir
 from fxcompress.emit.names import in_utf8
 from fxcompress.emit.protobuf import write_protobuf
 from fxcompress.errors import InputError
-from fxcompress.storage.atomic import as_path, check_writable, replacing, takes_files_beside
+from fxcompress.storage.atomic import as_file, check_writable, replacing, takes_files_beside
 
 LARGEST_FILE = 2**29
 """Bytes of weights in a single file; more go to a file beside it. Protobuf ends at 2 GiB, and needs thrice the memory."""
@@ -31,7 +31,7 @@ def check_onnx_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: it cannot be written, or is named as OpenVINO's own format, which is written in another way.
     """
-    target = as_path(path)
+    target = as_file(path)
     if target.suffix.lower() in (".xml", ".bin"):
         raise InputError(
             f"{target} is a name of OpenVINO's own format, and this writes ONNX: name {target.with_suffix('.onnx')}, which "

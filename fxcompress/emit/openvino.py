@@ -16,7 +16,7 @@ from fxcompress.emit.stateful import is_state, keep_cache_inside
 from fxcompress.emit.translate.attention import FUSED
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
-from fxcompress.storage.atomic import as_path, check_writable, passing_folder, replacing
+from fxcompress.storage.atomic import as_file, check_writable, passing_folder, replacing
 
 
 def check_openvino_path(path: str | os.PathLike[str]) -> Path:
@@ -25,7 +25,7 @@ def check_openvino_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: it cannot be written, does not end in ``.xml``, or OpenVINO is not installed.
     """
-    target = as_path(path)
+    target = as_file(path)
     require_openvino("writing OpenVINO IR")
     if target.suffix != ".xml":
         wanted = target.with_suffix(".xml")

@@ -24,7 +24,7 @@ from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.report.tables import Breakable, printed
 from fxcompress.report.units import readable_decibels
-from fxcompress.storage.atomic import as_path, check_writable, write_text
+from fxcompress.storage.atomic import as_file, check_writable, write_text
 from fxcompress.targets import Target, find_target
 from fxcompress.views.bars import Bar, bar_chart
 
@@ -193,6 +193,6 @@ def _grids(nodes: Iterable[fx.Node], calls: dict[fx.Node, Quantizer]) -> str:
 
 
 def _with_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:
-    if as_path(path).suffix not in suffixes:
+    if as_file(path).suffix not in suffixes:
         raise InputError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
-    return as_path(path)
+    return as_file(path)

@@ -36,6 +36,18 @@ def as_path(path: Any) -> Path:
     return Path(text)
 
 
+def as_file(path: Any) -> Path:
+    """`path` as the `Path` of a file.
+
+    Raises:
+        InputError: as `as_path`, or it ends as that of a folder, which a `Path` does not show.
+    """
+    target = as_path(path)
+    if os.path.basename(os.fspath(path)) in ("", os.curdir):
+        raise InputError(f"cannot write {os.fspath(path)}: it names a folder; give the path of a file in it")
+    return target
+
+
 def _can_be_encoded(text: str) -> bool:
     try:
         return bool(os.fsencode(text))
@@ -47,9 +59,9 @@ def check_writable(path: PathLike) -> Path:
     """`path` as a `Path`, once it is known that a file can be written there. Call it before any long work.
 
     Raises:
-        InputError: it is no path, the folder does not exist or cannot be written to, or the path is a folder.
+        InputError: it is no path of a file, the folder does not exist or cannot be written to, or the path is a folder.
     """
-    target = as_path(path)
+    target = as_file(path)
     try:
         _check_target(target)
     except OSError as error:
@@ -265,7 +277,7 @@ def write_text(path: PathLike, text: str) -> Path:
     Raises:
         InputError: the folder or the file cannot be written.
     """
-    target = as_path(path)
+    target = as_file(path)
     make_folder(target.parent)
     with replacing(target) as (part,):
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
