@@ -58,6 +58,8 @@ class Compiled(BothModes):
 
     compilation: Compilation
     _controller: CompositeController | None = None
+    _schedules: Mapping[str, Any] | None = None  # where those of the model that this is a copy of were
+    _controller_of_parts: CompositeController | None = None  # which this was captured from
 
     @classmethod
     def wrap(cls, graph_module: fx.GraphModule, compilation: Compilation) -> Compiled:
@@ -94,10 +96,14 @@ class Compiled(BothModes):
 
     @property
     def controller(self) -> CompositeController:
-        """The loop's hold on compression: a controller for each pass that has one. A copy has its own, and begins anew."""
+        """The loop's hold on compression: a controller for each pass that has one. A copy goes on with its own."""
+        if self._controller_of_parts is not None:
+            return self._controller_of_parts
         if self._controller is None:
             found = [(one.name, one.controller(self)) for one in self.compilation.passes]
             self._controller = compose([(name, controller) for name, controller in found if controller is not None])
+            if self._schedules is not None:
+                self._controller.scheduler.load_state_dict(self._schedules)
         return self._controller
 
     def checkpoint(self) -> dict[str, Any]:
@@ -138,6 +144,7 @@ class Compiled(BothModes):
         graph, example = leave_out(self, self.compilation.example, inputs)
         left = Compiled.sharing(self, graph, self)
         left.compilation, left._controller = replace(self.compilation, example=example), self.controller
+        left._controller_of_parts = self._controller_of_parts
         left.training = any(child.training for child in self.children())  # in place only they are told of the mode
         return left
 
@@ -277,10 +284,12 @@ class Compiled(BothModes):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
-        """A copy with tensors of its own, and a controller of its own; the record of how it came about is shared."""
+        """A copy with tensors and a controller of its own, at the same step; the record of how it came about is shared."""
         twin = memo[id(self)] = Compiled(self, copy_graph(self.graph), "Compiled")
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
         twin.meta, twin.compilation, twin.training = dict(self.meta), self.compilation, self.training
         keep_state_keys(twin, twin.meta.get("own_names", {}))
+        twin._controller_of_parts = self._controller_of_parts
+        twin._schedules = self._schedules if self._controller is None else self._controller.scheduler.state_dict()
         return twin

@@ -65,6 +65,7 @@ class PartlyCompiled(nn.Module):
         self.training = model.training
         self._unwrapped = "forward" not in vars(model)
         self._controller: CompositeController | None = None
+        self._schedules: Mapping[str, Any] | None = None  # where those of the model that this is a copy of were
         self._files: list[Row] = []
 
     @classmethod
@@ -133,6 +134,8 @@ class PartlyCompiled(nn.Module):
         """The controllers of all parts, each under its part's path; see `Compiled.controller`."""
         if self._controller is None:
             self._controller = CompositeController({path: part.controller for path, part in self.parts.items()})
+            if self._schedules is not None:
+                self._controller.scheduler.load_state_dict(self._schedules)
         return self._controller
 
     def checkpoint(self) -> dict[str, Any]:
@@ -150,7 +153,8 @@ class PartlyCompiled(nn.Module):
         return [f"{path}: {one}" for path, part in self.parts.items() for one in part.compilation.passes]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_controller": None}  # a copy has its own
+        schedules = self._schedules if self._controller is None else self._controller.scheduler.state_dict()
+        return {**self.__dict__, "_controller": None, "_schedules": schedules}  # a copy has its own, which goes on from there
 
     def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
         """As `Compiled.dump`, each part in a folder of its own."""
@@ -176,7 +180,7 @@ class PartlyCompiled(nn.Module):
         graph_module, steps = captured.graph_module, [("Capture", copy_graph(captured.graph_module.graph))]
         record = Compilation(Report([captured.row]), one.passes, captured.example, one.target, steps)
         made = Compiled.wrap(graph_module, record)
-        made._controller = self.controller
+        made._controller_of_parts = self.controller
         return made
 
     def without(self, *inputs: str) -> Compiled:

@@ -136,7 +136,8 @@ def test_a_model_compiled_in_part_has_a_controller_and_checkpoints():
     controller.scheduler.epoch_step()
     first.train()(images())
     assert torch.equal(controller.loss(), controller["backbone"]["Distill"].loss())
-    twin = copy.deepcopy(first)
+    twin = copy.deepcopy(copy.deepcopy(first))
+    assert [one.current_epoch for one in (twin.controller.scheduler, twin.controller["backbone"].scheduler)] == [0, 0]
     assert twin.controller is not controller and twin.controller["backbone"] is twin.parts["backbone"].controller
     second.load_checkpoint(through_a_file(first.checkpoint()))
     assert same(first.state_dict(), second.state_dict())

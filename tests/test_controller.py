@@ -9,9 +9,9 @@ import torch
 from rich.table import Table
 
 import fxcompress
-from fxcompress import Effect, Pass
+from fxcompress import Effect, Pass, passes
 from fxcompress.errors import InputError
-from fxcompress.training import CompressionStage, Controller, Statistics
+from fxcompress.training import CompressionStage, Controller, Polynomial, Statistics
 
 
 class Numbered(Controller):
@@ -73,6 +73,21 @@ def test_a_model_keeps_its_controller_and_a_copy_has_its_own():
     model = compiled(Number())
     assert model.controller is model.controller
     assert copy.deepcopy(model).controller is not model.controller
+
+
+def test_a_copy_goes_on_where_it_was_taken_and_neither_steps_the_other():
+    stack = [passes.Sparsify(level=0.8, schedule=Polynomial(epochs=4, power=1))]
+    model = fxcompress.compile(torch.nn.Linear(16, 16), stack, example_inputs=torch.zeros(1, 16))
+    untouched = copy.deepcopy(model)
+    for _ in range(3):
+        model.controller.scheduler.epoch_step()
+    twin = copy.deepcopy(copy.deepcopy(model))  # the one between them was never asked for its controller
+    for one in (twin, model):
+        for level in (0.4, 0.6):
+            assert one.controller["Sparsify"].level == pytest.approx(level)
+            assert one.controller["Sparsify"].reached() == pytest.approx(level, abs=0.01)
+            one.controller.scheduler.epoch_step()
+    assert untouched.controller.scheduler.current_epoch == -1 and untouched.controller["Sparsify"].reached() == 0
 
 
 def test_a_schedule_goes_on_where_its_state_was_taken():

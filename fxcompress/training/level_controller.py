@@ -176,5 +176,5 @@ class LevelController(Controller):
         if scheduler.has_moved or scheduler.level >= scheduler.target:
             return None
         if scheduler.current_step < 0 and self.reached() > scheduler.level + self.margin:
-            return None  # a copy of a model in training, whose schedule starts anew
+            return None  # the state of a model in training was loaded, and not its schedule
         return f"the level is still {scheduler.level:.1%}, not {scheduler.target:.1%}"
