@@ -35,8 +35,11 @@ class Axis:
 
     @property
     def pads_alone(self) -> bool:
-        """Whether some output is computed from padding alone."""
-        size = 2 * self.extent if self.size is None else self.size
+        """Whether some output is computed from padding alone, at any size where that is free."""
+        sizes = range(1, self.extent + self.stride + 1) if self.size is None else [self.size]
+        return any(self._pads_alone(size) for size in sizes)
+
+    def _pads_alone(self, size: int) -> bool:
         starts = range(-self.before, size + self.after - self.extent + 1, self.stride)
         return any(not any(0 <= start + self.dilation * tap < size for tap in range(self.kernel)) for start in starts)
 
