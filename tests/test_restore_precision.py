@@ -292,6 +292,7 @@ def test_a_size_is_kept_and_used(data, four_bits, added, bits):
     layers = quantized_layers(four_bits, OPENVINO_CPU)
     costs = {layer.node.name: added_bytes(four_bits, layer, bits, OPENVINO_CPU) for layer in layers if layer.weights}
     restored = [name for note in row.notes[:-1] for name in note.partition(" (")[0].split(", ")]
+    assert f"{row.rewrites} of {len(costs if bits else layers)} layers: " in row.notes[-1]  # a sum has no weights to widen
     assert len(restored) == row.rewrites
     assert row.bytes == before + sum(costs.get(name, 0) for name in restored)
     assert all(cost > before + added - row.bytes for name, cost in costs.items() if name not in restored)
