@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from emission import assert_same
 from torch import Tensor
+
+import fxcompress
 
 X = torch.randn(2, 3, 8, 6)
 ROWS = torch.randn(2, 5, 8)
@@ -197,6 +200,7 @@ LOOKUPS: dict[str, Callable[..., Any]] = {
     "one_hot": lambda x, i: F.one_hot(i, 12),
     "masked_rows_put": lambda x, i: torch.index_put(x, [x[..., 0] > 0], torch.tensor(2.0)),
     "masked_put": lambda x, i: torch.index_put(x, [x > 0], torch.tensor(2.0)),
+    "masked_vectors_put": lambda x, i: torch.index_put(x, [x[..., 0] > 0], x[0, 0]),
 }
 
 
@@ -204,6 +208,17 @@ LOOKUPS: dict[str, Callable[..., Any]] = {
 def test_lookups(name: str) -> None:
     indices = torch.argsort(torch.rand(2, 4, 6), dim=2)
     assert_same(LOOKUPS[name], torch.randn(2, 4, 6), indices)
+
+
+@pytest.mark.parametrize("mask", [lambda x: x > 0, lambda x: x[..., 0] > 0])
+def test_a_number_that_is_put_where_a_mask_is_true_is_one_choice(mask, tmp_path) -> None:
+    class Put(torch.nn.Module):
+        def forward(self, x):
+            return torch.index_put(x, [mask(x)], torch.tensor(2.0))
+
+    path = fxcompress.compile(Put(), [], example_inputs=X).to_onnx(tmp_path / "put.onnx")
+    operations = [node.op_type for node in onnx.load(path).graph.node]
+    assert operations[-1] == "Where" and not any(one.startswith(("Scatter", "NonZero")) for one in operations)
 
 
 def test_runtimes_agree_on_outputs_without_computation() -> None:

@@ -396,6 +396,14 @@ def test_the_estimate_is_what_a_quantizer_alone_costs():
     assert -10 * torch.log10(error).item() == pytest.approx(choice.decibels["chosen"], abs=1.5)
 
 
+@pytest.mark.parametrize(("samples", "weighed"), [(None, 32), (64, 32), (20, 15)])  # of 20, 5 judge
+def test_as_many_are_weighed_as_are_looked_at_and_32_at_most(samples, weighed):
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    compiled = fxcompress.compile(model, [*PIPELINE[:2], replace(CALIBRATE, samples=samples)], data=data(100, 8).split(16))
+    assert any(f"as weighed on {weighed} samples" in note for note in compiled.report.notes)
+    assert any(f": {samples or 100} samples, " in note for note in compiled.report.notes)
+
+
 def test_a_number_of_samples_is_positive():
     with pytest.raises(InputError, match="gradient_samples"):
         passes.Calibrate(gradient_samples=0)

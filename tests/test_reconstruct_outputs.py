@@ -8,7 +8,9 @@ import fxcompress
 from fxcompress import Config, defaults, passes
 from fxcompress.errors import ConfigError, InputError, PlanError
 from fxcompress.masks.mask import masked
+from fxcompress.quantization.matrix_layers import MatrixLayer
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
+from fxcompress.quantization.reconstruction import INSIDE, _within_the_same_step
 
 QUICK = passes.ReconstructOutputs(samples=20, judging=20, epochs=3, batch_size=5, learning_rate=2e-3)
 
@@ -157,6 +159,28 @@ def test_the_file_has_what_was_trained(tmp_path):
     model, shown = network(), images(40)
     compiled = fxcompress.compile(model, [*STACKS["the default"], QUICK], data=shown.split(8))
     assert compiled.to_onnx(tmp_path / "model.onnx", verify="strict").exists()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_weights_start_as_near_to_the_float_ones_as_their_integers_allow(symmetric):
+    """Beyond the ends of the grid, where a float weight would be moved further out, they start at the end."""
+    spec = fxcompress.QuantizationSpec(bits=4, signed=True, symmetric=symmetric)
+    stack = [passes.Quantize(weights=spec), passes.Calibrate()]
+    compiled = fxcompress.compile(nn.Linear(40, 8), stack, data=[torch.randn(4, 40)])
+    (linear,) = (node for node in compiled.graph.nodes if str(node.target) == "aten.linear.default")
+    quantizer = compiled.get_submodule(linear.args[1].target)
+    integers = torch.randint(-8, 8, (8, 40), generator=torch.Generator().manual_seed(0)).float()
+    scale, zero_point = (one.expand(8, 40) for one in quantizer.broadcast((8, 40)))
+    weight = (integers - zero_point) * scale + torch.linspace(-3, 3, 40) * scale
+    layer = MatrixLayer(compiled, linear, linear, weight, "test")
+    layer.set_integers(integers)
+    started = _within_the_same_step(layer)
+    assert torch.equal(quantizer.integers(started), integers)
+    steps = (started - (integers - zero_point) * scale) / scale
+    wanted = torch.linspace(-3, 3, 40).expand(8, 40).clamp(-INSIDE, INSIDE)
+    low, high = quantizer.levels
+    wanted = torch.where((integers <= low) & (wanted < 0) | (integers >= high) & (wanted > 0), 0.0, wanted)
+    torch.testing.assert_close(steps, wanted, atol=1e-4, rtol=0)
 
 
 def test_progress_counts_the_epochs():

@@ -56,6 +56,21 @@ def test_values_and_gradients_are_the_same_inside_transformations(symmetric, axi
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("symmetric", "axis"), KINDS)
+def test_half_precision_is_rounded_in_float32_inside_transformations_too(symmetric, axis, dtype):
+    q, x = quantizer(symmetric, axis), values(3, 40).to(dtype)
+
+    def loss(x):
+        y = q(x)
+        return y.float().sum(), y
+
+    of_x, value = grad(loss, has_aux=True)(x)
+    expected = q(x.requires_grad_())
+    expected.float().sum().backward()
+    assert value.dtype == of_x.dtype == dtype and torch.equal(value, expected) and torch.equal(of_x, x.grad)
+
+
 @pytest.mark.parametrize(("symmetric", "axis"), KINDS)
 def test_a_gradient_penalty_reaches_what_came_before(symmetric, axis):
     """``d/dw ||d loss / dx||^2``, by double backward and, since a quantizer is linear between its ends, by hand."""

@@ -66,7 +66,7 @@ class Texts:
         """
         inner = self._around(file, line)[-1]
         if isinstance(inner, FUNCTION):
-            return {file: _span(inner.body[1] if _is_text(inner.body[0]) and inner.body[1:] else inner.body[0])}
+            return {file: _beginning(inner)}
         if self.in_function(file, line):
             return {file: [line] if line in self._code[file] else _span(inner)}
         names = {n.id for n in ast.walk(inner) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -97,13 +97,17 @@ class Texts:
         return sorted(found)
 
     def _mentions(self, names: set[str]) -> dict[str, list[int]]:
+        """Where the names are written; of a default, what the function begins with."""
+        found: dict[str, list[int]] = defaultdict(list)
         if not names:
-            return {}
+            return found
         pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
-        found = {
-            file: [n for n, text in enumerate(held.split("\n"), 1) if pattern.search(text)] for file, held in self.files.items()
-        }
-        return {file: lines for file, lines in found.items() if lines}
+        for file, held in self.files.items():
+            for number, text in enumerate(held.split("\n"), 1):
+                if pattern.search(text):
+                    around = self._around(file, number)
+                    found[file] += _beginning(around[-1]) if around and isinstance(around[-1], FUNCTION) else [number]
+        return found
 
 
 def in_order(tests: Sequence[str], seconds: Mapping[str, float], limit: float) -> list[str]:
@@ -134,6 +138,11 @@ def _span(statement: ast.stmt, whole: bool = False) -> list[int]:
     body = None if whole else getattr(statement, "body", None)
     last = body[0].lineno - 1 if body else statement.end_lineno or statement.lineno
     return list(range(statement.lineno, max(last, statement.lineno) + 1))
+
+
+def _beginning(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[int]:
+    """The lines of the first statement that is executed where it is called."""
+    return _span(function.body[1] if _is_text(function.body[0]) and function.body[1:] else function.body[0])
 
 
 def _is_text(statement: ast.stmt) -> bool:
