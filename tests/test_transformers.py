@@ -1,5 +1,7 @@
 """Compression inside the Trainer of Transformers: every model family trains, and a run goes on with the same bits."""
 
+import warnings
+
 import pytest
 import torch
 from frameworks import framework
@@ -43,6 +45,23 @@ def stack():
     return [passes.Sparsify(level=0.5, schedule=ramp), *fxcompress.defaults.training(), passes.Distill()]
 
 
+DECODERS = {
+    "GPT-2": lambda **more: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0, **more
+        )
+    ),
+    "Llama": lambda **more: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES, num_key_value_heads=1, max_position_embeddings=16, **more)
+    ),
+}
+
+
+def tokens(rows):
+    batch = padded(rows)
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
 def compressed(some_stack=None, kind="BertForSequenceClassification", **settings):
     torch.manual_seed(0)
     config = transformers.BertConfig(**SIZES, num_labels=3)
@@ -51,7 +70,7 @@ def compressed(some_stack=None, kind="BertForSequenceClassification", **settings
     return model, fxcompress.compress(model, some_stack or stack(), data=data, **settings)
 
 
-def trainer(model, compression, folder, *, add_loss=True, callbacks=(), **arguments):
+def trainer(model, compression, folder, *, add_loss=True, callbacks=(), collate=padded, **arguments):
     settings = {
         "per_device_train_batch_size": 6,
         "num_train_epochs": 3,
@@ -68,7 +87,7 @@ def trainer(model, compression, folder, *, add_loss=True, callbacks=(), **argume
         args,
         train_dataset=Sentences(),
         eval_dataset=Sentences(8),
-        data_collator=padded,
+        data_collator=collate,
         callbacks=[compression.callback("transformers", add_loss=add_loss), *callbacks],
     )
 
@@ -152,3 +171,44 @@ def test_mixed_precision_accumulation_checkpointing_evaluation_and_the_best_mode
     resumed.load_checkpoint(torch.load(tmp_path / "saved/compression.pt", weights_only=True))
     assert torch.equal(other.eval()(**batch).logits, expected)
     assert len(resumed.to_onnx(tmp_path / "files")) == 2
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_trains_with_its_cache_on_and_comes_back_with_it(tmp_path, kind):
+    torch.manual_seed(0)
+    model = DECODERS[kind]()
+    data = torch.utils.data.DataLoader(Sentences(), batch_size=6, collate_fn=tokens)
+    compression = fxcompress.compress(model, fxcompress.defaults.training(), data=data)
+    short = {"collate": tokens, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    own = trainer(model, compression, tmp_path / "run", use_cache=True, **short)
+    before = state(model)
+    own.train()
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items() if "quantizer" in name)
+    batch = tokens(list(Sentences(5)))
+    expected = model.eval()(**batch)
+    cache = next(value for value in expected.values() if hasattr(value, "get_seq_length"))
+    assert cache.get_seq_length() == batch["input_ids"].shape[1]
+
+    model.save_pretrained(tmp_path / "saved")
+    other = type(model).from_pretrained(tmp_path / "saved")
+    again = fxcompress.compress(other, fxcompress.defaults.training(), data=data)
+    again.load_checkpoint(compression.checkpoint())
+    assert torch.equal(other.eval()(**batch).logits, expected.logits)
+
+
+def test_a_cache_that_the_trainer_turns_off_behind_compression_is_told(tmp_path):
+    config = transformers.BertConfig(**SIZES, num_labels=3)
+    encoder = transformers.BertForSequenceClassification(config)  # configured with a cache as well, and has none
+    for model, collate, expected in (
+        (DECODERS["GPT-2"](), tokens, 1),
+        (DECODERS["GPT-2"](use_cache=False), tokens, 0),
+        (encoder, padded, 0),
+    ):
+        data = torch.utils.data.DataLoader(Sentences(), batch_size=6, collate_fn=collate)
+        compression = fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], data=data)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            trainer(model, compression, tmp_path, collate=collate, max_steps=1).train()
+        messages = [str(one.message) for one in told if "use_cache" in str(one.message)]
+        assert len(messages) == expected
+        assert all("TrainingArguments(use_cache=True)" in one and "before it is compressed" in one for one in messages)

@@ -78,6 +78,11 @@ def cache_names(spec: pytree.TreeSpec) -> list[str] | None:
     return None
 
 
+def holds_cache(spec: pytree.TreeSpec) -> bool:
+    """Whether what `spec` describes is a cache, or holds one in any containers."""
+    return cache_names(spec) is not None or any(map(holds_cache, spec.children()))
+
+
 def without_tokens(cache: Any) -> Any:
     """`cache` as it is before any token has been read: no keys and values, and states of zeros."""
     tensors, form = pytree.tree_flatten(cache)

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from fxcompress.data.caches import holds_cache
+from fxcompress.errors import warn_user
 from fxcompress.integrations.added_loss import NAME, AddedLoss
 from fxcompress.training.controller import CompositeController
 
@@ -28,6 +30,8 @@ def callback(controller: CompositeController, model: nn.Module, *, add_loss: boo
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
             controller.scheduler.load_state_dict(saved["attributes"]["schedule"])
+            if _is_without_cache(model) and any(map(_returns_cache, model.modules())):
+                warn_user(_CACHE_TURNED_OFF, UserWarning)
             self.goes_on = state.global_step > 0 and state.epoch % 1 != 0 and controller.scheduler.current_epoch >= 0
             if add_loss:
                 self.loss.watch(model, lambda loss, outputs, given: loss.to(outputs, _share(args, given)))
@@ -51,6 +55,23 @@ def callback(controller: CompositeController, model: nn.Module, *, add_loss: boo
             return {"args": {}, "attributes": {"schedule": controller.scheduler.state_dict()}}
 
     return CompressionCallback()
+
+
+_CACHE_TURNED_OFF = (
+    "the Trainer has set model.config.use_cache = False, and the model was compressed with its cache, which it goes on "
+    "returning; whatever is loaded from what is saved now would be compressed otherwise. Keep it with "
+    "TrainingArguments(use_cache=True), or set model.config.use_cache = False before it is compressed: training reads no cache"
+)
+
+
+def _is_without_cache(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "use_cache", None) is False
+
+
+def _returns_cache(module: nn.Module) -> bool:
+    """Whether `module` is compressed, and returns a cache."""
+    spec = getattr(module, "_out_spec", None)
+    return spec is not None and holds_cache(spec)
 
 
 def _share(args: Any, given: dict[str, Any]) -> float:
