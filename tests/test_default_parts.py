@@ -189,6 +189,28 @@ def test_a_size_that_the_code_looks_at_is_not_called_free():
     with pytest.raises(InputError, match=r"float32\[any, 1, any, 10\]"):
         model(torch.randn(2, 1, 8, 11))
     assert model(torch.randn(3, 1, 5, 10)).shape == (3, 2, 5, 10)
+    assert "x: forward needs sizes of float32[any, 1, any, 10] as numbers" in compression.report.rows[0].notes[0]
+
+
+class Twice(nn.Module):
+    """Doubles the sides of its features, by way of whole numbers of them; tokens of the features are of any number."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.conv, self.whole = nn.Conv2d(3, 4, 1), whole
+
+    def forward(self, features):
+        size = [int(side * 2.0) if self.whole else side * 2 for side in features[0].shape[2:]]
+        return nn.functional.interpolate(self.conv(features[0]), size=size).flatten(2).mT.contiguous()[..., None, None]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_sides_that_forward_makes_whole_numbers_of_are_told_in_the_report(whole):
+    model = Twice(whole)
+    example = ([torch.randn(2, 3, 6, 8)],)
+    compression = fxcompress.compress(model, [passes.Quantize(), passes.Calibrate()], example_inputs=example, data=[example])
+    notes = [note for note in compression.report.rows[0].notes if "as numbers" in note]
+    assert len(notes) == whole and all("float32[any, 3, 6, 8]" in note for note in notes)
 
 
 def test_sizes_that_the_model_does_not_take_do_not_count():

@@ -22,6 +22,7 @@ from fxcompress.capture.free_sizes import (
     both,
     fixed_beside_free,
     fixed_lengths,
+    fixed_sides,
     leading,
     lengths,
     several,
@@ -103,6 +104,8 @@ def capture(
         found = one.with_free_sizes(chosen(example_inputs)) or one.with_free_batch()
         if dynamic_shapes is not None:
             found.meta["capture_notes"] += fixed_lengths(found.graph, example_inputs)
+        if dynamic_shapes == "auto":
+            found.meta["capture_notes"] += fixed_sides(found.graph, example_inputs)
         return found
     return one.traced_by(lambda: trace(traced, example_inputs, dynamic_shapes))
 

@@ -55,6 +55,12 @@ def takes_cache(inputs: Any) -> bool:
     return any(cache_names(pytree.tree_structure(held)) is not None for held in pytree.tree_leaves(inputs, is_leaf=_is_cache))
 
 
+def tensors_of_caches(inputs: Any) -> list[Tensor]:
+    """The tensors that the caches among `inputs` hold."""
+    held = pytree.tree_leaves(inputs, is_leaf=_is_cache)
+    return [tensor for one in held if _is_cache(one) for tensor in pytree.tree_leaves(one)]
+
+
 def _is_cache(value: Any) -> bool:
     return type(value).__module__ == _MODULE and type(value).__name__ in _KINDS
 

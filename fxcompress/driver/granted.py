@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.data.convention import by_name, same_constant
 from fxcompress.data.inputs import describe_value
 from fxcompress.errors import InputError, warn_user
-from fxcompress.ir.fake import static_sizes
+from fxcompress.ir.fake import describe_sizes, static_sizes
 
 _PLAIN = (Number, str, NoneType)
 
@@ -96,14 +96,14 @@ class Granted:
         if isinstance(granted, Tensor) and isinstance(value, Tensor):
             self._check_sizes(name, granted, value)
         elif isinstance(granted, Tensor) and isinstance(value, _PLAIN):
-            raise _other(f"{self.made} for calls with {name}", _described(granted), value)
+            raise _other(f"{self.made} for calls with {name}", describe_sizes(granted), value)
         elif isinstance(granted, _PLAIN) and not (isinstance(value, _PLAIN) and value == granted):
             raise _other(f"{self.made} for calls with {name}", describe_value(granted), value)
 
     def _check_sizes(self, name: str, granted: Tensor, value: Tensor) -> None:
         if self._has_warned or _fits(static_sizes(granted.shape), value):
             return
-        told = f"{self.made} for calls with {name}={_described(granted)}, not {describe_value(value)}"
+        told = f"{self.made} for calls with {name}={describe_sizes(granted)}, not {describe_value(value)}"
         how = "sizes are free where the model allows it, with dynamic_shapes='auto', or where the data has several"
         if self.refuses_sizes:
             raise InputError(f"{told}; {how}")
@@ -134,12 +134,6 @@ class Granted:
 
 def _fits(sizes: Sequence[Any], value: Tensor) -> bool:
     return len(sizes) == value.dim() and all(not isinstance(a, int) or a == b for a, b in zip(sizes, value.shape))
-
-
-def _described(granted: Tensor) -> str:
-    """As `describe_value`, with ``any`` for the sizes that are free."""
-    sizes = ["any" if not isinstance(size, int) else str(size) for size in static_sizes(granted.shape)]
-    return f"{str(granted.dtype).removeprefix('torch.')}[{', '.join(sizes)}]"
 
 
 def _check_form(what: str, spec: pytree.TreeSpec, value: Any) -> None:

@@ -62,3 +62,9 @@ def _settled(value: Any) -> Any:
     size, stride = static_sizes(value.shape), static_sizes(value.stride())
     changed = any(type(new) is not type(old) for new, old in zip((*size, *stride), (*value.shape, *value.stride())))
     return value.new_empty_strided(size, stride) if changed else value
+
+
+def describe_sizes(value: Tensor) -> str:
+    """``float32[any, 3, 224, 224]``: the type and the sizes of `value`, ``any`` for those that are free."""
+    sizes = ["any" if not isinstance(size, int) else str(size) for size in static_sizes(value.shape)]
+    return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(sizes)}]"
