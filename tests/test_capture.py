@@ -223,6 +223,39 @@ def test_writing_to_a_tensor_that_a_view_still_reads():
     assert len(calls(graph_module, aten.dropout.default)) == 1
 
 
+class WritesHalf(nn.Module):
+    """Changes a part of a split in place, which torch refuses where gradients are recorded: it is traced once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        first, second = self.norm(self.conv(x)).chunk(2, 1)
+        return F.relu(first, inplace=True) + second
+
+
+class CallsItself(nn.Module):
+    """Goes twice through its layer, by a call of itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(3, 3, 1), nn.Dropout(0.2)
+
+    def forward(self, x, again=True):
+        x = self.drop(self.conv(x))
+        return self(x, again=False) if again else x
+
+
+@pytest.mark.parametrize("kind", [WritesHalf, CallsItself])
+def test_what_watches_forward_is_there_once_however_often_it_is_called(kind):
+    model, x = kind().eval(), torch.randn(2, 3, 4, 4)
+    graph_module = capture(model, ExampleInputs((x,)))
+    with torch.no_grad():
+        assert torch.equal(graph_module(x), model(x))
+    assert "training" not in vars(nn.Module)  # as torch has it
+
+
 def written_input(x):
     y = F.dropout(x, 0.5, False)
     x.add_(1)

@@ -13,17 +13,18 @@ Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 @contextlib.contextmanager
 def while_it_runs(model: nn.Module, *contexts: Context) -> Iterator[None]:
-    """In this context, `model` is called within `contexts`, made anew for each call.
+    """In this context, `model` is called within `contexts`, made anew for each call, but for calls that it makes of itself.
 
-    torch's own work around the call is outside them: where it makes fake tensors of parameters it asks each for fifty things,
-    which costs more than the trace if all of them pass through Python.
+    A call that raises may leave them open to the end, since torch calls no hooks behind it where it traces: each try takes a
+    context of its own. torch's own work around the call is outside them: where it makes fake tensors of parameters it asks
+    each for fifty things, which costs more than the trace if all of them pass through Python.
     """
     entered: list[contextlib.ExitStack] = []
 
     def enter(module: nn.Module, args: Any) -> None:
         entered.append(contextlib.ExitStack())
-        for context in contexts:
-            entered[-1].enter_context(context())
+        for context in contexts if len(entered) == 1 else ():
+            entered[0].enter_context(context())
 
     def leave(module: nn.Module, args: Any, outputs: Any) -> None:
         entered.pop().close()
@@ -35,5 +36,5 @@ def while_it_runs(model: nn.Module, *contexts: Context) -> Iterator[None]:
     finally:
         before.remove()
         after.remove()
-        while entered:  # an interrupt passes hooks by
+        while entered:
             entered.pop().close()

@@ -10,7 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +142,16 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             suppression_of_any_number(),
             idle_conversions(),
             _use_lazy_graph_module(True),  # the code of a program is never run, and written anew by every step of torch's
-            while_it_runs(model, lambda: mode_reads(model, reads), lambda: looped, SizesInTensors, symbolic_lengths),
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
         ):
             # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-            one = partial(export, model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
+            def one() -> ExportedProgram:
+                with while_it_runs(model, lambda: mode_reads(model, reads), lambda: looped, SizesInTensors, symbolic_lengths):
+                    return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
             try:
                 program = one()
             except RuntimeError as error:
