@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,16 @@ def test_help_needs_no_torch():
     code = f"import sys\nfrom fxcompress import cli\n{run}"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.endswith("False\n") and "--json" in said
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_do_not_spin_unless_asked_to(given, expected):
+    """Before torch is imported, which looks once."""
+    code = "import os, sys; from fxcompress.cli import main; sys.argv = ['fxcompress', '--version']\n"
+    code += "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{expected} False"
 
 
 def test_the_targets_of_the_command_line_are_all_there_are():
