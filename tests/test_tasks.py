@@ -81,7 +81,7 @@ def run_example(task, *arguments, monkeypatch, name="__main__"):
     script = EXAMPLES / task / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
     monkeypatch.syspath_prepend(str(script.parent))
-    for name_beside in ("networks", "coco"):
+    for name_beside in ("networks", "coco", "voc"):
         monkeypatch.delitem(sys.modules, name_beside, raising=False)
     return runpy.run_path(str(script), run_name=name)
 
@@ -157,6 +157,7 @@ def reader(monkeypatch):
     """The example's own reader of COCO's format, with images of 16 x 16."""
     pytest.importorskip("pycocotools")
     path = EXAMPLES / "detection" / "coco.py"
+    monkeypatch.syspath_prepend(str(path.parent))
     return runpy.run_path(str(path), run_name="coco")
 
 
@@ -167,6 +168,48 @@ def test_boxes_of_a_mirrored_scene_lie_where_its_items_do(data, reader, monkeypa
         assert torch.equal(image.flip(2), turned) and torch.equal(target["labels"], of_turned["labels"])
         for (left, top, right, bottom), (a, b, c, d) in zip(target["boxes"].tolist(), of_turned["boxes"].tolist()):
             assert (a, b, c, d) == (32 - right, top, 32 - left, bottom)
+
+
+OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox>{}</bndbox></object>"
+SIDES = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
+
+
+def as_voc(folder, root, hard):
+    """The scenes in `folder` as VOC writes them, those in the list alone difficult where `hard` says so."""
+    said = json.loads((folder / "annotations.json").read_text())
+    names = {one["id"]: one["name"] for one in said["categories"]}
+    for kind in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / kind).mkdir(parents=True)
+    for image in said["images"]:
+        objects = [
+            OBJECT.format(
+                names[one["category_id"]], int(hard(one)), SIDES.format(left + 1, top + 1, left + width, top + height)
+            )
+            for one in said["annotations"]
+            if one["image_id"] == image["id"]
+            for left, top, width, height in [one["bbox"]]
+        ]
+        name, size = image["file_name"], "<width>{width}</width><height>{height}</height>".format(**image)
+        (root / "JPEGImages" / name).write_bytes((folder / "images" / name).read_bytes())
+        text = f"<annotation><filename>{name}</filename><size>{size}</size>{''.join(objects)}</annotation>"
+        (root / "Annotations" / name).with_suffix(".xml").write_text(text)
+    (listed := root / "ImageSets/Main/some.txt").write_text("".join(f"{i['file_name'][:-4]}  1\n" for i in said["images"][2:]))
+    return listed
+
+
+def test_lists_of_voc_are_read_as_the_same_scenes_in_the_format_of_coco(data, reader, tmp_path):
+    coco = reader["Annotated"](data / "train", 16)
+    voc = reader["Annotated"](as_voc(data / "train", tmp_path / "voc", hard=lambda one: one["image_id"] == 3), 16)
+    assert len(voc) == len(coco) - 2
+    said = [[one["name"] for one in some.coco.loadCats(some.categories)] for some in (coco, voc)]
+    for position, (image, target) in enumerate(voc):
+        same, expected = coco[position + 2]
+        assert torch.equal(image, same)
+        if position + 2 == 3:  # difficult, all of it
+            assert len(target["boxes"]) == 0
+            continue
+        assert torch.equal(target["boxes"], expected["boxes"])
+        assert [said[1][i - 1] for i in target["labels"]] == [said[0][i - 1] for i in expected["labels"]]
 
 
 @pytest.mark.parametrize(("found", "score"), [("all", 100.0), ("none", 0.0), ("elsewhere", 0.0)])

@@ -1,4 +1,4 @@
-"""Images with COCO's annotations, and COCO's score of the file that finds them."""
+"""Images with COCO's annotations, or VOC's, and COCO's score of the file that finds them."""
 
 import contextlib
 import io
@@ -9,15 +9,23 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from voc import as_coco
 
 
 class Annotated(torch.utils.data.Dataset):
-    """The images of a folder and what COCO says of them; every other look at one is mirrored where it is to be trained on."""
+    """The images of a folder and what COCO says of them, or those in one of VOC's lists.
 
-    def __init__(self, folder, size, limit=None, mirrored=False):
+    Every other look at one is mirrored where it is to be trained on.
+    """
+
+    def __init__(self, data, size, limit=None, mirrored=False):
+        listed = data.suffix == ".txt"
         with contextlib.redirect_stdout(io.StringIO()):  # it tells the time
-            self.coco = COCO(folder / "annotations.json")
-        self.folder, self.size, self.mirrored = folder / "images", size, mirrored
+            self.coco = COCO(None if listed else data / "annotations.json")
+            if listed:
+                self.coco.dataset = as_coco(data)
+                self.coco.createIndex()
+        self.folder, self.size, self.mirrored = data.parents[2] if listed else data / "images", size, mirrored
         self.ids, self.categories = sorted(self.coco.getImgIds())[:limit], sorted(self.coco.getCatIds())
 
     def __len__(self):

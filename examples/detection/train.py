@@ -2,9 +2,10 @@
 
     python examples/detection/train.py --train data/train --valid data/valid --stack int8 --output out/int8
 
-A folder of data has `images`, and `annotations.json` in COCO's format; images become squares of ``--size``. Train in float
-first (``--stack float``), and give the file that it leaves as ``--start`` of the others: ``out/float/model.pt``. Run the
-command again after an interruption: it goes on from the last epoch. Needs torchvision and pycocotools.
+A folder of data has `images`, and `annotations.json` in COCO's format; or give lists of PASCAL VOC, ``--train
+VOC2012/ImageSets/Main/train.txt``. Images become squares of ``--size``. Train in float first (``--stack float``), and give the
+file that it leaves as ``--start`` of the others: ``out/float/model.pt``. Run the command again after an interruption: it goes
+on from the last epoch. Needs torchvision and pycocotools.
 """
 
 import argparse
