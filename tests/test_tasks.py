@@ -293,6 +293,7 @@ def test_no_bar_is_judged_on_fewer_than_three_seeds(tmp_path):
     (section,) = table.sections(TASK, table.results(TASK, tmp_path, 3))
     assert all(figure.verdict is None for figure in section.figures)
     assert "No bar is judged on fewer than 3 seeds." in section.notes
+    assert "Brackets are the least and the most of the seeds." in section.notes
 
 
 def test_what_starts_from_a_float_model_that_failed_is_not_run(tmp_path, monkeypatch, capsys):

@@ -45,6 +45,8 @@ def _section(task: Task, network: str, found: Results) -> Section:
             section.figures.append(_figure(stack.title, "drop", drops, "points", bar))
         section.figures.append(_figure(stack.title, "file", [one["bytes"] / 1e3 for one in of_stack.values()], "kB"))
     section.notes += _trainings(task, found)
+    if any(figure.low is not None for figure in section.figures):
+        section.notes.append("Brackets are the least and the most of the seeds.")
     if any(stack.max_drop is not None and 0 < len(_of(found, stack=name)) < JUDGED for name, stack in task.stacks.items()):
         section.notes.append(f"No bar is judged on fewer than {JUDGED} seeds.")
     missing = [
