@@ -64,3 +64,14 @@ def test_a_file_is_laid_out_without_its_integers(monkeypatch):
     assert not computed
     packed = [one.const_value for one in model.graph.initializers.values() if one.dtype == ir.DataType.UINT4]
     assert packed and all(tensor.tobytes() for tensor in packed) and computed
+
+
+@pytest.mark.parametrize(("count", "width", "rows"), [(10, 30, 3), (9, 30, 3), (4, 100, 1), (3, 250, 1), (2, 10, 10)])
+def test_pieces_are_small_and_each_row_is_in_one(count, width, rows, monkeypatch):
+    """More at a time would take the memory that they are there to save."""
+    monkeypatch.setattr(by_rows, "_PIECE", 100)
+    weight = torch.arange(float(count * width)).reshape(count, width)
+    pieces = list(by_rows._pieces(weight))
+    assert torch.equal(torch.cat([piece for _, _, piece in pieces]), weight)
+    assert all(torch.equal(weight[start:stop], piece) and stop <= count for start, stop, piece in pieces)
+    assert [len(piece) for _, _, piece in pieces[:-1]] == [rows] * (len(pieces) - 1) and len(pieces[-1][2]) <= rows

@@ -1,7 +1,14 @@
 """Sets of channels, and the choice of the axis that loses indices where several are merged."""
 
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+from fxcompress.channels.clusters import Cluster
 from fxcompress.channels.elements import Elements
 from fxcompress.channels.products import Product, Products
+from fxcompress.masks.mask import Mask
 
 
 def test_a_joined_set_is_pinned_and_carries_where_either_part_did():
@@ -58,3 +65,25 @@ def test_a_product_with_a_choice_waits_for_one_without_and_is_settled_then():
     products.resolve()
     assert sets.carries(left) and sets.carries(rows) != sets.carries(columns)
     assert sum(all(map(sets.is_free, part)) for part in (rows, columns)) == 1
+
+
+def test_an_element_is_as_wide_as_the_filters_that_go_with_it():
+    """Over all layers, on average: a layer behind a flattening has several for each channel of the one in front."""
+    one, four = [[0], [1], [2]], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert Cluster([7, 8, 9], {"first": one}).width() == 1
+    assert Cluster([7, 8, 9], {"first": one, "second": four}).width() == 5
+    assert Cluster([7, 8, 9], {"second": four, "third": [[0], [1, 2], [3]]}).width() == 5  # 16 of 3, rounded
+    assert Cluster([7, 8, 9], {"second": [[], [], []]}).width() == 1
+    assert Cluster([7, 8, 9], {"second": four}).step(8) == 2 and Cluster([7, 8, 9], {"first": one}).step(8) == 8
+
+
+def test_clusters_of_several_sizes_count_by_their_filters():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 2))
+    stack = [passes.PruneFilters(amount=0.5, multiple=1)]
+    compiled = fxcompress.compile(model, stack, example_inputs=torch.randn(2, 3))
+    for _, mask in compiled.named_modules():
+        if isinstance(mask, Mask):
+            mask.mask.copy_(torch.ones_like(mask.mask))
+            if mask.mask.shape[0] == 4:
+                mask.mask[1:] = 0
+    assert compiled.controller["PruneFilters"].reached() == 3 / 16

@@ -122,6 +122,15 @@ def test_the_loss_keeps_its_bits_where_it_needs_them():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("factor", [1e-8, 1e-4, 1e4])
+def test_how_large_the_loss_is_makes_no_difference(factor):
+    choose = passes.ChooseBits(loss=lambda model, batch: squares(model, batch) * factor, ratio=4 / 3)
+    network = Gained()
+    nn.init.normal_(network.quiet.weight, std=5)  # its weights lose more, and the loss feels that less
+    model = fxcompress.compile(network, [passes.Quantize(), choose], data=DATA)
+    assert bits(model) == {"quiet.weight": 4, "loud.weight": 8}
+
+
 @pytest.mark.parametrize(("ratio", "expected"), [(1, {8}), (2, {4})])
 def test_the_ends_leave_no_choice(ratio, expected):
     assert set(bits(compiled(ratio=ratio)).values()) == expected

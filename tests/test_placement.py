@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxcompress
+from fxcompress import passes
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.execution.agreement import sqnr
 from fxcompress.pattern.scopes import select
 from fxcompress.quantization.placement import Placement, place
-from fxcompress.quantization.quantized import quantizer_calls
+from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantizers.options import QuantizationOptions, by_operation
 from fxcompress.quantizers.spec import QuantizationSpec
 from fxcompress.targets import ONNXRUNTIME_CPU, OPENVINO_CPU
@@ -372,3 +373,16 @@ def test_boxes_and_scores_that_are_joined_last_share_no_scale() -> None:
     compiled = fxcompress.compile(model, data=[x])
     with torch.no_grad():
         assert sqnr(model(x)[:, 4:], compiled(x)[:, 4:]) > 30
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_norm_that_a_layer_computes_reads_it_unrounded_and_any_other_reads_bytes(target):
+    def read_through_quantizers(*layers):
+        model = fxcompress.compile(
+            nn.Sequential(*layers), [passes.Quantize()], example_inputs=torch.randn(2, 3, 8, 8), target=target
+        )
+        return {call.args[0].name for call in quantizer_calls(model) if not serves_weight(call)}
+
+    first, last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    assert read_through_quantizers(first, nn.BatchNorm2d(4), nn.ReLU(), last) == {"input_1", "_2"}
+    assert read_through_quantizers(first, nn.ReLU(), nn.BatchNorm2d(4), last) == {"input_1", "_1", "_2"}

@@ -73,4 +73,9 @@ def record(file: Path, folders: Sequence[Path], root: Path, examples: int, map_f
         os.replace(written, map_folder / f"{file.stem}.json")
         return int(status)
 
-    in_a_child(run, limit=3600)
+    log = map_folder / "last.log"
+    written = map_folder / f"{file.stem}.json"
+    written.unlink(missing_ok=True)
+    in_a_child(run, 3600, log)
+    if not written.exists():
+        raise RuntimeError(f"nothing was recorded of {file}:\n{log.read_text(errors='replace')[-2000:]}")

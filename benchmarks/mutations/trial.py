@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -64,12 +65,16 @@ def in_a_child(run: Callable[[], int], limit: float, log: Path | None = None) ->
     if not child:
         os.setsid()
         status = FAILED  # what cannot be imported fails its tests
-        with contextlib.suppress(BaseException):
+        try:
             out = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
             status = run()
+        except BaseException:
+            traceback.print_exc()
+        with contextlib.suppress(BaseException):
             sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
     until = time.monotonic() + limit
     while time.monotonic() < until:
