@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.onnx import to_onnx_model
+from fxcompress.emit.translation import TRANSLATIONS
 from fxcompress.execution.agreement import sqnr
 
 BATCHES = (2, 1, 5)
@@ -110,11 +111,16 @@ def assert_same(
     *inputs: Tensor,
     tolerance: float = 1e-5,
     runtimes: Sequence[Callable[[bytes, Sequence[Tensor]], list[np.ndarray]]] = (in_onnxruntime,),
+    elsewhere: Collection[str] = (),
 ) -> Counter[str]:
-    """Emit `function` and compare with torch at every batch size; the operators of the file, counted."""
+    """Emit `function` and compare with torch at every batch size; the operators of the file, counted.
+
+    Calls that have a translation of ours are written by it, but for those of `elsewhere`: others compute the same, more slowly.
+    """
     module = function if isinstance(function, nn.Module) else Call(function)
     graph_module = captured(module.eval(), *inputs)
     model = to_onnx_model(graph_module)
+    assert written_elsewhere(graph_module, model.meta["ways"]) == set(elsewhere)
     serialized = checked(model)
     for batch in batches(inputs):
         with torch.no_grad():
@@ -126,3 +132,14 @@ def assert_same(
                 assert f.shape == tuple(w.shape)
                 np.testing.assert_allclose(f, w.numpy(), rtol=10 * tolerance, atol=tolerance, err_msg=runtime.__name__)
     return Counter(node.op_type for node in model.graph)
+
+
+def written_elsewhere(graph_module: fx.GraphModule, ways: dict[str, str]) -> set[str]:
+    """Calls of real numbers that our translation did not take, so that torchlib's or torch's decomposition wrote them."""
+    found = set()
+    for node in graph_module.graph.nodes:
+        values = [value for one in (node, *node.all_input_nodes) for value in pytree.tree_leaves(one.meta.get("val"))]
+        is_complex = any(isinstance(value, Tensor) and value.is_complex() for value in values)
+        if node.target in TRANSLATIONS and not is_complex and ways.get(node.name) in ("torchlib", "decomposed"):
+            found.add(str(node.target).removeprefix("aten."))
+    return found

@@ -38,9 +38,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+NOT_TAKEN = {  # calls that our translations leave to others
+    "stepped_write": {"slice_scatter.default"},
+    "unpool": {"max_pool2d_with_indices.default"},
+    "pool_indices": {"max_pool2d_with_indices.default"},
+    "a_mask_picks": {"index.Tensor"},
+}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_operators_without_a_translation_of_ours(name: str) -> None:
-    assert_same(FUNCTIONS[name], ROWS, runtimes=RUNTIMES)
+    assert_same(FUNCTIONS[name], ROWS, runtimes=RUNTIMES, elsewhere=NOT_TAKEN.get(name, ()))
 
 
 def test_what_torchlib_would_leave_out_is_written_otherwise() -> None:
@@ -107,7 +115,7 @@ LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name: str) -> None:
     layer, inputs = LAYERS[name]
-    assert_same(layer, *inputs, runtimes=RUNTIMES)
+    assert_same(layer, *inputs, runtimes=RUNTIMES, elsewhere=NOT_TAKEN.get(name, ()))
 
 
 def test_bags_between_offsets() -> None:

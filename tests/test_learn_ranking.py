@@ -1,5 +1,9 @@
 """A ranking of filters over layers that is learned by trying."""
 
+import math
+import random
+import statistics
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +14,7 @@ from fxcompress.channels.selection import LearnedRanking
 from fxcompress.errors import InputError
 from fxcompress.ir.cost import cost
 from fxcompress.training import learn_ranking
+from fxcompress.training.learned_ranking import _random
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -97,3 +102,12 @@ def test_unusable_rankings():
         pruned(ranking=LearnedRanking({"_1": (1.0, 0.0)}))
     with pytest.raises(InputError, match="or that is a LearnedRanking"):
         pruned(ranking={"_0": (1.0, 0.0)})
+
+
+def test_what_is_tried_at_random_lies_around_what_is_there():
+    """A factor about 1, on the scale of its logarithm, and a summand about 0, as far apart as is asked."""
+    chance = random.Random(0)
+    factors, summands = zip(*(_random(chance, 0.5, 3.0) for _ in range(4000)))
+    for found, deviation in ((list(map(math.log, factors)), 0.5), (summands, 3.0)):
+        assert statistics.fmean(found) == pytest.approx(0, abs=deviation / 10)
+        assert statistics.stdev(found) == pytest.approx(deviation, rel=0.1)
