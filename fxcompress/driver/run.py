@@ -69,8 +69,7 @@ def run(
         if watch:
             watch(position, one, graph_module)
         del before
-        let_go(graph_module, {*captured, *context.kept})
-        if verifier:
+        if let_go(graph_module, {*captured, *context.kept}) and verifier:
             verifier.look_again()
         give_back()
     return report

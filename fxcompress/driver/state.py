@@ -58,13 +58,19 @@ def recorded(graph: fx.Graph) -> fx.Graph:
     return graph
 
 
-def let_go(graph_module: fx.GraphModule, kept: Collection[str]) -> None:
-    """Keep the shape alone of the tensors that passes made and put others in the place of, but for those named in `kept`."""
+def let_go(graph_module: fx.GraphModule, kept: Collection[str]) -> bool:
+    """Keep the shape alone of the tensors that passes made and put others in the place of, but for those named in `kept`.
+
+    Returns whether there were any.
+    """
     known = {*kept, *targets(graph_module.graph)}
-    for name, tensor in (*graph_module.named_parameters(), *graph_module.named_buffers()):
-        if name not in known and not tensor.is_meta and _is_plain(graph_module, owner_of(graph_module, name)):
-            _remove(graph_module, name)
-            keep(graph_module, name, _shape_of(tensor))
+    held = (*graph_module.named_parameters(), *graph_module.named_buffers())
+    left = {name: tensor for name, tensor in held if name not in known and not tensor.is_meta}
+    left = {name: tensor for name, tensor in left.items() if _is_plain(graph_module, owner_of(graph_module, name))}
+    for name, tensor in left.items():
+        _remove(graph_module, name)
+        keep(graph_module, name, _shape_of(tensor))
+    return bool(left)
 
 
 def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
