@@ -58,7 +58,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. 0: done; 2: something to correct, told in one paragraph; 130: interrupted."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own, of its own use
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch, which is not imported yet, keeps no core busy with waiting
+    if "OMP_WAIT_POLICY" not in os.environ:  # torch is not imported yet: its threads keep no core busy with waiting for long
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     arguments = parser().parse_args(argv)
     from rich.console import Console
 

@@ -122,13 +122,16 @@ def test_help_needs_no_torch():
     assert said.endswith("False\n") and "--json" in said
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_do_not_spin_unless_asked_to(given, expected):
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_do_not_spin_for_long_unless_asked_to(given, expected):
     """Before torch is imported, which looks once."""
     code = "import os, sys; from fxcompress.cli import main; sys.argv = ['fxcompress', '--version']\n"
-    code += "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    code += "try: main()\nfinally: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == f"{expected} False"
 
 
