@@ -26,7 +26,7 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.ownership import of_one_moment, own
 from fxcompress.driver.plan import plan
 from fxcompress.driver.run import run
-from fxcompress.driver.state import recorded, settle
+from fxcompress.driver.state import recorded, settle, tensors
 from fxcompress.emit.lowering import lower
 from fxcompress.emit.onnx import unwritable
 from fxcompress.errors import CaptureError, FileWarning, InputError, warn_user
@@ -221,7 +221,7 @@ class _Settings:
                 dump_step(graph_module, self.folder / part, position, steps[-1][0])
 
         graph_module = captured.graph_module
-        held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
+        held = list(tensors(graph_module))
         report = run(graph_module, self.passes, context, check=self.verify, watch=watch)
         report.rows.insert(0, row)
         earlier = settle(graph_module, [graph for _, graph in steps], held, context.kept)

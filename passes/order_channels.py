@@ -61,25 +61,24 @@ def _sources(members: Ids, weights: list[Tensor]) -> dict[int, int]:
     return {place: members[index] for place, index in zip(members, order.tolist())}
 
 
-def _readers(channels: Channels) -> Iterator[tuple[Ids, Tensor]]:
-    """The channels that each layer reads, and its weight."""
+def _readers(channels: Channels) -> Iterator[tuple[Ids, Tensor, Tensor]]:
+    """The channels that each layer reads, its weight, and the largest value in it for each channel that it computes."""
     for node in channels.graph_module.graph.nodes:
         if node.target in MATRIX_PRODUCTS and node.args[1].op == "get_attr" and node.args[1].meta["val"].dim() > 1:
             columns = channels.of(node.args[1])[1]
             if columns is not None and len(columns) % 2 == 0:
                 weight = attribute(channels.graph_module, str(node.args[1].target)).detach()
-                yield [*map(channels.elements.find, columns)], weight
+                largest = weight.flatten(1).abs().amax(1).float().clamp(min=torch.finfo(torch.float32).tiny)
+                yield [*map(channels.elements.find, columns)], weight, largest
 
 
-def _rows(members: Ids, columns: Ids, weight: Tensor) -> Tensor | None:
+def _rows(members: Ids, columns: Ids, weight: Tensor, largest: Tensor) -> Tensor | None:
     """The part of `weight` that reads `members`, where neighbours of them are neighbours there.
 
-    ``[rows, members]``, of which 1 is the largest value in a channel of what the layer computes.
+    ``[rows, members]``, in units of the `largest` value for each channel that the layer computes.
     """
     start = columns.index(members[0]) if members[0] in columns else 1
     if start % 2 or len(members) % 2 or columns[start : start + len(members)] != members:
         return None
-    weight = weight.float()
-    largest = weight.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-    read = weight[:, start : start + len(members)] / largest.view(-1, *[1] * (weight.dim() - 1))
+    read = weight[:, start : start + len(members)].float() / largest.view(-1, *[1] * (weight.dim() - 1))
     return read.movedim(1, -1).flatten(0, -2)

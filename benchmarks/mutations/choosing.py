@@ -41,10 +41,6 @@ class Executed:
             if bits >> index & 1
         }
 
-    def line(self, file: str, line: int) -> bool:
-        """Whether a test executes the line."""
-        return (file, line) in self._lines
-
 
 class Texts:
     """The source that is changed, by file.

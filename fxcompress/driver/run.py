@@ -10,7 +10,7 @@ from torch import fx
 
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.sizes import weight_bytes
-from fxcompress.driver.state import let_go
+from fxcompress.driver.state import let_go, tensors
 from fxcompress.driver.verify import Verifier
 from fxcompress.errors import FxCompressError, PassError, VerificationError
 from fxcompress.ir import dialect
@@ -38,7 +38,7 @@ def run(
     """
     report = Report()
     verifier = Verifier(graph_module, context.example) if check and passes else None
-    captured = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
+    captured = list(tensors(graph_module))
     if watch:
         watch(0, None, graph_module)
     for position, one in enumerate(passes, 1):

@@ -64,13 +64,22 @@ def let_go(graph_module: fx.GraphModule, kept: Collection[str]) -> bool:
     Returns whether there were any.
     """
     known = {*kept, *targets(graph_module.graph)}
-    held = (*graph_module.named_parameters(), *graph_module.named_buffers())
-    left = {name: tensor for name, tensor in held if name not in known and not tensor.is_meta}
-    left = {name: tensor for name, tensor in left.items() if _is_plain(graph_module, owner_of(graph_module, name))}
+    left = {name: tensor for name, tensor in _unknown(graph_module, known).items() if not tensor.is_meta}
     for name, tensor in left.items():
         _remove(graph_module, name)
         keep(graph_module, name, _shape_of(tensor))
     return bool(left)
+
+
+def tensors(graph_module: fx.GraphModule) -> dict[str, torch.Tensor]:
+    """The parameters and buffers that `graph_module` holds, by name."""
+    return {**dict(graph_module.named_parameters()), **dict(graph_module.named_buffers())}
+
+
+def _unknown(graph_module: fx.GraphModule, known: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors that none of the `known` names is of, but for what modules of their own kind hold."""
+    held = {name: tensor for name, tensor in tensors(graph_module).items() if name not in known}
+    return {name: tensor for name, tensor in held.items() if _is_plain(graph_module, owner_of(graph_module, name))}
 
 
 def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,11 +119,10 @@ def _left_by_passes(graph_module: fx.GraphModule, known: set[str]) -> list[str]:
 
     A module that no graph calls is one where it is of a kind that graphs call: a pass may keep others for training.
     """
-    held = [name for name, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]
-    tensors = [name for name in held if name not in known and _is_plain(graph_module, owner_of(graph_module, name))]
     kinds = {type(graph_module.get_submodule(name)) for name in known if _is_module(graph_module, name)}
     modules = [name for name, module in graph_module.named_modules() if name not in known and type(module) in kinds]
-    return tensors + [name for name in modules if _is_plain(graph_module, owner_of(graph_module, name))]
+    modules = [name for name in modules if _is_plain(graph_module, owner_of(graph_module, name))]
+    return [*_unknown(graph_module, known), *modules]
 
 
 def _is_module(graph_module: fx.GraphModule, name: str) -> bool:

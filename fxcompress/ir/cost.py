@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -36,7 +37,7 @@ Sizes = Callable[[fx.Node], list[int]]
 
 def sizes_of(node: fx.Node) -> list[int]:
     """The sizes of a value, a free size (the batch) taken for one."""
-    return [size if isinstance(size, int) else _at_one(size) for size in node.meta["val"].shape]
+    return [_number(size, {}) for size in node.meta["val"].shape]
 
 
 def cost(graph_module: fx.GraphModule, sizes: Sizes = sizes_of) -> Cost:
@@ -65,38 +66,30 @@ def multiply_adds(node: fx.Node, sizes: Sizes = sizes_of) -> int:
     return 0
 
 
-def _at_one(size: torch.SymInt) -> int:
-    expression = sympy.sympify(size.node.expr)
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+def _number(size: int | torch.SymInt, known: Mapping[Any, int]) -> int:
+    """A size where those that are free are as `known`, by their expressions; others are 1."""
+    return size if isinstance(size, int) else _value(size.node.expr, tuple(known.items()))
+
+
+@lru_cache(maxsize=4096)
+def _value(expression: Any, known: tuple[tuple[Any, int], ...]) -> int:
+    bound = sympy.sympify(expression).subs(dict(known))
+    return int(bound.subs(dict.fromkeys(bound.free_symbols, 1)))
 
 
 def value_bytes(graph: fx.Graph, inputs: Sequence[Any]) -> int:
-    """The bytes of all values that `graph` computes of `inputs`, which are flattened as its placeholders are."""
-    number = _sizes_given(graph, inputs)
-    computed = constants(graph)
-    values = [node.meta.get("val") for node in graph.nodes if node.op == "call_function" and node not in computed]
-    return sum(math.prod(map(number, one.shape)) * one.itemsize for one in values if isinstance(one, Tensor))
+    """The bytes of all values that `graph` computes of `inputs`, which are flattened as its placeholders are.
 
-
-def _sizes_given(graph: fx.Graph, inputs: Sequence[Any]) -> Callable[[int | torch.SymInt], int]:
-    """What the sizes of values are where those of the placeholders are as in `inputs`; one that depends on data is 1."""
-    free: dict[Any, int] = {}
+    A size that depends on data is taken for 1.
+    """
+    known = dict[Any, int]()
     for node, given in zip(graph.find_nodes(op="placeholder"), inputs):
         if isinstance(given, Tensor):
-            free |= {
-                size.node.expr: known for size, known in zip(node.meta["val"].shape, given.shape) if not isinstance(size, int)
-            }
-    known: dict[Any, int] = {}
-
-    def number(size: int | torch.SymInt) -> int:
-        if isinstance(size, int):
-            return size
-        if (expression := size.node.expr) not in known:
-            bound = sympy.sympify(expression).subs(free)
-            known[expression] = int(bound.subs(dict.fromkeys(bound.free_symbols, 1)))
-        return known[expression]
-
-    return number
+            known.update((s.node.expr, n) for s, n in zip(node.meta["val"].shape, given.shape) if not isinstance(s, int))
+    computed = constants(graph)
+    values = [node.meta.get("val") for node in graph.nodes if node.op == "call_function" and node not in computed]
+    held = (one for one in values if isinstance(one, Tensor))
+    return sum(math.prod(_number(size, known) for size in one.shape) * one.itemsize for one in held)
 
 
 def readable_count(count: float) -> str:
