@@ -13,7 +13,7 @@ from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.data.batch import Batch, Leaves
-from fxcompress.data.samples import chunks, divide, in_small_batches
+from fxcompress.data.samples import divide, in_chunks, in_small_batches, packed, samples_of
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.errors import CalibrationError, describe
@@ -79,22 +79,23 @@ class Calibrate(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         statistics = _Statistics(graph_module, find_estimator(self.estimator), context.target)
         weighing = self._weighed if statistics.weighed else 0
-        stream = chunks(graph_module.graph, context, self.samples, self.chunk)
+        stream = samples_of(graph_module.graph, context, self.samples)
         batch, ahead = Batch.of(graph_module.graph), [next(stream)]
-        while weighing and sum(count for _, count in ahead) < weighing + JUDGING and (more := next(stream, None)):
+        while weighing and sum(map(batch.count, ahead)) < weighing + JUDGING and (more := next(stream, None)):
             ahead.append(more)
-        choosing, others = divide(batch, [leaves for leaves, _ in ahead], weighing, JUDGING if weighing else 0)
+        choosing, others = divide(batch, ahead, weighing, JUDGING if weighing else 0)
+        first, _ = next(in_chunks(batch, ahead, self.chunk))
         seen = 0
         with in_float(graph_module):
-            warn_of_unsettled_norms(graph_module, ahead[0][0])
-            arithmetic = choose_arithmetic(self.precision, graph_module, ahead[0][0])
-            for leaves, count in chain(((leaves, batch.count(leaves)) for leaves in others), stream):
+            warn_of_unsettled_norms(graph_module, first)
+            arithmetic = choose_arithmetic(self.precision, graph_module, first)
+            for leaves, count in packed(graph_module.graph, chain(others, stream), self.chunk):
                 for node, x in values_at(graph_module, statistics.places, leaves, arithmetic):
                     statistics.update(node, x)
                 seen += count
                 context.progress("calibrating", seen, self.samples)
             signs, differentiable = RandomSigns(), Differentiable(arithmetic)
-            together = samples_a_pass(graph_module.graph, ahead[0][0])
+            together = samples_a_pass(graph_module.graph, first)
             for leaves, count in in_small_batches(graph_module.graph, choosing, together):
                 for node, x, gradient in output_gradients(graph_module, statistics.places, leaves, signs, differentiable):
                     statistics.update(node, x, gradient)
@@ -104,7 +105,7 @@ class Calibrate(Pass):
         statistics.leave_unseen(context)
         rewritten, asking, chosen = statistics.set_ranges(), statistics.weighed, {}
         if asking:
-            judging, _ = divide(batch, others, JUDGING, 0)
+            judging = [leaves for leaves, _ in packed(graph_module.graph, divide(batch, others, JUDGING, 0)[0], JUDGING)]
             undone = _judge(graph_module, asking, judging, context)
             chosen = _chosen(graph_module, asking, undone, context)
         for name, factor in statistics.spread_operands().items():

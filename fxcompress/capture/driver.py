@@ -37,6 +37,7 @@ from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
 from fxcompress.capture.numbers import freeze_numbers
+from fxcompress.capture.padding import note_padding
 from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters, with_safe_names
 from fxcompress.capture.tracing import prepare, trace, trace_free
@@ -74,7 +75,7 @@ def capture(
     """`model` in inference mode as a graph in the dialect, called as the model is called with `example_inputs`.
 
     The batch is symbolic where the model allows it: dimension 0 of every tensor that agrees there with the first one, or else
-    the second dimension. Where it lies is found out, and noted on the graph (`fxcompress.data.batch`).
+    the second dimension. Where it and padding lie is found out, and noted on the graph (`fxcompress.data`).
     `model` is left untouched; the graph computes in float32, and has parameters on the memory of those of `model`, under the
     same names, and under identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's.
     ``meta["capture_notes"]`` lists what the graph does not keep of the model, and why; ``meta["lost_in_training"]`` those
@@ -238,10 +239,10 @@ class _Capture:
         staying = [path for path, one in self.traced.named_modules() if one.training] if self.traced is not None else []
         result.meta["never_in_inference"] = staying
         result.meta[PARAMETERS] = parameters_of(self.model) if isinstance(self.model, nn.Module) else None
-        result.meta["trained_in"] = module.meta.get("trained_in")
-        result.meta["precision"] = module.meta.get("precision", torch.float32)
+        result.meta |= {key: module.meta.get(key, other) for key, other in (("trained_in", None), ("precision", torch.float32))}
         check_weights(result)
         find_batch(result, self.given).mark(result.graph)
+        note_padding(result, self.given)
         return result.eval()
 
     def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """Calibration data as passes read it: the model's flattened inputs, so many samples, in batches of a size that runs well.
 
-Where samples lie is known to `Batch`; what does not fit together (other lengths, another step of a diffusion) is not joined.
+Where samples lie is known to `Batch`, and padding to `Padding`; what does not fit together (other lengths, another step of a
+diffusion) is not joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +18,7 @@ from fxcompress.data.batch import Batch, Leaves
 from fxcompress.data.fitting import fitting
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.nonfinite import NonFinite
+from fxcompress.data.padding import Padding
 from fxcompress.errors import InputError
 
 
@@ -90,6 +93,34 @@ def in_chunks(batch: Batch, pieces: Iterable[Leaves], size: int) -> Iterator[tup
         yield batch.join(held), count
 
 
+LIKE, AMONG = 8, 64
+"""Samples of about the same length that run together, at most, and those that they are found among."""
+
+
+def packed(graph: fx.Graph, pieces: Iterable[Leaves], size: int) -> Iterator[tuple[Leaves, int]]:
+    """`in_chunks`; without padding, where outputs do without it, in smaller batches of about the same length.
+
+    These come in another order, which is drawn, so that who stops early has seen short ones and long ones.
+    """
+    batch, padding = Batch.of(graph), Padding.of(graph)
+    if padding is None:
+        yield from in_chunks(batch, pieces, size)
+        return
+    singles = (padding.resized(one, padding.length(one)) for leaves in pieces for one in batch.split(leaves, 1))
+    random = torch.Generator().manual_seed(0)
+    while held := sorted(islice(singles, AMONG), key=padding.length):
+        groups = list(in_groups(held, min(size, LIKE)))
+        for place in torch.randperm(len(groups), generator=random).tolist():
+            longest = padding.length(groups[place][-1])
+            yield from in_chunks(batch, [padding.resized(one, longest) for one in groups[place]], size)
+
+
+def in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """`items` in as few runs of at most `size` as there can be, all about as long."""
+    count = -(-len(items) // size)
+    yield from (items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count))
+
+
 def samples_of(graph: fx.Graph, source: CalibrationSource, count: int | None, without: range = range(0)) -> Iterator[Leaves]:
     """`read_samples` of the data that the passes were given, but for those that `without` counts.
 
@@ -127,8 +158,8 @@ def _outside(batch: Batch, leaves: Leaves, first: int, without: range) -> Iterat
 def chunks(
     graph: fx.Graph, source: CalibrationSource, count: int | None, size: int, without: range = range(0)
 ) -> Iterator[tuple[Leaves, int]]:
-    """`samples_of` the data `in_chunks` of `size`."""
-    return in_chunks(Batch.of(graph), samples_of(graph, source, count, without), size)
+    """`samples_of` the data, `packed` in chunks of `size`."""
+    return packed(graph, samples_of(graph, source, count, without), size)
 
 
 def in_small_batches(graph: fx.Graph, pieces: Iterable[Leaves], size: int) -> Iterator[tuple[Leaves, int]]:
@@ -137,13 +168,13 @@ def in_small_batches(graph: fx.Graph, pieces: Iterable[Leaves], size: int) -> It
     Where samples cannot be told apart, the batches are as they come.
     """
     batch = Batch.of(graph)
-    for leaves, _ in in_chunks(batch, pieces, size):
+    for leaves, _ in packed(graph, pieces, size):
         for part in batch.split(leaves, size):
             yield part, batch.count(part)
 
 
 def joined(graph: fx.Graph, source: CalibrationSource, count: int) -> list[Leaves]:
-    """The first `count` samples of the data, in as few batches as they fit in together.
+    """The first `count` samples of the data, in as few batches as they fit in together and are `packed` in.
 
     Raises:
         InputError: there is no data, a batch does not fit the model, or `count` is not positive.
@@ -159,8 +190,9 @@ def divided(graph: fx.Graph, source: CalibrationSource, count: int, others: int)
     """
     if count < 1:
         return joined(graph, source, count), []
-    batches = [leaves for leaves, _ in chunks(graph, source, count + others, count)]
-    return divide(Batch.of(graph), batches, count, others)
+    divided = divide(Batch.of(graph), samples_of(graph, source, count + others), count, others)
+    first, rest = ([leaves for leaves, _ in packed(graph, pieces, count)] for pieces in divided)
+    return first, rest
 
 
 def divide(batch: Batch, batches: Iterable[Leaves], count: int, others: int) -> tuple[list[Leaves], list[Leaves]]:

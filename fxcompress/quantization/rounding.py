@@ -88,11 +88,12 @@ def _descend_block(
     if free is not None:
         newton = newton * free[:, block]
     after = before.clone()
-    for column in range(len(block)):
-        best = torch.addcmul(after[:, column], slopes[:, column], newton[:, column], value=-1).round_().clamp_(*levels)
-        change = (best - after[:, column]) * steps[:, column]
-        after[:, column] = best
-        slopes[:, column + 1 :].baddbmm_(within[:, column + 1 :, column, None], change[:, None])
+    columns = zip(after.split(1, 1), slopes.split(1, 1), newton.split(1, 1), steps.split(1, 1), within.split(1, 2))
+    for place, (chosen, slope_of_it, newton_of_it, step, felt) in enumerate(columns, 1):
+        best = torch.addcmul(chosen, slope_of_it, newton_of_it, value=-1).round_().clamp_(*levels)
+        change = (best - chosen).mul_(step)
+        chosen.copy_(best)
+        slopes[:, place:].baddbmm_(felt[:, place:], change)
     moves = (after - before) * steps
     if not moves.any():
         return False
