@@ -19,6 +19,7 @@ from fxcompress.quantizers.ops import DEQUANTIZE, INTEGER_RANGES, QUANTIZE, STOR
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
+from fxcompress.storage.memory import give_back
 
 CLAMP = resolve("clamp")
 
@@ -58,7 +59,9 @@ class LowerQuantizers(Pass):
         if quantizer.enabled and constant_behind(graph_module, node.args[0]) is not None:
             in_integers = node in integer
             stored = store_weight(graph_module, node, quantizer, in_integers=in_integers, created_by=self.name)
-            return in_integers and bool(quantizer.pairs_beyond(stored).any())
+            beyond = in_integers and bool(quantizer.pairs_beyond(stored).any())
+            give_back()
+            return beyond
         value = self._lower_activation(graph_module, node, quantizer) if quantizer.enabled else node.args[0]
         node.replace_all_uses_with(value)
         graph_module.graph.erase_node(node)

@@ -13,6 +13,7 @@ from fxcompress.emit.translate import quantization
 from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.quantization import by_rows
 from fxcompress.quantizers.ops import unpack
+from fxcompress.quantizers.quantizer import Quantizer
 
 
 class Tied(nn.Module):
@@ -43,6 +44,23 @@ def test_large_weights_are_run_by_rows(options, monkeypatch):
     interpreter = by_rows.ByRows(compiled)
     assert len(interpreter.later) == (4 if options.get("head") != 4 else 2)  # rows of an odd width begin within a byte
     assert agreement(whole, by_rows.outputs_by_rows(compiled, ExampleInputs((tokens,)))) > 130
+
+
+@pytest.mark.parametrize("options", [{}, {"group_size": 5}, {"group_size": None}], ids=str)
+def test_rows_of_a_table_are_rounded_as_the_table_is(options, monkeypatch):
+    """By passes that run layers one by one, which never round all of it."""
+    tokens = torch.randint(0, 51, (3, 7))
+    stack = [passes.CompressWeights(**{"group_size": 12, **options})]
+    compiled = fxcompress.compile(Tied().eval(), stack, example_inputs=tokens)
+    (lookup,) = (node for node in compiled.graph.nodes if node.target is by_rows.EMBEDDING)
+    wanted = compiled.get_submodule(lookup.args[0].target)(compiled.table.weight)[tokens]
+    monkeypatch.delattr(Quantizer, "forward")
+
+    execution = by_rows.LookingUp(compiled, [tokens])
+    execution.advance(lookup)
+    execution.run(lookup)
+
+    assert torch.equal(execution.value(lookup), wanted)
 
 
 def test_a_file_is_checked_by_rows(tmp_path, monkeypatch):

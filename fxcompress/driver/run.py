@@ -69,7 +69,7 @@ def run(
         if watch:
             watch(position, one, graph_module)
         del before
-        if let_go(graph_module, {*captured, *context.kept}) and verifier:
+        if let_go(graph_module, captured, context.kept) and verifier:
             verifier.look_again()
         give_back()
     return report

@@ -2,8 +2,8 @@
 
 Passes put new tensors in the place of others, under other names, and leave the old ones: the graphs of earlier steps read
 them. Of those the shape alone is kept, for drawing, but for what the user's model holds and what the float model reads that
-quantizers were put into. When all passes have run, what the last graph does not read is taken out and kept aside, and what
-stands for a tensor of the user's model takes its name.
+quantizers were put into, which lies in a file. When all passes have run, what the last graph does not read is taken out and
+kept aside, and what stands for a tensor of the user's model takes its name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensor
 
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.edit import attribute, held_like, keep, owner_of
+from fxcompress.storage.aside import put_aside
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,18 @@ def recorded(graph: fx.Graph) -> fx.Graph:
     return graph
 
 
-def let_go(graph_module: fx.GraphModule, kept: Collection[str]) -> bool:
-    """Keep the shape alone of the tensors that passes made and put others in the place of, but for those named in `kept`.
+def let_go(graph_module: fx.GraphModule, captured: Collection[str], kept: Collection[str]) -> bool:
+    """Keep the shape alone of the tensors that passes made and put others in the place of.
 
     Returns whether there were any.
+
+    Args:
+        captured: the names of the tensors at capture.
+        kept: those of tensors of which more than the shape is kept, aside, where the graph does not read them.
     """
-    known = {*kept, *targets(graph_module.graph)}
-    left = {name: tensor for name, tensor in _unknown(graph_module, known).items() if not tensor.is_meta}
+    made = _unknown(graph_module, {*captured, *targets(graph_module.graph)})
+    put_aside(tensor for name, tensor in made.items() if name in kept)
+    left = {name: tensor for name, tensor in made.items() if name not in kept and not tensor.is_meta}
     for name, tensor in left.items():
         _remove(graph_module, name)
         keep(graph_module, name, _shape_of(tensor))

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.data.batch import Batch, Leaves
 from fxcompress.execution.agreement import decibels, energies
-from fxcompress.execution.interpreter import Execution, advance_together
+from fxcompress.execution.interpreter import advance_together
+from fxcompress.quantization.by_rows import LookingUp
 from fxcompress.report.units import readable_decibels
 from fxcompress.storage.memory import give_back
 
@@ -222,7 +223,7 @@ def _decibels(error: Tensor) -> str:
 @torch.no_grad()
 def _outputs(graph_module: fx.GraphModule, batches: Sequence[Leaves]) -> list[list[Tensor]]:
     """The floating-point outputs of the graph as it stands, compiled or not, for each batch."""
-    executions, output = [Execution(graph_module, batch) for batch in batches], graph_module.graph.output_node()
+    executions, output = [LookingUp(graph_module, batch) for batch in batches], graph_module.graph.output_node()
     advance_together(executions, output)
     found = [pytree.tree_leaves(fx.map_arg(output.args, execution.value)) for execution in executions]
     return [[x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()] for leaves in found]

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.execution.agreement import outputs
+from fxcompress.execution.interpreter import Execution
 from fxcompress.ir.constants import constants
 from fxcompress.ir.dialect import resolve
 from fxcompress.quantizers.ops import DEQUANTIZE, UNPACK
@@ -70,6 +71,17 @@ class ByRows(fx.Interpreter):
         if target is EMBEDDING and isinstance(args[0], _Later):
             return args[0].at(args[1].reshape(-1)).unflatten(0, args[1].shape)
         return super().call_function(target, args, kwargs)
+
+
+class LookingUp(Execution):
+    """Rounds the rows of a table that are looked up, and not the table."""
+
+    def compute(self, node: fx.Node) -> Any:
+        quantizer = _quantizer(self.graph_module, node.args[0]) if node.target is EMBEDDING else None
+        if quantizer is None:
+            return super().compute(node)
+        table, indices = self.value(node.args[0].args[0]), self.value(node.args[1])
+        return quantizer.rounded_rows(table, indices.reshape(-1)).unflatten(0, indices.shape)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,17 @@ import torch
 from torch import fx
 
 from fxcompress.data.batch import Leaves
+from fxcompress.data.samples import in_small_batches
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.observe import values_at
 from fxcompress.quantization.quantized import in_float, quantizer_calls, serves_weight
 from fxcompress.quantizers.estimator import Range, Statistic
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.ranges import ESTIMATORS
+from fxcompress.storage.memory import give_back
+
+TOGETHER = 8
+"""Samples that run together: their values are held at once."""
 
 Known = dict[str, Range]
 """Ranges by the name of a value and what it is computed from."""
@@ -58,11 +63,12 @@ def _observed(
     found: dict[fx.Node, Statistic] = {}
     with in_float(graph_module):
         arithmetic = choose_arithmetic("auto", graph_module, batches[0])
-        for leaves in batches:
+        for leaves, _ in in_small_batches(graph_module.graph, batches, TOGETHER):
             for node, x in values_at(graph_module, calls, leaves, arithmetic):
                 if node not in found:
                     quantizer = calls[node]
                     channels = quantizer.scale.numel() if quantizer.scale.dim() else None
                     found[node] = ESTIMATORS["min_max"].start(quantizer.spec, channels)
                 found[node].update(x)
+    give_back()
     return found
