@@ -41,13 +41,17 @@ class OrderChannels(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         channels = analyze(graph_module)
-        readers = list(_readers(channels))
-        sources: dict[int, int] = {}
-        for members in exchangeable(channels):
-            for start in range(0, len(members), TOGETHER):
-                part = members[start : start + TOGETHER]
-                sources |= _sources(part, [rows for one in readers if (rows := _rows(part, *one)) is not None])
-        return [Replacement.at(node) for node in exchange(channels, sources, self.name)]
+        return [Replacement.at(node) for node in exchange(channels, _all_sources(channels), self.name)]
+
+
+def _all_sources(channels: Channels) -> dict[int, int]:
+    """For each place that is to be another channel's, which."""
+    readers, sources = list(_readers(channels)), dict[int, int]()
+    for members in exchangeable(channels):
+        for start in range(0, len(members), TOGETHER):
+            part = members[start : start + TOGETHER]
+            sources |= _sources(part, [rows for one in readers if (rows := _rows(part, *one)) is not None])
+    return sources
 
 
 def _sources(members: Ids, weights: list[Tensor]) -> dict[int, int]:

@@ -25,6 +25,7 @@ from fxcompress.quantization.patches import column_count, input_patches, weight_
 from fxcompress.quantization.quantized import activations_in_float
 from fxcompress.quantization.rounding import damped, descend
 from fxcompress.rewrite.rule import Replacement
+from fxcompress.storage.aside import Replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class RoundWeights(Pass):
         limit = sum(map(Batch.of(graph_module.graph).count, choosing))
         of_tokens = partial(self._in_sequence, graph_module) if self.sequential else self._of_tokens
         moments = chain(self._of_patches(others, context, limit), of_tokens(on_tokens, context, limit))
-        changes: list[Change] = []
+        changes, replaced = list[Change](), Replaced()
         with activations_in_float(graph_module):
             for done, (layer, seen) in enumerate(moments):
                 context.progress("rounding weights", done, len(others) + len(on_tokens))
@@ -104,6 +105,8 @@ class RoundWeights(Pass):
                     with Change.recorded(layer.node) as change:
                         self._round(layer, seen)
                     changes.append(change)
+                    if layer.made is not None:
+                        replaced.add(layer.made)
             kept = judged(changes, lambda: graph_module, context.reference, unseen, notes=context.notes, trials=TRIALS)
         return [Replacement.at(change.node) for change in kept]
 

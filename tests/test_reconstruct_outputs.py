@@ -166,13 +166,16 @@ def test_weights_start_as_near_to_the_float_ones_as_their_integers_allow(symmetr
     """Beyond the ends of the grid, where a float weight would be moved further out, they start at the end."""
     spec = fxcompress.QuantizationSpec(bits=4, signed=True, symmetric=symmetric)
     stack = [passes.Quantize(weights=spec), passes.Calibrate()]
-    compiled = fxcompress.compile(nn.Linear(40, 8), stack, data=[torch.randn(4, 40)])
+    model, x = nn.Linear(40, 8), torch.randn(4, 40)
+    compiled = fxcompress.compile(model, stack, data=[x])
     (linear,) = (node for node in compiled.graph.nodes if str(node.target) == "aten.linear.default")
     quantizer = compiled.get_submodule(linear.args[1].target)
     integers = torch.randint(-8, 8, (8, 40), generator=torch.Generator().manual_seed(0)).float()
     scale, zero_point = (one.expand(8, 40) for one in quantizer.broadcast((8, 40)))
-    weight = (integers - zero_point) * scale + torch.linspace(-3, 3, 40) * scale
-    layer = MatrixLayer(compiled, linear, linear, weight, "test")
+    model.weight.data = (integers - zero_point) * scale + torch.linspace(-3, 3, 40) * scale
+    reference = fxcompress.compile(model, [], example_inputs=x)
+    (twin,) = (node for node in reference.graph.nodes if str(node.target) == "aten.linear.default")
+    layer = MatrixLayer(compiled, reference, linear, twin, "test")
     layer.set_integers(integers)
     started = _within_the_same_step(layer)
     assert torch.equal(quantizer.integers(started), integers)

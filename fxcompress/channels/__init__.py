@@ -2,7 +2,7 @@
 
 In: a graph module. Out: identifiers for each index of each axis, and the graph without those that are removed.
 
-Imports: options, ir, masks.
+Imports: options, storage, ir, masks.
 """
 
 from fxcompress.channels import layers, norms, pointwise, rearrangements, reshape  # noqa: F401  (they enter their rules)

@@ -12,6 +12,7 @@ from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.ir.constants import behind, is_computed
 from fxcompress.ir.edit import add_attribute, attribute, held_like, name_of
+from fxcompress.storage.aside import Replaced
 
 
 def exchangeable(channels: Channels) -> list[Ids]:
@@ -53,6 +54,7 @@ def exchange(channels: Channels, sources: Mapping[int, int], created_by: str) ->
         sources: a permutation of each of some sets that are `exchangeable`.
     """
     graph_module, made, changed = channels.graph_module, dict[str, str](), list[fx.Node]()
+    replaced = Replaced()
     for node in graph_module.graph.find_nodes(op="get_attr"):
         target = str(node.target)
         orders = [_order(sources, [*map(channels.elements.find, ids or ())]) for ids in channels.of(node)]
@@ -65,6 +67,8 @@ def exchange(channels: Channels, sources: Mapping[int, int], created_by: str) ->
                 if order is not None:
                     value = value.index_select(axis, order.to(value.device))
             made[target] = add_attribute(graph_module, f"{target}_ordered", held_like(old, value))
+            if "stands_for" in node.meta:  # a pass made it, so it is nobody's but that of the graph before
+                replaced.add(old)
         node.meta |= {"stands_for": name_of(node), "created_by": created_by}
         node.target = made[target]
         changed.append(node)

@@ -26,7 +26,7 @@ from fxcompress.ir.signature import arguments
 CHUNK = 8
 """Samples a backward pass, for which all values of the graph are in memory."""
 
-MEMORY = 2**28
+MEMORY = 2**27
 """Bytes of these values, at most, about, where there are several samples."""
 
 TINY = 1e-12

@@ -13,7 +13,7 @@ from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.constants import is_constant
-from fxcompress.ir.edit import insert_constant, name_of
+from fxcompress.ir.edit import insert_constant, name_of, tensor_of
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
@@ -28,17 +28,29 @@ class MatrixLayer:
 
     Attributes:
         graph_module: the quantized model.
-        node: the operation in its graph.
-        twin: the operation in the float model's graph.
-        weight: the float model's, with the zeros of its masks.
+        reference: the float model.
+        node: the operation in the quantized model's graph.
+        twin: the operation in the float model's.
         created_by: the pass at work, recorded on what it makes.
     """
 
     graph_module: fx.GraphModule
+    reference: fx.GraphModule
     node: fx.Node
     twin: fx.Node
-    weight: Tensor
     created_by: str
+
+    @property
+    def weight(self) -> Tensor:
+        """The float model's, with the zeros of its masks."""
+        return masked(self.reference, self.twin.args[1])
+
+    @property
+    def made(self) -> Tensor | None:
+        """What the float model holds for its weight, where a pass made it: nobody but the float model reads that."""
+        constant = source_constant(self.twin.args[1])
+        known = constant.op == "get_attr" and "stands_for" in constant.meta
+        return tensor_of(self.reference, constant) if known else None
 
     @property
     def quantizer(self) -> Quantizer:
@@ -128,9 +140,7 @@ def matrix_layers(quantized: fx.GraphModule, reference: fx.GraphModule, target: 
         if node.target in MATRIX_PRODUCTS and node.target in target.weighted and node.name in float_nodes:
             call = node.args[1]
             if quantizer_of(quantized, call) and serves_weight(call) and _is_its_own(call):
-                twin = float_nodes[node.name]
-                weight = masked(reference, twin.args[1])
-                found.append(MatrixLayer(quantized, node, twin, weight, created_by))
+                found.append(MatrixLayer(quantized, reference, node, float_nodes[node.name], created_by))
     return found
 
 

@@ -39,6 +39,19 @@ def put_aside(tensors: Iterable[Tensor]) -> None:
         one.data = torch.frombuffer(pages, dtype=one.dtype, count=one.numel(), offset=place).view(one.shape)
 
 
+class Replaced:
+    """Tensors that something else was put in the place of, put aside as soon as they are worth a file."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Tensor] = []
+
+    def add(self, tensor: Tensor) -> None:
+        self._waiting.append(tensor)
+        if sum(one.nbytes for one in self._waiting) >= WORTH:
+            put_aside(self._waiting)
+            self._waiting = []
+
+
 def _is_whole(tensor: Tensor) -> bool:
     """Whether it lies in one piece, on the CPU, of a type that numpy has, and in all of its memory, which is torch's."""
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_inference():
