@@ -173,3 +173,41 @@ def test_a_model_without_a_cache_is_told_apart():
     config = transformers.BertConfig(**SMALL)
     with pytest.raises(InputError, match="BertModel returns no cache"):
         decoding_inputs(transformers.BertModel(config).eval(), tokens(1, 6))
+
+
+class Remembering(transformers.DynamicCache):
+    """A cache as a model derives it: sums beside the layers, of some layers alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.sums = []
+
+
+class Summing(torch.nn.Module):
+    """Adds what it has read, in a cache of its own kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x, cache=None):
+        cache = cache or Remembering()
+        keys, values = cache.update(x[:, None], x[:, None] * 2, 0)
+        total = (cache.sums[1] if cache.sums else 0) + x.sum(1)
+        cache.sums = [[], total]
+        return {"y": self.layer(total) + (keys * values).sum((1, 2)), "cache": cache}
+
+
+def test_a_cache_that_a_model_derives_goes_in_and_comes_out(tmp_path):
+    torch.manual_seed(0)
+    model = Summing().eval()
+    given = {"x": torch.randn(3, 5, 4), "cache": model(torch.randn(3, 2, 4))["cache"]}
+    compiled = fxcompress.compile(model, [], example_inputs=copy.deepcopy(given))
+    expected, found = model(**copy.deepcopy(given)), compiled(**copy.deepcopy(given))
+    assert type(found["cache"]) is Remembering and found["cache"].sums[0] == []
+    for one, other in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
+        torch.testing.assert_close(other, one)
+    session = onnxruntime.InferenceSession(compiled.to_onnx(tmp_path / "m.onnx"))
+    names = ["0.key", "0.value", "1.sums"]
+    assert [one.name for one in session.get_inputs()] == ["x", *(f"past_key_values.{name}" for name in names)]
+    assert [one.name for one in session.get_outputs()] == ["y", *(f"present.{name}" for name in names)]

@@ -2,7 +2,8 @@
 
 The names are those of Hugging Face's exporters, which pipelines look for: ``past_key_values.0.key`` goes in,
 ``present.0.key`` comes out; ``.decoder`` and ``.encoder`` stand before ``key`` where a decoder reads an encoder too. A layer
-that keeps a state of what it has read, of any length, has ``.conv_state`` and ``.recurrent_state``.
+that keeps a state of what it has read, of any length, has ``.conv_state`` and ``.recurrent_state``. A cache of a model's own,
+derived from that of transformers, has what it holds beside the layers under its own name, ``0.linear_cache``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +19,19 @@ from torch.utils import _pytree as pytree
 
 _MODULE = "transformers.cache_utils"
 
-_KINDS = ("DynamicCache", "EncoderDecoderCache")
+_PLAIN, _BOTH = "DynamicCache", "EncoderDecoderCache"
 
 _Layers = tuple[tuple[str, tuple[tuple[str, int], ...], tuple[str, ...]], ...]
 """Of each layer: the name of its class, what that is made with, and what it holds."""
+
+
+class _Form(NamedTuple):
+    """A cache without its tensors."""
+
+    layers: _Layers
+    beside: pytree.TreeSpec
+    """What it holds beside the layers, by name."""
+
 
 _STATES = {"conv_state": "conv_states", "recurrent_state": "recurrent_states"}
 """The attributes of a layer that hold its states, each by its number; the first one's name has none."""
@@ -29,25 +39,36 @@ _STATES = {"conv_state": "conv_states", "recurrent_state": "recurrent_states"}
 
 def register_caches() -> None:
     """Let torch take the caches of transformers apart, where transformers is in use, unless it has been told how."""
-    module = sys.modules.get(_MODULE)
-    for name, (flatten, unflatten) in zip(_KINDS, ((_layers_of, _cache_of), (_caches_of, _both_of))):
-        kind = getattr(module, name, None)
-        if kind is not None and kind not in pytree.SUPPORTED_NODES:
+    ways = [(kind, _parts_of, partial(_cache_of, kind)) for kind in _plain_kinds()]
+    for kind, flatten, unflatten in [*ways, *((kind, _caches_of, _both_of) for kind in _kinds_of_both())]:
+        if kind not in pytree.SUPPORTED_NODES:
             pytree.register_pytree_node(
                 kind,
                 flatten,
                 unflatten,
-                serialized_type_name=f"{_MODULE}.{name}",
+                serialized_type_name=f"{kind.__module__}.{kind.__name__}",
                 flatten_with_keys_fn=partial(_with_keys, flatten),
             )
+
+
+def _plain_kinds() -> tuple[type, ...]:
+    """The cache of transformers, and those that models derive from it."""
+    kind = getattr(sys.modules.get(_MODULE), _PLAIN, None)
+    found = [] if kind is None else [kind]
+    for one in found:
+        found += one.__subclasses__()
+    return tuple(found)
+
+
+def _kinds_of_both() -> tuple[type, ...]:
+    kind = getattr(sys.modules.get(_MODULE), _BOTH, None)
+    return () if kind is None else (kind,)
 
 
 def cache_of(outputs: Any) -> Any:
     """The cache in what a model of transformers returned, ready to be taken apart; None where there is none."""
     register_caches()
-    module = sys.modules.get(_MODULE)
-    kinds = tuple(kind for name in _KINDS if (kind := getattr(module, name, None)))
-    return next((value for value in dict(outputs).values() if isinstance(value, kinds)), None)
+    return next((value for value in dict(outputs).values() if _is_cache(value)), None)
 
 
 def takes_cache(inputs: Any) -> bool:
@@ -62,7 +83,7 @@ def tensors_of_caches(inputs: Any) -> list[Tensor]:
 
 
 def _is_cache(value: Any) -> bool:
-    return type(value).__module__ == _MODULE and type(value).__name__ in _KINDS
+    return type(value) in (*_plain_kinds(), *_kinds_of_both())
 
 
 def _with_keys(flatten: Callable[[Any], tuple[list[Any], Any]], cache: Any) -> tuple[list[tuple[Any, Any]], Any]:
@@ -73,12 +94,9 @@ def _with_keys(flatten: Callable[[Any], tuple[list[Any], Any]], cache: Any) -> t
 
 def cache_names(spec: pytree.TreeSpec) -> list[str] | None:
     """What each tensor of a cache is called, ``0.key`` or ``0.encoder.value``; None where `spec` is not that of a cache."""
-    module = sys.modules.get(_MODULE)
-    if module is None or spec.type is None:
-        return None
-    if spec.type is getattr(module, "DynamicCache", None) and isinstance(spec.context, tuple):
+    if spec.type in _plain_kinds() and isinstance(spec.context, _Form):
         return _names(spec.context)
-    if spec.type is getattr(module, "EncoderDecoderCache", None):
+    if spec.type in _kinds_of_both():
         sides = zip(("decoder", "encoder"), map(cache_names, spec.children()))
         return [name.replace(".", f".{side}.", 1) for side, names in sides for name in names or ()]
     return None
@@ -107,14 +125,22 @@ def holds_keys(cache: Any) -> bool:
     return any(name.endswith(".key") for name in names or ())
 
 
-def _names(layers: _Layers) -> list[str]:
-    return [f"{position}.{part}" for position, (_, _, parts) in enumerate(layers) for part in parts]
+def _names(form: _Form) -> list[str]:
+    beside, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(form.beside.num_leaves), form.beside))
+    paths = ([str(getattr(key, "key", getattr(key, "idx", key))) for key in path] for path, _ in beside)
+    return [
+        *(f"{position}.{part}" for position, (_, _, parts) in enumerate(form.layers) for part in parts),
+        *(".".join([*rest, name]) for name, *rest in paths),
+    ]
 
 
-def _layers_of(cache: Any) -> tuple[list[Tensor], _Layers]:
+def _parts_of(cache: Any) -> tuple[list[Any], _Form]:
     held = list(map(_held, cache.layers))
     kinds, options = map(_kind, cache.layers), map(_options, cache.layers)
-    return [tensor for one in held for tensor in one.values()], tuple(zip(kinds, options, map(tuple, held)))
+    own = vars(cache).keys() - vars(getattr(sys.modules[_MODULE], _PLAIN)()).keys()
+    beside, form = pytree.tree_flatten({name: getattr(cache, name) for name in sorted(own)})
+    layers = tuple(zip(kinds, options, map(tuple, held)))
+    return [*(tensor for one in held for tensor in one.values()), *beside], _Form(layers, form)
 
 
 def _kind(layer: Any) -> str:
@@ -136,12 +162,15 @@ def _held(layer: Any) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in pairs.items() if tensor is not None}
 
 
-def _cache_of(tensors: Sequence[Any], layers: _Layers) -> Any:
-    module = sys.modules[_MODULE]
-    cache, rest = module.DynamicCache(), iter(tensors)
-    cache.layers = [
-        _filled(getattr(module, kind)(**dict(options)), {part: next(rest) for part in parts}) for kind, options, parts in layers
+def _cache_of(kind: type, tensors: Sequence[Any], form: _Form) -> Any:
+    module, rest = sys.modules[_MODULE], iter(tensors)
+    cache: Any = object.__new__(kind)
+    vars(cache).update(vars(getattr(module, _PLAIN)()))
+    vars(cache)["layers"] = [
+        _filled(getattr(module, name)(**dict(options)), {part: next(rest) for part in parts})
+        for name, options, parts in form.layers
     ]
+    vars(cache).update(pytree.tree_unflatten(list(rest), form.beside))
     return cache
 
 
