@@ -20,6 +20,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.cross_map import cross_map_norms_as_operations
+from fxcompress.capture.decided import Decided, Decisions, decisions
 from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import data_as_detached, own_backwards
@@ -128,7 +129,18 @@ def _name_arguments(model: nn.Module, example: ExampleInputs) -> None:
 
 
 def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
+    try:
+        return _exported(model, example, dynamic_shapes, {})
+    except TraceError as error:
+        answers = decisions(model, example) if "data-dependent" in str(error.__cause__) else {}
+        if not answers:
+            raise
+    return _exported(model, example, dynamic_shapes, answers)
+
+
+def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions) -> ExportedProgram:
     messages, looped, reads = io.StringIO(), LoopsOverAllPlaces(), ModeReads()
+    asked: list[Decided] = []
     try:
         with (
             own_backwards() as told,
@@ -149,7 +161,15 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
 
             def one() -> ExportedProgram:
-                with while_it_runs(model, lambda: mode_reads(model, reads), lambda: looped, SizesInTensors, symbolic_lengths):
+                asked.append(Decided(answers))
+                contexts = (
+                    lambda: mode_reads(model, reads),
+                    lambda: looped,
+                    lambda: asked[-1],
+                    SizesInTensors,
+                    symbolic_lengths,
+                )
+                with while_it_runs(model, *contexts):
                     return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
             try:
@@ -159,7 +179,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-            meta = {"own_backwards": tuple(told), "left_out": (*looped.told, *cast), "mode_reads": reads}
+            meta = {"own_backwards": tuple(told), "left_out": (*looped.told, *asked[-1].told, *cast), "mode_reads": reads}
             program.graph_module.meta |= meta
             return program
     except Exception as error:

@@ -1,0 +1,63 @@
+"""Branches on masks, which how a model is called decides: one file, of the way that the example takes."""
+
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress.errors import PartialCaptureWarning
+
+
+class Marked(nn.Module):
+    """Another layer where some place is marked with a two, as those that attend to everything are."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.local, self.everywhere = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, tokens, mask):
+        marked = ((mask - 1.0) > 0).flatten().any().item()
+        x = self.table(tokens) * mask[..., None].clamp(max=1)
+        if marked:
+            x = self.everywhere(x)
+        for _ in range(2):  # the same line asks twice
+            x = self.local(x) if (mask == 0).any() else x + 1
+        return x
+
+
+class Large(nn.Module):
+    """A branch on what it computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x, mask):
+        x = self.first(x * mask)
+        return self.second(x) if (x > 0).any() else x
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_branch_on_a_mask_goes_as_in_the_example(marked, padded):
+    def inputs(samples, length):
+        mask = torch.ones(samples, length, dtype=torch.int64)
+        mask[0, 0] += int(marked)
+        mask[0, -1] -= int(padded)
+        return torch.randint(0, 20, (samples, length)), mask
+
+    torch.manual_seed(0)
+    model = Marked()
+    compiled = fxcompress.compile(model, [], example_inputs=inputs(4, 6))
+    assert isinstance(compiled, fxcompress.Compiled)
+    told = [note for note in compiled.report.rows[0].notes if "a question about masks or flags" in note]
+    assert [("True" in note, "local" in note or "marked" in note) for note in told] == [(marked, True), (padded, True)]
+    for sizes in (4, 6), (3, 9), (2, 5):
+        given = inputs(*sizes)
+        torch.testing.assert_close(compiled(*given), model(*given))
+
+
+def test_a_branch_on_what_is_computed_stays_outside():
+    with pytest.warns(PartialCaptureWarning, match="data-dependent"):
+        compiled = fxcompress.compile(Large(), [], example_inputs=(torch.randn(4, 8), torch.ones(4, 8, dtype=torch.int64)))
+    assert compiled.parts.keys() == {"first", "second"}
