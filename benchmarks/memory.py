@@ -103,7 +103,7 @@ def measure(model: nn.Module, tokens: Tensor, pipeline: str, folder: Path) -> di
         torch.export.export(model, (tokens,), strict=False)
         note("torch.export")
         peak.start()
-        capture_verified(model, ExampleInputs((tokens,), {}))
+        capture_verified(model, ExampleInputs((tokens,), {}), half_weights=pipeline == "weights_only")
         note("capture")
         peak.start()
         compiled = fxcompress.compile(model, stages(), example_inputs=tokens, data=data(1000))

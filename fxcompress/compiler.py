@@ -122,13 +122,13 @@ def _compile(
     whole = None
     if submodules is None:
         try:
-            return settings.compile(*_captured(model, example, dynamic_shapes, settings.verify), data, model)
+            return settings.compile(*_captured(model, example, dynamic_shapes, settings), data, model)
         except CaptureError as problem:
             if not isinstance(model, nn.Module) or not (dynamic_shapes is None or isinstance(dynamic_shapes, str)):
                 raise
             whole = problem
     free = _sizes(dynamic_shapes, "lengths" if has_pictures(example) else "auto")
-    parts, found = capture_parts(model, example, submodules, whole, dynamic_shapes=free, check=settings.verify)
+    parts, found = capture_parts(model, example, submodules, whole, dynamic_shapes=free, **settings.of_capture())
     compiled, names = {}, file_names(parts)
     for path, part in parts.items():
         given = None if data is None else SubmoduleData(model, path, data, example)
@@ -143,16 +143,16 @@ def _sizes(dynamic_shapes: Any, default: str) -> Any:
     return None if isinstance(dynamic_shapes, str) and dynamic_shapes == "batch" else dynamic_shapes
 
 
-def _captured(model: Any, example: ExampleInputs, dynamic_shapes: Any, check: bool) -> tuple[Captured, str | None]:
+def _captured(model: Any, example: ExampleInputs, dynamic_shapes: Any, settings: _Settings) -> tuple[Captured, str | None]:
     """`model` as a graph, and what keeps that from being written, if anything does.
 
     It has the lengths of the example where nobody asked for free ones, and no file could have them.
     """
-    captured = capture_verified(model, example, dynamic_shapes=_sizes(dynamic_shapes, "lengths"), check=check)
+    captured = capture_verified(model, example, dynamic_shapes=_sizes(dynamic_shapes, "lengths"), **settings.of_capture())
     problem = unwritable(captured.graph_module)
     if problem is None or dynamic_shapes is not None:
         return captured, problem
-    fixed = capture_verified(model, example, check=check)
+    fixed = capture_verified(model, example, **settings.of_capture())
     if unwritable(fixed.graph_module) is not None:
         return captured, problem
     note = f"lengths are fixed to those of the example inputs, since a file cannot have them free: {problem}"
@@ -200,6 +200,10 @@ class _Settings:
     verify: bool
     folder: Path | None
     progress: Progress | None
+
+    def of_capture(self) -> dict[str, Any]:
+        """What the capture of the model, or of its parts, is told."""
+        return {"check": self.verify, "half_weights": any(one.frees_floats for one in self.passes)}
 
     def compile(
         self, captured: Captured, problem: str | None, data: Iterable[Any] | None, model: Any, part: str = ""

@@ -29,6 +29,7 @@ class StoreIntegers(Pass):
 
     effect: ClassVar[Effect] = Effect.EXACT
     needs: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    frees_floats: ClassVar[bool] = True
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         stored, in_integers = [], read_by_integer_kernels(graph_module, context.target)

@@ -1,5 +1,7 @@
 """Weights alone in few bits: which layers get how many, what the file holds, and that both runtimes compute it."""
 
+import copy
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -229,3 +231,53 @@ def test_integers_are_packed_as_the_file_packs_them(dtype, shape):
     kind = getattr(onnx.TensorProto, dtype.upper())
     written = onnx.helper.make_tensor("x", kind, shape, packed.numpy().tobytes(), raw=True)
     assert (onnx.numpy_helper.to_array(written).astype(int) == values.numpy()).all()
+
+
+class Wide(nn.Module):
+    """Layers large enough to stay in half precision; the table is also the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(1030, 1024), nn.LayerNorm(1024)
+        self.first, self.second = nn.Linear(1024, 1024), nn.Linear(1024, 1024, bias=False)
+        self.head = nn.Linear(1024, 1030, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        x = self.table(tokens) / 8
+        return self.head(x + self.second(self.norm(self.first(x)).relu()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("with_data", [False, True])
+def test_weights_of_half_precision_become_float32_one_at_a_time(dtype, with_data, tmp_path):
+    torch.manual_seed(0)
+    half, tokens = Wide().to(dtype), torch.randint(0, 1030, (2, 8))
+    single, stages = copy.deepcopy(half).float(), [passes.CompressWeights(ignored=["second"]), passes.StoreIntegers()]
+    data = [tokens] if with_data else None
+    seen = []
+    before = fxcompress.passes.CompressWeights.run
+
+    def watched(self, graph_module, context):
+        seen.append({name: one.dtype for name, one in graph_module.named_parameters() if one.dim() > 1})
+        return before(self, graph_module, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fxcompress.passes.CompressWeights, "run", watched)
+        compiled, expected = (fxcompress.compile(one, stages, example_inputs=tokens, data=data) for one in (half, single))
+    assert set(seen[0].values()) == {dtype} and set(seen[1].values()) == {torch.float32}
+    state, wanted = compiled.state_dict(), expected.state_dict()
+    assert state.keys() == wanted.keys() and state["second.weight"].dtype == dtype
+    assert all(torch.equal(state[name], one) for name, one in wanted.items() if one.dtype != torch.float32)
+    torch.testing.assert_close(compiled(tokens).float(), expected(tokens), rtol=0.02, atol=0.02)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # activations stay floats
+    session = onnxruntime.InferenceSession(compiled.to_onnx(tmp_path / "m.onnx"), options)
+    (found,) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
+    torch.testing.assert_close(torch.as_tensor(found.astype("float32")), expected(tokens), rtol=0.02, atol=0.02)
+
+
+def test_weights_of_half_precision_are_float32_where_floats_are_kept():
+    compiled = fxcompress.compile(Wide().bfloat16(), [passes.CompressWeights()], example_inputs=torch.zeros(1, 2).long())
+    assert {one.dtype for one in compiled.parameters()} == {torch.float32}
+    assert "first_weight_half" not in compiled.text() and compiled.get_parameter("head.weight").is_floating_point()

@@ -8,6 +8,7 @@ Imports: ir, data.
 from fxcompress.capture.driver import capture
 from fxcompress.capture.float32 import in_precision_of
 from fxcompress.capture.free_sizes import has_pictures
+from fxcompress.capture.half_weights import widen
 from fxcompress.capture.inserted import is_compressed
 from fxcompress.capture.memory import forgetting
 from fxcompress.capture.model import check_model
@@ -39,4 +40,5 @@ __all__ = [
     "switch",
     "twin_of",
     "unwritten",
+    "widen",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture.half_weights import read_through_casts, stays
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.ir.edit import attribute
 
@@ -28,8 +29,9 @@ def compute_in_float32(module: fx.GraphModule, given: Sequence[Any], notes: list
     """Let `module`, a functional graph with ``meta["val"]``, compute in float32 where it has another precision.
 
     Half precision is left wherever it is met, double precision where the model's state or inputs have it: a model in float32
-    may compute a few values in double precision for a reason. Inputs come as in `given`, the flattened inputs of a call, and
-    outputs go in the precision that they had. `notes` says so, and ``meta["precision"]`` of the module is the lowest it had.
+    may compute a few values in double precision for a reason. Large weights in half precision stay, behind casts, until they
+    are widened (`fxcompress.capture.half_weights`). Inputs come as in `given`, the flattened inputs of a call, and outputs go
+    in the precision that they had. `notes` says so, and ``meta["precision"]`` of the module is the lowest it had.
     """
     found = _precisions(module)
     inputs = module.graph.find_nodes(op="placeholder")
@@ -50,6 +52,7 @@ def compute_in_float32(module: fx.GraphModule, given: Sequence[Any], notes: list
     for node, leaf in zip(inputs, given):
         if isinstance(leaf, Tensor):
             _declare(node, leaf.dtype)
+    read_through_casts(module)
     _remove_idle_casts(module.graph)
     _restore_outputs(module.graph, outputs)
 
@@ -96,11 +99,11 @@ def _convert_tensors(module: fx.GraphModule) -> None:
     for owner in module.modules():
         for held in (owner._parameters, owner._buffers):
             for name, tensor in held.items():
-                if tensor is not None and tensor.dtype in _FLOAT32:
+                if tensor is not None and tensor.dtype in _FLOAT32 and not stays(tensor):
                     held[name] = done.setdefault(id(tensor), _converted_tensor(tensor))  # type: ignore[index]
     for node in module.graph.find_nodes(op="get_attr"):
         tensor = attribute(module, str(node.target))
-        if isinstance(tensor, Tensor) and tensor.dtype in _FLOAT32:  # a constant that is no buffer
+        if isinstance(tensor, Tensor) and tensor.dtype in _FLOAT32 and not stays(tensor):  # a constant that is no buffer
             owner, _, leaf = str(node.target).rpartition(".")
             setattr(module.get_submodule(owner), leaf, done.setdefault(id(tensor), _converted_tensor(tensor)))
 

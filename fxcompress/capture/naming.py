@@ -9,6 +9,7 @@ from collections import Counter
 import torch
 from torch import fx
 
+from fxcompress.capture.half_weights import is_cast
 from fxcompress.ir.naming import identifier
 
 _KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p", "trains_as", "frozen", "call", "calls", "contiguous")
@@ -18,7 +19,8 @@ def rename(graph: fx.Graph) -> fx.Graph:
     """A copy of `graph` whose nodes carry ``meta["scope"]`` and are named after it; attributes stand at their first use.
 
     The only operation of a leaf module has the module's path for a name (``layer1_0_conv1``), any other one the path
-    and the operation (``layer1_0_add``); a parameter is called by its key (``layer1_0_conv1_weight``).
+    and the operation (``layer1_0_add``); a parameter is called by its key (``layer1_0_conv1_weight``), which of one in half
+    precision is its cast.
     """
     names = _Names(graph)
     new = fx.Graph()
@@ -35,7 +37,7 @@ def rename(graph: fx.Graph) -> fx.Graph:
         for source in node.all_input_nodes:
             if source.op == "get_attr" and source not in copies:
                 path = str(source.target)
-                add(source, names.unique(identifier(path)), path.rpartition(".")[0])
+                add(source, names.unique(identifier(path) + ("_half" if is_cast(node) else "")), path.rpartition(".")[0])
         if node.op == "placeholder":
             add(node, names.unique(node.name), "")
         elif node.op != "get_attr":
@@ -73,6 +75,8 @@ class _Names:
         self._parents = {"", *(path[: dot.start()] for path in paths for dot in re.finditer(r"\.", path))}
 
     def of(self, node: fx.Node, scope: str, copies: dict[fx.Node, fx.Node]) -> str:
+        if is_cast(node):
+            return self.unique(identifier(str(node.args[0].target)))
         operation = _operation(node)
         source = node.args[0] if node.args else None
         if node.target is operator.getitem and isinstance(source, fx.Node) and isinstance(node.args[1], int):

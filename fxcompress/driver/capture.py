@@ -24,6 +24,7 @@ from fxcompress.capture import (
     reason_of,
     twin_of,
     unwritten,
+    widen,
 )
 from fxcompress.data.batch import Batch
 from fxcompress.data.convention import in_order
@@ -54,11 +55,18 @@ class Captured:
 
 
 def capture_verified(
-    model: Any, example: ExampleInputs, *, dynamic_shapes: Any = None, check: bool = True, modes: Modes | None = None
+    model: Any,
+    example: ExampleInputs,
+    *,
+    dynamic_shapes: Any = None,
+    check: bool = True,
+    modes: Modes | None = None,
+    half_weights: bool = False,
 ) -> Captured:
     """`model` as a graph that takes `example`, compared with the model where `check` is set.
 
     A model in one precision is given inputs of another in its own. Inputs by name are in the order of forward's parameters.
+    Large weights in half precision are left so where `half_weights` is set, and are float32 otherwise.
 
     Raises:
         CaptureError: it cannot be traced, or the graph computes something else.
@@ -74,6 +82,8 @@ def capture_verified(
             raise
         traced_on = converted
         graph_module = capture(model, converted, dynamic_shapes=dynamic_shapes, given=example, modes=modes)
+    if not half_weights:
+        widen(graph_module)
     seconds, batch = time.perf_counter() - started, Batch.of(graph_module.graph)
     small, decibels = batch.first(example, VERIFIED_SAMPLES), None
     if check and isinstance(model, nn.Module):
@@ -95,10 +105,12 @@ def capture_parts(
     *,
     dynamic_shapes: Any,
     check: bool,
+    half_weights: bool = False,
 ) -> tuple[dict[str, Captured], PartialCapture]:
     """The submodules `names`, or the largest ones that can be captured where the `whole` cannot; that is warned of.
 
-    `dynamic_shapes` are as of `capture`; those for torch.export are of the whole, and say nothing of parts.
+    `dynamic_shapes` are as of `capture`; those for torch.export are of the whole, and say nothing of parts. `half_weights` are
+    as of `capture_verified`.
 
     Raises:
         CaptureError: none can, or the model does not run.
@@ -108,7 +120,7 @@ def capture_parts(
     shapes = dynamic_shapes if isinstance(dynamic_shapes, str) else None
 
     def capture_one(module: nn.Module, inputs: ExampleInputs, modes: Modes) -> fx.GraphModule:
-        done = capture_verified(module, inputs, dynamic_shapes=shapes, check=check, modes=modes)
+        done = capture_verified(module, inputs, dynamic_shapes=shapes, check=check, modes=modes, half_weights=half_weights)
         parts[done.graph_module] = done
         return done.graph_module
 

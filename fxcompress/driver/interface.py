@@ -85,6 +85,8 @@ class Pass(Declared):
 
     Attributes:
         reads_data: whether it cannot run without calibration data, which is then asked for before any work.
+        frees_floats: whether it puts something smaller in the place of weights, so that those of half precision are not made
+            float32 before.
     """
 
     effect: ClassVar[Effect]
@@ -92,6 +94,7 @@ class Pass(Declared):
     gives: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
     reads_data: ClassVar[bool] = False
+    frees_floats: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -18,7 +18,8 @@ from fxcompress.ir.reach import reached
 
 TRANSPOSE, EMBEDDING = resolve("transpose"), resolve("embedding")
 
-_MARK = "constant"
+COMPUTED = "constant"
+"""The mark, in the metadata of its node, of what is computed from constants alone."""
 
 
 def constants(graph: fx.Graph, follow: Callable[[fx.Node], bool] = lambda call: True) -> set[fx.Node]:
@@ -33,7 +34,7 @@ def constants(graph: fx.Graph, follow: Callable[[fx.Node], bool] = lambda call: 
 
 def is_constant(node: fx.Node) -> bool:
     """Whether `node` is a `get_attr`, or the last value of what is computed from constants alone (see `mark_computed`)."""
-    return node.op == "get_attr" or bool(node.meta.get(_MARK))
+    return node.op == "get_attr" or bool(node.meta.get(COMPUTED))
 
 
 def is_computed(node: fx.Node) -> bool:
@@ -59,7 +60,7 @@ def mark_computed(graph: fx.Graph) -> None:
             while _is_transpose(node):
                 node = node.args[0]
             if node.op == "call_function":
-                node.meta[_MARK] = True
+                node.meta[COMPUTED] = True
 
 
 def _computes_a_weight(call: fx.Node) -> bool:
