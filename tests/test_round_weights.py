@@ -11,6 +11,7 @@ from fxcompress import Pass, passes
 from fxcompress.capture import capture
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import InputError
+from fxcompress.quantization import descent, rounding
 from fxcompress.quantization.moments import Moments
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR, input_patches, weight_rows
 from fxcompress.quantization.rounding import descend, error
@@ -35,6 +36,43 @@ def test_no_row_is_worse_than_rounded_to_nearest(seed, groups, rows, columns, ra
     assert torch.equal(found, found.round()) and found.min() >= -8 and found.max() <= 7
     before, after = (error(integers * scale - weight, moment) for integers in (nearest, found))
     assert (after <= before * (1 + 1e-4) + 1e-6).all()
+
+
+@given(SEEDS, st.integers(1, 3), st.integers(1, 64), st.integers(1, 200), st.booleans())
+def test_the_kernel_settles_columns_as_torch_does(seed, groups, columns, rows, held):
+    """On numbers whose products and sums are exact, so that no order of rounding tells them apart."""
+    random = torch.Generator().manual_seed(seed)
+
+    def eighths(*shape):
+        return torch.randint(-8, 9, shape, generator=random) / 8
+
+    half = eighths(groups, columns, columns).tril()
+    within, slopes = half + half.mT, eighths(groups, columns, rows) * 8
+    newton, steps = (2.0 ** torch.randint(-2, 1, (groups, columns, rows), generator=random) for _ in range(2))
+    newton = newton * (torch.rand(newton.shape, generator=random) > 0.3) if held else newton
+    stands = torch.randint(-8, 8, (groups, columns, rows), generator=random).float()
+    ways = [(slopes.clone(), stands.clone()) for _ in range(2)]
+    rounding.settle(within, ways[0][0], newton, steps, ways[0][1], (-8, 7))
+    if not descent.settle(within, ways[1][0], newton, steps, ways[1][1], (-8, 7)):
+        pytest.skip("there is no C compiler")
+    assert torch.equal(*(integers for _, integers in ways))
+    assert torch.equal(ways[0][0][:, -1], ways[1][0][:, -1])
+
+
+@given(SEEDS, st.integers(1, 2), st.integers(1, 3), st.integers(1, 150), st.integers(1, 3))
+def test_sweeps_over_blocks_are_those_over_single_columns(seed, groups, rows, columns, sweeps):
+    """In double precision, where the order of sums decides nothing."""
+    weight, moment, scale = (one.double() for one in _problem(seed, groups, rows, columns, 20))
+    integers = (weight / scale).round().clamp(-8, 7)
+    order = moment.diagonal(dim1=1, dim2=2).sum(0).argsort(descending=True).tolist()
+    for _ in range(sweeps):
+        for column in order:
+            power = moment[:, column, column, None]
+            slope = ((integers * scale - weight) @ moment[:, :, column, None])[..., 0]
+            best = integers[..., column] - slope / (power.clamp(min=1e-30) * scale[..., 0])
+            strong = power > 1e-12 * moment.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+            integers[..., column] = torch.where(strong, best.round().clamp(-8, 7), integers[..., column])
+    assert torch.equal(descend(weight, moment, scale, torch.zeros(()).double(), (-8, 7), sweeps), integers)
 
 
 @given(SEEDS, st.integers(1, 80))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxcompress.quantization import descent
+
 BLOCK = 64
 """Columns that are settled before the error they leave reaches the columns after them, by one matrix product."""
 
@@ -51,20 +53,21 @@ def descend(
         levels: lowest and highest integer.
         free: which integers may move, of the shape of `target`; None for all.
     """
-    free = None if free is None else free.mT.contiguous()
-    # Columns go first from here on, so that what one step reads, a column of every row, lies together in memory.
-    target, scale, zero_point = (x.expand_as(target).mT.contiguous() for x in (target, scale, zero_point))
     diagonal = moment.diagonal(dim1=1, dim2=2)
-    moment = moment / diagonal.amax(1)[:, None, None].clamp(min=torch.finfo(torch.float32).tiny)
-    integers = (target / scale + zero_point).round().clamp(*levels)
-    slope = moment @ ((integers - zero_point) * scale - target)  # half the gradient of the error
     # Columns with strong inputs go first: the weaker ones after them can still make up for their errors.
     order = diagonal.sum(0).argsort(descending=True)
-    for _ in range(sweeps):
-        moved = [_descend_block(block, integers, slope, moment, scale, levels, free) for block in order.split(BLOCK)]
+    moment = (moment / diagonal.amax(1)[:, None, None].clamp(min=torch.finfo(torch.float32).tiny))[:, order][:, :, order]
+    # In this order from here on, and before rows, so that what one step reads, a column of every row, lies together in memory.
+    free = None if free is None else free.mT[:, order]
+    wanted, scale, zero_point = (x.expand_as(target).mT[:, order] for x in (target, scale, zero_point))
+    integers = (wanted / scale + zero_point).round().clamp(*levels)
+    slope = moment @ ((integers - zero_point) * scale - wanted)  # half the gradient of the error
+    blocks = [slice(start, min(start + BLOCK, len(order))) for start in range(0, len(order), BLOCK)]
+    for left in reversed(range(sweeps)):
+        moved = [_descend_block(block, integers, slope, moment, scale, levels, free, last=not left) for block in blocks]
         if not any(moved):
             break
-    return integers.mT
+    return torch.empty_like(integers).index_copy_(1, order, integers).mT
 
 
 NEGLIGIBLE = 1e-12
@@ -72,31 +75,42 @@ NEGLIGIBLE = 1e-12
 
 
 def _descend_block(
-    block: Tensor,
+    block: slice,
     integers: Tensor,
     slope: Tensor,
     moment: Tensor,
     scale: Tensor,
     levels: tuple[int, int],
     free: Tensor | None,
+    last: bool,
 ) -> bool:
-    """Settle the columns `block` one after the other; whether any integer moved. `integers` and `slope` are updated."""
-    within = moment[:, block][:, :, block]
+    """Settle the columns `block` one after the other; whether any integer moved. `integers` and `slope` are updated.
+
+    In the `last` sweep the slope of earlier columns is not, since nobody reads it.
+    """
+    within = moment[:, block, block].contiguous()
     curvature = within.diagonal(dim1=1, dim2=2)[..., None]
-    steps, slopes, before = scale[:, block], slope[:, block], integers[:, block]
+    steps, before = scale[:, block].contiguous(), integers[:, block]
+    slopes, after = (one[:, block].clone(memory_format=torch.contiguous_format) for one in (slope, integers))
     newton = torch.where(curvature > NEGLIGIBLE, 1 / (curvature * steps), 0.0)
     if free is not None:
         newton = newton * free[:, block]
-    after = before.clone()
-    columns = zip(after.split(1, 1), slopes.split(1, 1), newton.split(1, 1), steps.split(1, 1), within.split(1, 2))
+    if not descent.settle(within, slopes, newton, steps, after, levels):
+        settle(within, slopes, newton, steps, after, levels)
+    moves = (after - before) * steps
+    if not moves.any():
+        return False
+    integers[:, block] = after
+    felt = slice(block.stop if last else 0, None)
+    slope[:, felt].baddbmm_(moment[:, felt, block], moves)
+    return True
+
+
+def settle(within: Tensor, slopes: Tensor, newton: Tensor, steps: Tensor, integers: Tensor, levels: tuple[int, int]) -> None:
+    """What `fxcompress.quantization.descent.settle` does, in torch."""
+    columns = zip(integers.split(1, 1), slopes.split(1, 1), newton.split(1, 1), steps.split(1, 1), within.split(1, 2))
     for place, (chosen, slope_of_it, newton_of_it, step, felt) in enumerate(columns, 1):
         best = torch.addcmul(chosen, slope_of_it, newton_of_it, value=-1).round_().clamp_(*levels)
         change = (best - chosen).mul_(step)
         chosen.copy_(best)
         slopes[:, place:].baddbmm_(felt[:, place:], change)
-    moves = (after - before) * steps
-    if not moves.any():
-        return False
-    integers[:, block] = after
-    slope += moment[:, :, block] @ moves
-    return True

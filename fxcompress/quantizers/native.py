@@ -6,8 +6,10 @@ It reads and writes each tensor once, where torch's operations go over it a doze
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -89,22 +91,31 @@ class CKernel:
         return inside, of_low, of_extent
 
 
+Functions = TypeVar("Functions")
+
+
+def compiled(source: Path, take: Callable[[ctypes.CDLL], Functions], what: str) -> Functions | None:
+    """What `take` finds in the library of `source`; None without a compiler, or where that cannot be done.
+
+    Warns:
+        RuntimeWarning: there is a compiler and it fails, or what it makes does not load. `what` is done without it then.
+    """
+    # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
+    threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
+    try:
+        library = load_library(source, FLAGS, [threads, "-lm"])
+        return None if library is None else take(library)
+    except (CompilationError, InputError, AttributeError) as error:
+        warn_user(f"{what} without their C kernel, more slowly: {error}", RuntimeWarning)
+        return None
+
+
 loaded: CKernel | None = None
 
 
 @cache
 def load() -> CKernel | None:
-    """Take the kernel, once a process, for `FakeQuantize` to use from then on; None where that cannot be done.
-
-    Warns:
-        RuntimeWarning: there is a compiler and it fails, or what it makes does not load. All then runs in torch.
-    """
+    """Take the kernel, once a process, for `FakeQuantize` to use from then on; None where that cannot be done."""
     global loaded
-    # torch's own OpenMP library, if it brought one: the threads of a second one would be in the way of the first's
-    threads = [*map(str, sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))), "-fopenmp"][0]
-    try:
-        library = load_library(SOURCE, FLAGS, [threads, "-lm"])
-        loaded = None if library is None else CKernel(library)
-    except (CompilationError, InputError, AttributeError) as error:
-        warn_user(f"quantizers train without their C kernel, more slowly: {error}", RuntimeWarning)
+    loaded = compiled(SOURCE, CKernel, "quantizers train")
     return loaded
