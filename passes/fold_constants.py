@@ -25,4 +25,5 @@ class FoldConstants(Pass):
     breaks: ClassVar[frozenset[str]] = frozenset({"trainable"})
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        return [Replacement.at(node) for node in fold_computed(graph_module, self.name)]
+        half_weights = any(one.frees_floats for one in context.coming)
+        return [Replacement.at(node) for node in fold_computed(graph_module, self.name, half_weights=half_weights)]

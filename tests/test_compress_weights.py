@@ -253,7 +253,8 @@ class Wide(nn.Module):
 def test_weights_of_half_precision_become_float32_one_at_a_time(dtype, with_data, tmp_path):
     torch.manual_seed(0)
     half, tokens = Wide().to(dtype), torch.randint(0, 1030, (2, 8))
-    single, stages = copy.deepcopy(half).float(), [passes.CompressWeights(ignored=["second"]), passes.StoreIntegers()]
+    single, stages = copy.deepcopy(half).float(), fxcompress.defaults.weights_only()
+    stages[-2] = passes.CompressWeights(ignored=["second"])
     data = [tokens] if with_data else None
     seen = []
     before = fxcompress.passes.CompressWeights.run

@@ -970,6 +970,7 @@ SIGNED = {
     "shifted": lambda x: (x * FACTORS + 1).relu(),
     "pooled": lambda x: F.max_pool2d(x, 2, 1) * FACTORS,
     "normed": lambda x: F.rms_norm(x, x.shape[-1:]) * FACTORS.flatten(),
+    "one value": lambda x: x + FACTORS * x.amax(),
     "rows": lambda x: F.linear(x.flatten(2).transpose(1, 2), torch.eye(6)).transpose(1, 2).unflatten(2, (6, 6)) * FACTORS,
 }
 

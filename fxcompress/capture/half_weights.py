@@ -12,12 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxcompress.ir.constants import COMPUTED
+from fxcompress.ir.constants import CAST, COMPUTED, HALF, is_widened
 from fxcompress.ir.edit import attribute
-
-CAST = torch.ops.aten._to_copy.default
-
-HALF = (torch.float16, torch.bfloat16)
 
 _LARGE = 1 << 20
 """Values from which on a copy in float32 counts: what is smaller is norms and biases."""
@@ -54,18 +50,12 @@ def widen(module: fx.GraphModule) -> None:
         for name, tensor in owner._parameters.items():
             if stays(tensor):
                 owner._parameters[name] = done.setdefault(id(tensor), _in_float32(tensor))  # type: ignore[arg-type, assignment]
-    for cast in filter(is_cast, module.graph.find_nodes(op="call_function", target=CAST)) if done else ():
+    for cast in filter(is_widened, module.graph.find_nodes(op="call_function", target=CAST)) if done else ():
         (weight,) = cast.all_input_nodes
         cast.args, cast.kwargs, cast.op, cast.target = (), {}, "get_attr", weight.target  # so it keeps the name
         cast.meta.pop(COMPUTED, None)
         module.graph.erase_node(weight)
     module.recompile()
-
-
-def is_cast(node: fx.Node) -> bool:
-    """Whether `node` gives a weight that is left in half precision in float32."""
-    source = node.args[0] if node.target is CAST else None
-    return isinstance(source, fx.Node) and source.op == "get_attr" and source.meta["val"].dtype in HALF
 
 
 def _in_float32(weight: nn.Parameter) -> nn.Parameter:

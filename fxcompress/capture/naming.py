@@ -9,7 +9,7 @@ from collections import Counter
 import torch
 from torch import fx
 
-from fxcompress.capture.half_weights import is_cast
+from fxcompress.ir.constants import is_widened
 from fxcompress.ir.naming import identifier
 
 _KEPT = ("val", "stack_trace", "nn_module_stack", "dropout_p", "trains_as", "frozen", "call", "calls", "contiguous")
@@ -37,7 +37,7 @@ def rename(graph: fx.Graph) -> fx.Graph:
         for source in node.all_input_nodes:
             if source.op == "get_attr" and source not in copies:
                 path = str(source.target)
-                add(source, names.unique(identifier(path) + ("_half" if is_cast(node) else "")), path.rpartition(".")[0])
+                add(source, names.unique(identifier(path) + ("_half" if is_widened(node) else "")), path.rpartition(".")[0])
         if node.op == "placeholder":
             add(node, names.unique(node.name), "")
         elif node.op != "get_attr":
@@ -75,7 +75,7 @@ class _Names:
         self._parents = {"", *(path[: dot.start()] for path in paths for dot in re.finditer(r"\.", path))}
 
     def of(self, node: fx.Node, scope: str, copies: dict[fx.Node, fx.Node]) -> str:
-        if is_cast(node):
+        if is_widened(node):
             return self.unique(identifier(str(node.args[0].target)))
         operation = _operation(node)
         source = node.args[0] if node.args else None

@@ -117,7 +117,7 @@ def unwritable(graph_module: fx.GraphModule) -> str | None:
         graph_module = without_modules(graph_module)
         if any(map(is_computed, graph_module.graph.nodes)):
             graph_module = fx.GraphModule(graph_module, copy_graph(graph_module.graph))
-            fold_computed(graph_module, "")
+            fold_computed(graph_module, "", half_weights=True)
     try:
         to_onnx_model(graph_module)
     except EmitError as error:

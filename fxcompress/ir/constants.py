@@ -16,7 +16,9 @@ from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import insert_constant, name_of, value_of
 from fxcompress.ir.reach import reached
 
-TRANSPOSE, EMBEDDING = resolve("transpose"), resolve("embedding")
+TRANSPOSE, EMBEDDING, CAST = resolve("transpose"), resolve("embedding"), resolve("_to_copy")
+
+HALF = (torch.float16, torch.bfloat16)
 
 COMPUTED = "constant"
 """The mark, in the metadata of its node, of what is computed from constants alone."""
@@ -68,6 +70,12 @@ def _computes_a_weight(call: fx.Node) -> bool:
     return call.op == "call_function" and not _is_random(call) and call.target is not EMBEDDING
 
 
+def is_widened(node: fx.Node) -> bool:
+    """Whether `node` is a weight that is held in half precision, in float32 (see `fxcompress.capture`)."""
+    source = node.args[0] if node.target is CAST else None
+    return isinstance(source, fx.Node) and source.op == "get_attr" and source.meta["val"].dtype in HALF
+
+
 def interior(graph: fx.Graph) -> set[fx.Node]:
     """What is computed on the way to a constant that is marked."""
     found: set[fx.Node] = set()
@@ -82,14 +90,18 @@ def behind(node: fx.Node) -> set[fx.Node]:
     return {one for one in reached([node], lambda one: one.all_input_nodes) if one.op == "get_attr"}
 
 
-def fold_computed(graph_module: fx.GraphModule, created_by: str) -> list[fx.Node]:
+def fold_computed(graph_module: fx.GraphModule, created_by: str, *, half_weights: bool = False) -> list[fx.Node]:
     """Put in place of each marked computation what it gives, as a parameter where it is computed from one.
+
+    Weights that are held in half precision stay so where `half_weights` is set.
 
     A table that is larger than all that it is computed from, such as the offsets of pairs of positions, stays, unless a
     module reads it (a mask or a quantizer), or an operation with a bias: then it is a weight.
     """
     made = []
     for node in list(filter(is_computed, graph_module.graph.nodes)):
+        if half_weights and is_widened(node):
+            continue
         if _bytes(node) <= sum(map(_bytes, behind(node))) or _is_weight(node):
             value = value_of(graph_module, node)
             new = insert_constant(graph_module, name_of(node), value, before=node.next, created_by=created_by, replaces=node)

@@ -30,14 +30,15 @@ def attribute(graph_module: torch.nn.Module, target: str) -> Any:
 def value_of(graph_module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
     """The value of `node`, a constant or what is computed from constants alone, detached."""
     known: dict[fx.Node, Any] = {}
-
-    def value(one: fx.Node) -> Any:
-        if one not in known:
-            args, kwargs = fx.map_arg((one.args, one.kwargs), value)
-            known[one] = _called(graph_module, one)(*args, **kwargs)
-        return known[one]
-
-    return value(node).detach()  # type: ignore[no-any-return]
+    waiting = [node]
+    while waiting:
+        one = waiting[-1]
+        missing = [source for source in one.all_input_nodes if source not in known]
+        waiting += missing
+        if not missing:
+            args, kwargs = fx.map_arg((one.args, one.kwargs), known.__getitem__)  # type: ignore[misc]
+            known[waiting.pop()] = _called(graph_module, one)(*args, **kwargs)
+    return known[node].detach()  # type: ignore[no-any-return]
 
 
 def _called(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Any]:
