@@ -78,6 +78,10 @@ class PartialCaptureWarning(UserWarning):
     """A model was compiled in parts, since it cannot be captured as a whole; says why, and what to do."""
 
 
+class BranchWarning(UserWarning):
+    """A question that a model asks about masks or flags is answered once for all, as the example inputs answer it."""
+
+
 class ScopeError(FxCompressError, ValueError):
     """A scope matches nothing in the model."""
 

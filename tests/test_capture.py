@@ -561,7 +561,7 @@ def test_why_torch_cannot_replace_a_change_in_place_is_told(monkeypatch):
     def fails(*_):
         raise NotImplementedError("no such kernel\nand a long story")
 
-    monkeypatch.setattr("fxcompress.capture.driver.kept_for_training", fails)
+    monkeypatch.setattr("fxcompress.capture.in_dialect.kept_for_training", fails)
     with pytest.raises(CaptureError, match="torch's own way fails as well, with NotImplem.*: no such kernel$") as caught:
         capture(WritesToAView(), ExampleInputs((torch.randn(2, 5),)))
     assert isinstance(caught.value.__cause__, NotImplementedError)

@@ -51,7 +51,7 @@ class Decided(TorchFunctionMode):
         answer = left.pop(0) if left else None
         if answer is None:
             return func(*args, **(kwargs or {}))
-        note = f"a question about masks or flags is answered as the example inputs do, {answer}, whatever they are: {_line()}"
+        note = f"a question about masks or flags is answered as the example inputs do, {answer}, whatever comes: {_line()}"
         self.told += [] if note in self.told else [note]
         return answer
 

@@ -13,8 +13,6 @@ from torch.export import ExportedProgram
 from fxcompress.capture import free_sizes
 from fxcompress.capture.assembly import assemble
 from fxcompress.capture.batch import find_batch
-from fxcompress.capture.canonical import canonicalize
-from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.float32 import compute_in_float32
 from fxcompress.capture.free_sizes import (
     Dimensions,
@@ -28,39 +26,29 @@ from fxcompress.capture.free_sizes import (
     several,
     without,
 )
-from fxcompress.capture.functionalize import functionalize, kept_for_training, transform_of
-from fxcompress.capture.gradients import backward_hooks, keep_stops
-from fxcompress.capture.idle_dropouts import put_back_dropouts
-from fxcompress.capture.inline import inline_regions
+from fxcompress.capture.gradients import backward_hooks
+from fxcompress.capture.in_dialect import in_dialect
 from fxcompress.capture.inserted import InsertedModules
 from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
-from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.padding import note_padding
 from fxcompress.capture.remembered import remembered
-from fxcompress.capture.safe_names import check_parameters, with_safe_names
+from fxcompress.capture.safe_names import check_parameters
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
-from fxcompress.capture.unlifting import unlifted
 from fxcompress.data.batch import Batch
 from fxcompress.data.convention import PARAMETERS, parameters_of
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError
-from fxcompress.ir.calls import record_calls
 from fxcompress.ir.constants import mark_computed
-from fxcompress.ir.dialect import copying
 from fxcompress.ir.exclusion import one_thread_at_a_time
-from fxcompress.ir.fake import settle_sizes
 from fxcompress.ir.modes import set_training
-from fxcompress.ir.output_layout import note_contiguous_outputs
 from fxcompress.ir.weights import check_weights
 
 aten = torch.ops.aten
-
-ClassOf = Callable[[str], str | None]
 
 
 @one_thread_at_a_time
@@ -78,8 +66,9 @@ def capture(
     the second dimension. Where it and padding lie is found out, and noted on the graph (`fxcompress.data`).
     `model` is left untouched; the graph computes in float32, and has parameters on the memory of those of `model`, under the
     same names, and under identifiers where those are none: ``meta["own_names"]`` maps such paths to the model's.
-    ``meta["capture_notes"]`` lists what the graph does not keep of the model, and why; ``meta["lost_in_training"]`` those
-    that only training is without; ``meta["never_in_inference"]`` the paths of modules that ``eval()`` leaves in training.
+    ``meta["capture_notes"]`` lists what the graph does not keep of the model, and why: ``meta["decided"]`` those on branches
+    that go one way, ``meta["lost_in_training"]`` those that only training is without. ``meta["never_in_inference"]`` are the
+    paths of modules that ``eval()`` leaves in training.
 
     Args:
         dynamic_shapes: as for `torch.export.export`, instead of the symbolic batch; ``"auto"`` for every size that the model
@@ -218,8 +207,9 @@ class _Capture:
         Args:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
-        told = [*notes, *program.graph_module.meta.get("left_out", ())]
-        module, own_names = _canonical(program, told, self._class_of)
+        decided = tuple(program.graph_module.meta.get("decided", ()))
+        told = [*notes, *program.graph_module.meta.get("left_out", ()), *decided]
+        module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
         if self.traced is not None:
@@ -235,11 +225,12 @@ class _Capture:
             self.inserted.put_back(result)
         mark_computed(result.graph)
         set_training(result, False)
-        result.meta |= {"capture_notes": told, "lost_in_training": tuple(lost), "own_names": own_names}
-        staying = [path for path, one in self.traced.named_modules() if one.training] if self.traced is not None else []
-        result.meta["never_in_inference"] = staying
+        result.meta |= {"capture_notes": told, "decided": decided, "lost_in_training": tuple(lost), "own_names": own_names}
+        modules = () if self.traced is None else self.traced.named_modules()
+        result.meta["never_in_inference"] = [path for path, one in modules if one.training]
         result.meta[PARAMETERS] = parameters_of(self.model) if isinstance(self.model, nn.Module) else None
-        result.meta |= {key: module.meta.get(key, other) for key, other in (("trained_in", None), ("precision", torch.float32))}
+        result.meta["trained_in"] = module.meta.get("trained_in")
+        result.meta["precision"] = module.meta.get("precision", torch.float32)
         check_weights(result)
         find_batch(result, self.given).mark(result.graph)
         note_padding(result, self.given)
@@ -249,52 +240,6 @@ class _Capture:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""
         if self.traced is None or reads.tell_training(self.modes):
             return []
-        again = lambda new: _canonical(trace(), new, self._class_of)[0]  # noqa: E731
+        again = lambda new: in_dialect(trace(), new, self._class_of)[0]  # noqa: E731
         lost = keep_training(module, self.traced, self.modes, self.example, again)
         return [*(one for one in lost if one not in told), *remembered(self.traced, self.example, self.modes)]
-
-
-# ------------------------------------------------------------------------------------------------------ the dialect
-
-
-def _canonical(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> tuple[fx.GraphModule, dict[str, str]]:
-    """`program` as a module in the dialect, and its own names for what has others there."""
-    program, own_names = with_safe_names(program)
-    module = _functional(program, notes, class_of)
-    note_contiguous_outputs(module.graph)
-    keep_stops(module)
-    canonicalize(module.graph)
-    return module, own_names
-
-
-def _functional(program: ExportedProgram, notes: list[str], class_of: ClassOf) -> fx.GraphModule:
-    """`program` as a module without in-place operations, regions or constant computations."""
-    reason = transform_of(program.graph)
-    if reason is None:
-        module = unlifted(program)
-        reason = _make_functional(module, notes, class_of)
-        if reason is None:
-            return module
-    try:
-        with copying():
-            module = unlifted(kept_for_training(program, notes).run_decompositions({}))
-    except Exception as problem:
-        first = str(problem).strip().partition("\n")[0].rstrip(".")
-        told = f"{reason}; torch's own way fails as well, with {type(problem).__name__}: {first}"
-        raise CaptureError(told) from problem
-    put_back_dropouts(module.graph)
-    reason = _make_functional(module, notes, class_of)
-    if reason is not None:
-        raise CaptureError(f"{reason}; write it without the underscore")
-    return module
-
-
-def _make_functional(module: fx.GraphModule, notes: list[str], class_of: ClassOf) -> str | None:
-    """Rewrite `module`; the reason, where it still changes something in place."""
-    settle_sizes(module.graph)
-    record_calls(module.graph, class_of)
-    inline_regions(module)
-    freeze_numbers(module, notes)
-    fold_constants(module)
-    reason = functionalize(module.graph, notes)
-    return None if reason is None else f"an in-place operation cannot be replaced: {reason}"

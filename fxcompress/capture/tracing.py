@@ -179,7 +179,12 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-            meta = {"own_backwards": tuple(told), "left_out": (*looped.told, *asked[-1].told, *cast), "mode_reads": reads}
+            meta = {
+                "own_backwards": tuple(told),
+                "left_out": (*looped.told, *cast),
+                "decided": asked[-1].told,
+                "mode_reads": reads,
+            }
             program.graph_module.meta |= meta
             return program
     except Exception as error:

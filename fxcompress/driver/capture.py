@@ -32,7 +32,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.effect import ROUNDING_DECIBELS
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.driver.training_agreement import differs_in_training
-from fxcompress.errors import CaptureError, PartialCaptureWarning, warn_user
+from fxcompress.errors import BranchWarning, CaptureError, PartialCaptureWarning, warn_user
 from fxcompress.execution.agreement import agreement, outputs
 from fxcompress.execution.last_bits import decided_by_last_bits
 from fxcompress.ir.place import place_parts
@@ -93,6 +93,8 @@ def capture_verified(
     size = len(graph_module.graph.nodes)
     notes = tuple(graph_module.meta.get("capture_notes", ()))
     weights = weight_bytes(graph_module)
+    for answer in graph_module.meta["decided"]:
+        warn_user(f"{answer}; compile it once for each answer that is needed", BranchWarning)
     row = Row("Capture", "exact", size, size, 0, weights, decibels, seconds * 1e3, notes)
     return Captured(graph_module, small, row)
 
