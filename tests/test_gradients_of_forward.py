@@ -30,6 +30,20 @@ def no_grad(m, x):
     return x + y
 
 
+def inference_mode(m, x):
+    with torch.inference_mode():
+        y = m.layer(x)
+        with torch.inference_mode(False):
+            z = x + y
+    return x + y.clone() + z
+
+
+def inference_mode_in_training(m, x):
+    with torch.inference_mode(m.training):
+        y = m.layer(x)
+    return x + y.clone()
+
+
 def grad_inside_no_grad(m, x):
     with torch.no_grad():
         y = m.layer(x)
@@ -69,6 +83,9 @@ FORWARDS = {
     "a detached scale": lambda m, x: x / x.detach().abs().mean(-1, keepdim=True),
     "nearest": nearest,
     "no_grad": no_grad,
+    "inference_mode": inference_mode,
+    "inference_mode in training": inference_mode_in_training,
+    "inference_mode as a decorator": lambda m, x: x + torch.inference_mode()(m.layer)(x).clone(),
     "grad inside no_grad": grad_inside_no_grad,
     "several results": several,
     "switched": switched,
@@ -126,6 +143,63 @@ def test_the_file_is_that_of_a_model_that_lets_them_pass(kind, tmp_path):
         return [node.op_type for node in onnx.load(file).graph.node]
 
     assert written(FORWARDS[kind]) == written(LETTING[kind])
+
+
+def by_clamp(m, y):
+    with torch.no_grad():
+        y.clamp_(-0.1, 0.1)
+
+
+def by_assignment(m, y):
+    with torch.no_grad():
+        y[:, 1:] = 0
+
+
+def through_data(m, y):
+    y.data.clamp_(-0.1, 0.1)
+
+
+def through_a_view(m, y):
+    view = y[:, 2:]
+    with torch.no_grad():
+        view.mul_(2)
+
+
+@pytest.mark.parametrize("write", [by_clamp, by_assignment, through_data, through_a_view], ids=lambda one: one.__name__)
+def test_a_write_that_gradients_pass_by_is_told(write):
+    def forward(m, x):
+        y = m.layer(x)
+        write(m, y)
+        return x + y
+
+    model = network(forward)
+    compiled = fxcompress.compile(model, [], data=[X])
+    torch.testing.assert_close(compiled(X), model.eval()(X))
+    with pytest.warns(TrainingWarning, match="the gradient passes by"):
+        compiled.train()
+
+
+def of_its_own(m, x):
+    with torch.no_grad():
+        mask = torch.zeros_like(x)
+        mask[:, 1:] = 1
+    mask[:, 2:] = 0
+    return m.layer(x) * mask
+
+
+def of_what_is_detached_for_good(m, x):
+    y = m.layer(x).detach().clone()
+    with torch.no_grad():
+        y.clamp_(-0.1, 0.1)
+    return x + y
+
+
+@pytest.mark.parametrize("forward", [of_its_own, of_what_is_detached_for_good], ids=lambda one: one.__name__)
+def test_a_write_to_what_has_no_gradient_is_nothing_to_tell(forward, recwarn):
+    model = network(forward)
+    compiled = fxcompress.compile(model, [], data=[X])
+    torch.testing.assert_close(gradients(compiled), gradients(model))
+    assert not [one for one in recwarn if isinstance(one.message, TrainingWarning)]
 
 
 @pytest.mark.parametrize("place", ["function", "hook", "module hook"])

@@ -3,6 +3,7 @@
 import copy
 import os
 import random
+import types
 import warnings
 
 import pytest
@@ -378,6 +379,55 @@ class Balanced(Lost):
         return self.other(gates)
 
 
+class Squared(Lost):
+    """The same of an operator that Python code of torch wraps."""
+
+    def forward(self, x):
+        gates = self.layer(x)
+        self.balance = (gates**2).mean()
+        return self.other(gates)
+
+
+class Routed(Lost):
+    """The same of as many rows as the values say, which a run without values cannot know."""
+
+    def forward(self, x):
+        gates = self.layer(x)
+        self.balance = gates[gates.sum(-1) > 0].square().sum()
+        return self.other(gates)
+
+
+class Held(Lost):
+    """The same in an object that is no container."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = types.SimpleNamespace()
+
+    def forward(self, x):
+        x = self.layer(x)
+        self.held.loss = x.square().mean()
+        return self.other(x)
+
+
+class Hooked(Lost):
+    """Features for a loss of the training loop, collected by a hook in a place of its own."""
+
+    def __init__(self):
+        super().__init__()
+        features = {}
+        self.layer.register_forward_hook(lambda module, args, output: features.update(of=output))
+
+    def forward(self, x):
+        return self.other(self.layer(x))
+
+
+class Freezing(Lost):
+    def forward(self, x):
+        self.layer.requires_grad_(not self.training)
+        return self.other(self.layer(x))
+
+
 class Collecting(Lost):
     def __init__(self):
         super().__init__()
@@ -483,6 +533,11 @@ LOST = {
     OtherLayersFirst: "reads something else for linear",
     OtherResultsFirst: "returns other values",
     Balanced: "leaves tensors in 'balance'",
+    Squared: "leaves tensors in 'balance'",
+    Routed: "leaves tensors in 'balance'",
+    Held: "leaves tensors in 'held'",
+    Hooked: "keeps the result of addmm",
+    Freezing: "sets requires_grad of 'layer.weight', 'layer.bias'",
     Collecting: "leaves tensors in 'losses'",
     Counting: "changes 'calls' from call to call",
     Averaging: "changes 'average' from call to call",

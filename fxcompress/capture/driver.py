@@ -39,6 +39,7 @@ from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
+from fxcompress.capture.unseen_writes import unseen_writes
 from fxcompress.data.batch import Batch
 from fxcompress.data.convention import PARAMETERS, parameters_of
 from fxcompress.data.inputs import ExampleInputs
@@ -214,7 +215,7 @@ class _Capture:
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
         if self.traced is not None:
             lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
-            lost += module.meta.get("written", [])
+            lost += [*module.meta.get("written", []), *unseen_writes(program)]
         seen = self.model if self.traced is not None and isinstance(self.model, nn.Module) else None
         (told if seen is None else lost).extend(averages_of_all_batches(module.graph, seen))
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)

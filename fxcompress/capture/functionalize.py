@@ -28,7 +28,7 @@ _HIDDEN_ALIASES = frozenset(DROPOUTS)
 _TRANSFORMS = ("torch._functorch", "torch._C._functorch")
 
 # Change how a tensor is viewed, not its data: other aliases see nothing of it.
-_METADATA_ONLY = {"squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_", "requires_grad_"}
+METADATA_ONLY = {"squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_", "requires_grad_"}
 
 
 def is_in_place(node: fx.Node) -> bool:
@@ -62,7 +62,7 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             return f"{node.target} has no functional form: {describe(node)}"
         changed = node.args[0]
         name = node.target._schema.name.partition("::")[2]
-        if name not in _METADATA_ONLY:
+        if name not in METADATA_ONLY:
             reader = _read_later(node, changed, aliases[roots[node]], order)
             if reader is not None:
                 return f"{describe(node)} changes a tensor in place that {describe(reader)} reads by another name"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from fxcompress.ir.training_ops import STOP_GRADIENT
 
 aten = torch.ops.aten
 
-_DETACHED = (aten.detach.default, aten.detach_copy.default)
+DETACHED = (aten.detach.default, aten.detach_copy.default)
 
 
 def stop_after(value: fx.Node, reader: fx.Node) -> fx.Node:
@@ -36,7 +37,7 @@ def keep_stops(module: fx.GraphModule) -> None:
             learned = isinstance(attribute(module, str(node.target)), nn.Parameter)
         else:
             learned = not trained.isdisjoint(node.all_input_nodes)
-        if node.op == "call_function" and node.target in _DETACHED:
+        if node.op == "call_function" and node.target in DETACHED:
             value = node.args[0]
             kept = insert_call(node, STOP_GRADIENT, (value, True)) if learned and _has_gradient(value) else value
             node.replace_all_uses_with(kept, propagate_meta=False)
@@ -67,6 +68,31 @@ def data_as_detached() -> Iterator[None]:
         yield
     finally:
         del Tensor.data
+
+
+@contextlib.contextmanager
+def inference_as_no_grad() -> Iterator[None]:
+    """In this context and thread, `torch.inference_mode` stops gradients as `torch.no_grad` does, of which a trace knows."""
+    kind, here = torch.inference_mode, threading.get_ident()
+    enter, leave = kind.__enter__, kind.__exit__
+    before: dict[int, bool] = {}
+
+    def entered(mode: Any) -> None:
+        if threading.get_ident() != here:
+            return enter(mode)
+        before[id(mode)] = torch.is_grad_enabled()
+        torch.set_grad_enabled(not mode.mode)
+
+    def left(mode: Any, *problem: Any) -> None:
+        if id(mode) not in before:
+            return leave(mode, *problem)
+        torch.set_grad_enabled(before.pop(id(mode)))
+
+    kind.__enter__, kind.__exit__ = entered, left  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        kind.__enter__, kind.__exit__ = enter, leave  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -28,7 +28,12 @@ def inline_regions(module: fx.GraphModule) -> None:
             raise CaptureError("the program has autocast in it; give the model, whose graph is without, or export it without")
         body = module.get_submodule(node.args[skipped].target)
         inline_regions(body)
-        _inline(node, body, node.args[skipped + 1 :], stops=node.target is _GRAD and not node.args[0])
+        _inline(node, body, node.args[skipped + 1 :], stops=stops_gradients(node))
+
+
+def stops_gradients(node: fx.Node) -> bool:
+    """Whether `node` is a `no_grad` region."""
+    return node.op == "call_function" and node.target is _GRAD and not node.args[0]
 
 
 def _inline(node: fx.Node, body: fx.GraphModule, inputs: Any, stops: bool) -> None:

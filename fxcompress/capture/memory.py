@@ -26,6 +26,8 @@ _FILLED = (list, deque, dict, set)
 """Attributes that a call may fill, and kinds of them, such as the `OrderedDict` of a module's hooks."""
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
+_NO_NAMESPACES = (nn.Module, Tensor, type, types.FunctionType, types.ModuleType)
+
 Kept = dict[str, list[Any]]
 """The leaves of each attribute, by its module's path and its name."""
 
@@ -78,7 +80,7 @@ def remember_others(model: nn.Module, example: ExampleInputs, free: Dimensions) 
 def kept(model: nn.Module) -> Kept:
     """What the modules of `model` keep in attributes, but for their modes."""
     return {
-        f"{path}.{name}".lstrip("."): pytree.tree_leaves(value)
+        f"{path}.{name}".lstrip("."): _leaves(value)
         for path, module in model.named_modules()
         for name, value in attributes(module).items()
         if name != "training"
@@ -88,6 +90,13 @@ def kept(model: nn.Module) -> Kept:
 def changed(before: Kept, after: Kept) -> set[str]:
     """The attributes with other leaves; a tensor is another one if it is another object."""
     return {name for name in before.keys() | after.keys() if not _same_leaves(before.get(name), after.get(name))}
+
+
+def _leaves(value: Any) -> list[Any]:
+    """The leaves of `value`, and those of what objects among them hold, such as a namespace of losses."""
+    leaves = pytree.tree_leaves(value)
+    objects = [vars(one) for one in leaves if hasattr(one, "__dict__") and not isinstance(one, _NO_NAMESPACES)]
+    return leaves + pytree.tree_leaves(objects)
 
 
 def _same_leaves(left: list[Any] | None, right: list[Any] | None) -> bool:

@@ -60,13 +60,20 @@ def mode_reads(model: nn.Module, reads: ModeReads) -> Iterator[None]:
         del nn.Module.training
         reads.layers = frozenset(path for path, one in model.named_modules(remove_duplicate=False) if one in readers)
         moved = random_states() != before or bool(changed(own, kept(model)))
-        reads.others = None in readers or moved or _keeps_modes(model)
+        reads.others = None in readers or moved or _keeps_modes(model) or _has_hooks(model)
 
 
 def random_states() -> tuple[Any, ...]:
     """The states of the generators of Python and NumPy, which no trace knows of."""
-    _, keys, position, *_ = np.random.get_state()
-    return random.getstate(), np.asarray(keys).tobytes(), int(position)
+    name, keys, *others = np.random.get_state()
+    return random.getstate(), name, np.asarray(keys).tobytes(), *others
+
+
+def put_back_random_states(states: tuple[Any, ...]) -> None:
+    """Set the generators of Python and NumPy to what `random_states` gave."""
+    of_python, name, keys, *others = states
+    random.setstate(of_python)
+    np.random.set_state((name, np.frombuffer(keys, np.uint32), *others))
 
 
 def _keeps_modes(model: nn.Module) -> bool:
@@ -77,6 +84,11 @@ def _keeps_modes(model: nn.Module) -> bool:
         or not vars(module).keys().isdisjoint({"train", "eval"})
         for module in model.modules()
     )
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Whether a part of `model` has hooks on its forward, which may keep what they see. A trace puts some on `model`."""
+    return any(one._forward_hooks or one._forward_pre_hooks for one in model.modules() if one is not model)
 
 
 def _hands_it_on(module: nn.Module) -> bool:

@@ -1,35 +1,50 @@
 """What forward leaves in attributes of its modules that training, or its next call, would read: a graph leaves nothing.
 
 Auxiliary losses that a loop picks up, counters that scale a layer, running averages and hidden states. Sizes and tables that
-are made once and read again are none of these: a call that finds them is the same call.
+are made once and read again are none of these: a call that finds them is the same call. A tensor with a gradient that
+outlives the call in another place, as hooks keep features, is told by what made it.
 """
 
 from __future__ import annotations
 
+import gc
+import re
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxcompress.capture.memory import Kept, changed, kept
-from fxcompress.capture.training_calls import Recorder, fake_calls, same_calls
+from fxcompress.capture.training_calls import Recorder, fake_calls, real_calls, same_calls
 from fxcompress.capture.training_trace import Modes, in_modes
 from fxcompress.data.inputs import ExampleInputs
 
 
 def remembered(twin: nn.Module, example: ExampleInputs, modes: Modes) -> list[str]:
     """What to tell of `twin`, a copy of a model, in training as `modes` say."""
-    try:
-        with in_modes(twin, modes), fake_calls(twin, example) as run, torch.enable_grad():
-            before = kept(twin)
-            run()
-            settled = kept(twin)
-            if changed(before, settled) == set():
-                return []
-            second, between = run(), kept(twin)
-            third, after = run(), kept(twin)
-    except Exception:  # it does not run on tensors without values; a trace tells why
-        return []
+    for calls in (fake_calls, real_calls):  # the second where the first does not know what values decide
+        try:
+            with in_modes(twin, modes), calls(twin, example) as run, torch.enable_grad():
+                return _of_runs(twin, run)
+        except Exception:  # it does not run in training: a trace tells why
+            continue
+    return []
+
+
+def _of_runs(twin: nn.Module, run: Callable[[], Recorder]) -> list[str]:
+    before = kept(twin)
+    switched, settled = run().switched, kept(twin)
+    told = [f"in training forward sets requires_grad of {', '.join(map(repr, switched))}"] if switched else []
+    if changed(before, settled):
+        told += _of_attributes(twin, run, settled)
+    return told if any("leaves tensors" in one for one in told) else told + _outliving(run)
+
+
+def _of_attributes(twin: nn.Module, run: Callable[[], Recorder], settled: Kept) -> list[str]:
+    second, between = run(), kept(twin)
+    third, after = run(), kept(twin)
     moving = sorted(changed(between, after))
     left = [name for name in moving if any(isinstance(one, Tensor) and one.requires_grad for one in _new(between, after, name))]
     told = [f"in training forward leaves tensors in {', '.join(map(repr, left))}, for a loss perhaps"] if left else []
@@ -39,6 +54,16 @@ def remembered(twin: nn.Module, example: ExampleInputs, modes: Modes) -> list[st
     if read:
         told.append(f"in training forward changes {', '.join(map(repr, read))} from call to call, and reads it again")
     return told
+
+
+def _outliving(run: Callable[[], Recorder]) -> list[str]:
+    """What of a call with a gradient is held when all is let go of that the call returns and notes."""
+    made = [(weakref.ref(one), one.grad_fn.name()) for one in run().with_history()]  # type: ignore[union-attr]
+    if any(one() is not None for one, _ in made):
+        gc.collect()  # or what holds it holds itself
+    held = [name for one, name in made if one() is not None]
+    what = re.sub(r"Backward\d*$", "", held[-1]).lower() if held else ""
+    return [f"in training forward keeps the result of {what} beyond the call, for a loss perhaps"] if held else []
 
 
 def _new(before: Kept, after: Kept, name: str) -> list[Any]:

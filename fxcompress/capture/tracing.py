@@ -23,7 +23,7 @@ from fxcompress.capture.cross_map import cross_map_norms_as_operations
 from fxcompress.capture.decided import Decided, Decisions, decisions
 from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
-from fxcompress.capture.gradients import data_as_detached, own_backwards
+from fxcompress.capture.gradients import data_as_detached, inference_as_no_grad, own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
@@ -145,6 +145,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
         with (
             own_backwards() as told,
             data_as_detached(),
+            inference_as_no_grad(),
             plain_kernels(),
             without_autocast() as cast,  # innermost, which is the one that notes
             forgetting(model),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,9 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture.gradients import inference_as_no_grad
 from fxcompress.capture.memory import forgetting
-from fxcompress.capture.mode_reads import random_states
+from fxcompress.capture.mode_reads import put_back_random_states, random_states
 from fxcompress.capture.tracing import plain_kernels
+from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 
 _Call = tuple[Callable[..., Any], list[Any], bool]
@@ -56,24 +58,46 @@ def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
 def fake_calls(model: nn.Module, example: ExampleInputs) -> Iterator[Callable[[], Recorder]]:
     """Runs `model` on fake tensors, one call after the other; what it remembers of them is put back in the end."""
     with _fake(model, example) as (state, args, kwargs):
-        counters = {id(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")}
+        yield lambda: _recorded(state, (args, kwargs), lambda: torch.func.functional_call(model, state, args, kwargs))
 
-        def run() -> Recorder:
-            with Recorder(counters, [*state.values(), args, kwargs]) as recorder:
-                result = torch.func.functional_call(model, state, args, kwargs)
-            form = pytree.tree_structure(result)
-            recorder.calls.append((calls_of, [str(form), *recorder.literals(result)], True))
-            return recorder
 
-        yield run
+@contextlib.contextmanager
+def real_calls(model: nn.Module, example: ExampleInputs) -> Iterator[Callable[[], Recorder]]:
+    """As `fake_calls`, on the example's values, where what `model` calls depends on them; what it writes is put back."""
+    given, here = example.copy(), random_states()
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    try:
+        with forgetting(model), unwritten(model), torch.random.fork_rng(devices=[]), _as_traced():
+            yield lambda: _recorded(state, (given.args, given.kwargs), lambda: model(*given.args, **given.kwargs))
+    finally:
+        put_back_random_states(here)
+
+
+def _recorded(state: Mapping[str, Tensor], given: Any, call: Callable[[], Any]) -> Recorder:
+    counters = {id(tensor) for name, tensor in state.items() if name.endswith("num_batches_tracked")}
+    learned = {name: tensor.requires_grad for name, tensor in state.items()}
+    with Recorder(counters, [*state.values(), given]) as recorder:
+        result = call()
+    recorder.switched = [name for name, tensor in state.items() if tensor.requires_grad != learned[name]]
+    for name in recorder.switched:
+        state[name].requires_grad_(learned[name])
+    form = pytree.tree_structure(result)
+    recorder.calls.append((calls_of, [str(form), *recorder.literals(result)], True))
+    return recorder
 
 
 @contextlib.contextmanager
 def _fake(model: nn.Module, example: ExampleInputs) -> Iterator[tuple[dict[str, Tensor], Any, Any]]:
     """The parameters and buffers of `model` and its arguments as fake tensors."""
-    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, plain_kernels():
+    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, _as_traced():
         state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
         yield state, *pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
+
+
+@contextlib.contextmanager
+def _as_traced() -> Iterator[None]:
+    with plain_kernels(), inference_as_no_grad():
+        yield
 
 
 class Recorder(TorchFunctionMode):
@@ -81,7 +105,12 @@ class Recorder(TorchFunctionMode):
 
     Tensors are numbered, what is `known` first and others as they come up: in two runs of the same calls the same ones have
     the same numbers.
+
+    Attributes:
+        switched: the parameters whose `requires_grad` the model sets to something else.
     """
+
+    switched: Sequence[str] = ()
 
     def __init__(self, counters: Collection[int], known: Any) -> None:
         super().__init__()
@@ -117,6 +146,10 @@ class Recorder(TorchFunctionMode):
         """Whether a call reads `tensor`, or it is returned."""
         return id(tensor) in self.numbered
 
+    def with_history(self) -> list[Tensor]:
+        """The tensors of these calls that have been computed from learned ones, in their order."""
+        return [tensor for _, tensor in self.numbered.values() if tensor.grad_fn is not None]
+
     def literals(self, value: Any) -> list[Any]:
         """The leaves of `value`, each tensor by its number, those that are bounds of slices too."""
         leaves = pytree.tree_leaves(pytree.tree_map_only(slice, lambda one: (one.start, one.stop, one.step), value))
@@ -137,7 +170,11 @@ def _flag(func: Any) -> str | None:
     """The parameter of a Python function that says whether it trains."""
     if not inspect.isfunction(func):
         return None
-    return next((name for name in ("training", "use_input_stats") if name in inspect.signature(func).parameters), None)
+    try:
+        names = inspect.signature(func).parameters
+    except ValueError:  # an operator such as `x ** 2`: a function of C in a wrapper
+        return None
+    return next((name for name in ("training", "use_input_stats") if name in names), None)
 
 
 def _same(left: list[Any], right: list[Any]) -> bool:
