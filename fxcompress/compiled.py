@@ -218,6 +218,7 @@ class Compiled(BothModes):
         )
         return self._write(path, file, verify)
 
+    @check_arguments("stateful")
     def to_openvino(
         self, path: str | os.PathLike[str], *, batch_size: int | None = None, stateful: bool = False, verify: Verify = True
     ) -> Path:

@@ -7,6 +7,7 @@ import torch
 from emission import Call, assert_same, captured
 from torch import Tensor, fx, nn
 
+import fxcompress
 from fxcompress.emit.onnx import to_onnx_model, translation
 from fxcompress.emit.translation import TRANSLATIONS
 from fxcompress.errors import EmitError, InputError
@@ -120,3 +121,12 @@ def test_a_translation_gets_the_arguments_of_the_call() -> None:
         assert_same(lambda x: torch.renorm(x, 2, 1, 0.7), torch.randn(2, 3, 4), tolerance=1e-4)
     finally:
         del TRANSLATIONS[renorm]
+
+
+@pytest.mark.parametrize("kind", ["half", "double", "bfloat16"])
+def test_a_model_that_was_converted_since_it_was_compiled_is_not_written(kind: str) -> None:
+    compiled = fxcompress.compile(nn.Linear(4, 4), fxcompress.defaults.training(), data=[torch.randn(2, 4)])
+    getattr(compiled, kind)()
+    with pytest.raises(InputError, match="and was float32 when the model was compiled"):
+        compiled.lower()
+    assert compiled.float().lower().meta["report"].rows

@@ -248,6 +248,17 @@ def test_what_a_user_calls_says_what_is_wrong_itself(wrong, tmp_path, monkeypatc
             call()
 
 
+@pytest.mark.parametrize("wrong", ["no", 1, 0.0, []], ids=repr)
+def test_a_flag_is_true_or_false(wrong, tmp_path):
+    compiled = fxcompress.compile(nn.Linear(4, 4), fxcompress.defaults.training(), data=[torch.randn(2, 4)])
+    for flag in ("weights", "activations"):
+        with pytest.raises(InputError, match=f"{flag} that is True or False, or None, got"):
+            compiled.controller["TrainQuantizers"].switch(**{flag: wrong})
+    assert compiled.controller.compression_stage().value == "fully compressed"
+    with pytest.raises(InputError, match="stateful that is True or False, got"):
+        compiled.to_openvino(tmp_path / "m.xml", stateful=wrong)
+
+
 def nothing(*args):
     return 0.5
 

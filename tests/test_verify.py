@@ -118,3 +118,16 @@ def test_outputs_of_nothing_but_rounding_are_no_finding(seed):
     torch.manual_seed(seed)
     compiled = fxcompress.compile(Nothing().eval(), [], data=[torch.randint(0, 20, (5, 7))])
     assert isinstance(compiled, fxcompress.Compiled)  # whole
+
+
+@pytest.mark.parametrize("size", [1e38, 1.0])
+def test_outputs_that_are_no_numbers_any_more_are_an_error_of_every_pass(size):
+    """Ranges of calibration can be wider than the largest number, though neither end is."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    data = [torch.randn(4, 8) * size]
+    if size == 1:
+        assert fxcompress.compile(model, data=data)(data[0]).isfinite().all()
+        return
+    with pytest.raises(VerificationError, match="Calibrate makes NaN or infinity"):
+        fxcompress.compile(model, data=data)

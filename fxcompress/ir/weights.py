@@ -15,8 +15,16 @@ from fxcompress.ir.modes import running_variances
 def check_weights(graph_module: fx.GraphModule) -> None:
     """Raise InputError for a parameter that `graph_module` reads and that is empty or not finite, or a buffer with NaN.
 
-    So too for those of the modules that it calls. A running variance is not below zero either: the norm would return NaN.
+    So too for those of the modules that it calls. A running variance is not below zero either: the norm would return NaN. And
+    a tensor has the type that the graph was made for, which ``.half()`` and ``.double()`` change.
     """
+    for node in graph_module.graph.find_nodes(op="get_attr"):
+        held, made_for = attribute(graph_module, str(node.target)), node.meta.get("val")
+        if isinstance(held, Tensor) and isinstance(made_for, Tensor) and held.dtype != made_for.dtype:
+            kinds = " now, and was ".join(str(one.dtype).removeprefix("torch.") for one in (held, made_for))
+            raise InputError(
+                f"{str(node.target)!r} is {kinds} when the model was compiled; convert it back, or before compiling"
+            )
     for name, held in _read(graph_module):
         trained = isinstance(held, nn.Parameter)
         if trained and held.numel() == 0:

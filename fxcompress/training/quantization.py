@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import fx
 
 from fxcompress.masks.mask import masked
+from fxcompress.options import check_arguments
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantization.weights import fit
 from fxcompress.quantizers.quantizer import Quantizer
@@ -34,6 +35,7 @@ class QuantizationController(StagedController):
         activations = {str(call.target): found for call, found in calls.items() if not serves_weight(call)}
         super().__init__(weights, activations, weights_start_epoch, activations_start_epoch)
 
+    @check_arguments("weights", "activations")
     def switch(self, *, weights: bool | None = None, activations: bool | None = None) -> None:
         """As `StagedController.switch`; quantizers of weights that are turned on take their ranges from the weights."""
         if weights:

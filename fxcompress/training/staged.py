@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from fxcompress.options import check_arguments
 from fxcompress.training.controller import CompressionStage, Controller
 from fxcompress.training.scheduler import Scheduler
 
@@ -39,10 +40,14 @@ class StagedController(Controller):
         """Turn on what starts at epoch 0, and off what starts later."""
         self.switch(**{kind: epoch <= 0 for kind, epoch in self.scheduler.starts.items()})
 
+    @check_arguments("weights", "activations")
     def switch(self, *, weights: bool | None = None, activations: bool | None = None) -> None:
         """Turn what is for weights, for activations, or for both on or off; None leaves it as it is.
 
         It stays so until its start epoch comes.
+
+        Raises:
+            InputError: an argument is neither.
         """
         for wanted, modules in ((weights, self.weights), (activations, self.activations)):
             for module in modules.values() if wanted is not None else ():
