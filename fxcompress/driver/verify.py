@@ -62,7 +62,7 @@ class Verifier:
         decibels, kept = self._agreement(effect, before, self.graph_module, after)
         if kept and _loses_numbers(self.outputs, after):  # which no promise allows
             raise VerificationError(
-                f"{name} makes NaN or infinity of outputs that are numbers; look for values in the data or the weights that "
+                f"{name} makes NaN of outputs that are numbers; look for values in the data or the weights that "
                 "are too large to be scaled, and divide them by what makes them ordinary"
             )
         if not kept:
@@ -131,7 +131,7 @@ class Verifier:
 
 def _loses_numbers(before: Sequence[Any], after: Sequence[Any]) -> bool:
     pairs = [(a, b) for a, b in zip(before, after) if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape]
-    return any(bool((a.isfinite() & ~b.isfinite()).any()) for a, b in pairs if b.is_floating_point() or b.is_complex())
+    return any(bool((b.isnan() & ~a.isnan()).any()) for a, b in pairs if b.is_floating_point() or b.is_complex())
 
 
 def _agreement_in_double(pair: Sequence[fx.GraphModule], example: ExampleInputs) -> float:
