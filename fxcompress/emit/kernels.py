@@ -127,7 +127,10 @@ def signed_factors_apart(graph: ir.Graph) -> int:
         [*(one for source in maxima for one in _scalings(source)), *(one for one in signed if not _runs_in_layer(one))]
     )
     for node in found:
-        lift(graph, node, _place_beside_numbers(node))
+        place = _place_beside_numbers(node)
+        if rank_of(node.inputs[place]) < rank_of(node.inputs[1 - place]):  # or the numbers alone would tell how many there are
+            lift(graph, node, 1 - place)
+        lift(graph, node, place)
         follow(graph, node.outputs[0], "Squeeze", constant(graph, [0]))
     return len(found)
 

@@ -147,11 +147,8 @@ def minus_infinity(graph: ir.Graph) -> ir.Value:
 
 
 def lift(graph: ir.Graph, node: ir.Node, place: int) -> None:
-    """Give the input of `node` at `place` dimensions in front, so that what it puts out has one more."""
-    given = node.inputs[place]
-    known = given is not None and given.shape is not None
-    fewer = rank_of(node.outputs[0]) - rank_of(given) if known else 0  # numbers may have more dimensions than what they scale
-    put_before(graph, node, "Unsqueeze", constant(graph, list(range(1 + max(fewer, 0)))), place=place)
+    """Give the input of `node` at `place` one dimension more, in front, and so what it puts out."""
+    put_before(graph, node, "Unsqueeze", constant(graph, [0]), place=place)
 
 
 def follow(graph: ir.Graph, value: ir.Value, op_type: str, *constants: ir.Value) -> ir.Value:
