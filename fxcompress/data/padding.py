@@ -41,10 +41,10 @@ class Padding:
             node.meta[_MARK], node.meta[_COUNTS] = dimension, index == self.mask
 
     def length(self, sample: Sequence[Any]) -> int:
-        """Up to the last place that counts, and at least 1."""
+        """Up to the last place that counts; no less than 2, if there are so many, since a trace is of several."""
         mask, dimension = sample[self.mask], self.dimensions[self.mask]
         places = mask.movedim(dimension, 0).flatten(1).ne(0).any(1).nonzero()
-        return int(places[-1]) + 1 if len(places) else 1
+        return max(int(places[-1]) + 1 if len(places) else 0, min(2, len(mask.movedim(dimension, 0))))
 
     def resized(self, sample: Sequence[Any], length: int) -> Leaves:
         """`sample` of so many places: cut off, or filled up with its last one, which the mask does not count."""
