@@ -45,6 +45,11 @@ def written(m, x):
     return m.c(y)
 
 
+def grouped_attention(m, x):
+    q, k, v = (one(x).unflatten(-1, (-1, 4)).transpose(1, 2) for one in (m.q, m.k, m.v))
+    return m.o(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
+
+
 CASES = {
     # an axis of another kind than channels
     "the width of a convolution": (nn.Sequential(nn.Linear(5, 6), nn.Conv2d(4, 1, (2, 3))), (3, 4, 12, 5), {"0": 6}),
@@ -119,6 +124,11 @@ CASES = {
         Do(lambda m, x: m.b((m.w @ m.a(x).mT).mT), a=nn.Linear(5, 8), w=parameter(6, 8), b=nn.Linear(6, 4)),
         (2, 3, 5),
         {"a": 4, "b": 4},
+    ),
+    "query heads that share keys": (
+        Do(grouped_attention, q=nn.Linear(8, 16), k=nn.Linear(8, 8), v=nn.Linear(8, 8), o=nn.Linear(16, 4)),
+        (2, 3, 8),
+        {"q": 16, "k": 8, "v": 8, "o": 4},
     ),
     "the input of a recurrence": (
         Do(lambda m, x: m.b(m.a(x))[0], a=nn.Linear(5, 8), b=nn.LSTM(8, 4, bidirectional=True, num_layers=2)),
