@@ -80,6 +80,20 @@ _DETR = {
     "initializer_range": 0.3,  # with that of the family all scores are the same
 }
 
+_DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "head_dim": 8,
+}
+
 _TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, **VISION}
 _LANGUAGE = {name: SIZES[name] for name in ("vocab_size", "num_key_value_heads", "head_dim", "max_position_embeddings")} | {
     name: size for name, size in _TOWER.items() if name not in VISION
@@ -121,19 +135,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ReformerModel": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16], "feed_forward_size": 48, "use_cache": False},
     "PerceiverForMaskedLM": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
     "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 1]]},
-    "DeepseekV3ForCausalLM": {
-        "num_key_value_heads": 4,
-        "qk_rope_head_dim": 8,
-        "qk_nope_head_dim": 8,
-        "v_head_dim": 8,
-        "kv_lora_rank": 16,
-        "q_lora_rank": 16,
-        "n_routed_experts": 4,
-        "n_group": 2,
-        "topk_group": 1,
-        "first_k_dense_replace": 1,
-        "head_dim": 8,
-    },
+    "DeepseekV3ForCausalLM": _DEEPSEEK,
+    "DeepseekV2ForCausalLM": _DEEPSEEK,
     "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
     "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3, "lru_width": 32},
     "BambaForCausalLM": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},

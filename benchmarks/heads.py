@@ -215,6 +215,7 @@ PLAIN: dict[str, str] = {
     "MegatronBertModel ErnieModel XLMModel FlaubertModel XLNetModel IBertModel LukeModel "
     "SplinterModel RemBertModel EsmModel RoCBertModel XmodModel ModernBertModel "
     "NomicBertModel EuroBertModel MarkupLMModel TapasModel T5EncoderModel UMT5EncoderModel VisualBertModel "
+    "RobertaPreLayerNormForMaskedLM XLMRobertaXLModel JinaEmbeddingsV3Model BertGenerationDecoder "
     "DPRQuestionEncoder CLIPTextModelWithProjection SiglipTextModel Data2VecTextModel MraModel BertGenerationEncoder VitsModel",
     "unmasked": "FNetForMaskedLM ReformerModel PerceiverForMaskedLM",
     "decoder": "GPT2LMHeadModel GPTNeoForCausalLM GPTNeoXForCausalLM GPTJForCausalLM GPTBigCodeForCausalLM CodeGenForCausalLM "
@@ -230,7 +231,8 @@ PLAIN: dict[str, str] = {
     "DogeForCausalLM GptOssForCausalLM MiniMaxForCausalLM ModernBertDecoderForCausalLM MptForCausalLM "
     "Olmo3ForCausalLM FalconH1ForCausalLM Llama4ForCausalLM Glm4MoeForCausalLM Ernie4_5_MoeForCausalLM "
     "GraniteMoeSharedForCausalLM VaultGemmaForCausalLM MiniMaxM2ForCausalLM "
-    "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM Qwen2VLForConditionalGeneration",
+    "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM Qwen2VLForConditionalGeneration "
+    "DeepseekV2ForCausalLM MinistralForCausalLM",
     "both": "T5ForConditionalGeneration MT5ForConditionalGeneration UMT5ForConditionalGeneration "
     "LongT5ForConditionalGeneration SwitchTransformersForConditionalGeneration BartForConditionalGeneration "
     "MBartForConditionalGeneration MarianMTModel "
