@@ -123,6 +123,27 @@ def test_a_weight_that_another_layer_still_reads_keeps_its_name():
     assert torch.allclose(compiled(x), model(x), atol=1e-5)
 
 
+class Tied(nn.Module):
+    """Two layers of one weight, which a graph reads by one of its names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+
+def test_a_weight_of_two_names_goes_by_both():
+    model, x = Tied().eval(), torch.randn(4, 16)
+    sparse = fxcompress.compile(model, [passes.Sparsify(level=0.5), passes.FoldMasks()], example_inputs=x)
+    assert sparse.first.weight is sparse.second.weight and (sparse.first.weight == 0).sum() == 128
+    assert {name for name, _ in sparse.named_parameters()} == {name for name, _ in model.named_parameters()}
+    integers = fxcompress.compile(model, [passes.CompressWeights(bits=8), passes.StoreIntegers()], example_inputs=x)
+    assert {name for name, _ in integers.named_parameters()} == {"first.bias", "second.bias"}
+
+
 def test_a_constant_that_is_no_parameter_becomes_none():
     class Fixed(nn.Module):
         def __init__(self):

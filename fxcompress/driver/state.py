@@ -8,7 +8,7 @@ kept aside, and what stands for a tensor of the user's model takes its name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,13 +111,25 @@ def settle(
     """
     present, ever = targets(graph_module.graph), {target for graph in steps for target in targets(graph)}
     gone = {target: attribute(graph_module, target) for target in ever if target not in present}
+    others = _other_names(graph_module, gone, present)
     gone |= {name: _shape_of(one) for name, one in gone.items() if isinstance(one, torch.Tensor) and name not in kept}
-    for name in {*gone, *_left_by_passes(graph_module, {*ever, *present, *captured})}:
+    for name in {*gone, *others, *_left_by_passes(graph_module, {*ever, *present, *captured})}:
         _remove(graph_module, name)
     renamed = _rename(graph_module)
+    for other, name in others.items():
+        if name in renamed.values():
+            keep(graph_module, other, attribute(graph_module, name))
     for path in sorted({name.rpartition(".")[0] for name in gone}, key=len, reverse=True):
         _remove_what_is_read_no_more(graph_module, path)
     return Earlier(gone, renamed)
+
+
+def _other_names(graph_module: fx.GraphModule, gone: Mapping[str, Any], present: Collection[str]) -> dict[str, str]:
+    """Names that the user's model has beside those in `gone` for the same tensors, which nothing reads: each with that one."""
+    known = {id(one): name for name, one in gone.items()}
+    held = (*graph_module.named_parameters(remove_duplicate=False), *graph_module.named_buffers(remove_duplicate=False))
+    found = {name: known[id(one)] for name, one in held if id(one) in known and name not in {*gone, *present}}
+    return {name: one for name, one in found.items() if _is_plain(graph_module, owner_of(graph_module, name))}
 
 
 def _left_by_passes(graph_module: fx.GraphModule, known: set[str]) -> list[str]:
