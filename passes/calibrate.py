@@ -13,6 +13,7 @@ from annotated_types import Ge
 from torch import Tensor, fx
 
 from fxcompress.data.batch import Batch, Leaves
+from fxcompress.data.padding import Padding
 from fxcompress.data.samples import divide, in_chunks, in_small_batches, packed, samples_of
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
@@ -101,7 +102,8 @@ class Calibrate(Pass):
                     statistics.update(node, x, gradient)
                 seen += count
                 context.progress("weighing errors", seen, self.samples)
-        context.notes.append(f"{seen} samples, {arithmetic} forward")
+        padded = ", without padding, which no output depends on" if Padding.of(graph_module.graph) else ""
+        context.notes.append(f"{seen} samples, {arithmetic} forward{padded}")
         statistics.leave_unseen(context)
         rewritten, asking, chosen = statistics.set_ranges(), statistics.weighed, {}
         if asking:

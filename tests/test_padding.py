@@ -88,6 +88,7 @@ def test_calibration_does_without_padding():
     def ranges(data):
         every = [passes.Quantize(), passes.RoundWeights(), passes.Calibrate(estimator="output_error")]
         compiled = fxcompress.compile(Reader(), every, data=data, example_inputs=example)
+        assert any("40 samples, float32 forward, without padding" in note for note in compiled.report.notes)
         return {name: tensor for name, tensor in compiled.state_dict().items() if tensor.is_floating_point()}
 
     padded = ranges([(words, kinds, mask)])
