@@ -1,10 +1,14 @@
 """Tensors in a file without a name."""
 
 import os
+import sys
 import tempfile
 
 import torch
+from torch import nn
 
+import fxcompress
+from fxcompress import passes
 from fxcompress.storage import aside
 
 
@@ -50,3 +54,21 @@ def test_without_room_for_a_file_they_stay(monkeypatch):
     aside.put_aside([tensor])
 
     assert tensor.data_ptr() == memory and tensor.sum() == 5
+
+
+def test_what_a_compiled_model_computes_with_lies_in_memory_again(monkeypatch):
+    """Also where a pass undid what it had put in the place of weights."""
+    monkeypatch.setattr(aside, "WORTH", 1)
+
+    def undone(changes, *_, **__):
+        for change in changes:
+            change.undo()
+        return []
+
+    monkeypatch.setattr(sys.modules[passes.RoundWeights.__module__], "judged", undone)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+    before = mapped()
+    compiled = fxcompress.compile(model, data=[torch.randn(64, 6, 8)])
+    assert mapped() > before
+    assert all(one.untyped_storage().resizable() for one in (*compiled.parameters(), *compiled.buffers()))

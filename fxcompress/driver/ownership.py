@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxcompress.errors import VerificationError
+from fxcompress.storage.aside import is_aside
 
 
 @contextmanager
@@ -38,12 +39,17 @@ def of_one_moment(model: nn.Module | ExportedProgram) -> Iterator[None]:
 
 
 def own(held: nn.Module, beside: dict[str, Any], model: nn.Module | ExportedProgram) -> None:
-    """Give `held`, and `beside`, copies of all that lies in the memory of `model`; tensors that are one stay one."""
+    """Give `held`, and `beside`, copies of all that lies in the memory of `model`; tensors that are one stay one.
+
+    And `held` of what was put aside: its storages could not be resized, which those who shard them do.
+    """
     taken = {_memory(tensor) for tensor in _tensors_of(model)}
     done: dict[int, Tensor] = {}
     for registry in (beside, *(r for owner in held.modules() for r in (owner._parameters, owner._buffers))):
         for name, tensor in registry.items():
-            if isinstance(tensor, Tensor) and _memory(tensor) in taken:
+            if not isinstance(tensor, Tensor):
+                continue
+            if _memory(tensor) in taken or (registry is not beside and is_aside(tensor)):
                 if id(tensor) not in done:
                     done[id(tensor)] = _copy(tensor)
                 registry[name] = done[id(tensor)]

@@ -39,6 +39,11 @@ def put_aside(tensors: Iterable[Tensor]) -> None:
         one.data = torch.frombuffer(pages, dtype=one.dtype, count=one.numel(), offset=place).view(one.shape)
 
 
+def is_aside(tensor: Tensor) -> bool:
+    """Whether the memory of `tensor` is that of a file, or of something else than torch."""
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.untyped_storage().resizable()
+
+
 class Replaced:
     """Tensors that something else was put in the place of, put aside as soon as they are worth a file."""
 
