@@ -62,3 +62,18 @@ def test_a_branch_on_what_is_computed_stays_outside():
     with pytest.warns(PartialCaptureWarning, match="data-dependent"):
         compiled = fxcompress.compile(Large(), [], example_inputs=(torch.randn(4, 8), torch.ones(4, 8, dtype=torch.int64)))
     assert compiled.parts.keys() == {"first", "second"}
+
+
+class Drawing(Large):
+    """A branch on chance."""
+
+    def forward(self, x, mask):
+        x = self.first(x * mask)
+        return self.second(x) if torch.rand(()) > 0.5 else x
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chance_decides_nothing(seed):
+    torch.manual_seed(seed)
+    with pytest.warns(PartialCaptureWarning, match="data-dependent"):
+        fxcompress.compile(Drawing(), [], example_inputs=(torch.randn(4, 8), torch.ones(4, 8, dtype=torch.int64)))

@@ -1,7 +1,7 @@
 """Branches on masks and flags, such as ``if (mask == 2).any()``, traced as the example takes them.
 
 Which way such a branch goes is how the model is called: with tokens that attend to everything, or without. What comes of
-weights or of inputs in floats is data, and a branch on it stays one that no graph has.
+weights, of inputs in floats or of chance is data, and a branch on it stays one that no graph has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 
 Decisions = dict[str, list[bool | None]]
-"""By the line that asks, its answers one after the other; None where they depend on weights or floats."""
+"""By the line that asks, its answers one after the other; None where they depend on weights, floats or chance."""
 
 _OTHERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
@@ -57,7 +57,7 @@ class Decided(TorchFunctionMode):
 
 
 class _Asked(TorchFunctionMode):
-    """Notes answers, and follows what comes of `floats`."""
+    """Notes answers, and follows what comes of `floats`, and of chance."""
 
     def __init__(self, floats: list[Tensor]) -> None:
         super().__init__()
@@ -65,8 +65,10 @@ class _Asked(TorchFunctionMode):
         self._of_floats = WeakTensorKeyDictionary(dict.fromkeys(floats))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        drawn = torch.get_rng_state()
         result = func(*args, **(kwargs or {}))
         of_floats = any(one in self._of_floats for one in _tensors((args, kwargs)))
+        of_floats = of_floats or not torch.equal(drawn, torch.get_rng_state())  # which way chance went tells nothing
         if of_floats:
             written = args[:1] if getattr(func, "__name__", "").endswith("_") else ()  # of __setitem__ as well
             self._of_floats.update(dict.fromkeys(_tensors((result, written))))

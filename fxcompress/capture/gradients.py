@@ -78,7 +78,8 @@ def inference_as_no_grad() -> Iterator[None]:
     before: dict[int, bool] = {}
 
     def entered(mode: Any) -> None:
-        if threading.get_ident() != here:
+        leaves = not mode.mode and torch.is_inference_mode_enabled()  # that of who compiles, as a trace does
+        if threading.get_ident() != here or leaves:
             return enter(mode)
         before[id(mode)] = torch.is_grad_enabled()
         torch.set_grad_enabled(not mode.mode)
