@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fxcompress.execution.agreement import sqnr
+
 STEPS: dict[str, Callable] = {}
 """What a network may do next: (draw, x) to a module of one input, or None where it cannot be done to `x`."""
 
@@ -419,3 +421,12 @@ def networks(draw, least: int = 2, most: int = 8) -> Network:
         modules.append(module)
         names.append(name)
     return Network(nn.Sequential(*modules).eval(), shape, tuple(names))
+
+
+ROUNDING = 1e-12
+"""Values of double precision as small as this are what is left of zero: a norm of values that are all the same has no other."""
+
+
+def agree(wanted: Tensor, found: Tensor, decibels: float) -> bool:
+    """Whether the outputs of a network are the same, to `decibels` or, where they are zero, to its rounding."""
+    return sqnr(wanted, found) >= decibels or bool((wanted - found).abs().max() <= ROUNDING)
