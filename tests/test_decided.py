@@ -64,6 +64,20 @@ def test_a_branch_on_what_is_computed_stays_outside():
     assert compiled.parts.keys() == {"first", "second"}
 
 
+class UntilTheEnd(Large):
+    """A branch on tokens."""
+
+    def forward(self, x, tokens):
+        x = self.first(x)
+        return self.second(x) if (tokens == 7).any() else x
+
+
+def test_a_branch_on_tokens_stays_outside():
+    with pytest.warns(PartialCaptureWarning, match="data-dependent"):
+        compiled = fxcompress.compile(UntilTheEnd(), [], example_inputs=(torch.randn(4, 8), torch.arange(8).expand(4, 8)))
+    assert compiled.parts.keys() == {"first", "second"}
+
+
 class Drawing(Large):
     """A branch on chance."""
 

@@ -38,24 +38,27 @@ def find_batch(graph_module: fx.GraphModule, example: ExampleInputs) -> Batch:
 
 def _candidates(graph: fx.Graph) -> Iterator[Batch]:
     """What could be the batch: all free first dimensions together, then each free size, those of first dimensions first."""
-    inputs = graph.find_nodes(op="placeholder")
-    shapes = [value.shape if isinstance(value := node.meta.get("val"), Tensor) else () for node in inputs]
-    held: dict[sympy.Symbol, list[int | None]] = {}
-    mixed: set[sympy.Symbol] = set()  # the number of samples is not to be read from such a size
-    for position, shape in enumerate(shapes):
-        for dimension, size in enumerate(shape):
-            if isinstance(size, torch.SymInt):
-                expression = size.node.expr
-                if not expression.is_Symbol or held.get(expression, [None] * len(shapes))[position] is not None:
-                    mixed |= expression.free_symbols
-                held.setdefault(expression, [None] * len(shapes))[position] = dimension
+    inputs = [free_sizes(node) for node in graph.find_nodes(op="placeholder")]
+    held: dict[sympy.Expr, list[int | None]] = {}
+    mixed: set[sympy.Basic] = set()  # the number of samples is not to be read from such a size
+    for position, sizes in enumerate(inputs):
+        for dimension, size in sizes.items():
+            if not size.is_Symbol or held.get(size, [None] * len(inputs))[position] is not None:
+                mixed |= size.free_symbols
+            held.setdefault(size, [None] * len(inputs))[position] = dimension
     known = [(symbol, found) for symbol, found in held.items() if symbol.is_Symbol and symbol not in mixed]
     known.sort(key=lambda one: min(d for d in one[1] if d is not None))
     first = [found for _, found in known if any(d == 0 for d in found)]
     if len(first) > 1:
-        yield Batch(tuple(next((found[i] for found in first if found[i] is not None), None) for i in range(len(shapes))))
+        yield Batch(tuple(next((found[i] for found in first if found[i] is not None), None) for i in range(len(inputs))))
     for _, found in known:
         yield Batch(tuple(found))
+
+
+def free_sizes(node: fx.Node) -> dict[int, sympy.Expr]:
+    """The free sizes of the tensor that `node` gives, by dimension."""
+    shape = value.shape if isinstance(value := node.meta.get("val"), Tensor) else ()
+    return {d: sympy.sympify(size.node.expr) for d, size in enumerate(shape) if isinstance(size, torch.SymInt)}
 
 
 @torch.no_grad()

@@ -1,16 +1,13 @@
 """Branches on masks and flags, such as ``if (mask == 2).any()``, traced as the example takes them.
 
 Which way such a branch goes is how the model is called: with tokens that attend to everything, or without. What comes of
-weights, of inputs in floats or of chance is data, and a branch on it stays one that no graph has.
+weights, of inputs in floats, of tokens or of chance is data, and a branch on it stays one that no graph has.
 """
 
 from __future__ import annotations
 
-import linecache
-import os
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,21 +16,24 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 
 Decisions = dict[str, list[bool | None]]
-"""By the line that asks, its answers one after the other; None where they depend on weights, floats or chance."""
+"""By the line that asks, its answers one after the other; None where they depend on data."""
 
-_OTHERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
+_KINDS = 3
+"""A mask has no more values than these, as a global attention's 0, 1 and 2; what has more, such as tokens, is data."""
 
 
 @torch.no_grad()
 def decisions(model: nn.Module, example: ExampleInputs) -> Decisions:
     """How `model` answers its own questions on `example`; empty where none is of masks and flags alone."""
     given = example.copy()
-    held = [*model.parameters(), *model.buffers(), *_tensors((given.args, given.kwargs))]
-    with unwritten(model), _Asked([one for one in held if one.is_floating_point() or one.is_complex()]) as asked:
+    held = [one for one in (*model.parameters(), *model.buffers()) if one.is_floating_point() or one.is_complex()]
+    data = [one for one in _tensors((given.args, given.kwargs)) if not _may_be_mask(one)]
+    with unwritten(model), _Asked([*held, *data]) as asked:
         model(*given.args, **given.kwargs)
     return asked.answers if any(one is not None for line in asked.answers.values() for one in line) else {}
 
@@ -57,28 +57,32 @@ class Decided(TorchFunctionMode):
 
 
 class _Asked(TorchFunctionMode):
-    """Notes answers, and follows what comes of `floats`, and of chance."""
+    """Notes answers, and follows what comes of `data`, and of chance."""
 
-    def __init__(self, floats: list[Tensor]) -> None:
+    def __init__(self, data: list[Tensor]) -> None:
         super().__init__()
         self.answers: Decisions = defaultdict(list)
-        self._of_floats = WeakTensorKeyDictionary(dict.fromkeys(floats))
+        self._of_data = WeakTensorKeyDictionary(dict.fromkeys(data))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         drawn = torch.get_rng_state()
         result = func(*args, **(kwargs or {}))
-        of_floats = any(one in self._of_floats for one in _tensors((args, kwargs)))
-        of_floats = of_floats or not torch.equal(drawn, torch.get_rng_state())  # which way chance went tells nothing
-        if of_floats:
+        of_data = any(one in self._of_data for one in _tensors((args, kwargs)))
+        of_data = of_data or not torch.equal(drawn, torch.get_rng_state())  # which way chance went tells nothing
+        if of_data:
             written = args[:1] if getattr(func, "__name__", "").endswith("_") else ()  # of __setitem__ as well
-            self._of_floats.update(dict.fromkeys(_tensors((result, written))))
+            self._of_data.update(dict.fromkeys(_tensors((result, written))))
         if _asks(func, args):
-            self.answers[_line()].append(None if of_floats else bool(result))
+            self.answers[_line()].append(None if of_data else bool(result))
         return result
 
 
 def _tensors(values: Any) -> list[Tensor]:
     return [one for one in pytree.tree_leaves(values) if isinstance(one, Tensor)]
+
+
+def _may_be_mask(given: Tensor) -> bool:
+    return not (given.is_floating_point() or given.is_complex()) and len(given.unique()) <= _KINDS
 
 
 def _asks(func: Any, args: Any) -> bool:
@@ -88,7 +92,6 @@ def _asks(func: Any, args: Any) -> bool:
 def _line() -> str:
     """The innermost line outside torch and this package."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OTHERS):
+    while frame.f_back is not None and not is_users(frame):
         frame = frame.f_back
-    path, number = frame.f_code.co_filename, frame.f_lineno
-    return f"{path}:{number}: {linecache.getline(path, number).strip()}"
+    return quoted(frame, frame.f_lineno)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import sympy
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture.batch import close, graph_outputs
+from fxcompress.capture.batch import close, free_sizes, graph_outputs
 from fxcompress.data.batch import Batch, Leaves
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.padding import Padding
@@ -39,8 +38,8 @@ def note_padding(graph_module: fx.GraphModule, example: ExampleInputs) -> None:
 
 
 def _candidates(graph: fx.Graph, batch: Batch, sample: Leaves) -> Iterator[Padding]:
-    sizes = [_free_sizes(node) for node in graph.find_nodes(op="placeholder")]
-    returned = [_free_sizes(node) for node in pytree.tree_leaves(graph.output_node().args) if isinstance(node, fx.Node)]
+    sizes = [free_sizes(node) for node in graph.find_nodes(op="placeholder")]
+    returned = [free_sizes(node) for node in pytree.tree_leaves(graph.output_node().args) if isinstance(node, fx.Node)]
     seen = {symbol for of_output in returned for size in of_output.values() for symbol in size.free_symbols}
     known = dict.fromkeys(size for of_input in sizes for size in of_input.values() if size.is_Symbol and size not in seen)
     for size in known:
@@ -53,11 +52,6 @@ def _candidates(graph: fx.Graph, batch: Batch, sample: Leaves) -> Iterator[Paddi
             lies = dimensions[index], batch.dimensions[index]
             if None not in lies and lies[0] != lies[1] and _may_be_mask(leaf):
                 yield Padding(dimensions, index)
-
-
-def _free_sizes(node: fx.Node) -> dict[int, sympy.Expr]:
-    shape = value.shape if isinstance(value := node.meta.get("val"), Tensor) else ()
-    return {d: sympy.sympify(size.node.expr) for d, size in enumerate(shape) if isinstance(size, torch.SymInt)}
 
 
 def _may_be_mask(leaf: Tensor) -> bool:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import linecache
-import os
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +22,7 @@ from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import data_as_detached, inference_as_no_grad, own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
+from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
@@ -254,13 +252,11 @@ def _first_sentence(error: BaseException | None) -> str:
 
 def _user_line(error: BaseException | None) -> str:
     """The innermost line outside torch and this package in the tracebacks behind `error`."""
-    ours = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
     while error is not None:
         traceback, found = error.__traceback__, None
         while traceback is not None:
-            path = traceback.tb_frame.f_code.co_filename
-            if not path.startswith(ours):
-                found = f"{path}:{traceback.tb_lineno}: {linecache.getline(path, traceback.tb_lineno).strip()}"
+            if is_users(traceback.tb_frame):
+                found = quoted(traceback.tb_frame, traceback.tb_lineno)
             traceback = traceback.tb_next
         if found:
             return found

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.ir.constants import behind, is_computed
-from fxcompress.ir.edit import add_attribute, attribute, held_like, name_of
+from fxcompress.ir.edit import add_attribute, attribute, held_like, is_of_a_pass, name_of
 from fxcompress.storage.aside import Replaced
 
 
@@ -67,7 +67,7 @@ def exchange(channels: Channels, sources: Mapping[int, int], created_by: str) ->
                 if order is not None:
                     value = value.index_select(axis, order.to(value.device))
             made[target] = add_attribute(graph_module, f"{target}_ordered", held_like(old, value))
-            if "stands_for" in node.meta:  # a pass made it, so it is nobody's but that of the graph before
+            if is_of_a_pass(node):  # so that the graph before is the only one that reads it
                 replaced.add(old)
         node.meta |= {"stands_for": name_of(node), "created_by": created_by}
         node.target = made[target]

@@ -116,9 +116,14 @@ def insert_constant(
     with before.graph.inserting_before(before):
         node = before.graph.create_node("get_attr", target, name=target.replace(".", "_"))
     node.meta = origin_of(before) | {"val": without_memory(before.graph, value), "created_by": created_by}
-    if replaces is not None and (replaces.op == "get_attr" or "stands_for" in replaces.meta):
+    if replaces is not None and (replaces.op == "get_attr" or is_of_a_pass(replaces)):
         node.meta["stands_for"] = name_of(replaces)
     return node
+
+
+def is_of_a_pass(constant: fx.Node) -> bool:
+    """Whether a pass has put `constant` in the place of another, so that its tensor is nobody's but the graph's."""
+    return "stands_for" in constant.meta
 
 
 def name_of(constant: fx.Node) -> str:

@@ -1,4 +1,4 @@
-"""The innermost loop of the descent over a weight's integers in C, where there is a compiler; else it runs in torch.
+"""The innermost loop of the descent over a weight's integers: in C where there is a compiler, else in torch.
 
 Torch goes over every column by itself, in seven operations of a few thousand numbers, which take longer to begin than to run.
 """
@@ -21,8 +21,8 @@ _POINTER, _SIZE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = [_POINTER] * 5 + [_SIZE] * 3 + [_REAL] * 2 + [ctypes.c_int]
 
 
-def settle(within: Tensor, slopes: Tensor, newton: Tensor, steps: Tensor, integers: Tensor, levels: tuple[int, int]) -> bool:
-    """Settle some columns one after the other; whether that was done. `slopes` and `integers` are updated.
+def settle(within: Tensor, slopes: Tensor, newton: Tensor, steps: Tensor, integers: Tensor, levels: tuple[int, int]) -> None:
+    """Settle some columns one after the other. `slopes` and `integers` are updated.
 
     Args:
         within: the columns' part of the second moment, [groups, columns, columns].
@@ -33,10 +33,22 @@ def settle(within: Tensor, slopes: Tensor, newton: Tensor, steps: Tensor, intege
     tensors = within, slopes, newton, steps, integers
     function = _load() if all(one.dtype is torch.float32 and one.device.type == "cpu" for one in tensors) else None
     if function is None:
-        return False
-    assert all(one.is_contiguous() for one in tensors)
-    function(*(one.data_ptr() for one in tensors), *slopes.shape, *levels, torch.get_num_threads())
-    return True
+        settle_in_torch(*tensors, levels)
+    else:
+        assert all(one.is_contiguous() for one in tensors)
+        function(*(one.data_ptr() for one in tensors), *slopes.shape, *levels, torch.get_num_threads())
+
+
+def settle_in_torch(
+    within: Tensor, slopes: Tensor, newton: Tensor, steps: Tensor, integers: Tensor, levels: tuple[int, int]
+) -> None:
+    """What `settle` does, on any device and in any precision."""
+    columns = zip(integers.split(1, 1), slopes.split(1, 1), newton.split(1, 1), steps.split(1, 1), within.split(1, 2))
+    for place, (chosen, slope_of_it, newton_of_it, step, felt) in enumerate(columns, 1):
+        best = torch.addcmul(chosen, slope_of_it, newton_of_it, value=-1).round_().clamp_(*levels)
+        change = (best - chosen).mul_(step)
+        chosen.copy_(best)
+        slopes[:, place:].baddbmm_(felt[:, place:], change)
 
 
 @cache

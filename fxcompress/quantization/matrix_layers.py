@@ -13,7 +13,7 @@ from fxcompress.execution.interpreter import Execution
 from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.constants import is_constant
-from fxcompress.ir.edit import insert_constant, name_of, tensor_of
+from fxcompress.ir.edit import insert_constant, is_of_a_pass, name_of, tensor_of
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
@@ -49,7 +49,7 @@ class MatrixLayer:
     def made(self) -> Tensor | None:
         """What the float model holds for its weight, where a pass made it: nobody but the float model reads that."""
         constant = source_constant(self.twin.args[1])
-        known = constant.op == "get_attr" and "stands_for" in constant.meta
+        known = constant.op == "get_attr" and is_of_a_pass(constant)
         return tensor_of(self.reference, constant) if known else None
 
     @property

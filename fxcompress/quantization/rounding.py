@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxcompress.quantization import descent
+from fxcompress.quantization.descent import settle
 
 BLOCK = 64
 """Columns that are settled before the error they leave reaches the columns after them, by one matrix product."""
@@ -95,8 +95,7 @@ def _descend_block(
     newton = torch.where(curvature > NEGLIGIBLE, 1 / (curvature * steps), 0.0)
     if free is not None:
         newton = newton * free[:, block]
-    if not descent.settle(within, slopes, newton, steps, after, levels):
-        settle(within, slopes, newton, steps, after, levels)
+    settle(within, slopes, newton, steps, after, levels)
     moves = (after - before) * steps
     if not moves.any():
         return False
@@ -104,13 +103,3 @@ def _descend_block(
     felt = slice(block.stop if last else 0, None)
     slope[:, felt].baddbmm_(moment[:, felt, block], moves)
     return True
-
-
-def settle(within: Tensor, slopes: Tensor, newton: Tensor, steps: Tensor, integers: Tensor, levels: tuple[int, int]) -> None:
-    """What `fxcompress.quantization.descent.settle` does, in torch."""
-    columns = zip(integers.split(1, 1), slopes.split(1, 1), newton.split(1, 1), steps.split(1, 1), within.split(1, 2))
-    for place, (chosen, slope_of_it, newton_of_it, step, felt) in enumerate(columns, 1):
-        best = torch.addcmul(chosen, slope_of_it, newton_of_it, value=-1).round_().clamp_(*levels)
-        change = (best - chosen).mul_(step)
-        chosen.copy_(best)
-        slopes[:, place:].baddbmm_(felt[:, place:], change)

@@ -1,0 +1,23 @@
+"""The user's own source line: the one to name where torch or this package stands between it and what happens."""
+
+from __future__ import annotations
+
+import linecache
+import os
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_OTHERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether `frame` runs code outside torch and the capture."""
+    return not frame.f_code.co_filename.startswith(_OTHERS)
+
+
+def quoted(frame: FrameType, number: int) -> str:
+    """Line `number` of the code that `frame` runs, as ``path:number: text``."""
+    path = frame.f_code.co_filename
+    return f"{path}:{number}: {linecache.getline(path, number).strip()}"
