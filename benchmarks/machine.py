@@ -36,8 +36,12 @@ def describe_machine() -> dict[str, Any]:
 def one_line(machine: dict[str, Any]) -> str:
     """The machine in a line for under a table."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    flags = " ".join(machine["flags"])
-    return f"{machine['cpu']}, {machine['cores']} cores ({flags}); Python {machine['python']}, {versions}"
+    return f"{processor(machine)}; Python {machine['python']}, {versions}"
+
+
+def processor(machine: dict[str, Any]) -> str:
+    """What counts for numbers and times: the processor and what it can do."""
+    return f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['flags'])})"
 
 
 def cores() -> int:

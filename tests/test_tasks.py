@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.scoreboard import MET, MISSED
 from benchmarks.tasks import __main__ as command
-from benchmarks.tasks import plots, scenes, table
+from benchmarks.tasks import plots, recorded, scenes, table
 from benchmarks.tasks.task import FLOAT, Run, Stack, Task, runs
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -269,7 +269,7 @@ def test_drops_are_against_the_float_model_of_the_same_seed(tmp_path):
         leave(tmp_path, "a", "int8", seed, quantized)
         leave(tmp_path, "b", FLOAT, seed, score)
         leave(tmp_path, "b", "int8", seed, score - 1)
-    first, second = table.sections(TASK, table.results(TASK, tmp_path, 3))
+    first, second = table.sections(TASK, recorded.finished(TASK, tmp_path, 3, "here"))
     drop = next(figure for figure in first.figures if figure.quantity == "drop")
     assert drop.value == pytest.approx(0.15) and drop.high == pytest.approx(0.2) and drop.verdict == MET
     assert next(figure for figure in second.figures if figure.quantity == "drop").verdict == MISSED
@@ -277,11 +277,30 @@ def test_drops_are_against_the_float_model_of_the_same_seed(tmp_path):
     assert "5 epochs of 16, seeds 0, 1, 2: FP32." in first.notes
 
 
+def test_a_row_of_another_machine_stays_with_the_float_model_it_started_from(tmp_path):
+    for seed in range(2):
+        leave(tmp_path / "then", "a", FLOAT, seed, 80.0)
+        leave(tmp_path / "then", "a", "int8", seed, 79.5, epochs=2)
+    recorded.write(TASK, tmp_path, recorded.finished(TASK, tmp_path / "then", 2, "there"))
+    leave(tmp_path / "now", "a", FLOAT, 1, 60.0)
+    leave(tmp_path / "now", "a", "int8", 1, 58.5)
+    both = recorded.read(TASK, tmp_path) | recorded.finished(TASK, tmp_path / "now", 2, "here")
+    (section,) = table.sections(TASK, both)
+    drop = next(figure for figure in section.figures if figure.quantity == "drop")
+    assert (drop.low, drop.high) == (0.5, 1.5)
+    assert (
+        "2 epochs of 16 (there), seed 0: INT8." in section.notes
+        and "1 epoch of 16 (here), seed 1: FP32; INT8." in section.notes
+    )
+    recorded.write(TASK, tmp_path, both)
+    assert recorded.read(TASK, tmp_path) == both
+
+
 def test_plots_have_a_bar_for_every_drop_and_every_file(tmp_path):
     leave(tmp_path, "a", FLOAT, 0, 80.0)
     leave(tmp_path, "a", "int8", 0, 79.5)
     leave(tmp_path, "b", FLOAT, 0, 80.0)  # of which there is nothing to compare
-    drop, size = plots.write("small", table.sections(TASK, table.results(TASK, tmp_path, 1)), tmp_path)
+    drop, size = plots.write("small", table.sections(TASK, recorded.finished(TASK, tmp_path, 1, "here")), tmp_path)
     assert drop.name == "small_a_drop.svg" and drop.read_text().count("<rect") == size.read_text().count("<rect") - 1
     assert ">+0.50<" in drop.read_text() and ">1 kB<" in size.read_text()
 
@@ -290,7 +309,7 @@ def test_no_bar_is_judged_on_fewer_than_three_seeds(tmp_path):
     for seed in range(2):
         leave(tmp_path, "a", FLOAT, seed, 80.0)
         leave(tmp_path, "a", "int8", seed, 90.0)
-    (section,) = table.sections(TASK, table.results(TASK, tmp_path, 3))
+    (section,) = table.sections(TASK, recorded.finished(TASK, tmp_path, 3, "here"))
     assert all(figure.verdict is None for figure in section.figures)
     assert "No bar is judged on fewer than 3 seeds." in section.notes
     assert "Brackets are the least and the most of the seeds." in section.notes

@@ -6,7 +6,8 @@
     python -m benchmarks.tasks language --only int8 -- --limit 3000 --epochs 1
 
 What follows ``--`` is given to the example. Each row is one run of ``examples/TASK/train.py``, in a folder of its own in
-out/tasks/. The table and its plots go to benchmarks/results/, of a quick run to out/benchmarks/.
+out/tasks/. The table, its plots and what every run found go to benchmarks/results/, of a quick run to out/benchmarks/; rows
+that are kept there and not run again stay in the table.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import scoreboard
-from benchmarks.machine import describe_machine
-from benchmarks.tasks import detection, language, plots, segmentation
-from benchmarks.tasks.table import results, sections
+from benchmarks.machine import describe_machine, processor
+from benchmarks.tasks import detection, language, plots, recorded, segmentation
+from benchmarks.tasks.table import sections
 from benchmarks.tasks.task import FLOAT, Task, runs
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     task, machine = TASKS[options.task], describe_machine()
     failed = False if options.report else _run(task, options)
-    found = sections(task, results(task, options.folder, options.seeds))
-    if found:
+    runs_of_it = recorded.read(task, options.output) | recorded.finished(
+        task, options.folder, options.seeds, processor(machine)
+    )
+    if runs_of_it:
+        found = sections(task, runs_of_it)
+        recorded.write(task, options.output, runs_of_it)
         scoreboard.write(found, machine, options.output, task.name)
         plots.write(task.name, found, options.output)
         scoreboard.show(found, machine)

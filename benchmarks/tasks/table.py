@@ -1,29 +1,19 @@
-"""The table of a task, from the results that its runs left."""
+"""The table of a task, from what its runs found."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.medians import Estimate
 from benchmarks.scoreboard import Bar, Figure, Section
-from benchmarks.tasks.task import FLOAT, Run, Task
-
-Results = dict[Run, dict[str, Any]]
+from benchmarks.tasks.recorded import Results
+from benchmarks.tasks.task import FLOAT, Task
 
 JUDGED = 3
 """Seeds that it takes to judge a bar: one says little about a few tenths of a point."""
-
-
-def results(task: Task, folder: Path, seeds: int) -> Results:
-    """What the finished runs in `folder` found."""
-    every = [Run(network, stack, seed) for network in task.networks for stack in task.stacks for seed in range(seeds)]
-    paths = {run: run.folder(folder) / "result.json" for run in every}
-    return {run: json.loads(path.read_text()) for run, path in paths.items() if path.exists()}
 
 
 def sections(task: Task, found: Results) -> list[Section]:
@@ -38,9 +28,8 @@ def _section(task: Task, network: str, found: Results) -> Section:
         if not of_stack:
             continue
         section.figures.append(_figure(stack.title, task.score, [one["score"] for one in of_stack.values()], "percent"))
-        floats = {run.seed: one["score"] for run, one in _of(found, stack=FLOAT).items()}
-        drops = [floats[run.seed] - one["score"] for run, one in of_stack.items() if run.seed in floats]
-        if name != FLOAT and drops:
+        if name != FLOAT:
+            drops = [one["float"] - one["score"] for one in of_stack.values()]
             bar = Bar("at most", stack.max_drop) if stack.max_drop is not None and len(drops) >= JUDGED else None
             section.figures.append(_figure(stack.title, "drop", drops, "points", bar))
         section.figures.append(_figure(stack.title, "file", [one["bytes"] / 1e3 for one in of_stack.values()], "kB"))
@@ -58,16 +47,19 @@ def _section(task: Task, network: str, found: Results) -> Section:
 
 
 def _trainings(task: Task, found: Results) -> list[str]:
-    """On how much and how often was trained, a sentence for all that were trained alike."""
+    """How much was trained, and where the runs were of several machines, on which: a sentence for all that are alike."""
+    several = len({one["machine"] for one in found.values()}) > 1
     alike: dict[str, list[str]] = {}
     for name, stack in task.stacks.items():
-        if of_stack := _of(found, stack=name):
-            one = next(iter(of_stack.values()))
-            seeds = ", ".join(str(run.seed) for run in of_stack)
-            trained = (
+        seeds: dict[str, list[int]] = {}
+        for run, one in _of(found, stack=name).items():
+            epochs = (
                 f"{one['epochs']} epoch{'s' * (one['epochs'] != 1)} of {one['trained_on']}" if one["epochs"] else "not trained"
             )
-            alike.setdefault(f"{trained}, seed{'s' * (len(of_stack) > 1)} {seeds}", []).append(stack.title)
+            seeds.setdefault(f"{epochs} ({one['machine']})" if several else epochs, []).append(run.seed)
+        for how, of_it in seeds.items():
+            listed = ", ".join(map(str, sorted(of_it)))
+            alike.setdefault(f"{how}, seed{'s' * (len(of_it) > 1)} {listed}", []).append(stack.title)
     return [f"{how}: {'; '.join(titles)}." for how, titles in alike.items()]
 
 
