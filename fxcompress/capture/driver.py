@@ -44,6 +44,7 @@ from fxcompress.data.batch import Batch
 from fxcompress.data.convention import PARAMETERS, parameters_of
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError
+from fxcompress.ir.collection import collected_later
 from fxcompress.ir.constants import mark_computed
 from fxcompress.ir.exclusion import one_thread_at_a_time
 from fxcompress.ir.modes import set_training
@@ -53,6 +54,7 @@ aten = torch.ops.aten
 
 
 @one_thread_at_a_time
+@collected_later()
 def capture(
     model: nn.Module | fx.GraphModule | ExportedProgram,
     example_inputs: ExampleInputs,

@@ -50,7 +50,9 @@ def widen(module: fx.GraphModule) -> None:
         for name, tensor in owner._parameters.items():
             if stays(tensor):
                 owner._parameters[name] = done.setdefault(id(tensor), _in_float32(tensor))  # type: ignore[arg-type, assignment]
-    for cast in filter(is_widened, module.graph.find_nodes(op="call_function", target=CAST)) if done else ():
+    if not done:
+        return
+    for cast in filter(is_widened, module.graph.find_nodes(op="call_function", target=CAST)):
         (weight,) = cast.all_input_nodes
         cast.args, cast.kwargs, cast.op, cast.target = (), {}, "get_attr", weight.target  # so it keeps the name
         cast.meta.pop(COMPUTED, None)

@@ -94,6 +94,8 @@ def changed(before: Kept, after: Kept) -> set[str]:
 
 def _leaves(value: Any) -> list[Any]:
     """The leaves of `value`, and those of what objects among them hold, such as a namespace of losses."""
+    if value is None or isinstance(value, (int, str)) or (isinstance(value, _FILLED) and not len(value)):  # most are
+        return [value]
     leaves = pytree.tree_leaves(value)
     objects = [vars(one) for one in leaves if hasattr(one, "__dict__") and not isinstance(one, _NO_NAMESPACES)]
     return leaves + pytree.tree_leaves(objects)

@@ -51,9 +51,10 @@ def write_call(emit: Emitter, args: Any, kwargs: Any) -> Any:
 def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The ways to write a call with their names, in the order in which they are tried."""
     target = emit.node.target
-    fakes = [emit.fake(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, ir.Value)]
+    leaves = pytree.tree_leaves((args, kwargs))
+    fakes = [emit.fake(leaf) for leaf in leaves if isinstance(leaf, ir.Value)]
     complex_inputs = any(fake.is_complex() for fake in fakes)
-    if not complex_inputs and (value := computed(emit, args, kwargs)) is not None:
+    if not complex_inputs and (value := computed(emit, args, kwargs, leaves)) is not None:
         yield "constant", lambda: value
     complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
     ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -14,16 +15,18 @@ from fxcompress.emit.translation import Emitter
 _SMALL = 2**16  # bytes
 
 
-def computed(emit: Emitter, args: Any, kwargs: Any) -> ir.Value | None:
+def computed(emit: Emitter, args: Any, kwargs: Any, leaves: Sequence[Any]) -> ir.Value | None:
     """What the call of ``emit.node`` gives; None where that is not known, or is large and larger than what it is made of.
+
+    `leaves` are those of `args` and `kwargs`.
 
     Runtimes do not compute all such calls when they load a file, and OpenVINO reads some of those that it leaves wrongly.
     """
     target, result = emit.node.target, emit.result
-    values = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, ir.Value)]
+    values = [leaf for leaf in leaves if isinstance(leaf, ir.Value)]
     if not values or getattr(target, "namespace", "") != "aten" or not _is_plain(result):
         return None
-    if any(isinstance(leaf, torch.SymInt) for leaf in pytree.tree_leaves((args, kwargs))):
+    if any(isinstance(leaf, torch.SymInt) for leaf in leaves):
         return None
     if torch.Tag.nondeterministic_seeded in target.tags or not all(map(_is_stored, values)):  # type: ignore[union-attr]
         return None

@@ -34,6 +34,7 @@ from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableErr
 from fxcompress.emit.widths import widen
 from fxcompress.errors import EmitError, InputError, describe
 from fxcompress.ir.codeless import codeless
+from fxcompress.ir.collection import collected_later
 from fxcompress.ir.constants import fold_computed, is_computed
 from fxcompress.ir.dialect import NUMBER_READS, copy_graph
 from fxcompress.ir.edit import without_modules
@@ -108,6 +109,7 @@ def _chosen_opset(wanted: int | None, needed: int) -> int:
     return wanted
 
 
+@collected_later()
 def unwritable(graph_module: fx.GraphModule) -> str | None:
     """What keeps `graph_module` from being written, all of it, as the error would say; None where nothing does.
 
