@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,6 +146,23 @@ def test_a_value_with_gaps_in_memory_is_rounded_as_without(example, way):
         assert torch.equal(y, quantizer(dense))
     quantizer(dense).backward(gradient)
     assert torch.equal(apart.grad, dense.grad)
+
+
+BOUNDS = st.sampled_from([(0.0, math.inf), (0.0, 1.0), (-1.0, 1.0), (-math.inf, 0.5)])
+
+
+@given(quantizers_and_inputs(), ways, orders, BOUNDS, st.booleans())
+def test_a_quantizer_clamps_as_the_activation_before_it_would(example, way, order, bounds, twice):
+    quantizer, x, gradient = example
+    x[0, 0, :2] = torch.tensor(bounds).clamp(-9, 9)  # at the ends there is no gradient
+    found = []
+    with computed_by(way):
+        for clamps in False, True:
+            source = laid_out(x, order).requires_grad_()
+            y = quantizer(source, within=bounds) if clamps else quantizer(F.hardtanh(source, *bounds))
+            learned = [source, *quantizer.parameters()]
+            found.append([y, *torch.autograd.grad(y, learned, gradient, create_graph=twice, materialize_grads=True)])
+    assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
 @given(quantizers_and_inputs(), st.floats(0, 10))

@@ -1,7 +1,8 @@
 /* Rounding to an integer grid in one pass over memory, and its gradients in another: see straight_through.py.
 
-   Tensors are rows of `columns` numbers, with one scale and zero point a row; a null pointer is a zero point of 0. Sums go
-   block by block, so that they do not depend on the number of threads.
+   Tensors are rows of `columns` numbers, with one scale and zero point a row; a null pointer is a zero point of 0. What is
+   rounded are the numbers clamped to `least` and `most`. Sums go block by block, so that they do not depend on the number of
+   threads.
 
    The functions are here once for float and once for bfloat16, which is computed in float: the file includes itself for each
    type of the elements. */
@@ -18,6 +19,12 @@
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static inline float same(float x) { return x; }
+
+static inline float within(float x, float least, float most) /* a NaN stays one */
+{
+    x = x < least ? least : x;
+    return x > most ? most : x;
+}
 
 static inline float wide(uint16_t x)
 {
@@ -53,7 +60,7 @@ static inline uint16_t narrow(float x) /* half to even; a NaN stays one */
 #else
 
 void NAMED(forward)(const ELEMENT *x, ELEMENT *y, int64_t rows, int64_t columns, const float *scale, const float *zero_point,
-             float low, float high, int threads)
+             float low, float high, float least, float most, int threads)
 {
     const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(threads) if (threads > 1 && rows * columns > 4 * BLOCK)
@@ -63,7 +70,7 @@ void NAMED(forward)(const ELEMENT *x, ELEMENT *y, int64_t rows, int64_t columns,
         const ELEMENT *from = x + row * columns;
         ELEMENT *to = y + row * columns;
         for (int64_t i = start; i < end; i++) {
-            float q = rintf(READ(from[i]) / step);
+            float q = rintf(within(READ(from[i]), least, most) / step);
             q = q < bottom ? bottom : q;
             q = q > top ? top : q;
             to[i] = WRITE(q * step);
@@ -72,10 +79,11 @@ void NAMED(forward)(const ELEMENT *x, ELEMENT *y, int64_t rows, int64_t columns,
 }
 
 /* dx: the gradient of x. of_low[row], of_extent[row]: the gradients of what the range is learned by, where `symmetric` says
-   which range that is. Values of x within `slack` steps of an end are inside. Returns 0, or 1 where there is no memory. */
+   which range that is. Values of x within `slack` steps of an end are inside; those at `least` and `most` or beyond have no
+   gradient. Returns 0, or 1 where there is no memory. */
 int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t rows, int64_t columns, const float *scale,
-             const float *zero_point, float low, float high, float slack, int symmetric, float *of_low, float *of_extent,
-             int threads)
+             const float *zero_point, float low, float high, float slack, int symmetric, float least, float most,
+             float *of_low, float *of_extent, int threads)
 {
     const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
     const float beyond = symmetric ? (high - low) / high : 1;
@@ -91,7 +99,8 @@ int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t row
         float outer = 0, terms = 0;
 #pragma omp simd reduction(+ : outer, terms)
         for (int64_t i = offset + start; i < offset + end; i++) {
-            float level = READ(x[i]) / step;
+            const float value = READ(x[i]);
+            float level = within(value, least, most) / step;
             const float inside = level <= lowest || level >= highest ? 0.0f : READ(g[i]);
             const float outside = READ(g[i]) - inside;
             float q = rintf(level);
@@ -99,7 +108,7 @@ int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t row
             level = level > highest ? highest : level;
             q = q < bottom ? bottom : q;
             q = q > top ? top : q;
-            dx[i] = WRITE(inside);
+            dx[i] = WRITE(value <= least || value >= most ? 0.0f : inside);
             outer += outside;
             terms += inside * (q - level) + outside * (q * beyond);
         }

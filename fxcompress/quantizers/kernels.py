@@ -23,8 +23,16 @@ class Kernel(Protocol):
     def takes(self, x: Tensor, scale: Tensor) -> bool:
         """Whether the functions can be called with these, and a zero point as `scale` is."""
 
-    def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
-        """Write to `result`, laid out as `x` is, what `x` is on the grid."""
+    def forward(
+        self,
+        x: Tensor,
+        result: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        levels: tuple[int, int],
+        within: tuple[float, float],
+    ) -> None:
+        """Write to `result`, laid out as `x` is, what `x`, clamped to `within`, is on the grid."""
 
     def backward(
         self,
@@ -35,6 +43,7 @@ class Kernel(Protocol):
         levels: tuple[int, int],
         slack: float,
         symmetric: bool,
+        within: tuple[float, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of `x`, and of what the lower end and the extent of the range are learned by."""
 

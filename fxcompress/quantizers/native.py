@@ -25,8 +25,8 @@ TYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 """What is rounded, and how the functions for it are named."""
 
 _POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-_FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 2 + [_INT]
-_BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT] + [_POINTER] * 2 + [_INT]
+_FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 4 + [_INT]
+_BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT] + [_REAL] * 2 + [_POINTER] * 2 + [_INT]
 
 
 class CKernel:
@@ -45,7 +45,15 @@ class CKernel:
             return False
         return x.is_contiguous() and x.dim() > 0 and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
 
-    def forward(self, x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:
+    def forward(
+        self,
+        x: Tensor,
+        result: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        levels: tuple[int, int],
+        within: tuple[float, float],
+    ) -> None:
         rows = scale.numel()
         self._forward[x.dtype](
             x.data_ptr(),
@@ -55,6 +63,7 @@ class CKernel:
             scale.data_ptr(),
             None if zero_point is None else zero_point.data_ptr(),
             *levels,
+            *within,
             torch.get_num_threads(),
         )
 
@@ -67,6 +76,7 @@ class CKernel:
         levels: tuple[int, int],
         slack: float,
         symmetric: bool,
+        within: tuple[float, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of `x`, and of what the lower end and the extent of the range are learned by."""
         rows, inside = scale.numel(), torch.empty_like(x)
@@ -82,6 +92,7 @@ class CKernel:
             *levels,
             slack,
             symmetric,
+            *within,
             of_low.data_ptr(),
             of_extent.data_ptr(),
             torch.get_num_threads(),

@@ -21,7 +21,7 @@ from fxcompress.quantizers.neighbours import LARGEST, answers_at_once, weight_su
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.ranges import Estimator
 from fxcompress.quantizers.spec import QuantizationSpec
-from fxcompress.quantizers.straight_through import fake_quantize
+from fxcompress.quantizers.straight_through import EVERYTHING, Range, clamped, fake_quantize
 
 _LEAST_SCALE = 1e-45  # the least float above zero
 
@@ -163,21 +163,23 @@ class Quantizer(nn.Module):
         """The type that holds the integers in a file: a key of `fxcompress.quantization.ops.INTEGER_RANGES`."""
         return f"{'int' if self.signed else 'uint'}{4 if self.spec.bits <= 4 else 8}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, within: Range = EVERYTHING) -> Tensor:
+        """`x`, clamped to `within` as by the activation that stood before this (see `fxcompress.driver.clamps`), rounded."""
         if not (self.ready and self.enabled):
-            return bypass(self, x)
-        if self.training:
+            return bypass(self, clamped(x, within))
+        if self.training and (self.followed.any or self.spec.pairs):
+            x, within = clamped(x, within), EVERYTHING
             self._see(x)
-        return self.rounded(x)
+        return self.rounded(x, within)
 
     def _see(self, x: Tensor) -> None:
         """Let the range follow `x`, which is rounded in training."""
         self._follow_unfitted(x)
         self.spread(x)
 
-    def rounded(self, x: Tensor) -> Tensor:
-        """`x` on the grid, with straight-through gradients."""
-        return fake_quantize(x, *self.broadcast(x.shape), None, None, self.levels, 1.0)
+    def rounded(self, x: Tensor, within: Range = EVERYTHING) -> Tensor:
+        """`x`, clamped to `within`, on the grid, with straight-through gradients."""
+        return fake_quantize(x, *self.broadcast(x.shape), None, None, self.levels, 1.0, within)
 
     @torch.no_grad()
     def integers(self, x: Tensor, dtype: torch.dtype | None = None, shift: int = 0) -> Tensor:

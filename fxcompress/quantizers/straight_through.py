@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ BOUND = 2.0**-10
 HALF = (torch.bfloat16, torch.float16)
 """Too coarse to divide in: what is of these types is rounded in float32."""
 
+Range = tuple[float, float]
+EVERYTHING: Range = (-math.inf, math.inf)
+
 BLOCK = 2**17
 """Elements that each thread works on at a time: what an operation leaves of them in the cache, the next one finds there."""
 
@@ -30,19 +34,30 @@ def fake_quantize(
     extent: Tensor | None,
     levels: tuple[int, int],
     multiplier: float,
+    within: Range = EVERYTHING,
 ) -> Tensor:
     """`FakeQuantize` of these, also inside transformations of torch's."""
+    if within != EVERYTHING and (linearized.is_transformed() or kernel_for(x, scale, zero_point, training=True) is None):
+        x, within = clamped(x, within), EVERYTHING
     if linearized.is_transformed():
         wide, grid = x.float() if x.dtype in HALF else x, linearized.Grid(scale, zero_point, low, extent, levels, multiplier)
         return linearized.fake_quantize(wide, grid, BOUND).to(x.dtype)
-    return FakeQuantize.apply(x, scale, zero_point, low, extent, levels, multiplier)
+    return FakeQuantize.apply(x, scale, zero_point, low, extent, levels, multiplier, within)
+
+
+def clamped(x: Tensor, within: Range) -> Tensor:
+    """`x` clamped to `within`; what is at its ends or beyond has no gradient, as of a ReLU."""
+    if within == EVERYTHING:
+        return x
+    return x.relu() if within == (0.0, math.inf) else torch.nn.functional.hardtanh(x, *within)
 
 
 class FakeQuantize(torch.autograd.Function):
     """``(clamp(round(x / scale) + zero_point, *levels) - zero_point) * scale``.
 
-    In the order of `fxcompress::quantize` and `fxcompress::dequantize`, so the bits are equal. With y for the result, g for
-    its gradient, and `bottom` and `top` for the values of the two ends of the grid, the gradients are
+    Of `x` clamped to `within`, as a ReLU before it does, whose gradient it then has as well: one pass over memory for two.
+    In the order of `fxcompress::quantize` and `fxcompress::dequantize`, so the bits are equal. With y for the result, g for its
+    gradient, and `bottom` and `top` for the values of the two ends of the grid, the gradients are
 
     * of x: g between the ends, 0 beyond them (the straight-through estimator of Bengio et al., arXiv 1308.3432);
     * of `extent`: ``sum(g * k) * sign(extent)``, where k is (y - x) / (top - bottom) between the ends and 1 above; below, 0,
@@ -60,6 +75,7 @@ class FakeQuantize(torch.autograd.Function):
         extent: what its width, or the upper end of a symmetric grid, is learned by; None for a grid that is not learned.
         levels: the lowest and highest integer.
         multiplier: of the gradients of `low` and `extent`.
+        within: the least and the most that a kernel clamps `x` to; where there is none, it is `EVERYTHING`.
     """
 
     @staticmethod
@@ -72,6 +88,7 @@ class FakeQuantize(torch.autograd.Function):
         extent: Tensor | None,
         levels: tuple[int, int],
         multiplier: float,
+        within: Range = EVERYTHING,
     ) -> Tensor:
         if torch.compiler.is_compiling():
             x = x.contiguous()  # torch.compile takes no results that are written to strided memory
@@ -81,10 +98,10 @@ class FakeQuantize(torch.autograd.Function):
             source = x.float()
             kernel = kernel_for(source, scale, zero_point, training=training)
         ctx.kernel, ctx.computed_in, result = kernel, source.dtype, _empty_result(source)
-        ctx.levels, ctx.multiplier, ctx.symmetric = levels, multiplier, low is None
+        ctx.levels, ctx.multiplier, ctx.symmetric, ctx.within = levels, multiplier, low is None, within
         ctx.grid = scale, zero_point  # not saved as the others are: they may stem from inference mode
         if kernel is not None:
-            kernel.forward(source, result, scale, zero_point, levels)
+            kernel.forward(source, result, scale, zero_point, levels, within)
         else:
             _round(source, result, scale, zero_point, levels)
         if not torch.compiler.is_compiling() and x.is_inference():
@@ -101,20 +118,21 @@ class FakeQuantize(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for gradients of gradients
             low = None if ctx.symmetric else scale  # any tensor of its shape
             learned = linearized.Grid(scale, zero_point, low, extent, ctx.levels, ctx.multiplier)
-            of_x, of_low, of_extent = linearized.gradients(gradient, x, learned, BOUND)
-            return of_x.to(given), None, None, of_low, of_extent, None, None
+            of_x, of_low, of_extent = linearized.gradients(gradient, x.clamp(*ctx.within), learned, BOUND)
+            of_x = torch.where((x <= ctx.within[0]) | (x >= ctx.within[1]), 0.0, of_x)
+            return of_x.to(given), None, None, of_low, of_extent, None, None, None
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         if ctx.kernel is not None:
-            grid = scale, zero_point, ctx.levels, BOUND, ctx.symmetric
+            grid = scale, zero_point, ctx.levels, BOUND, ctx.symmetric, ctx.within
             inside, of_low, of_extent = ctx.kernel.backward(gradient, x, *grid)
         else:
             inside, of_low, of_extent = _gradients(gradient, x, scale, zero_point, ctx.levels, ctx.symmetric)
         inside = inside.to(given)
         if extent is None:
-            return inside, None, None, None, None, None, None
+            return inside, None, None, None, None, None, None, None
         of_extent = of_extent * (extent.sign() * ctx.multiplier)
-        return inside, None, None, None if ctx.symmetric else of_low * ctx.multiplier, of_extent, None, None
+        return inside, None, None, None if ctx.symmetric else of_low * ctx.multiplier, of_extent, None, None, None
 
 
 def _round(x: Tensor, result: Tensor, scale: Tensor, zero_point: Tensor | None, levels: tuple[int, int]) -> None:

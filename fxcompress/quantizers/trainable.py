@@ -14,7 +14,7 @@ from fxcompress.ir.state import outside, widen_scalars
 from fxcompress.quantizers.linearized import is_transformed
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.quantizer import Quantizer, outside_grid
-from fxcompress.quantizers.straight_through import fake_quantize
+from fxcompress.quantizers.straight_through import EVERYTHING, Range, fake_quantize
 
 TINY = 1e-16
 """What is added to the size of a parameter, so that no range is empty."""
@@ -122,14 +122,15 @@ class TrainableQuantizer(Quantizer):
             state_dict.setdefault(f"{prefix}room", torch.ones_like(self.room))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def rounded(self, x: Tensor) -> Tensor:
+    def rounded(self, x: Tensor, within: Range = EVERYTHING) -> Tensor:
         place = self.spec.scale_axis, self.spec.group_size or 0, x.shape
         low, extent = self._range()
         with torch.no_grad():
             scale, point = grid_of(low, extent, *self.levels)
         zero_point, lower = (None if one is None else along(one, *place) for one in (point, low))
         upper = along(extent, *place)
-        return fake_quantize(x, along(scale, *place), zero_point, lower, upper, self.levels, self.learning_rate_multiplier)
+        learned = lower, upper, self.levels, self.learning_rate_multiplier
+        return fake_quantize(x, along(scale, *place), zero_point, *learned, within)
 
 
 def grid_of(low: Tensor | None, extent: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor | None]:
