@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxcompress
 from fxcompress import QuantizationOptions, QuantizationSpec, passes
 from fxcompress.quantization.weights import fit
+from fxcompress.quantizers import neighbours
 from fxcompress.quantizers.neighbours import weight_sums
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.targets import OPENVINO_CPU, has_vnni
@@ -240,6 +241,25 @@ def test_odd_neighbours_are_any_two_in_a_row_also_without_masked_inputs(seed, ke
     if not all(kept) or len(kept) % 2:
         assert ((left[:, :-1] + left[:, 1:]).abs() <= found[:, None]).all()
     assert (found <= 2 * weight.abs().amax((1, 2))).all()
+
+
+@given(st.integers(0, 2**16), st.integers(1, 9), st.integers(1, 20), st.sampled_from([(), (1,), (3, 3)]), st.booleans())
+def test_the_kernel_finds_the_same_neighbours(seed, rows, inputs, kernel, rounded):
+    """On numbers whose sums are exact; a quarter are zero, so that few filters read an input, or none."""
+    random = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-200, 200, (rows, inputs, *kernel), generator=random) / 8
+    weight *= torch.rand(weight.shape, generator=random) > 0.25
+    scale, points = (
+        2.0 ** torch.randint(-3, 1, (rows,), generator=random),
+        torch.randint(-3, 3, (rows,), generator=random).float(),
+    )
+    grid = (scale, points, (-64, 63)) if rounded else None
+    found = neighbours.weight_sums(weight, 0, grid)
+    loaded, neighbours._load = neighbours._load, lambda: None
+    try:
+        assert torch.equal(found, neighbours.weight_sums(weight, 0, grid))
+    finally:
+        neighbours._load = loaded
 
 
 @pytest.mark.parametrize("masked", [0, 1, 4])

@@ -12,8 +12,18 @@ filter reads are left out, which a file may be without.
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+from fxcompress.quantizers.native import compiled
+from fxcompress.quantizers.ops import along
+
+SOURCE = Path(__file__).with_name("neighbours.c")
 
 LARGEST = 128
 """Steps that two neighbours of one sign add up to, at most: 255 times as much is the most that 16 bits hold."""
@@ -35,18 +45,69 @@ def widening(sums: Tensor, steps: Tensor) -> Tensor:
     return torch.where(sums > steps * (LARGEST - _MARGIN), sums / (steps * (LARGEST - 2 * _MARGIN)), 1.0)
 
 
-def weight_sums(weight: Tensor, channel_axis: int | None) -> Tensor:
+Grid = tuple[Tensor, Tensor, tuple[int, int]]
+"""Scale and zero point, one or one a channel, and the levels."""
+
+
+def weight_sums(weight: Tensor, channel_axis: int | None, grid: Grid | None = None) -> Tensor:
     """The largest sum of two neighbours in each channel of `weight`, without its sign; in all of it where that is None.
 
-    The inputs are along the first axis that is not the channels'.
+    The inputs are along the first axis that is not the channels'. With a `grid` they are sums of its integers.
     """
+    if channel_axis == 0 and (found := _in_c(weight, grid)) is not None:
+        return found
+    weight = weight if grid is None else _integers(weight, channel_axis, grid)
     if channel_axis is not None:
         return _by_channel(weight, channel_axis)
     return torch.maximum(*(_by_channel(weight, axis).amax() for axis in (0, 1)))
 
 
+def _integers(weight: Tensor, axis: int | None, grid: Grid) -> Tensor:
+    """The integers that `weight` is on `grid`, less their zero point."""
+    scale, point = (along(one, axis, 0, weight.shape) for one in grid[:2])
+    low, high = grid[2]
+    return torch.div(weight, scale).round_().add_(point).clamp_(low, high).sub_(point)
+
+
+def _in_c(weight: Tensor, grid: Grid | None) -> Tensor | None:
+    """The sums in each row of `weight`, in one pass over it; None where there is no kernel that could."""
+    plain = [weight, *(() if grid is None else grid[:2])]
+    if torch.compiler.is_compiling() or not weight.numel() or not all(map(_is_plain, plain)):
+        return None
+    few = weight[:_FEW] if grid is None else _integers(weight[:_FEW], 0, (grid[0][:_FEW], grid[1][:_FEW], grid[2]))
+    if not _read(_places(few, 0)).all() or (function := _load()) is None:
+        return None
+    sums, (low, high) = weight.new_empty(len(weight)), (0, 0) if grid is None else grid[2]
+    scale, point = (None, None) if grid is None else (one.data_ptr() for one in grid[:2])
+    sizes = len(weight), weight.shape[1], weight[0, 0].numel()
+    if function(weight.data_ptr(), scale, point, low, high, *sizes, sums.data_ptr(), torch.get_num_threads()):
+        raise MemoryError("no memory for the integers of a weight")
+    return sums
+
+
+def _is_plain(one: Tensor) -> bool:
+    return one.dtype is torch.float32 and one.device.type == "cpu" and one.is_contiguous() and not one.is_neg()
+
+
+@cache
+def _load() -> Callable[..., int] | None:
+    return compiled(SOURCE, _largest_sums, "steps of weights are widened")
+
+
+def _largest_sums(library: ctypes.CDLL) -> Callable[..., int]:
+    pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    function = library.largest_sums
+    function.argtypes, function.restype = [pointer] * 3 + [real] * 2 + [size] * 3 + [pointer, ctypes.c_int], ctypes.c_int
+    return function
+
+
+def _places(weight: Tensor, axis: int) -> Tensor:
+    """`weight` as [channels, inputs, places]."""
+    return weight.movedim(axis, 0).flatten(2) if weight.dim() > 2 else weight.movedim(axis, 0).unsqueeze(2)
+
+
 def _by_channel(weight: Tensor, axis: int) -> Tensor:
-    places = weight.movedim(axis, 0).flatten(2) if weight.dim() > 2 else weight.movedim(axis, 0).unsqueeze(2)
+    places = _places(weight, axis)
     found = _largest(places.mT.reshape(len(places), -1, 1), every=1) if places.shape[1] % 2 else _largest(places)
     if answers_at_once(places) and (_read(places[:_FEW]).all() or _read(places).all()):
         return found

@@ -137,8 +137,9 @@ class Quantizer(nn.Module):
             return
         factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
         if not answers_at_once(factor) or (factor > 1).any():
-            integers, zero_point = self.integers(weight.detach()), self.broadcast(weight.shape)[1]
-            self.widen(torch.where(self.pairs_beyond(integers - zero_point), factor, 1.0))
+            grid = self.scale, self.zero_point, self.levels
+            beyond = weight_sums(weight.detach(), self.spec.channel_axis, grid) > LARGEST
+            self.widen(torch.where(beyond, factor, 1.0))
 
     def pairs_beyond(self, integers: Tensor) -> Tensor:
         """Where neighbours in `integers`, those of a weight less their zero point, are beyond that: bool, as `scale`."""

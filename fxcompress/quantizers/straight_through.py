@@ -192,7 +192,9 @@ def _empty_result(x: Tensor) -> Tensor:
     Where those are left as they are, a convolution behind takes another layout than behind the lowered operations, and
     rounds otherwise. What it holds is to be overwritten; after two operations strides stay.
     """
-    return torch.empty_like(x) if torch.compiler.is_compiling() or 1 not in x.shape else x.neg().neg()
+    if torch.compiler.is_compiling() or 1 not in x.shape:
+        return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format) if x.is_contiguous() else x.neg().neg()
 
 
 def _shifted(levels: tuple[int, int], zero_point: Tensor | None) -> tuple[tuple[float, float], Tensor | None]:

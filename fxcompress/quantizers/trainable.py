@@ -53,6 +53,7 @@ class TrainableQuantizer(Quantizer):
         self.input_extent = nn.Parameter(start.scale.new_empty(shape))
         self.input_low = None if self.spec.symmetric else nn.Parameter(start.scale.new_empty(shape))
         self.register_buffer("room", torch.ones_like(start.scale) if self.spec.pairs else None)
+        self._no_room = False  # known while a call lasts: whoever averages or loads states writes to the buffer
         self.followed = start.followed
         self.set_grid(start.scale, start.zero_point, start.signed)
 
@@ -74,10 +75,12 @@ class TrainableQuantizer(Quantizer):
             self.input_extent.data.mul_(factor.view_as(self.input_extent))
         else:
             self.room.mul_(factor)
+            self._no_room = False
 
     def _see(self, x: Tensor) -> None:
         if self.room is not None and not is_transformed():
             self.room.fill_(1.0)
+            self._no_room = True
         super()._see(x)
 
     @property
@@ -114,7 +117,9 @@ class TrainableQuantizer(Quantizer):
 
     def _with_room(self, bound: Tensor) -> Tensor:
         """A parameter as its range is with room; what is given room has no gradient, or would shrink against it forever."""
-        return bound if self.room is None else torch.where(self.room > 1, (bound * self.room).detach(), bound)
+        if self.room is None or self._no_room:
+            return bound
+        return torch.where(self.room > 1, (bound * self.room).detach(), bound)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         widen_scalars(self, state_dict, prefix)
@@ -125,6 +130,7 @@ class TrainableQuantizer(Quantizer):
     def rounded(self, x: Tensor, within: Range = EVERYTHING) -> Tensor:
         place = self.spec.scale_axis, self.spec.group_size or 0, x.shape
         low, extent = self._range()
+        self._no_room = False
         with torch.no_grad():
             scale, point = grid_of(low, extent, *self.levels)
         zero_point, lower = (None if one is None else along(one, *place) for one in (point, low))
