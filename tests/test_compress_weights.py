@@ -69,6 +69,19 @@ def test_a_tied_table_is_once_in_the_files_of_openvino(tmp_path):
     assert head.get_input_element_type(1).get_type_name() == "i8"
 
 
+@pytest.mark.parametrize("bits, openvino", [(8, "once"), (4, "twice")])
+def test_the_report_says_where_a_tied_table_is_in_a_file_twice(tmp_path, bits, openvino):
+    compiled = compressed(Decoder(tied=True), group_size=32, embeddings=bits, head=bits)
+
+    def told():
+        return [note.partition(",")[0] for note in compiled.report.rows[-1].notes if "twice" in note]
+
+    compiled.to_onnx(tmp_path / "m.onnx")
+    assert told() == ["the table of table is in the file twice"]
+    compiled.to_openvino(tmp_path / "m.xml")
+    assert told() == (["the table of table is in the file twice"] if openvino == "twice" else [])
+
+
 def test_the_report_says_in_which_types_openvino_multiplies(tmp_path):
     compiled = compressed(Decoder(width=128, words=400), ignored=["up"])
     path = compiled.to_onnx(tmp_path / "m.onnx")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,4 +68,6 @@ class CheckedFile:
         written = self.write(model, path, check=check, **self.form)
         if check:
             self.row, self.mismatch = check.row, check.mismatch
+        if self.row:
+            self.row = replace(self.row, notes=(*self.row.notes, *model.meta.get("told", ())))
         return written

@@ -30,6 +30,7 @@ from fxcompress.emit.names import in_utf8
 from fxcompress.emit.names import input_names as default_input_names
 from fxcompress.emit.names import output_names as default_output_names
 from fxcompress.emit.shapes import known_number
+from fxcompress.emit.tables import in_a_file_twice
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.emit.widths import widen
 from fxcompress.errors import EmitError, InputError, describe
@@ -91,7 +92,7 @@ def to_onnx_model(
     ir_version = max(IR_VERSION, find_min_ir_version_for([make_opsetid("", graph.opset_imports[""])]))
     model = ir.Model(graph, ir_version=ir_version, producer_name="fxcompress", producer_version=version)
     model.metadata_props.update({key: in_utf8(value) for key, value in (metadata or {}).items()})
-    model.meta["ways"] = walk.emit.ways
+    model.meta.update(ways=walk.emit.ways, told=in_a_file_twice(graph_module.graph, forms))
     if notes:
         model.metadata_props["fxcompress.notes"] = "; ".join(notes)
     NameFixPass()(model)
