@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fxcompress.quantizers import native, straight_through
 from fxcompress.quantizers.quantizer import Quantizer
 from fxcompress.quantizers.spec import QuantizationSpec
-from fxcompress.quantizers.trainable import TrainableQuantizer
+from fxcompress.quantizers.trainable import TrainableQuantizer, grid_of
 
 TRITON = None
 if os.environ.get("TRITON_INTERPRET"):  # on CPUs, see conftest.py
@@ -146,6 +146,18 @@ def test_a_value_with_gaps_in_memory_is_rounded_as_without(example, way):
         assert torch.equal(y, quantizer(dense))
     quantizer(dense).backward(gradient)
     assert torch.equal(apart.grad, dense.grad)
+
+
+@given(st.integers(0, 2**16), st.integers(1, 9), st.sampled_from([(0, 255), (-128, 127), (0, 15), (-2, 1)]), st.booleans())
+def test_the_kernel_has_the_grid_of_the_formulas(seed, count, levels, symmetric):
+    random = torch.Generator().manual_seed(seed)
+    low, extent = ((torch.randn(count, generator=random) * 3).round(decimals=1) for _ in range(2))  # ends of zero as well
+    low = None if symmetric else low
+    with computed_by("C"):
+        found = grid_of(low, extent, *levels)
+    with computed_by("whole"):
+        expected = grid_of(low, extent, *levels)
+    assert all(one is other is None or torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 BOUNDS = st.sampled_from([(0.0, math.inf), (0.0, 1.0), (-1.0, 1.0), (-math.inf, 0.5)])

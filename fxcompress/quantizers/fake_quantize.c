@@ -18,6 +18,25 @@
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* See grid_of and holding_zero in trainable.py; without `low` the grid is symmetric, and has no `point`. */
+void grid(const float *low, const float *extent, int64_t count, float lowest, float highest, float tiny, float *scale,
+          float *point)
+{
+    const float steps = highest - lowest;
+    for (int64_t i = 0; i < count; i++) {
+        const float size = fabsf(extent[i]) + tiny;
+        if (!low) {
+            scale[i] = size / highest;
+            continue;
+        }
+        const float bottom = low[i] > 0 ? 0 : low[i], end = low[i] + size, top = end < 0 ? 0 : end, width = top - bottom;
+        const float below = rintf(-bottom * steps / width);
+        const float lower = -bottom / below, upper = top / (steps - below);
+        scale[i] = below == 0 || below == steps ? width / steps : lower > upper || lower != lower ? lower : upper;
+        point[i] = below + lowest;
+    }
+}
+
 static inline float same(float x) { return x; }
 
 static inline float within(float x, float least, float most) /* a NaN stays one */

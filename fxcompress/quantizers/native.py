@@ -26,6 +26,7 @@ TYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 
 _POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _FORWARD = [_POINTER] * 2 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 4 + [_INT]
+_GRID = [_POINTER] * 2 + [_SIZE] + [_REAL] * 3 + [_POINTER] * 2
 _BACKWARD = [_POINTER] * 3 + [_SIZE] * 2 + [_POINTER] * 2 + [_REAL] * 3 + [_INT] + [_REAL] * 2 + [_POINTER] * 2 + [_INT]
 
 
@@ -35,6 +36,8 @@ class CKernel:
     def __init__(self, library: ctypes.CDLL):
         self._forward = {dtype: library[f"forward_{name}"] for dtype, name in TYPES.items()}
         self._backward = {dtype: library[f"backward_{name}"] for dtype, name in TYPES.items()}
+        self._grid = library.grid
+        self._grid.argtypes, self._grid.restype = _GRID, None
         for functions, arguments, result in ((self._forward, _FORWARD, None), (self._backward, _BACKWARD, ctypes.c_int)):
             for function in functions.values():
                 function.argtypes, function.restype = arguments, result
@@ -44,6 +47,19 @@ class CKernel:
         if x.dtype not in TYPES:
             return False
         return x.is_contiguous() and x.dim() > 0 and scale.numel() == len(scale) == len(x) if scale.dim() else is_dense(x)
+
+    def grid(
+        self, low: Tensor | None, extent: Tensor, levels: tuple[int, int], tiny: float
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Scale and zero point, None for one of 0, as `fxcompress.quantizers.trainable.grid_of` has them; None for others."""
+        given = [extent] if low is None else [extent, low]
+        if not all(map(holds_floats, given)):
+            return None
+        scale, point = torch.empty_like(extent), None if low is None else torch.empty_like(extent)
+        ends = [None if one is None else one.data_ptr() for one in (low, extent)]
+        made = [None if one is None else one.data_ptr() for one in (scale, point)]
+        self._grid(*ends, extent.numel(), *levels, tiny, *made)
+        return scale, point
 
     def forward(
         self,
@@ -100,6 +116,12 @@ class CKernel:
         if failed:
             raise MemoryError("no memory for the gradients of a quantizer")
         return inside, of_low, of_extent
+
+
+def holds_floats(one: Tensor) -> bool:
+    """Whether `one` is so many float32 in a row in this process's memory, and no part, stand-in or view of what is computed."""
+    plain = type(one) in (Tensor, torch.nn.Parameter) and one.dtype is torch.float32 and one.device.type == "cpu"
+    return plain and one.is_contiguous() and not one.is_neg()
 
 
 Functions = TypeVar("Functions")

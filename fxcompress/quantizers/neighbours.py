@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fxcompress.quantizers.native import compiled
+from fxcompress.quantizers.native import compiled, holds_floats
 from fxcompress.quantizers.ops import along
 
 SOURCE = Path(__file__).with_name("neighbours.c")
@@ -28,6 +28,7 @@ SOURCE = Path(__file__).with_name("neighbours.c")
 LARGEST = 128
 """Steps that two neighbours of one sign add up to, at most: 255 times as much is the most that 16 bits hold."""
 
+_NO_MEMORY = 2  # what the kernel returns
 _FEW = 4  # filters, of which one at least reads every input that is not masked, nearly always
 _MARGIN = 2**-7  # of what division and multiplication round
 
@@ -72,21 +73,17 @@ def _integers(weight: Tensor, axis: int | None, grid: Grid) -> Tensor:
 def _in_c(weight: Tensor, grid: Grid | None) -> Tensor | None:
     """The sums in each row of `weight`, in one pass over it; None where there is no kernel that could."""
     plain = [weight, *(() if grid is None else grid[:2])]
-    if torch.compiler.is_compiling() or not weight.numel() or not all(map(_is_plain, plain)):
+    if torch.compiler.is_compiling() or not weight.numel() or not all(map(holds_floats, plain)):
         return None
-    few = weight[:_FEW] if grid is None else _integers(weight[:_FEW], 0, (grid[0][:_FEW], grid[1][:_FEW], grid[2]))
-    if not _read(_places(few, 0)).all() or (function := _load()) is None:
+    if (function := _load()) is None:
         return None
     sums, (low, high) = weight.new_empty(len(weight)), (0, 0) if grid is None else grid[2]
     scale, point = (None, None) if grid is None else (one.data_ptr() for one in grid[:2])
     sizes = len(weight), weight.shape[1], weight[0, 0].numel()
-    if function(weight.data_ptr(), scale, point, low, high, *sizes, sums.data_ptr(), torch.get_num_threads()):
+    failed = function(weight.data_ptr(), scale, point, low, high, *sizes, sums.data_ptr(), torch.get_num_threads())
+    if failed == _NO_MEMORY:
         raise MemoryError("no memory for the integers of a weight")
-    return sums
-
-
-def _is_plain(one: Tensor) -> bool:
-    return one.dtype is torch.float32 and one.device.type == "cpu" and one.is_contiguous() and not one.is_neg()
+    return None if failed else sums
 
 
 @cache

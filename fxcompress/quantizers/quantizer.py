@@ -135,10 +135,10 @@ class Quantizer(nn.Module):
         """
         if not self._keeps_pairs(weight) or is_transformed():  # there, what is rounded is an argument
             return
-        factor = widening(weight_sums(weight.detach(), self.spec.channel_axis), self.scale)
+        weight, axis, scale = weight.detach(), self.spec.channel_axis, self.scale
+        factor = widening(weight_sums(weight, axis), scale)
         if not answers_at_once(factor) or (factor > 1).any():
-            grid = self.scale, self.zero_point, self.levels
-            beyond = weight_sums(weight.detach(), self.spec.channel_axis, grid) > LARGEST
+            beyond = weight_sums(weight, axis, (scale, self.zero_point, self.levels)) > LARGEST
             self.widen(torch.where(beyond, factor, 1.0))
 
     def pairs_beyond(self, integers: Tensor) -> Tensor:

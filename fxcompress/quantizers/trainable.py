@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxcompress.ir.state import outside, widen_scalars
+from fxcompress.quantizers import native
 from fxcompress.quantizers.linearized import is_transformed
 from fxcompress.quantizers.ops import along
 from fxcompress.quantizers.quantizer import Quantizer, outside_grid
@@ -141,6 +142,9 @@ class TrainableQuantizer(Quantizer):
 
 def grid_of(low: Tensor | None, extent: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor | None]:
     """Scale and zero point, None for one of 0, of integers from `lowest` to `highest` over a range as parameters have it."""
+    kernel = None if torch.compiler.is_compiling() or is_transformed() else native.loaded
+    if isinstance(kernel, native.CKernel) and (found := kernel.grid(low, extent, (lowest, highest), TINY)) is not None:
+        return found
     extent = extent.abs() + TINY
     if low is None:
         return extent / highest, None
