@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 
 import fxcompress
@@ -250,6 +251,49 @@ def test_frozen_norms_stay_frozen(make, in_place, silent):
     compiled(X)
     moved = {name for name, value in before.items() if not torch.equal(value, compiled.state_dict()[name])}
     assert moved == {"last.running_mean", "last.running_var"}
+
+
+class FixedInForward(Body):
+    """A mode that the code of forward says, which no `train()` changes."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.last.track_running_stats = how != "statistics that stay"
+
+    def forward(self, x):
+        x = self.layer(x)
+        if self.how == "norm":
+            x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias)
+        elif self.how == "eval":
+            x = self.norm.eval()(x)
+        elif self.how == "dropout":
+            x = F.rrelu(F.alpha_dropout(torch.dropout(x, 0.5, False), 0.5))
+        return self.last(self.head(x))
+
+
+@pytest.mark.parametrize("how", ["norm", "eval", "dropout", "statistics that stay"])
+@pytest.mark.filterwarnings("ignore::fxcompress.errors.FileWarning")
+def test_a_mode_that_forward_fixes_stays(how, silent):
+    model = FixedInForward(how).train()
+    compiled = fxcompress.compile(model, [passes.Sparsify(level=0.0)], example_inputs=X).train()
+    for _ in range(2):
+        torch.testing.assert_close(compiled(X), model(X))
+    states = [{n: v for n, v in one.state_dict().items() if "running" in n} for one in (model, compiled)]
+    torch.testing.assert_close(*states)
+
+
+def test_weights_that_hooks_of_torch_compute_are_no_losses(silent):
+    model = Body()
+    torch.nn.utils.prune.l1_unstructured(model.layer, "weight", 0.3)
+    fxcompress.compile(model, [passes.Sparsify(level=0.2)], example_inputs=X)
+
+
+def test_norms_beside_what_is_told_are_not():
+    model = Body()
+    torch.nn.utils.parametrizations.spectral_norm(model.head)
+    told = "; ".join(capture(model, example_inputs(model, X)).meta["lost_in_training"])
+    assert "_u" in told and "running_mean" not in told
 
 
 def test_what_the_model_given_has_in_inference_mode_stays_there_whatever_it_is(silent):

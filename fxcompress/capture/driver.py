@@ -241,7 +241,7 @@ class _Capture:
 
     def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""
-        if self.traced is None or reads.tell_training(self.modes):
+        if self.traced is None or reads.tell_training(self.modes, module.graph):
             return []
         again = lambda new: in_dialect(trace(), new, self._class_of)[0]  # noqa: E731
         lost = keep_training(module, self.traced, self.modes, self.example, again)

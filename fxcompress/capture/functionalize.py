@@ -6,6 +6,7 @@ What is left, and calls within a transform of `torch.func`, which are of single 
 from __future__ import annotations
 
 import copy
+import operator
 from collections import defaultdict
 from functools import cache
 
@@ -19,6 +20,7 @@ from fxcompress.capture.inline import inline_regions
 from fxcompress.errors import describe, source_line
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.fake import fake_value, insert_call
+from fxcompress.ir.signature import arguments
 
 aten = torch.ops.aten
 
@@ -67,8 +69,8 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
             if reader is not None:
                 return f"{describe(node)} changes a tensor in place that {describe(reader)} reads by another name"
             note = _left_as_it_is(roots[node])
-            counts = str(roots[node].target).endswith("num_batches_tracked")  # which nothing in a graph reads
-            if roots[node].op in ("get_attr", "placeholder") and note not in notes and not counts:
+            kept = _is_statistic(node, roots)
+            if roots[node].op in ("get_attr", "placeholder") and note not in notes and not kept:
                 notes.append(note)
                 if roots[node].op == "get_attr":
                     graph.owning_module.meta.setdefault("written", []).append(note)
@@ -76,6 +78,18 @@ def functionalize(graph: fx.Graph, notes: list[str]) -> str | None:
         roots[result] = roots[node]
         aliases[roots[node]].append(result)  # what reads the changed tensor reads this from here on
     return None
+
+
+def _is_statistic(write: fx.Node, roots: dict[fx.Node, fx.Node]) -> bool:
+    """Whether `write` is that of a norm to its own statistics, which a norm in the graph keeps: torch's own way shows them.
+
+    So is the count of a norm's batches, which nothing in a graph reads.
+    """
+    written = roots[write]
+    if str(written.target).endswith("num_batches_tracked"):
+        return True
+    norms = [source.args[0] for source in write.all_input_nodes if source.target is operator.getitem]
+    return any(written in (arguments(norm).get("running_mean"), arguments(norm).get("running_var")) for norm in norms)
 
 
 def _left_as_it_is(written: fx.Node) -> str:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import fx, nn
 
 from fxcompress.capture.memory import changed, kept
+from fxcompress.capture.naming import scope_of
+from fxcompress.ir.modes import mode_argument
 
 _HAND_IT_ON = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
 _OWN_WAYS = (nn.SyncBatchNorm,)
@@ -29,9 +31,13 @@ class ModeReads:
     layers: frozenset[str] = frozenset()
     others: bool = True
 
-    def tell_training(self, modes: Mapping[str, bool]) -> bool:
-        """Whether a run in `modes` is known to be that of inference, but for the mode of each of the layers: training."""
-        return not self.others and all(modes.get(path, True) for path in self.layers)
+    def tell_training(self, modes: Mapping[str, bool], graph: fx.Graph) -> bool:
+        """Whether a run in `modes` is known to be `graph`, which is of inference, with every call told that it trains.
+
+        What is told its mode by no layer that reads one has it in the code of forward, and keeps it in training.
+        """
+        told = {scope_of(node) for node in graph.nodes if node.op == "call_function" and mode_argument(node)}
+        return not self.others and told <= self.layers and all(modes.get(path, True) for path in self.layers)
 
 
 @contextlib.contextmanager
@@ -39,7 +45,8 @@ def mode_reads(model: nn.Module, reads: ModeReads) -> Iterator[None]:
     """Writes to `reads` who reads `training` in this context and thread, in which `model` runs once, in any mode.
 
     Where only layers do that hand it on, a run in other modes reads no more, since nothing else could tell it from this one.
-    Numbers drawn by Python or NumPy, attributes that change, and a `train` or `eval` of a module's own count as others.
+    Numbers drawn by Python or NumPy, attributes that change, modes that are set, and a `train` or `eval` of a module's own
+    count as others.
     """
     here, before, own = threading.get_ident(), random_states(), kept(model)
     readers: set[nn.Module | None] = set()  # None for others
@@ -51,6 +58,8 @@ def mode_reads(model: nn.Module, reads: ModeReads) -> Iterator[None]:
         return bool(vars(module)["training"])
 
     def switched(module: nn.Module, mode: bool) -> None:
+        if threading.get_ident() == here:
+            readers.add(None)
         vars(module)["training"] = mode
 
     nn.Module.training = property(training, switched)  # type: ignore[assignment]

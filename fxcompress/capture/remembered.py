@@ -37,15 +37,15 @@ def _of_runs(twin: nn.Module, run: Callable[[], Recorder]) -> list[str]:
     before = kept(twin)
     switched, settled = run().switched, kept(twin)
     told = [f"in training forward sets requires_grad of {', '.join(map(repr, switched))}"] if switched else []
-    if changed(before, settled):
+    if changed(before, settled) - _weights(twin):
         told += _of_attributes(twin, run, settled)
-    return told if any("leaves tensors" in one for one in told) else told + _outliving(run)
+    return told if any("leaves tensors" in one for one in told) else told + _outliving(twin, run)
 
 
 def _of_attributes(twin: nn.Module, run: Callable[[], Recorder], settled: Kept) -> list[str]:
     second, between = run(), kept(twin)
     third, after = run(), kept(twin)
-    moving = sorted(changed(between, after))
+    moving = sorted(changed(between, after) - _weights(twin))
     left = [name for name in moving if any(isinstance(one, Tensor) and one.requires_grad for one in _new(between, after, name))]
     told = [f"in training forward leaves tensors in {', '.join(map(repr, left))}, for a loss perhaps"] if left else []
     read = [name for name in moving if _is_read(_new(settled, between, name), third)]
@@ -56,12 +56,23 @@ def _of_attributes(twin: nn.Module, run: Callable[[], Recorder], settled: Kept) 
     return told
 
 
-def _outliving(run: Callable[[], Recorder]) -> list[str]:
+def _weights(twin: nn.Module) -> set[str]:
+    """The attributes with the weights that hooks of torch compute before each call: `weight_norm`, `spectral_norm`, `prune`."""
+    return {
+        f"{path}.{getattr(hook, 'name', None) or getattr(hook, '_tensor_name', '')}".removeprefix(".")
+        for path, module in twin.named_modules()
+        for hook in module._forward_pre_hooks.values()
+        if type(hook).__module__.startswith("torch.nn.utils.")
+    }
+
+
+def _outliving(twin: nn.Module, run: Callable[[], Recorder]) -> list[str]:
     """What of a call with a gradient is held when all is let go of that the call returns and notes."""
     made = [(weakref.ref(one), one.grad_fn.name()) for one in run().with_history()]  # type: ignore[union-attr]
     if any(one() is not None for one, _ in made):
         gc.collect()  # or what holds it holds itself
-    held = [name for one, name in made if one() is not None]
+    weights = {id(one) for name in _weights(twin) for one in kept(twin).get(name, ())}
+    held = [name for one, name in made if one() is not None and id(one()) not in weights]
     what = re.sub(r"Backward\d*$", "", held[-1]).lower() if held else ""
     return [f"in training forward keeps the result of {what} beyond the call, for a loss perhaps"] if held else []
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.cross_map import cross_map_norms_as_operations
@@ -47,6 +48,8 @@ def prepare(model: nn.Module, example: ExampleInputs) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
             module.momentum = 0.0  # which it is in a graph, that has no number of batches
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None and not module.track_running_stats:
+            module.track_running_stats, module.momentum = True, 0.0  # it has statistics, which training leaves as they are
         elif getattr(getattr(module, "config", None), "_experts_implementation", None) == "grouped_mm":
             choose = getattr(module, "set_experts_implementation", None)  # of Transformers: layers that hold experts lack it
             if choose is not None:
