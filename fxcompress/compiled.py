@@ -260,6 +260,9 @@ class Compiled(BothModes):
             self.report.replace(file.row)
         if file.mismatch:
             warn_user(file.mismatch, FileWarning)
+        too_large = self.compilation.beyond_limit(file.weight_bytes)
+        if too_large:
+            warn_user(f"{path} {too_large}", FileWarning)
         if forgotten:
             warn_user(f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning)
         return written

@@ -145,3 +145,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A clause that suggests the names in `known` closest to `name`, to go behind it in a message; else nothing."""
     close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def apart(found: float, asked: float, form: str = ".3g") -> tuple[str, str]:
+    """Two numbers that differ, in the format `form`, with as many digits more as show it."""
+    kind, least = form[-1], int(form[1:-1])
+    texts = ((f"{found:.{digits}{kind}}", f"{asked:.{digits}{kind}}") for digits in range(least, least + 17))
+    return next((pair for pair in texts if pair[0] != pair[1]), (repr(found), repr(asked)))

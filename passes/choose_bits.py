@@ -18,7 +18,7 @@ from fxcompress.data.batch import leading_size
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, apart
 from fxcompress.ir.constants import fold_computed
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.edit import attribute
@@ -80,10 +80,8 @@ class ChooseBits(Pass):
         merits = [[float(bits * weight.numel()) for bits in self.bits] for weight in values]
         chosen = allocate(costs, losses, int(whole / self.ratio), merits)
         if chosen is None:
-            smallest = whole / sum(map(min, costs))
-            raise InputError(
-                f"with bits={tuple(self.bits)} weights are at most {smallest:.3g} times smaller, not {self.ratio:g}"
-            )
+            smallest, asked = apart(whole / sum(map(min, costs)), self.ratio)
+            raise InputError(f"with bits={tuple(self.bits)} weights are at most {smallest} times smaller, not {asked}")
         for call, of_weight, choice in zip(calls, candidates, chosen):
             owner, _, leaf = str(call.target).rpartition(".")
             setattr(graph_module.get_submodule(owner), leaf, of_weight[choice])

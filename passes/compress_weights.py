@@ -70,6 +70,10 @@ class CompressWeights(Pass):
     def reads_data(self) -> bool:  # type: ignore[override]
         return self.max_size is not None
 
+    @property
+    def size_limit(self) -> float | None:
+        return self.max_size
+
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         linear = QuantizationSpec(bits=self.bits, symmetric=self.symmetric, group_size=self.group_size)
         heads = [node.name for node in _heads(graph_module.graph)]

@@ -15,7 +15,7 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.driver.sizes import weight_bytes
 from fxcompress.emit.openvino import require_openvino
-from fxcompress.errors import InputError, PlanError, source_line
+from fxcompress.errors import InputError, PlanError, apart, source_line
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.measure.loss import Loss, Tolerance, with_unit
 from fxcompress.measure.prices import prices
@@ -86,6 +86,10 @@ class RestorePrecision(Pass):
             require_openvino("measuring latency")
 
     @property
+    def size_limit(self) -> float | None:
+        return self.max_size
+
+    @property
     def _tolerance(self) -> Tolerance:
         return Tolerance(self.min_decibels, self.metric, self.tolerance)
 
@@ -152,9 +156,10 @@ class RestorePrecision(Pass):
             return None
         share = _share(graph_module, context)
         if share > self.max_size:
+            taken, asked = apart(share, self.max_size, ".4g")
             raise InputError(
-                f"the weights take {share:.4g} of the original model's size before anything is restored, which is more than "
-                f"max_size={self.max_size:g}; give Quantize weights of fewer bits or larger groups"
+                f"the weights take {taken} of the original model's size before anything is restored, which is more than "
+                f"max_size={asked}; give Quantize weights of fewer bits or larger groups"
             )
         return math.floor((self.max_size / share - 1) * weight_bytes(graph_module)) if share else 0
 

@@ -1,6 +1,7 @@
 """Weights alone in few bits: which layers get how many, what the file holds, and that both runtimes compute it."""
 
 import copy
+import warnings
 
 import numpy as np
 import onnx
@@ -80,6 +81,16 @@ def test_the_report_says_where_a_tied_table_is_in_a_file_twice(tmp_path, bits, o
     assert told() == ["the table of table is in the file twice"]
     compiled.to_openvino(tmp_path / "m.xml")
     assert told() == (["the table of table is in the file twice"] if openvino == "twice" else [])
+
+
+def test_a_file_larger_than_was_asked_for_is_told(tmp_path):
+    stack = [passes.CompressWeights(group_size=32, max_size=0.3)]
+    compiled = fxcompress.compile(Decoder(tied=True, words=4000), stack, data=[TOKENS])
+    with pytest.warns(fxcompress.errors.FileWarning, match=r"0\.5\d+ of the original model's size.*max_size=0.3"):
+        compiled.to_onnx(tmp_path / "m.onnx", verify=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled.to_openvino(tmp_path / "m.xml", verify=False)
 
 
 def test_the_report_says_in_which_types_openvino_multiplies(tmp_path):

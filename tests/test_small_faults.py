@@ -18,6 +18,7 @@ from fxcompress.channels.dependencies import Channels
 from fxcompress.emit.rewiring import rank_of
 from fxcompress.emit.shapes import broadcast_shape
 from fxcompress.emit.types import output_type
+from fxcompress.errors import apart
 from fxcompress.quantization.allocation import allocate
 from fxcompress.quantization.reconstruction import train
 from fxcompress.quantizers.layout import is_dense
@@ -59,6 +60,14 @@ def test_filters_that_a_recurrent_layer_reads_can_go():
 
     compiled = fxcompress.compile(Recurrent(), [passes.PruneFilters(amount=0.5, multiple=1)], data=[torch.randn(2, 5, 4)])
     assert any(note.startswith("8 of 16 filters are masked") for row in compiled.report.rows for note in row.notes)
+
+
+def test_the_shape_of_a_recurrent_layer_is_known_without_its_steps(monkeypatch):
+    """Torch's own way makes some ten calls a step, for every change of a graph."""
+    monkeypatch.setattr(torch._decomp.decompositions, "_rnn_helper", None)
+    model = nn.Sequential(nn.Linear(4, 16), nn.GRU(16, 8, batch_first=True))
+    compiled = fxcompress.compile(model, [passes.PruneFilters(amount=0.5, multiple=1)], data=[torch.randn(2, 5, 4)])
+    assert compiled.lower()(torch.randn(2, 7, 4))[0].shape == (2, 7, 8)
 
 
 def test_a_grouped_convolution_loses_whole_groups_or_the_same_channels_of_each():
@@ -286,3 +295,10 @@ def test_what_is_stretched_over_two_channels_loses_one_with_them(channels):
     removed = fxcompress.compile(model, [prune, passes.RemoveFilters()], data=[IMAGES])
     assert removed.get_parameter("body.weight").shape[0] < channels
     torch.testing.assert_close(removed(IMAGES), masked(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "found, asked, form, told", [(1.99987, 2.0, ".3g", ("1.9999", "2")), (0.4, 0.5, ".1%", ("40.0%", "50.0%"))]
+)
+def test_numbers_that_differ_are_told_apart(found, asked, form, told):
+    assert apart(found, asked, form) == told

@@ -26,14 +26,15 @@ from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
-from fxcompress.capture.recurrent_shapes import recurrent_layers_of_any_length
 from fxcompress.capture.selected import LoopsOverAllPlaces
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
+from fxcompress.capture.traced_kernels import traced_by
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.returned import outputs_put_together
 from fxcompress.errors import CaptureError, InputError
+from fxcompress.ir.recurrent_shapes import RECURRENT_SHAPES
 
 
 def prepare(model: nn.Module, example: ExampleInputs) -> None:
@@ -227,7 +228,7 @@ def plain_kernels() -> Iterator[None]:
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with recurrent_layers_of_any_length(), without_autocast(), torch.compiler.set_stance("force_eager"):
+        with traced_by(RECURRENT_SHAPES), without_autocast(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)

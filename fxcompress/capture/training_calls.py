@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -89,7 +90,7 @@ def _recorded(state: Mapping[str, Tensor], given: Any, call: Callable[[], Any]) 
 @contextlib.contextmanager
 def _fake(model: nn.Module, example: ExampleInputs) -> Iterator[tuple[dict[str, Tensor], Any, Any]]:
     """The parameters and buffers of `model` and its arguments as fake tensors."""
-    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, _as_traced():
+    with forgetting(model), FakeTensorMode(allow_non_fake_inputs=True) as fake, _as_traced(), enable_python_dispatcher():
         state = {name: fake.from_tensor(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
         yield state, *pytree.tree_map_only(Tensor, fake.from_tensor, (example.args, example.kwargs))
 

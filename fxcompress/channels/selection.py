@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from fxcompress.channels.clusters import CRITERIA, Cluster, importance
 from fxcompress.channels.dependencies import Channels
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError, apart, did_you_mean
 from fxcompress.ir.cost import Cost, cost, sizes_of
 from fxcompress.options import Declared
 
@@ -98,8 +98,9 @@ class Selection:
 
         low, high = 0.0, math.nextafter(1.0, 0.0)
         if share(high) < level:
+            most, asked = apart(share(high), level, ".1%")
             raise InputError(
-                f"at most {share(high):.1%} of the multiply-adds can be removed, not {level:.1%}; "
+                f"at most {most} of the multiply-adds can be removed, not {asked}; "
                 "ask for less, or have fewer layers ignored and a smaller multiple"
             )
         for _ in range(24):  # more than there are filters to tell apart

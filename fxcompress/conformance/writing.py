@@ -36,6 +36,7 @@ class CheckedFile:
         form: the same, given to `write`.
         row: that of the report, once the file was looked at.
         mismatch: what to warn of, if anything.
+        weight_bytes: what the weights in the file take, with their scales and zero points, once it is written.
     """
 
     lower: Callable[[], fx.GraphModule]
@@ -47,6 +48,7 @@ class CheckedFile:
     form: Mapping[str, Any] = field(default_factory=dict)
     row: Row | None = field(default=None, init=False)
     mismatch: str | None = field(default=None, init=False)
+    weight_bytes: int = field(default=0, init=False)
 
     def write_to(self, path: str | os.PathLike[str], verify: Verify) -> Path:
         """Lower, translate and write the graph, and run the file unless `verify` is False.
@@ -64,6 +66,7 @@ class CheckedFile:
         check = FileCheck(lowered, example, self.runtime, self.emit, self.write, strict, Path(path)) if verify else None
         give_back()
         model = self.emit(lowered, **self.names)
+        self.weight_bytes = _weight_bytes(model)
         give_back()
         written = self.write(model, path, check=check, **self.form)
         if check:
@@ -71,3 +74,9 @@ class CheckedFile:
         if self.row:
             self.row = replace(self.row, notes=(*self.row.notes, *model.meta.get("told", ())))
         return written
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    """The bytes of the tensors of `model`, but for 64-bit integers, which are sizes and axes of operations."""
+    held = (one.const_value for one in model.graph.initializers.values())
+    return sum(one.nbytes for one in held if one is not None and one.dtype != ir.DataType.INT64)

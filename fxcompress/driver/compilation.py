@@ -10,6 +10,7 @@ from torch import fx
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.interface import Pass
 from fxcompress.driver.state import Earlier, is_let_go
+from fxcompress.errors import apart
 from fxcompress.quantization.quantized import quantizer_calls
 from fxcompress.report.rows import Report
 from fxcompress.targets import Target
@@ -39,6 +40,18 @@ class Compilation:
     def steered(self) -> bool:
         """Whether a training loop has a hold on any of the passes."""
         return any(type(one).controller is not Pass.controller for one in self.passes)
+
+    def beyond_limit(self, written: int) -> str | None:
+        """What to tell of a file whose weights take `written` bytes, where passes were told to keep them to fewer."""
+        before = self.report.rows[0].bytes
+        limit = min((one.size_limit for one in self.passes if one.size_limit is not None), default=None)
+        if limit is None or written <= limit * before:
+            return None
+        taken, asked = apart(written / before, limit, ".4g")
+        return (
+            f"holds weights of {taken} of the original model's size, which is more than max_size={asked}: "
+            "ONNX has a table that is also a matrix twice once it is in integers, where compiled.to_openvino(path) has it once"
+        )
 
     def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
         """The `compiled` model as it was before a pass inserted quantizers.

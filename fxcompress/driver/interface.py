@@ -100,6 +100,11 @@ class Pass(Declared):
     def name(self) -> str:
         return type(self).__name__
 
+    @property
+    def size_limit(self) -> float | None:
+        """The share of the original model's bytes that it was told to keep the weights to; None for any."""
+        return None
+
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         raise TypeError(f"{self.name} does not define run(graph_module, context)")
 

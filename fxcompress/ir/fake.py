@@ -11,12 +11,14 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
+from fxcompress.ir.recurrent_shapes import RECURRENT_SHAPES
+
 
 def fake_value(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `target` returns on the fake values (``meta["val"]``) of the nodes among its arguments."""
     values = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
     with torch.no_grad(), enable_python_dispatcher():  # kernels that know symbolic sizes: others would fix the batch
-        return target(*values[0], **values[1])  # type: ignore[index]
+        return RECURRENT_SHAPES.get(target, target)(*values[0], **values[1])  # type: ignore[index, call-overload]
 
 
 def without_memory(graph: fx.Graph, tensor: Tensor) -> Tensor:

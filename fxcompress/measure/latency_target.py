@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import fx
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, apart
 from fxcompress.measure import latency
 from fxcompress.training.controller import CompositeController
 from fxcompress.training.level_controller import LevelController
@@ -69,8 +69,9 @@ def level_for_latency(
         raise InputError(f"latencies are measured in OpenVINO, and the model is for {model.compilation.target.name}")
     measured = {highest: _share(model, controller, highest)}
     if measured[highest] > share:
+        taken, asked = apart(measured[highest], share, ".0%")
         raise InputError(
-            f"at a level of {highest:g} the file still takes {measured[highest]:.0%} of the time, not {share:.0%}; "
+            f"at a level of {highest:g} the file still takes {taken} of the time, not {asked}; "
             "have fewer layers ignored, or ask for less"
         )
     low, high = 0.0, highest

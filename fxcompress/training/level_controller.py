@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, apart
 from fxcompress.training.controller import CompressionStage, Controller
 from fxcompress.training.levels import Adaptive, Schedule
 from fxcompress.training.scheduler import Scheduler, check_count
@@ -177,4 +177,5 @@ class LevelController(Controller):
             return None
         if scheduler.current_step < 0 and self.reached() > scheduler.level + self.margin:
             return None  # the state of a model in training was loaded, and not its schedule
-        return f"the level is still {scheduler.level:.1%}, not {scheduler.target:.1%}"
+        level, target = apart(scheduler.level, scheduler.target, ".1%")
+        return f"the level is still {level}, not {target}"

@@ -1,23 +1,14 @@
-"""Recurrent layers are traced for sequences of any length: torch would unroll them over the steps of the example."""
+"""What recurrent layers return on fake tensors, by the shapes alone: torch would unroll them over the steps of a sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxcompress.capture.traced_kernels import traced_by
-
 aten = torch.ops.aten
-
-
-def recurrent_layers_of_any_length() -> AbstractContextManager[None]:
-    """In this context, fake tensors pass through recurrent layers by the shapes of the results alone."""
-    recurrent = dict.fromkeys((aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent)
-    return traced_by({aten.lstm.input: _lstm, **recurrent})
 
 
 def _recurrent(x: Tensor, hx: Tensor, params: Sequence[Tensor], *options: Any) -> tuple[Tensor, Tensor]:
@@ -33,3 +24,10 @@ def _lstm(x: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], *options: A
 def _output(x: Tensor, h: Tensor, options: tuple[Any, ...]) -> Tensor:
     """The hidden states of all steps; `options` are has_biases, num_layers, dropout, train, bidirectional, batch_first."""
     return x.new_empty([*x.shape[:2], h.shape[-1] * (2 if options[4] else 1)])
+
+
+RECURRENT_SHAPES = {
+    aten.lstm.input: _lstm,
+    **dict.fromkeys((aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent),
+}
+"""The function that stands for each layer."""
