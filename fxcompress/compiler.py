@@ -93,7 +93,7 @@ def compile(
     passes, found_target, example_inputs = _settled(passes, target, config, example_inputs, data)
     submodules = (config.submodules or None) if config is not None and submodules is None else submodules
     if isinstance(dynamic_shapes, str) and dynamic_shapes not in ("auto", "batch"):
-        raise InputError(f"dynamic_shapes is None, 'auto', 'batch', or what torch.export takes, not {dynamic_shapes!r}")
+        raise InputError(f"dynamic_shapes is None, 'auto', 'batch', or what torch.export takes, not {dynamic_shapes!r:.60}")
     chosen = defaults.post_training() if passes is None else passes
     plan(chosen)
     _check_compressed_once(model, chosen)

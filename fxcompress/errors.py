@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch.fx
 
 
+_LONGEST = 100
+"""Characters of a value that a message shows."""
+
+
 class FxCompressError(Exception):
     """The root of all errors raised on purpose."""
 
@@ -143,8 +147,17 @@ def describe(node: torch.fx.Node) -> str:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A clause that suggests the names in `known` closest to `name`, to go behind it in a message; else nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5) if isinstance(name, str) else []
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def shown(value: object) -> str:
+    """`value` as it prints, or what kind of thing it is where that is long, or it does not print."""
+    try:
+        text = repr(value)
+    except Exception:  # of the value's own
+        text = ""
+    return text if 0 < len(text) <= _LONGEST and "\n" not in text else f"a {type(value).__name__}"
 
 
 def apart(found: float, asked: float, form: str = ".3g") -> tuple[str, str]:

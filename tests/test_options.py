@@ -18,7 +18,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import Pass, passes, training
-from fxcompress.errors import InputError
+from fxcompress.errors import FxCompressError, InputError
 from fxcompress.options import Declared, check_arguments
 from fxcompress.quantizers.spec import QuantizationSpec
 
@@ -295,3 +295,46 @@ def test_what_trains_and_measures_says_what_is_wrong_itself(wrong):
             if name not in ("tune_and_score", "train_epoch", "validate") or not callable(wrong):
                 with contextlib.suppress(fxcompress.errors.FxCompressError):
                     function(**{**options, name: wrong})
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "value", [torch.randn(4, 3, 8, 8), [[0.5]] * 100, Unprintable()], ids=["tensor", "list", "unprintable"]
+)
+def test_errors_do_not_print_whole_arguments(value, tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    compiled = fxcompress.compile(model, [passes.Sparsify(level=0.5)], example_inputs=torch.randn(2, 3, 8, 8))
+    controller = compiled.controller
+    calls = [
+        lambda: fxcompress.compile(model, [value], example_inputs=torch.randn(2, 3, 8, 8)),
+        lambda: passes.Sparsify(level=value),
+        lambda: passes.Quantize(ignored=value),
+        lambda: compiled.without(value),
+        lambda: controller[value],
+        lambda: controller["Sparsify"].set_level({"0": value}),
+        *(
+            lambda name=name: compiled.to_onnx(tmp_path / "m.onnx", **{name: value})
+            for name in ("batch_size", "opset", "verify")
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(FxCompressError) as raised:
+            call()
+        assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("data", [np.array(1.0), torch.jit.script(nn.ReLU())], ids=["array", "module"])
+def test_what_cannot_be_iterated_is_no_data(data):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    compiled = fxcompress.compile(model, [], example_inputs=torch.randn(2, 3, 8, 8))
+    for call in (
+        lambda: fxcompress.compile(model, data=data),
+        lambda: fxcompress.AllRanks(data),
+        lambda: fxcompress.training.adapt_batch_norm(compiled, data),
+    ):
+        with pytest.raises(InputError, match="not an iterable of batches|needs data that is a list, got"):
+            call()

@@ -15,7 +15,7 @@ from fxcompress.conformance.check import FileCheck
 from fxcompress.conformance.client import CHILD
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.emit.interface import float32_inputs
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, shown
 from fxcompress.report.rows import Row
 from fxcompress.storage.memory import give_back
 
@@ -58,7 +58,7 @@ class CheckedFile:
                 written.
         """
         if not isinstance(verify, (bool, str)) or verify not in (True, False, "strict"):
-            raise InputError(f"verify is True, False or 'strict', not {verify!r}")
+            raise InputError(f"verify is True, False or 'strict', not {shown(verify)}")
         if verify:
             CHILD.start()  # and is ready when the file is written
         lowered, example = self.lower(), float32_inputs(self.example)

@@ -2,5 +2,5 @@
 
 In: what a user gives. Out: flattened tensors that a graph accepts.
 
-Imports: options.
+Imports: errors.
 """

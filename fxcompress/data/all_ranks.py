@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.inputs import Remembered
-from fxcompress.options import check_arguments
+from fxcompress.data.inputs import Remembered, check_batches
 
 
 class AllRanks:
@@ -25,8 +24,8 @@ class AllRanks:
         group: of `torch.distributed`; None for the default one.
     """
 
-    @check_arguments("data")
     def __init__(self, data: Iterable[Any], group: Any = None):
+        check_batches(data)
         self.data, self.group = Remembered(data) if isinstance(data, Iterator) else data, group
 
     def __iter__(self) -> Iterator[Any]:

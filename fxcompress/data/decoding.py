@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxcompress.data.caches import cache_of, holds_keys, without_tokens
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, shown
 
 
 @torch.no_grad()
@@ -36,13 +36,13 @@ def decoding_inputs(model: nn.Module, inputs: Mapping[str, Tensor], *, past: int
         InputError: there are not more tokens than `past`, or the model returns no cache.
     """
     if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
-        shown = list(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
-        raise InputError(f"inputs of a decoder are a dict with input_ids, not {shown}")
+        found = list(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise InputError(f"inputs of a decoder are a dict with input_ids, not {found}")
     tokens = inputs["input_ids"]
     if not isinstance(tokens, Tensor) or tokens.dim() != 2:
         raise InputError("input_ids is a tensor of shape [batch, tokens]")
     if past is not None and (not isinstance(past, int) or isinstance(past, bool)):
-        raise InputError(f"past is a number of tokens, not {past!r}")
+        raise InputError(f"past is a number of tokens, not {shown(past)}")
     length = tokens.shape[1]
     cut = length // 2 if past is None else past
     if not 0 <= cut < length:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxcompress.data.batch import Batch, leading_size
-from fxcompress.data.inputs import ExampleInputs, describe_value
+from fxcompress.data.inputs import ExampleInputs, check_batches, describe_value
 from fxcompress.errors import InputError
 
 
@@ -24,6 +24,7 @@ def fitting(
     Raises:
         InputError: a batch does not fit, or none has as many samples as the graph is fixed to.
     """
+    check_batches(data)
     told, fits = "", False
     for batch in data:
         inputs = aligned(batch, example)

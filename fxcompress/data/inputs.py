@@ -192,14 +192,20 @@ def peek(data: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
     Raises:
         InputError: `data` cannot be iterated or is empty.
     """
-    if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
-        raise InputError(
-            f"data is a {type(data).__name__}, not an iterable of batches; wrap a single batch in a list: data=[batch]"
-        )
+    check_batches(data)
     readable = Remembered(data) if isinstance(data, Iterator) else data
     for first in readable:
         return first, readable
     raise InputError("data is empty; it must yield at least one batch of inputs")
+
+
+def check_batches(data: Any) -> None:
+    """Raise InputError where `data` is one batch, or nothing that has any."""
+    one = isinstance(data, (Tensor, str, bytes, Mapping, nn.Module)) or getattr(data, "shape", None) == ()
+    if one or not isinstance(data, Iterable):
+        raise InputError(
+            f"data is a {type(data).__name__}, not an iterable of batches; wrap a single batch in a list: data=[batch]"
+        )
 
 
 class Remembered:

@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, shown
 from fxcompress.ir.dialect import copy_graph, resolve
 
 _SIZE = resolve("sym_size.int")
@@ -27,7 +27,7 @@ def leave_out(graph_module: fx.GraphModule, example: ExampleInputs, names: Seque
     parameters = _parameters(graph_module.graph)
     unknown = [name for name in names if not isinstance(name, str) or name not in parameters]
     if unknown or not names:
-        wrong = f"there is no input {', '.join(map(repr, unknown))}" if unknown else "name the inputs to leave out"
+        wrong = f"there is no input {', '.join(map(shown, unknown))}" if unknown else "name the inputs to leave out"
         raise InputError(f"{wrong}; the inputs are {', '.join(parameters)}")
     left = fx.GraphModule(graph_module, copy_graph(graph_module.graph)).graph
     nodes = iter(left.find_nodes(op="placeholder"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Pass
-from fxcompress.errors import PlanError, did_you_mean
+from fxcompress.errors import PlanError, did_you_mean, shown
 
 
 def plan(passes: Sequence[Pass], facts: frozenset[str] = frozenset()) -> None:
@@ -20,7 +20,7 @@ def plan(passes: Sequence[Pass], facts: frozenset[str] = frozenset()) -> None:
         raise PlanError(f"passes come in a list, such as [Quantize(), Calibrate()], not as {passes!s:.60}")
     for position, one in enumerate(passes):
         if not isinstance(one, Pass):
-            raise PlanError(f"passes[{position}] is {one!r}, which is not a Pass{_meant(one)}")
+            raise PlanError(f"passes[{position}] is {shown(one)}, which is not a Pass{_meant(one)}")
         if not isinstance(getattr(one, "effect", None), Effect):
             raise PlanError(f"{one.name} declares no effect; set `effect = Effect.EXACT`, ROUNDING or LOSSY on the class")
         for need in sorted(one.needs - facts):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, shown
 from fxcompress.ir.dialect import copy_graph
 
 MOST_ELEMENTS = 2**31
@@ -52,7 +52,7 @@ def fix_batch_size(graph_module: fx.GraphModule, batch_size: int | None) -> fx.G
 def check_batch_size(batch_size: Any, graph: fx.Graph | None = None) -> None:
     """Raise InputError where it is no number from 1 on, or an input of `graph` would have more elements than memory holds."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"a batch size is a number from 1 on, not {batch_size!r}")
+        raise InputError(f"a batch size is a number from 1 on, not {shown(batch_size)}")
     inputs = graph.find_nodes(op="placeholder") if graph is not None else ()
     shapes = [node.meta["val"].shape[1:] for node in inputs if _is_tensor(node)]
     largest = max((math.prod(size for size in shape if isinstance(size, int)) for shape in shapes), default=1)

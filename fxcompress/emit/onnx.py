@@ -33,7 +33,7 @@ from fxcompress.emit.shapes import known_number
 from fxcompress.emit.tables import in_a_file_twice
 from fxcompress.emit.translation import TRANSLATIONS, Emitter, UntranslatableError, translation
 from fxcompress.emit.widths import widen
-from fxcompress.errors import EmitError, InputError, describe
+from fxcompress.errors import EmitError, InputError, describe, shown
 from fxcompress.ir.codeless import codeless
 from fxcompress.ir.collection import collected_later
 from fxcompress.ir.constants import fold_computed, is_computed
@@ -103,7 +103,7 @@ def _chosen_opset(wanted: int | None, needed: int) -> int:
     if wanted is None:
         return needed
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not OPSET <= wanted <= LATEST_OPSET:
-        raise InputError(f"opset is a number from {OPSET} to {LATEST_OPSET}, not {wanted!r}")
+        raise InputError(f"opset is a number from {OPSET} to {LATEST_OPSET}, not {shown(wanted)}")
     if wanted < needed:
         why = "4-bit integers and scales for groups came with it"
         raise InputError(f"the model needs opset {needed}, and cannot be written in {wanted}: {why}")

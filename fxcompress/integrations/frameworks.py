@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError, did_you_mean, shown
 from fxcompress.training.controller import CompositeController
 
 FRAMEWORKS = {
@@ -30,8 +30,8 @@ def make_callback(framework: str, controller: CompositeController, model: nn.Mod
         InputError: there is no such framework here, or it is not installed.
     """
     if not isinstance(framework, str) or framework not in FRAMEWORKS:
-        hint = did_you_mean(str(framework), FRAMEWORKS)
-        raise InputError(f"there is no callback for {framework!r}{hint}; there are {', '.join(map(repr, FRAMEWORKS))}")
+        hint = did_you_mean(framework, FRAMEWORKS)
+        raise InputError(f"there is no callback for {shown(framework)}{hint}; there are {', '.join(map(repr, FRAMEWORKS))}")
     try:
         module = importlib.import_module(FRAMEWORKS[framework])
     except ImportError as problem:

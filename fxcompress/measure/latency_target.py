@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import fx
 
-from fxcompress.errors import InputError, apart
+from fxcompress.errors import InputError, apart, shown
 from fxcompress.measure import latency
 from fxcompress.training.controller import CompositeController
 from fxcompress.training.level_controller import LevelController
@@ -62,9 +62,9 @@ def level_for_latency(
             highest level the file is not as fast as that.
     """
     if not 0 < share < 1:
-        raise InputError(f"level_for_latency needs a share of the time between 0 and 1, got {share!r}")
+        raise InputError(f"level_for_latency needs a share of the time between 0 and 1, got {shown(share)}")
     if trials < 1:
-        raise InputError(f"level_for_latency needs trials of 1 or more, got {trials!r}")
+        raise InputError(f"level_for_latency needs trials of 1 or more, got {shown(trials)}")
     if model.compilation.target.name != "openvino":
         raise InputError(f"latencies are measured in OpenVINO, and the model is for {model.compilation.target.name}")
     measured = {highest: _share(model, controller, highest)}
@@ -89,7 +89,7 @@ def _share(model: Measurable, controller: str, level: float) -> float:
         variants[name] = copy.deepcopy(model)
         found = variants[name].controller[controller]
         if not isinstance(found, LevelController):
-            raise InputError(f"the controller {controller!r} has no level; name that of PruneFilters")
+            raise InputError(f"the controller {shown(controller)} has no level; name that of PruneFilters")
         found.set_level(wanted)
     example = model.compilation.example
     taken = latency.measure_latencies(variants, example, lambda variant: variant.lower())

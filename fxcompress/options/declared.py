@@ -8,10 +8,8 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar, cast, get_type_hints
 
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError, did_you_mean, shown
 from fxcompress.options.kinds import allowed, choices, fits, plain
-
-_LONGEST = 100
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -87,17 +85,12 @@ def check_arguments(*names: str) -> Callable[[Function], Function]:
 
 def _check(owner: str, name: str, value: Any, declared: Any) -> None:
     if not fits(value, declared):
-        hint = f"; write [{value!r}]" if fits([value], declared) else ""
+        hint = f"; write [{shown(value)}]" if fits([value], declared) else ""
         if isinstance(value, int) and value.bit_length() > 63:
             hint = "; whole numbers have 64 bits"
         if isinstance(value, str):
             hint = hint or did_you_mean(value, [choice for choice in choices(declared) if isinstance(choice, str)])
-        raise InputError(f"{owner} needs {name} {allowed(declared)}, got {_shown(value)}{hint}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"a {type(value).__name__}"
+        raise InputError(f"{owner} needs {name} {allowed(declared)}, got {shown(value)}{hint}")
 
 
 @cache

@@ -113,7 +113,7 @@ def allowed(declared: Any) -> str:
         return f"that is a dict from {' to '.join(allowed(part).removeprefix('that is ') for part in parts)}"
     if origin is not None and parts:
         inner = allowed(parts[0]).removeprefix("that is ").removeprefix("of ")
-        return f"that is a list, each {inner}"
+        return "that is a list" if parts[0] is Any else f"that is a list, each {inner}"
     name = getattr(declared, "__name__", declared)
     if inspect.isabstract(declared):
         return f"that is a {name}, of {', '.join(dict.fromkeys(one.__name__ for one in members(declared)))}"
@@ -204,7 +204,7 @@ def _is_listed(value: Any, origin: type) -> bool:
         return False
     try:
         iter(value)  # type: ignore[call-overload]
-    except TypeError:  # a tensor of one number says that it can be, and cannot
+    except (TypeError, NotImplementedError):  # a tensor of one number says that it can be, and cannot; so do scripted modules
         return False
     return True
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from fxcompress.errors import InputError, ScopeError, did_you_mean
+from fxcompress.errors import InputError, ScopeError, did_you_mean, shown
 from fxcompress.ir.place import place_of
 from fxcompress.pattern import Pattern
 from fxcompress.pattern.call_paths import EXPRESSION, all_names, called, is_call_path, is_outside
@@ -40,7 +40,7 @@ def select(graph: fx.Graph, scopes: Iterable[Scope]) -> set[fx.Node]:
         InputError: `scopes` is a scope itself, or something in it is not.
     """
     if isinstance(scopes, Scope):
-        raise InputError(f"scopes come in a list: write [{scopes!r}]")
+        raise InputError(f"scopes come in a list: write [{shown(scopes)}]")
     try:
         scopes = list(scopes)
     except TypeError:

@@ -7,7 +7,7 @@ Imports: ir, quantizers.
 
 from __future__ import annotations
 
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError, did_you_mean, shown
 from fxcompress.targets.cpu import has_vnni
 from fxcompress.targets.onnxruntime_cpu import ONNXRUNTIME_CPU
 from fxcompress.targets.openvino_cpu import OPENVINO_CPU
@@ -25,8 +25,8 @@ def find_target(target: str | Target) -> Target:
     if isinstance(target, Target):
         return target
     if target not in TARGETS:
-        hint = did_you_mean(str(target), TARGETS)
-        raise InputError(f"no target is called {target!r}{hint}; there are: {', '.join(TARGETS)}")
+        hint = did_you_mean(target, TARGETS)
+        raise InputError(f"no target is called {shown(target)}{hint}; there are: {', '.join(TARGETS)}")
     return TARGETS[target]
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError, did_you_mean, shown
 from fxcompress.report.tables import printed
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
 
@@ -91,7 +91,7 @@ class CompositeController(Controller):
     def __getitem__(self, name: str) -> Controller:
         if not isinstance(name, str) or name not in self.children:
             there = f"; there are {', '.join(map(repr, self.children))}" if self.children else ", nor any other"
-            raise InputError(f"there is no controller {name!r}{did_you_mean(str(name), self.children)}{there}")
+            raise InputError(f"there is no controller {shown(name)}{did_you_mean(name, self.children)}{there}")
         return self.children[name]
 
     def loss(self) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, shown
 from fxcompress.options import check_arguments, fits
 
 
@@ -115,4 +115,4 @@ def check_count(state: Mapping[str, Any], name: str, least: int) -> None:
     """Raise `InputError` where ``state[name]`` is no whole number from `least` on."""
     value = state[name]
     if not fits(value, int) or value < least:
-        raise InputError(f"{name} is a whole number from {least} on, not {value!r}")
+        raise InputError(f"{name} is a whole number from {least} on, not {shown(value)}")

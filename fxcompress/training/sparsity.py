@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from fxcompress.errors import InputError, did_you_mean
+from fxcompress.errors import InputError, did_you_mean, shown
 from fxcompress.ir.constants import key_of
 from fxcompress.ir.cost import readable_count
 from fxcompress.ir.edit import attribute, value_of
@@ -123,9 +123,9 @@ class SparsityController(_MaskedLayers):
             return
         for name, share in level.items():
             if name not in self.layers:
-                raise InputError(f"there is no sparse layer {name!r}{did_you_mean(name, self.layers)}")
+                raise InputError(f"there is no sparse layer {shown(name)}{did_you_mean(name, self.layers)}")
             if not isinstance(share, numbers.Real) or not 0 <= share < 1:
-                raise InputError(f"a level is from 0 to below 1, not {share!r}")
+                raise InputError(f"a level is from 0 to below 1, not {shown(share)}")
         for name, share in level.items():
             self._mask([name], share)
 
