@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxcompress.capture import spellings, spellings_layers, spellings_recurrent, spellings_shapes  # noqa: F401  (their rows)
+from fxcompress.capture.loops import STEP_ENDS
 from fxcompress.capture.respelling import canonical_call
 
 
@@ -20,5 +21,5 @@ def canonicalize(graph: fx.Graph) -> None:
 def remove_unused(graph: fx.Graph) -> None:
     """Erase every node but inputs and output whose value nobody reads: assertions, guards, sizes, parameters."""
     for node in reversed(graph.nodes):
-        if node.op not in ("placeholder", "output") and not node.users:
+        if node.op not in ("placeholder", "output") and not node.users and node.target is not STEP_ENDS:
             graph.erase_node(node)

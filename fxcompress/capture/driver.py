@@ -34,7 +34,9 @@ from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
 from fxcompress.capture.padding import note_padding
 from fxcompress.capture.remembered import remembered
+from fxcompress.capture.rolled import has_loops
 from fxcompress.capture.safe_names import check_parameters
+from fxcompress.capture.steps import LoopError
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
@@ -134,7 +136,7 @@ class _Capture:
                 program, _ = trace_free(self.traced, self.example, free, ties)
             except CaptureError:
                 return None
-            found = None if program is None else self.graph(program, self._freely(free, ties))
+            found, _ = (None, "") if program is None else self._with_loops(program, self._freely(free, ties))
             if found is None or not (batch := Batch.of(found.graph)).is_free:
                 return None
             if not is_of_one(found, self.traced, self.example):
@@ -163,7 +165,8 @@ class _Capture:
         assert self.traced is not None
         first, second = leading(self.example), free_sizes.second(self.example)
         program, reason = trace_free(self.traced, self.example, first)
-        found = None if program is None else self.graph(program, self._freely(first))
+        found, looped_over = (None, "") if program is None else self._with_loops(program, self._freely(first))
+        reason = looped_over or reason
         if found and Batch.of(found.graph).is_free:
             if is_of_one(found, self.traced, self.example):
                 return found
@@ -188,7 +191,7 @@ class _Capture:
             program, _ = trace_free(self.traced, self.example, sizes)
         except CaptureError:
             return None
-        found = None if program is None else self.graph(program, self._freely(sizes))
+        found, _ = (None, "") if program is None else self._with_loops(program, self._freely(sizes))
         return found if found and Batch.of(found.graph).is_free else None
 
     def _freely(self, sizes: Dimensions, ties: Ties = ()) -> Trace:
@@ -199,6 +202,20 @@ class _Capture:
             return program
 
         return again
+
+    def _with_loops(self, program: ExportedProgram, trace: Trace) -> tuple[fx.GraphModule | None, str]:
+        """The graph of `program`, whose loops over free sizes are operations; None where one cannot be, and why.
+
+        A loop is traced as a few of its steps, so that the graph is compared with the model as soon as it has one.
+        """
+        assert self.traced is not None
+        try:
+            found = self.graph(program, trace)
+        except LoopError as error:
+            return None, str(error)
+        if has_loops(found.graph) and not computes(found, self.traced, self.example):
+            return None, "a loop over a size that is free does something that its steps do not tell"
+        return found, ""
 
     def traced_by(self, trace: Trace, *notes: str) -> fx.GraphModule:
         """What `trace` gives, in the dialect."""

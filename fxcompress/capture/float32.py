@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture.half_weights import read_through_casts, stays
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.ir.edit import attribute
+from fxcompress.ir.scan_ops import SCAN, Body
 
 aten = torch.ops.aten
 
@@ -47,7 +48,7 @@ def compute_in_float32(module: fx.GraphModule, given: Sequence[Any], notes: list
         if node.op == "placeholder":
             continue
         if node.op == "call_function":
-            node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), _converted)  # type: ignore[assignment]
+            node.args, node.kwargs = _converted_call(node)
         node.meta["val"] = pytree.tree_map_only(Tensor, _as_float32, node.meta.get("val"))
     for node, leaf in zip(inputs, given):
         if isinstance(leaf, Tensor):
@@ -83,6 +84,15 @@ def _precisions(module: fx.GraphModule) -> set[torch.dtype]:
 
 def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
+
+
+def _converted_call(node: fx.Node) -> tuple[Any, Any]:
+    """The arguments of a call, of which a loop has those of its steps in it."""
+    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), _converted)  # type: ignore[misc]
+    if node.target is SCAN:
+        *args, body = args
+        args = (*args, Body.of(body).converted(_converted).text())
+    return args, kwargs
 
 
 def _converted(argument: Any) -> Any:

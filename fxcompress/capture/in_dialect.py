@@ -7,13 +7,14 @@ from collections.abc import Callable
 from torch import fx
 from torch.export import ExportedProgram
 
-from fxcompress.capture.canonical import canonicalize
+from fxcompress.capture.canonical import canonicalize, remove_unused
 from fxcompress.capture.constants import fold_constants
 from fxcompress.capture.functionalize import functionalize, kept_for_training, transform_of
 from fxcompress.capture.gradients import keep_stops
 from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.numbers import freeze_numbers
+from fxcompress.capture.rolled import roll
 from fxcompress.capture.safe_names import with_safe_names
 from fxcompress.capture.unlifting import unlifted
 from fxcompress.errors import CaptureError
@@ -33,6 +34,10 @@ def in_dialect(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
     note_contiguous_outputs(module.graph)
     keep_stops(module)
     canonicalize(module.graph)
+    loops = roll(module.graph)
+    notes += [note for note in loops if note not in notes]
+    if loops:
+        remove_unused(module.graph)
     return module, own_names
 
 

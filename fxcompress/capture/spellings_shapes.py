@@ -176,6 +176,15 @@ def _slice(call: Call) -> fx.Node | None:
     return call.same(aten.slice.Tensor, x, dim, start, end, step)
 
 
+@spelling(aten.slice_scatter.default)
+def _slice_scatter(call: Call) -> fx.Node | None:
+    """What is written over all of a tensor is what is there afterwards."""
+    size, end = size_of(call["self"])[call["dim"]], call["end"]
+    reaches = end is None or end == sys.maxsize or (isinstance(size, int) and isinstance(end, int) and end >= size)
+    whole = call["start"] in (None, 0) and reaches and call["step"] == 1
+    return call.same(aten.alias.default, call["src"]) if whole else None
+
+
 @spelling(aten.narrow.default)
 def _narrow(call: Call) -> fx.Node | None:
     start, length = call["start"], call["length"]

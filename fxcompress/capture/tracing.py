@@ -24,6 +24,7 @@ from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_sh
 from fxcompress.capture.gradients import data_as_detached, inference_as_no_grad, own_backwards
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.lines import is_users, quoted
+from fxcompress.capture.loops import LoopsOverSteps
 from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.selected import LoopsOverAllPlaces
@@ -171,6 +172,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     lambda: asked[-1],
                     SizesInTensors,
                     symbolic_lengths,
+                    LoopsOverSteps,
                 )
                 with while_it_runs(model, *contexts):
                     return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)

@@ -83,6 +83,12 @@ class SymbolicSizes:
         self._numbers: dict[sympy.Expr | int, ir.Value] = {}
         self._values: dict[sympy.Expr, ir.Value] = {}
 
+    def within(self) -> SymbolicSizes:
+        """For a graph inside this one, which reads nothing of it: the same names, of values of its own."""
+        inner = SymbolicSizes()
+        inner._names = self._names
+        return inner
+
     def bind(self, value: ir.Value, sizes: Sequence[Size], samples: int | None = None) -> None:
         """Note which symbols the shape of the graph input `value` holds; the first holder of a symbol names it.
 

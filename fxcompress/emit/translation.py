@@ -77,13 +77,14 @@ class Emitter:
         forms: what the file may have though not every runtime takes it well.
     """
 
-    def __init__(self, graph: ir.Graph, *, forms: Collection[Form] = ()) -> None:
-        self.graph, self.forms = graph, forms
-        self.symbols = SymbolicSizes()
+    def __init__(self, graph: ir.Graph, *, forms: Collection[Form] = (), within: Emitter | None = None) -> None:
+        self.graph = graph
+        self.forms: Collection[Form] = within.forms if within else forms
+        self.symbols: SymbolicSizes = within.symbols.within() if within else SymbolicSizes()
         self.node: fx.Node
         self.result: Any
         self.ways: dict[str, str] = {}
-        self._names: dict[str, int] = {}
+        self._names: dict[str, int] = within._names if within else {}
         self._constants: dict[tuple, ir.Value] = {}
         self._storages: dict[tuple, ir.Value] = {}
         self._derived: dict[tuple, tuple[ir.Value, ir.Value]] = {}  # holds the sources, whose ids are its keys
@@ -267,9 +268,8 @@ class Emitter:
 
     def dtype(self, value: ir.Value) -> torch.dtype:
         """The torch dtype of a value."""
-        if value.dtype is None:
-            self.unsupported(f"the type of {value.name} is not known")
-        return torch.int8 if value.dtype in _SUB_BYTE else to_torch_dtype(value.dtype)
+        known = value.dtype or self.unsupported(f"the type of {value.name} is not known")
+        return torch.int8 if known in _SUB_BYTE else to_torch_dtype(known)
 
     def cast(self, value: ir.Value, dtype: torch.dtype) -> ir.Value:
         """`value` as `dtype`; itself if it is that already."""

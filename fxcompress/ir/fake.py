@@ -16,9 +16,13 @@ from fxcompress.ir.recurrent_shapes import RECURRENT_SHAPES
 
 def fake_value(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `target` returns on the fake values (``meta["val"]``) of the nodes among its arguments."""
-    values = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
+    return fake_call(target, *fx.map_arg((args, kwargs), lambda node: node.meta["val"]))  # type: ignore[misc]
+
+
+def fake_call(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `target` returns on fake values."""
     with torch.no_grad(), enable_python_dispatcher():  # kernels that know symbolic sizes: others would fix the batch
-        return RECURRENT_SHAPES.get(target, target)(*values[0], **values[1])  # type: ignore[index, call-overload]
+        return RECURRENT_SHAPES.get(target, target)(*args, **kwargs)  # type: ignore[index, call-overload]
 
 
 def without_memory(graph: fx.Graph, tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from fxcompress.emit.translate import (  # noqa: F401
     recurrent,
     reduction,
     resize,
+    scan,
     selection,
     shape,
     special,

@@ -1,0 +1,144 @@
+"""Loops over the steps of a sequence, traced as two of them: `fxcompress.capture.rolled` makes one operation of these.
+
+torch.export would run ``for step in range(x.shape[1])`` as often as the example has steps, and fix their number.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+TRIED = 2
+"""How many steps are traced: what differs between two of them is what a step reads at its place and what it carries on."""
+
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+
+_LIBRARY = torch.library.Library("fxcompress", "FRAGMENT")
+_LIBRARY.define("step_ends(SymInt count, int number, Tensor[] made) -> ()")
+_LIBRARY.define("gathered_steps(Tensor[] several, SymInt count, int along) -> Tensor")
+_LIBRARY.impl("step_ends", lambda count, number, made: None, "CompositeExplicitAutograd")
+
+
+def _gathered(several: Sequence[Tensor], count: int, along: int) -> Tensor:
+    shape = several[0].shape
+    return several[0].new_empty([*shape[:along], count, *shape[along:]])
+
+
+_LIBRARY.impl("gathered_steps", _gathered, "CompositeExplicitAutograd")
+
+STEP_ENDS = torch.ops.fxcompress.step_ends.default
+"""Stands before the first of the steps that were tried (`number` 0) and behind each of them; keeps what the step `made`."""
+GATHERED_STEPS = torch.ops.fxcompress.gathered_steps.default
+"""One value of each step along a new dimension, `count` of them, of which `several` are those of the steps that were tried."""
+
+torch.fx.node.has_side_effect(STEP_ENDS)  # what marks a place in a graph is not to be swept out of it
+
+_JOINS = {torch.stack: False, torch.cat: True, torch.concat: True, torch.concatenate: True}
+"""What puts a list of tensors together, and whether along a dimension that they have."""
+
+
+@dataclass
+class _Loop:
+    count: torch.SymInt
+    made: list[list[Tensor]] = field(default_factory=list)
+
+    def runs_through(self, several: Sequence[Any]) -> bool:
+        """Whether `several` has one value of each step: what it made, or what it was given by the one before."""
+        if len(several) != len(self.made) or len(self.made) != TRIED or not all(isinstance(one, Tensor) for one in several):
+            return False
+        first, second = ([any(one is tensor for tensor in made) for made in self.made] for one in several)
+        return (first[0] and second[1]) or (second[0] and not any(first))
+
+
+class LoopsOverSteps(TorchFunctionMode):
+    """In this mode a loop over ``range(size)`` of a size that is free runs `TRIED` times, and marks its steps in the trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: list[_Loop] = []
+        self._ended: list[_Loop] = []
+        self._ranges = contextlib.ExitStack()
+
+    def __enter__(self) -> LoopsOverSteps:
+        self._ranges.enter_context(_ranges_of_free_sizes(self._steps))
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *problem: Any) -> None:
+        super().__exit__(*problem)
+        self._ranges.close()
+
+    def _steps(self, start: int, stop: torch.SymInt) -> Iterator[int]:
+        loop = _Loop(stop - start)
+        STEP_ENDS(loop.count, 0, [])
+        self._running.append(loop)
+        for number in builtins_range(TRIED):
+            loop.made.append([])
+            yield start + number
+            STEP_ENDS(loop.count, number + 1, loop.made[-1])
+        self._running.remove(loop)
+        self._ended.append(loop)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = self._joined(*args, along=_JOINS[func], **kwargs) if func in _JOINS else None
+        if result is None:
+            result = func(*args, **kwargs)
+        for loop in self._running:
+            loop.made[-1] += [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
+        return result
+
+    def _joined(self, tensors: Any, dim: int = 0, *, along: bool, **others: Any) -> Tensor | None:
+        """`tensors` of all steps of a loop together; None where they are something else."""
+        several = tensors if isinstance(tensors, list | tuple) else ()
+        loop = next((one for one in self._ended if one.runs_through(several)), None)
+        if loop is None or others:
+            return None
+        dim %= several[0].dim() + (not along)
+        found = GATHERED_STEPS(list(several), loop.count, dim)
+        return found.flatten(dim, dim + 1) if along else found
+
+
+builtins_range = builtins.range
+
+
+class _Kind(type):
+    def __instancecheck__(cls, one: Any) -> bool:
+        return isinstance(one, builtins_range)
+
+
+@contextlib.contextmanager
+def _ranges_of_free_sizes(steps: Any) -> Iterator[None]:
+    """In this context ``range(size)`` and ``range(start, size)`` of a size that is free are `steps`."""
+
+    class Range(metaclass=_Kind):
+        def __new__(cls, *bounds: Any) -> Any:
+            start, stop = (0, *bounds) if len(bounds) == 1 else bounds[:2]
+            if len(bounds) < 3 and isinstance(start, int) and _is_free(stop) and not _asked_by_torch():
+                return steps(start, stop)
+            return builtins_range(*bounds)
+
+    builtins.range = Range  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        builtins.range = builtins_range  # type: ignore[misc]
+
+
+def _asked_by_torch() -> bool:
+    """Whether the range is one of torch's own, such as in a decomposition, which looks at each size."""
+    return sys._getframe(2).f_code.co_filename.startswith(_TORCH)
+
+
+def _is_free(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
