@@ -260,7 +260,7 @@ class Compiled(BothModes):
             self.report.replace(file.row)
         if file.mismatch:
             warn_user(file.mismatch, FileWarning)
-        too_large = self.compilation.beyond_limit(file.weight_bytes)
+        too_large = self.compilation.beyond_limit(file.weight_bytes, file.told)
         if too_large:
             warn_user(f"{path} {too_large}", FileWarning)
         if forgotten:

@@ -37,6 +37,7 @@ class CheckedFile:
         row: that of the report, once the file was looked at.
         mismatch: what to warn of, if anything.
         weight_bytes: what the weights in the file take, with their scales and zero points, once it is written.
+        told: of tables that it has twice, once it is written.
     """
 
     lower: Callable[[], fx.GraphModule]
@@ -49,6 +50,7 @@ class CheckedFile:
     row: Row | None = field(default=None, init=False)
     mismatch: str | None = field(default=None, init=False)
     weight_bytes: int = field(default=0, init=False)
+    told: tuple[str, ...] = field(default=(), init=False)
 
     def write_to(self, path: str | os.PathLike[str], verify: Verify) -> Path:
         """Lower, translate and write the graph, and run the file unless `verify` is False.
@@ -66,13 +68,13 @@ class CheckedFile:
         check = FileCheck(lowered, example, self.runtime, self.emit, self.write, strict, Path(path)) if verify else None
         give_back()
         model = self.emit(lowered, **self.names)
-        self.weight_bytes = _weight_bytes(model)
+        self.weight_bytes, self.told = _weight_bytes(model), tuple(model.meta.get("told", ()))
         give_back()
         written = self.write(model, path, check=check, **self.form)
         if check:
             self.row, self.mismatch = check.row, check.mismatch
         if self.row:
-            self.row = replace(self.row, notes=(*self.row.notes, *model.meta.get("told", ())))
+            self.row = replace(self.row, notes=(*self.row.notes, *self.told))
         return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -41,17 +42,15 @@ class Compilation:
         """Whether a training loop has a hold on any of the passes."""
         return any(type(one).controller is not Pass.controller for one in self.passes)
 
-    def beyond_limit(self, written: int) -> str | None:
+    def beyond_limit(self, written: int, why: Sequence[str]) -> str | None:
         """What to tell of a file whose weights take `written` bytes, where passes were told to keep them to fewer."""
         before = self.report.rows[0].bytes
         limit = min((one.size_limit for one in self.passes if one.size_limit is not None), default=None)
         if limit is None or written <= limit * before:
             return None
         taken, asked = apart(written / before, limit, ".4g")
-        return (
-            f"holds weights of {taken} of the original model's size, which is more than max_size={asked}: "
-            "ONNX has a table that is also a matrix twice once it is in integers, where compiled.to_openvino(path) has it once"
-        )
+        told = f"holds weights of {taken} of the original model's size, which is more than max_size={asked}"
+        return f"{told}: {'; '.join(why)}" if why else told
 
     def before_quantizers(self, compiled: fx.GraphModule) -> fx.GraphModule | None:
         """The `compiled` model as it was before a pass inserted quantizers.
