@@ -109,6 +109,27 @@ def test_a_checkpoint_brings_weights_ranges_masks_and_statistics():
     assert same(saved.state_dict(), other.state_dict())
 
 
+def test_a_run_goes_back_to_an_earlier_checkpoint():
+    """What has not started yet when it was taken has started since: as where a loop goes back to its best epoch."""
+    ramp = Polynomial(epochs=2)
+    listed = [
+        passes.LearnSparsity(level=0.5, schedule=ramp, ignored=["0.3"]),
+        passes.Sparsify(level=0.5, schedule=ramp, scopes=["0.3"]),
+        passes.Quantize(),
+        passes.Calibrate(),
+        passes.TrainQuantizers(weights_start_epoch=1, activations_start_epoch=2),
+    ]
+    model = compiled(listed)
+    run, taken = Run(model), []
+    for _ in range(4):
+        taken.append((model.eval().checkpoint(), model(images())))
+        model.train()
+        run.epoch()
+    for state, outputs in reversed(taken):
+        model.load_checkpoint(state)
+        assert torch.equal(model.eval()(images()), outputs)
+
+
 def test_a_checkpoint_stays_as_it_was_taken():
     model = compiled()
     taken = model.checkpoint()

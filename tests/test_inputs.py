@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +127,14 @@ def test_tensors_of_which_nothing_can_be_seen_are_refused(batch, message, as_dat
     how = {"data": [batch]} if as_data else {"example_inputs": (batch,)}
     with pytest.raises(InputError, match=message):
         fxcompress.compile(nn.Linear(8, 4), None if as_data else [], **how)
+
+
+def test_inputs_that_the_model_does_not_take_are_told_without_a_traceback(monkeypatch):
+    printed = []
+    monkeypatch.setattr(logging.getLogger("torch._subclasses.fake_tensor"), "callHandlers", printed.append)
+    with pytest.raises(CaptureError, match="does not run on the example inputs .*cannot be multiplied"):
+        fxcompress.compile(nn.Linear(4, 3), [], example_inputs=torch.randn(1, 3, 8))
+    assert not printed
 
 
 def test_a_type_that_the_model_does_not_take_is_told_as_the_model_tells_it():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import fake_tensor
 from torch.export import Dim, ExportedProgram, export
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -225,15 +227,22 @@ def _hidden_names(model: nn.Module) -> list[str]:
 def plain_kernels() -> Iterator[None]:
     """Without autocast, what `torch.compile` made, and the fused kernels of encoder layers, which hide their operations.
 
-    What was compiled reads memory, which fake tensors do not have.
+    What was compiled reads memory, which fake tensors do not have. Of calls on those that fail, torch prints the traceback as
+    well as it raises the error, which is told in its place.
     """
-    enabled = torch.backends.mha.get_fastpath_enabled()
+    enabled, log = torch.backends.mha.get_fastpath_enabled(), logging.getLogger(fake_tensor.__name__)
     torch.backends.mha.set_fastpath_enabled(False)
+    log.addFilter(_no_record)
     try:
         with traced_by(RECURRENT_SHAPES), without_autocast(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        log.removeFilter(_no_record)
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _no_record(record: logging.LogRecord) -> bool:
+    return record.exc_info is None
 
 
 def _why_static(model: nn.Module, example: ExampleInputs, free: Dimensions) -> str:

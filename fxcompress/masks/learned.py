@@ -157,7 +157,7 @@ def _threshold(logits: Tensor, share: float) -> float:
     """What the share `share` of `logits` is not above, as nearly as equal ones allow."""
     count = round(share * len(logits))
     if not count:
-        return -math.inf
+        return torch.finfo(torch.float32).min  # no state is infinite, as none is that was damaged
     at = float(logits.kthvalue(count).values)
     below = float(torch.nextafter(torch.tensor(at), torch.tensor(-math.inf)))
     return min(at, below, key=lambda one: abs(int((logits <= one).sum()) - count))
