@@ -213,6 +213,11 @@ class Schedule(Pass):
         return Controller(Fragile())
 
 
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError
+
+
 def damaged(**changes):
     """A checkpoint with `changes`, sealed anew: what is refused is not only refused for its digest."""
     state = {**compiled([*STACK, Schedule()], seed=1).checkpoint(), **changes}
@@ -268,6 +273,9 @@ def fill(place, value):
         (lambda: with_tensor("quantizer.zero_point", fill(0, 999)), "zero_point has values that are not whole numbers from"),
         (lambda: with_tensor("quantizer._extra_state", fill(3, 77)), "to round to 77 bits"),
         (lambda: with_tensor("quantizer._extra_state", fill(0, 5)), "its flags are 5"),
+        (lambda: with_scheduler("level", False, "PruneFilters"), "level is from 0 to below 1, not False"),
+        (lambda: damaged(config=b"passes: []"), "no checkpoint: it lacks 'config';"),
+        (lambda: damaged() | {"more": Unprintable()}, "its digest is another"),
         (lambda: damaged(computes={}), "of another model, whose graph is another"),
         (lambda: with_schedule(epoch=1), "not today"),
     ],

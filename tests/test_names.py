@@ -128,6 +128,16 @@ def test_inputs_are_called_by_identifiers() -> None:
     assert torch.equal(fxcompress.compile(Any(), [], example_inputs={"x": X})(x=X), X)
 
 
+@pytest.mark.parametrize("name", ["torch", "pytree", "fx_pytree", "é"])
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_an_input_that_code_cannot_be_written_for_is_told(name: str, by_keyword: bool) -> None:
+    scope: dict = {}
+    exec(f"def forward(self, {name}):\n    return {name}.relu()", scope)
+    model = type("Model", (nn.Module,), {"forward": scope["forward"]})()
+    with pytest.raises(InputError, match="give the parameter of forward another name"):
+        fxcompress.compile(model, [], example_inputs={name: X} if by_keyword else X)
+
+
 @pytest.mark.parametrize("key", ['a"), open("ran", "w"), ("', "../x", "", "\ud800", "a" * 300, "class", "名前"])
 def test_keys_of_outputs_are_kept_and_name_the_outputs_of_a_file(key: str, tmp_path: Path, monkeypatch) -> None:
     class Keyed(nn.Module):

@@ -11,9 +11,10 @@ from typing import Any
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, OutputKind
 
-from fxcompress.errors import InputError
+from fxcompress.errors import InputError, shown
 from fxcompress.ir.naming import SafeNames
 
+_READ_BY_CODE = frozenset({"torch", "pytree", "fx_pytree"})
 _WRITTEN = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
@@ -42,10 +43,15 @@ def with_safe_names(program: ExportedProgram) -> tuple[ExportedProgram, dict[str
 
 
 def check_parameters(names: Iterable[Any]) -> None:
-    """Raise `InputError` where one of `names` cannot be a parameter of a function."""
+    """Raise `InputError` where one of `names` cannot be a parameter of the function that a graph becomes."""
     for name in names:
-        if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or keyword.iskeyword(name):
-            raise InputError(f"an input of the model is called {name!r}, which is no identifier of Python; call it by another")
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise InputError(
+                f"an input of the model is called {shown(name)}, which is no identifier of Python; call it by another"
+            )
+        if not name.isascii() or name in _READ_BY_CODE:
+            why = "which the code of a graph reads as a module" if name.isascii() else "which has letters beyond those of ASCII"
+            raise InputError(f"an input of the model is called {name!r}, {why}; give the parameter of forward another name")
 
 
 def _parameters(program: ExportedProgram) -> list[Any]:

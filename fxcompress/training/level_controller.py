@@ -6,7 +6,8 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fxcompress.errors import InputError, apart
+from fxcompress.errors import InputError, apart, shown
+from fxcompress.options import fits
 from fxcompress.training.controller import CompressionStage, Controller
 from fxcompress.training.levels import Adaptive, Schedule
 from fxcompress.training.scheduler import Scheduler, check_count
@@ -84,8 +85,8 @@ class LevelScheduler(Scheduler):
         super().check_state(state)
         check_count(state, "step_of_epoch", -1)
         for name in ("level", "scheduled"):
-            if not isinstance(state[name], (int, float)) or not 0 <= state[name] < 1:
-                raise InputError(f"{name} is from 0 to below 1, not {state[name]!r}")
+            if not fits(state[name], float) or not 0 <= state[name] < 1:
+                raise InputError(f"{name} is from 0 to below 1, not {shown(state[name])}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As `Scheduler.load_state_dict`; nothing is applied, since masks are part of the model's own state."""
