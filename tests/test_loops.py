@@ -194,6 +194,22 @@ def test_a_loop_that_does_more_has_the_steps_of_the_example(kind):
     torch.testing.assert_close(graph(other), model(other))
 
 
+class Padded(nn.Module):
+    """A loop that cannot be one operation, over one size of several that are free."""
+
+    def forward(self, x):
+        rows = [x[:, :, step] * (step + 1) for step in range(x.shape[2])]
+        return torch.cat([x, rows[4].unsqueeze(2)], 2)
+
+
+def test_a_size_beside_that_of_a_loop_stays_free():
+    model, x = Padded(), torch.randn(2, 3, 6, 8)
+    graph = captured(model, (x,))
+    other = torch.randn(3, 3, 6, 11)
+    torch.testing.assert_close(graph(other), model(other))
+    assert any("the number of the step" in note or "cannot be traced" in note for note in graph.meta["capture_notes"])
+
+
 def test_ranges_of_numbers_are_what_they_were():
     class Ranges(nn.Module):
         def forward(self, x):

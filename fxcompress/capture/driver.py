@@ -29,6 +29,7 @@ from fxcompress.capture.free_sizes import (
 from fxcompress.capture.gradients import backward_hooks
 from fxcompress.capture.in_dialect import in_dialect
 from fxcompress.capture.inserted import InsertedModules
+from fxcompress.capture.loops import loops_written_out
 from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
@@ -94,15 +95,13 @@ def capture(
     prepare(traced, example_inputs)
     modes = modes or training_modes(model, traced)
     one = _Capture(model, example_inputs, given or example_inputs, traced, modes, inserted)
-    if dynamic_shapes is None or isinstance(dynamic_shapes, str):
-        chosen = {None: leading, "lengths": lengths, "auto": several}[dynamic_shapes]
-        found = one.with_free_sizes(chosen(example_inputs)) or one.with_free_batch()
-        if dynamic_shapes is not None:
-            found.meta["capture_notes"] += fixed_lengths(found.graph, example_inputs)
-        if dynamic_shapes == "auto":
-            found.meta["capture_notes"] += fixed_sides(found.graph, example_inputs)
+    try:
+        return one.with_sizes(dynamic_shapes)
+    except LoopError as error:
+        with loops_written_out():
+            found = one.with_sizes(dynamic_shapes)
+        found.meta["capture_notes"].append(str(error))
         return found
-    return one.traced_by(lambda: trace(traced, example_inputs, dynamic_shapes))
 
 
 Trace = Callable[[], ExportedProgram]
@@ -122,6 +121,22 @@ class _Capture:
     modes: Modes
     inserted: InsertedModules | None
 
+    def with_sizes(self, dynamic_shapes: Any) -> fx.GraphModule:
+        """The model with sizes as `capture` is given them.
+
+        Raises:
+            LoopError: a loop over a free size has to be written out.
+        """
+        if dynamic_shapes is not None and not isinstance(dynamic_shapes, str):
+            return self.traced_by(lambda: trace(self.traced, self.example, dynamic_shapes))
+        chosen = {None: leading, "lengths": lengths, "auto": several}[dynamic_shapes]
+        found = self.with_free_sizes(chosen(self.example)) or self.with_free_batch()
+        if dynamic_shapes is not None:
+            found.meta["capture_notes"] += fixed_lengths(found.graph, self.example)
+        if dynamic_shapes == "auto":
+            found.meta["capture_notes"] += fixed_sides(found.graph, self.example)
+        return found
+
     def with_free_sizes(self, sizes: Dimensions, seen: Sequence[ExampleInputs] = ()) -> fx.GraphModule | None:
         """The model with those of `sizes` free that can be, and the batch; None where the batch cannot, or not with others.
 
@@ -134,9 +149,11 @@ class _Capture:
         while free != leading(self.example):
             try:
                 program, _ = trace_free(self.traced, self.example, free, ties)
+            except LoopError:
+                raise
             except CaptureError:
                 return None
-            found, _ = (None, "") if program is None else self._with_loops(program, self._freely(free, ties))
+            found = None if program is None else self.graph(program, self._freely(free, ties))
             if found is None or not (batch := Batch.of(found.graph)).is_free:
                 return None
             if not is_of_one(found, self.traced, self.example):
@@ -165,8 +182,7 @@ class _Capture:
         assert self.traced is not None
         first, second = leading(self.example), free_sizes.second(self.example)
         program, reason = trace_free(self.traced, self.example, first)
-        found, looped_over = (None, "") if program is None else self._with_loops(program, self._freely(first))
-        reason = looped_over or reason
+        found = None if program is None else self.graph(program, self._freely(first))
         if found and Batch.of(found.graph).is_free:
             if is_of_one(found, self.traced, self.example):
                 return found
@@ -189,9 +205,11 @@ class _Capture:
             return None
         try:
             program, _ = trace_free(self.traced, self.example, sizes)
+        except LoopError:
+            raise
         except CaptureError:
             return None
-        found, _ = (None, "") if program is None else self._with_loops(program, self._freely(sizes))
+        found = None if program is None else self.graph(program, self._freely(sizes))
         return found if found and Batch.of(found.graph).is_free else None
 
     def _freely(self, sizes: Dimensions, ties: Ties = ()) -> Trace:
@@ -202,20 +220,6 @@ class _Capture:
             return program
 
         return again
-
-    def _with_loops(self, program: ExportedProgram, trace: Trace) -> tuple[fx.GraphModule | None, str]:
-        """The graph of `program`, whose loops over free sizes are operations; None where one cannot be, and why.
-
-        A loop is traced as a few of its steps, so that the graph is compared with the model as soon as it has one.
-        """
-        assert self.traced is not None
-        try:
-            found = self.graph(program, trace)
-        except LoopError as error:
-            return None, str(error)
-        if has_loops(found.graph) and not computes(found, self.traced, self.example):
-            return None, "a loop over a size that is free does something that its steps do not tell"
-        return found, ""
 
     def traced_by(self, trace: Trace, *notes: str) -> fx.GraphModule:
         """What `trace` gives, in the dialect."""
@@ -254,7 +258,10 @@ class _Capture:
         check_weights(result)
         find_batch(result, self.given).mark(result.graph)
         note_padding(result, self.given)
-        return result.eval()
+        result.eval()
+        if has_loops(result.graph) and self.traced is not None and not computes(result, self.traced, self.example):
+            raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
+        return result
 
     def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""

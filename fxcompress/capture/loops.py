@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ _JOINS = {torch.stack: False, torch.cat: True, torch.concat: True, torch.concate
 """What puts a list of tensors together, and whether along a dimension that they have."""
 
 
+_written_out: ContextVar[bool] = ContextVar("written_out", default=False)
+
+
+@contextlib.contextmanager
+def loops_written_out() -> Iterator[None]:
+    """In this context loops run as often as the example has steps."""
+    before = _written_out.set(True)
+    try:
+        yield
+    finally:
+        _written_out.reset(before)
+
+
 @dataclass
 class _Loop:
     count: torch.SymInt
@@ -62,7 +76,13 @@ class _Loop:
 
 
 class LoopsOverSteps(TorchFunctionMode):
-    """In this mode a loop over ``range(size)`` of a size that is free runs `TRIED` times, and marks its steps in the trace."""
+    """In this mode a loop over ``range(size)`` of a size that is free runs `TRIED` times, and marks its steps in the trace.
+
+    Attributes:
+        met: whether there was one.
+    """
+
+    met = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +91,8 @@ class LoopsOverSteps(TorchFunctionMode):
         self._ranges = contextlib.ExitStack()
 
     def __enter__(self) -> LoopsOverSteps:
-        self._ranges.enter_context(_ranges_of_free_sizes(self._steps))
+        if not _written_out.get():
+            self._ranges.enter_context(_ranges_of_free_sizes(self._steps))
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *problem: Any) -> None:
@@ -79,7 +100,7 @@ class LoopsOverSteps(TorchFunctionMode):
         self._ranges.close()
 
     def _steps(self, start: int, stop: torch.SymInt) -> Iterator[int]:
-        loop = _Loop(stop - start)
+        loop, self.met = _Loop(stop - start), True
         STEP_ENDS(loop.count, 0, [])
         self._running.append(loop)
         for number in builtins_range(TRIED):

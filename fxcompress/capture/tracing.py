@@ -31,6 +31,7 @@ from fxcompress.capture.memory import forgetting, remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.selected import LoopsOverAllPlaces
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
+from fxcompress.capture.steps import LoopError
 from fxcompress.capture.suppression import suppression_of_any_number
 from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
 from fxcompress.capture.traced_kernels import traced_by
@@ -91,7 +92,7 @@ def _traced_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> 
     try:
         program = _export(model, wide, dynamic_shapes(model, wide, free))
     except CaptureError as error:
-        if "data-dependent" in str(error.__cause__):
+        if isinstance(error, LoopError) or "data-dependent" in str(error.__cause__):
             raise
         return None, _first_sentence(error.__cause__)
     return (program, "") if are_free(program) else (None, _why_static(model, wide, free))
@@ -146,6 +147,7 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
 def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions) -> ExportedProgram:
     messages, looped, reads = io.StringIO(), LoopsOverAllPlaces(), ModeReads()
     asked: list[Decided] = []
+    loops: list[LoopsOverSteps] = []
     try:
         with (
             own_backwards() as told,
@@ -168,13 +170,14 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
 
             def one() -> ExportedProgram:
                 asked.append(Decided(answers))
+                loops.append(LoopsOverSteps())
                 contexts = (
                     lambda: mode_reads(model, reads),
                     lambda: looped,
                     lambda: asked[-1],
                     SizesInTensors,
                     symbolic_lengths,
-                    LoopsOverSteps,
+                    lambda: loops[-1],
                 )
                 with while_it_runs(model, *contexts):
                     return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
@@ -203,7 +206,8 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
             ) from error
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
-        raise TraceError(
+        kind = LoopError if any(one.met for one in loops) and "data-dependent" not in str(error) else TraceError
+        raise kind(
             f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} "
             "are what forward takes; where a part of the model cannot be traced, name those that can: "
             'submodules=["backbone"]'
