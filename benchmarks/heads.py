@@ -232,7 +232,10 @@ PLAIN: dict[str, str] = {
     "Olmo3ForCausalLM FalconH1ForCausalLM Llama4ForCausalLM Glm4MoeForCausalLM Ernie4_5_MoeForCausalLM "
     "GraniteMoeSharedForCausalLM VaultGemmaForCausalLM MiniMaxM2ForCausalLM "
     "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM Qwen2VLForConditionalGeneration "
-    "DeepseekV2ForCausalLM MinistralForCausalLM",
+    "DeepseekV2ForCausalLM MinistralForCausalLM "
+    "Lfm2MoeForCausalLM GraniteMoeHybridForCausalLM CwmForCausalLM FlexOlmoForCausalLM Glm4MoeLiteForCausalLM "
+    "SolarOpenForCausalLM ExaoneMoeForCausalLM AfmoeForCausalLM YoutuForCausalLM "
+    "NanoChatForCausalLM Jais2ForCausalLM",
     "both": "T5ForConditionalGeneration MT5ForConditionalGeneration UMT5ForConditionalGeneration "
     "LongT5ForConditionalGeneration SwitchTransformersForConditionalGeneration BartForConditionalGeneration "
     "MBartForConditionalGeneration MarianMTModel "
@@ -240,7 +243,7 @@ PLAIN: dict[str, str] = {
     "BlenderbotSmallForConditionalGeneration M2M100ForConditionalGeneration NllbMoeForConditionalGeneration "
     "PLBartForConditionalGeneration ProphetNetForConditionalGeneration LEDForConditionalGeneration MvpForConditionalGeneration "
     "FSMTForConditionalGeneration BigBirdPegasusForConditionalGeneration",
-    "picture": "ViTForImageClassification DeiTForImageClassification BeitForImageClassification Dinov2Model "
+    "picture": "PixioModel ViTForImageClassification DeiTForImageClassification BeitForImageClassification Dinov2Model "
     "Dinov2WithRegistersModel DINOv3ViTModel CLIPVisionModelWithProjection SiglipVisionModel ViTMSNModel "
     "YolosForObjectDetection IJepaModel DPTForDepthEstimation Data2VecVisionModel VitDetModel "
     "PixtralVisionModel Swin2SRForImageSuperResolution DepthAnythingForDepthEstimation Aimv2VisionModel MLCDVisionModel",

@@ -206,8 +206,9 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
             ) from error
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
-        kind = LoopError if any(one.met for one in loops) and "data-dependent" not in str(error) else TraceError
-        raise kind(
+        if any(one.met for one in loops) and "data-dependent" not in str(error):
+            raise LoopError(f"a loop cannot be of any number of steps: {stopped_by(error)}") from error
+        raise TraceError(
             f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} "
             "are what forward takes; where a part of the model cannot be traced, name those that can: "
             'submodules=["backbone"]'
