@@ -126,6 +126,20 @@ def test_half_precision_within_a_loop_becomes_single():
     assert "float16" not in loop.args[-1]
 
 
+class Dropped(nn.Module):
+    """What is another in training, which the graph keeps where the steps are written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        state = x[:, 0] * 0
+        for step in range(x.shape[1]):
+            state = self.drop(state + x[:, step])
+        return state
+
+
 class Numbered(nn.Module):
     def forward(self, x):
         state = x[:, 0] * 0
@@ -183,7 +197,7 @@ class Nested(nn.Module):
         return torch.stack(rows, 1)
 
 
-@pytest.mark.parametrize("kind", [Nested, Numbered, Delayed, Growing, Left, Counted])
+@pytest.mark.parametrize("kind", [Dropped, Nested, Numbered, Delayed, Growing, Left, Counted])
 def test_a_loop_that_does_more_has_the_steps_of_the_example(kind):
     torch.manual_seed(0)
     model, x = kind().eval(), torch.randn(3, 6, WIDTH)

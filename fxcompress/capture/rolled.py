@@ -15,6 +15,7 @@ from fxcompress.capture.respelling import same_size, same_sizes
 from fxcompress.capture.steps import Called, Carried, LoopError, Made, Place, Read, Steps, Written
 from fxcompress.errors import source_line
 from fxcompress.ir.fake import insert_call
+from fxcompress.ir.modes import mode_argument
 from fxcompress.ir.scan_ops import SCAN, Body, Ref
 
 aten = torch.ops.aten
@@ -171,8 +172,11 @@ class _Loop:
         calls: list[Any] = []
         for number in called:
             held = self.steps.varying[number]
-            if self.steps.calls[0][number].target is SCAN:
+            call = self.steps.calls[0][number]
+            if call.target is SCAN:
                 raise self.steps.error("it has another in it, which OpenVINO does not take")
+            if mode_argument(call) or torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ()):
+                raise self.steps.error(f"{call.target} is another in training, or of chance")
             if isinstance(held, Written):
                 raise self.steps.error("it reads what is written at the places of other steps")
             if isinstance(held, Read) and not held.apart:
@@ -182,7 +186,7 @@ class _Loop:
             if isinstance(held, Read):
                 calls.append((aten.unsqueeze.default, (known[held.place], held.place.axis), {}))
             else:
-                calls.append((self.steps.calls[0][number].target, *_referring(held, known)))
+                calls.append((call.target, *_referring(held, known)))
         carried, kept = ([known[key] for key in keys] for keys in (map(_after, self.carried), (one.value for one in self.kept)))
         try:
             return Body(tuple(calls), tuple(carried), tuple(kept)).text()
