@@ -259,7 +259,7 @@ PLAIN: dict[str, str] = {
     "DFineForObjectDetection "
     "TableTransformerForObjectDetection SuperPointForKeypointDetection Mask2FormerForUniversalSegmentation "
     "MaskFormerForInstanceSegmentation",
-    "contrast picture": "CLIPModel SiglipModel ChineseCLIPModel AltCLIPModel BlipModel CLIPSegModel ViltModel "
+    "contrast picture": "MetaClip2Model CLIPModel SiglipModel ChineseCLIPModel AltCLIPModel BlipModel CLIPSegModel ViltModel "
     "OwlViTForObjectDetection Owlv2ForObjectDetection GitForCausalLM BlipForConditionalGeneration",
     "placed picture": "LlavaForConditionalGeneration Blip2ForConditionalGeneration VipLlavaForConditionalGeneration "
     "InternVLForConditionalGeneration AyaVisionForConditionalGeneration",
