@@ -212,7 +212,7 @@ class Padded(nn.Module):
     """A loop that cannot be one operation, over one size of several that are free."""
 
     def forward(self, x):
-        rows = [x[:, :, step] * (step + 1) for step in range(x.shape[2])]
+        rows = [x[:, :, step] * (step + 1) for step in reversed(range(x.shape[2]))]
         return torch.cat([x, rows[4].unsqueeze(2)], 2)
 
 

@@ -62,7 +62,7 @@ def loops_written_out() -> Iterator[None]:
         _written_out.reset(before)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Loop:
     count: torch.SymInt
     made: list[list[Tensor]] = field(default_factory=list)
@@ -92,15 +92,19 @@ class LoopsOverSteps(TorchFunctionMode):
 
     def __enter__(self) -> LoopsOverSteps:
         if not _written_out.get():
-            self._ranges.enter_context(_ranges_of_free_sizes(self._steps))
+            self._ranges.enter_context(_ranges_of_free_sizes(self._range))
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *problem: Any) -> None:
         super().__exit__(*problem)
         self._ranges.close()
 
+    def _range(self, start: int, stop: torch.SymInt) -> Iterator[int]:
+        self.met = True  # also where nobody goes through it, but asks how long it is
+        return self._steps(start, stop)
+
     def _steps(self, start: int, stop: torch.SymInt) -> Iterator[int]:
-        loop, self.met = _Loop(stop - start), True
+        loop = _Loop(stop - start)
         STEP_ENDS(loop.count, 0, [])
         self._running.append(loop)
         for number in builtins_range(TRIED):
@@ -144,8 +148,8 @@ def _ranges_of_free_sizes(steps: Any) -> Iterator[None]:
 
     class Range(metaclass=_Kind):
         def __new__(cls, *bounds: Any) -> Any:
-            start, stop = (0, *bounds) if len(bounds) == 1 else bounds[:2]
-            if len(bounds) < 3 and isinstance(start, int) and _is_free(stop) and not _asked_by_torch():
+            start, stop = (0, *bounds) if len(bounds) == 1 else bounds if len(bounds) == 2 else (0, 0)
+            if isinstance(start, int) and _is_free(stop) and not _asked_by_torch():
                 return steps(start, stop)
             return builtins_range(*bounds)
 
