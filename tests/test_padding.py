@@ -86,7 +86,11 @@ def test_calibration_does_without_padding():
     example = texts(12, 7)
 
     def ranges(data):
-        every = [passes.Quantize(), passes.RoundWeights(), passes.Calibrate(estimator="output_error")]
+        every = [
+            passes.Quantize(),
+            passes.RoundWeights(precision="float32"),
+            passes.Calibrate(estimator="output_error", precision="float32"),
+        ]
         compiled = fxcompress.compile(Reader(), every, data=data, example_inputs=example)
         assert any("40 samples, float32 forward, without padding" in note for note in compiled.report.notes)
         return {name: tensor for name, tensor in compiled.state_dict().items() if tensor.is_floating_point()}

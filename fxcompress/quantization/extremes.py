@@ -9,8 +9,8 @@ from torch import fx
 
 from fxcompress.data.batch import Leaves
 from fxcompress.data.samples import in_small_batches
-from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.observe import values_at
+from fxcompress.execution.precision import FLOAT32
 from fxcompress.quantization.quantized import in_float, quantizer_calls, serves_weight
 from fxcompress.quantizers.estimator import Range, Statistic
 from fxcompress.quantizers.quantizer import Quantizer
@@ -59,12 +59,11 @@ def _computed(value: fx.Node) -> str:
 def _observed(
     graph_module: fx.GraphModule, calls: Mapping[fx.Node, Quantizer], batches: Sequence[Leaves]
 ) -> dict[fx.Node, Statistic]:
-    """What the quantizers of `calls` see of `batches`; one that sees nothing is left out."""
+    """What the quantizers of `calls` see of `batches`, in float32; one that sees nothing is left out."""
     found: dict[fx.Node, Statistic] = {}
     with in_float(graph_module):
-        arithmetic = choose_arithmetic("auto", graph_module, batches[0])
         for leaves, _ in in_small_batches(graph_module.graph, batches, TOGETHER):
-            for node, x in values_at(graph_module, calls, leaves, arithmetic):
+            for node, x in values_at(graph_module, calls, leaves, FLOAT32):
                 if node not in found:
                     quantizer = calls[node]
                     channels = quantizer.scale.numel() if quantizer.scale.dim() else None
