@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from loops import classifier
 from torch import nn
@@ -192,6 +192,7 @@ SCALES = [1e-45, 1e-40, 1.2e-38, 1e-30, 1e-3, 1.0, 3e37, float("inf"), float("na
     scale=st.sampled_from(SCALES),
     point=st.sampled_from([None, 0.0, 7.0]),
 )
+@example(x=[float("inf"), -float("inf")], gradient=1.0, scale=float("inf"), point=None)  # of no bounds infinity is inside
 def test_the_kernel_and_torch_agree_on_any_number(x, gradient, scale, point):
     """Values, and gradients of values, bit by bit, whatever the numbers are; those of the range where they are numbers."""
     native.load()

@@ -106,6 +106,7 @@ int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t row
 {
     const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
     const float beyond = symmetric ? (high - low) / high : 1;
+    const int bounded_below = least > -INFINITY, bounded_above = most < INFINITY; /* where not, infinity is inside */
     float *sums = malloc(2 * rows * blocks * sizeof *sums);
     if (!sums)
         return 1;
@@ -127,7 +128,7 @@ int NAMED(backward)(const ELEMENT *g, const ELEMENT *x, ELEMENT *dx, int64_t row
             level = level > highest ? highest : level;
             q = q < bottom ? bottom : q;
             q = q > top ? top : q;
-            dx[i] = WRITE(value <= least || value >= most ? 0.0f : inside);
+            dx[i] = WRITE((bounded_below && value <= least) || (bounded_above && value >= most) ? 0.0f : inside);
             outer += outside;
             terms += inside * (q - level) + outside * (q * beyond);
         }

@@ -119,7 +119,8 @@ class FakeQuantize(torch.autograd.Function):
             low = None if ctx.symmetric else scale  # any tensor of its shape
             learned = linearized.Grid(scale, zero_point, low, extent, ctx.levels, ctx.multiplier)
             of_x, of_low, of_extent = linearized.gradients(gradient, x.clamp(*ctx.within), learned, BOUND)
-            of_x = torch.where((x <= ctx.within[0]) | (x >= ctx.within[1]), 0.0, of_x)
+            for bound, beyond in zip(ctx.within, (torch.le, torch.ge)):
+                of_x = of_x if math.isinf(bound) else torch.where(beyond(x, bound), 0.0, of_x)
             return of_x.to(given), None, None, of_low, of_extent, None, None, None
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)

@@ -70,7 +70,8 @@ def _backward(
     outside = gradient - inside
     integer = _nearest(level, bottom, top)
     level = _within(level, lowest, highest)
-    passed = tl.where((value <= least) | (value >= most), 0.0, inside)
+    at_an_end = ((value <= least) & (least > -float("inf"))) | ((value >= most) & (most < float("inf")))
+    passed = tl.where(at_an_end, 0.0, inside)
     tl.store(dx + place, passed.to(dx.dtype.element_ty), exists)
     terms = tl.where(exists, inside * (integer - level) + outside * (integer * beyond), 0.0)
     tl.store(sums + 2 * program, tl.sum(outside, 0))
