@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tasks.task import FLOAT, Run, Task
+from benchmarks.tasks.task import FLOAT, Run, Task, runs
 from fxcompress.storage.atomic import write_text
 
 Results = dict[Run, dict[str, Any]]
@@ -22,8 +22,7 @@ def read(task: Task, folder: Path) -> Results:
 
 def finished(task: Task, folder: Path, seeds: int, machine: str) -> Results:
     """The runs that have finished in `folder`, where they were run on `machine`."""
-    every = [Run(network, stack, seed) for network in task.networks for stack in task.stacks for seed in range(seeds)]
-    paths = {run: run.folder(folder) / "result.json" for run in every}
+    paths = {run: run.folder(folder) / "result.json" for run in runs(task, list(task.networks), list(task.stacks), seeds)}
     found = {run: json.loads(path.read_text()) for run, path in paths.items() if path.exists()}
     floats = {(run.network, run.seed): one["score"] for run, one in found.items() if run.stack == FLOAT}
     return {

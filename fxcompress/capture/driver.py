@@ -149,8 +149,6 @@ class _Capture:
         while free != leading(self.example):
             try:
                 program, _ = trace_free(self.traced, self.example, free, ties)
-            except LoopError:
-                raise
             except CaptureError:
                 return None
             found = None if program is None else self.graph(program, self._freely(free, ties))
@@ -205,8 +203,6 @@ class _Capture:
             return None
         try:
             program, _ = trace_free(self.traced, self.example, sizes)
-        except LoopError:
-            raise
         except CaptureError:
             return None
         found = None if program is None else self.graph(program, self._freely(sizes))

@@ -15,13 +15,13 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.loops import STEP_ENDS
-from fxcompress.errors import CaptureError, source_line
+from fxcompress.errors import FxCompressError, source_line
 
 aten = torch.ops.aten
 
 
-class LoopError(CaptureError):
-    """A loop over a size that is free does more than hand values from step to step."""
+class LoopError(FxCompressError):
+    """A loop over a size that is free does more than hand values from step to step; capture writes it out then."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _traced_free(model: nn.Module, example: ExampleInputs, free: Dimensions) -> 
     try:
         program = _export(model, wide, dynamic_shapes(model, wide, free))
     except CaptureError as error:
-        if isinstance(error, LoopError) or "data-dependent" in str(error.__cause__):
+        if "data-dependent" in str(error.__cause__):
             raise
         return None, _first_sentence(error.__cause__)
     return (program, "") if are_free(program) else (None, _why_static(model, wide, free))

@@ -12,7 +12,6 @@ from fxcompress.data.convention import PARAMETERS
 from fxcompress.driver.clamps import hand_over
 from fxcompress.driver.granted import Granted
 from fxcompress.ir import modes, output_layout
-from fxcompress.ir.dialect import copy_graph
 
 
 class BothModes(fx.GraphModule):
@@ -46,9 +45,7 @@ class BothModes(fx.GraphModule):
     def recompile(self) -> Any:
         """As of any graph module, for both graphs."""
         own = self._graph
-        twin = modes.training_twin(own)
-        handed = hand_over(self, in_training := twin or copy_graph(own))
-        twin = self._graph_in_training = in_training if handed else twin
+        twin = self._graph_in_training = modes.training_twin(own, functools.partial(hand_over, self))
         if twin is not None:
             try:
                 self._graph = twin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,10 +32,15 @@ def set_training(graph_module: fx.GraphModule, mode: bool) -> None:
         graph_module.recompile()
 
 
-def training_twin(graph: fx.Graph) -> fx.Graph | None:
-    """A copy of `graph`, which is in inference mode, as it is in training; None where training makes no difference."""
+def training_twin(graph: fx.Graph, rewrite: Callable[[fx.Graph], bool] = lambda graph: False) -> fx.Graph | None:
+    """A copy of `graph`, which is in inference mode, as it is in training; None where training makes no difference.
+
+    Args:
+        rewrite: what else is computed otherwise in training; changes a graph, and tells whether there was something to change.
+    """
     twin = copy_graph(graph)
-    return twin if _switch(twin, True) else None
+    switched = _switch(twin, True)
+    return twin if rewrite(twin) or switched else None
 
 
 def inference_twin(graph_module: fx.GraphModule) -> fx.GraphModule:

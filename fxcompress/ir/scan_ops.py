@@ -106,8 +106,7 @@ def _whole(argument: Any) -> Any:
     return Ref(int(argument[1:])) if isinstance(argument, str) and argument.startswith(_SIGN) else argument
 
 
-@torch.library.custom_op("fxcompress::scan", mutates_args=())
-def scan(
+def _steps(
     carried: Sequence[Tensor],
     scanned: Sequence[Tensor],
     held: Sequence[Tensor],
@@ -130,18 +129,6 @@ def scan(
     Returns:
         What the last step carries on, and what is kept of all of them. Source: ONNX, Scan-11.
     """
-    return _steps(carried, scanned, held, sizes, axes, along, body)
-
-
-def _steps(
-    carried: Sequence[Tensor],
-    scanned: Sequence[Tensor],
-    held: Sequence[Tensor],
-    sizes: Sequence[int],
-    axes: Sequence[int],
-    along: Sequence[int],
-    body: str,
-) -> list[Tensor]:
     step = Body.of(body)
     kept: list[list[Tensor]] = [[] for _ in along]
     places = [one.unbind(axis) for one, axis in zip(scanned, axes)]
@@ -150,6 +137,9 @@ def _steps(
         for several, one in zip(kept, found):
             several.append(one)
     return [*(one.clone() for one in carried), *map(torch.stack, kept, along)]
+
+
+scan = torch.library.custom_op("fxcompress::scan", _steps, mutates_args=())
 
 
 @scan.register_fake
