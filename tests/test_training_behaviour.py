@@ -686,6 +686,28 @@ def test_a_model_whose_layers_alone_read_the_mode_is_run_no_more(alone, monkeypa
     assert bool(runs) != alone
 
 
+class TwoAttentions(nn.Module):
+    def __init__(self, first, second):
+        super().__init__()
+        self.layers, self.drops = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]), (first, second)
+
+    def forward(self, x):
+        for layer, drop in zip(self.layers, self.drops):
+            x = F.scaled_dot_product_attention(x, layer(x), x, None, drop if self.training else 0.0)
+        return x
+
+
+@pytest.mark.parametrize("drops, is_traced_again", [((0.0, 0.0), False), ((0.25, 0.25), False), ((0.25, 0.5), True)])
+def test_attentions_drop_as_theirs_do(drops, is_traced_again, monkeypatch):
+    traces, trace = [], training_trace.Alignment.of
+    monkeypatch.setattr(training_trace.Alignment, "of", lambda *given: traces.append(None) or trace(*given))
+    model = TwoAttentions(*drops)
+    graph = capture(model, example_inputs(model, torch.randn(3, 2, 6, 8))).graph
+    attentions = graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default)
+    assert tuple(one.meta.get("dropout_p", 0.0) for one in attentions) == drops
+    assert bool(traces) == is_traced_again
+
+
 def test_what_is_told_names_the_users_line():
     found = capture(Noise(), example_inputs(Noise(), torch.randn(3, 6)))
     (told,) = found.meta["lost_in_training"]

@@ -30,20 +30,21 @@ _Call = tuple[Callable[..., Any], list[Any], bool]
 """A function, its arguments, tensors as which they are, and whether it is told that it trains; a layer without modes is."""
 
 
-def trains_alike(inference: list[_Call] | None, training: list[_Call] | None) -> bool:
-    """Whether `training` is known to be `inference` with every layer told that it trains."""
-    if inference is None or training is None or len(inference) != len(training):
+def trains_alike(inference: Recorder, training: Recorder) -> bool:
+    """Whether `training` is known to be `inference` with every layer told that it trains, but for what attentions drop."""
+    if len(inference.calls) != len(training.calls):
         return False
-    return all(f == g and trains and _same(a, b) for (f, a, _), (g, b, trains) in zip(inference, training))
+    return all(f == g and trains and _same(a, b) for (f, a, _), (g, b, trains) in zip(inference.calls, training.calls))
 
 
 def same_calls(left: Recorder, right: Recorder) -> bool:
     """Whether two runs make the same calls."""
     ours, theirs = left.calls, right.calls
-    return len(ours) == len(theirs) and all(f == g and t == u and _same(a, b) for (f, a, t), (g, b, u) in zip(ours, theirs))
+    alike = all(f == g and t == u and _same(a, b) for (f, a, t), (g, b, u) in zip(ours, theirs))
+    return alike and len(ours) == len(theirs) and left.dropped == right.dropped
 
 
-def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
+def calls_of(model: nn.Module, example: ExampleInputs) -> Recorder | None:
     """The calls of torch's functions that `model` makes, in its present mode; None where a run cannot tell."""
     before = random_states()
     try:
@@ -52,7 +53,7 @@ def calls_of(model: nn.Module, example: ExampleInputs) -> list[_Call] | None:
     except Exception:  # a trace will tell why
         return None
     readable = calls.readable and random_states() == before
-    return calls.calls if readable else None
+    return calls if readable else None
 
 
 @contextlib.contextmanager
@@ -108,6 +109,7 @@ class Recorder(TorchFunctionMode):
     the same numbers.
 
     Attributes:
+        dropped: the probability that each attention drops, which is no argument of its call.
         switched: the parameters whose `requires_grad` the model sets to something else.
     """
 
@@ -117,6 +119,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.counters, self.readable = counters, True
         self.calls: list[_Call] = []
+        self.dropped: list[float] = []
         self.numbered: dict[int, tuple[int, Tensor]] = {}  # and kept, so that no other has the same id
         self.literals(known)
 
@@ -135,6 +138,8 @@ class Recorder(TorchFunctionMode):
         flag = _flag(func)
         if flag is None:
             self.readable &= func not in _MODES_BY_POSITION
+            if func is F.scaled_dot_product_attention:
+                args, kwargs = self._without_dropout(*args, **kwargs)
             return func, self.literals((args, kwargs)), True
         given = inspect.signature(func).bind(*args, **kwargs)
         given.apply_defaults()
@@ -142,6 +147,12 @@ class Recorder(TorchFunctionMode):
             self.readable = False  # it calls dropout in training only
         trains = bool(given.arguments.pop(flag))
         return func, self.literals(dict(given.arguments)), trains
+
+    def _without_dropout(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *rest: Any, **named: Any
+    ) -> tuple[Any, Any]:
+        self.dropped.append(dropout_p)
+        return (query, key, value, attn_mask, *rest), named
 
     def has_read(self, tensor: Tensor) -> bool:
         """Whether a call reads `tensor`, or it is returned."""

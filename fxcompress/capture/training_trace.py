@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from fxcompress.capture.naming import scope_of
 from fxcompress.capture.random_drops import find_drop
 from fxcompress.capture.training_alignment import Alignment, Edge
-from fxcompress.capture.training_calls import calls_of, trains_alike
+from fxcompress.capture.training_calls import Recorder, calls_of, trains_alike
 from fxcompress.capture.twin import switch
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, source_line
@@ -70,8 +70,9 @@ def keep_training(
     told: list[str] = []
     calls = calls_of(traced, example)
     with in_modes(traced, modes):
-        if trains_alike(calls, calls_of(traced, example)):
-            return told
+        in_training = calls_of(traced, example)
+    if calls and in_training and trains_alike(calls, in_training) and _drop_alike(inference.graph, calls, in_training):
+        return told
     try:
         with in_modes(traced, modes), _own_randomness(told):
             training = trace(told)
@@ -95,6 +96,18 @@ def note_attention_dropout(graph: fx.Graph) -> None:
     for node in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
         if argument(node, "dropout_p"):
             node.meta["dropout_p"] = argument(node, "dropout_p")
+
+
+def _drop_alike(graph: fx.Graph, inference: Recorder, training: Recorder) -> bool:
+    """Let the attentions of `graph` drop as those of two runs do; False where these do not tell which drops what."""
+    if inference.dropped == training.dropped:
+        return True
+    found = graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default)
+    if any(inference.dropped) or len(set(training.dropped)) > 1 or len(found) != len(training.dropped):
+        return False
+    for node in found:
+        node.meta["dropout_p"] = training.dropped[0]
+    return True
 
 
 @contextmanager

@@ -88,8 +88,10 @@ class Histogram:
         reaching.low, reaching.high = low, high
         return reaching
 
-    def update(self, values: Tensor, low: Tensor, high: Tensor, weights: Tensor | None = None) -> None:
+    def update(self, values: Tensor, low: Tensor, high: Tensor, weights: Tensor | float = 1) -> None:
         """Count `values`, ``[rows, values]``, which lie between `low` and `high`, ``[rows]``, as may others uncounted.
+
+        Each counts as often as its weight says, or all of them as often.
 
         Values that are not finite are not counted, but stay in the extremes.
         """
@@ -98,10 +100,11 @@ class Histogram:
             return
         largest = torch.maximum(-low, high)
         self._widen(largest.frexp().exponent.where(largest > 0, _LEAST_EXPONENT))
-        bins = values.mul((1 / self.width)[:, None]).floor_().long() + self.side
-        bins += torch.arange(len(bins))[:, None] * self.counts.shape[1]
-        counted = None if weights is None else weights.double().flatten()
-        self.counts += torch.bincount(bins.flatten(), counted, minlength=self.counts.numel()).view_as(self.counts)
+        bins = values.mul((1 / self.width)[:, None]).floor_().long()
+        bins += torch.arange(len(bins))[:, None] * self.counts.shape[1] + self.side
+        each, alike = (weights.double().flatten(), 1) if isinstance(weights, Tensor) else (None, weights)
+        counted = torch.bincount(bins.flatten(), each, minlength=self.counts.numel())
+        self.counts += counted.view_as(self.counts) * alike
 
     def _widen(self, exponent: Tensor) -> None:
         wider = torch.maximum(self.exponent, exponent)

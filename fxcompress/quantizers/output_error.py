@@ -56,9 +56,10 @@ class WeighedStatistic:
         self.reach.append((lowest, highest))
         low, high = lowest.amin(0).reshape(-1), highest.amax(0).reshape(-1)
         taken, ends = subsample(x, self.spec.channel_axis), torch.cat([lowest, highest]).reshape(2 * len(lowest), -1).T
-        each = x.numel() / taken.numel()  # so many values of the sample one of those taken stands for
-        count = torch.cat([torch.full_like(taken, each), torch.full_like(ends, float(each > 1))], 1)
-        self.seen.update(torch.cat([taken, ends], 1), low, high, count)
+        each = x.numel() / taken.numel()  # values of the sample that one of those taken stands for
+        self.seen.update(taken, low, high, each)
+        if each > 1:
+            self.seen.update(ends, low, high)
 
     def weigh(self, x: Tensor, gradient: Tensor) -> None:
         """Take note of what the outputs owe to `x`, the last it was told: a `gradient`, of a random combination of them."""

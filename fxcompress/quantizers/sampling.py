@@ -64,12 +64,9 @@ def subsample(x: Tensor, axis: int | None) -> Tensor:
     """
     x = torch.atleast_1d(x)  # one number for all samples
     x = x.unsqueeze(1) if axis is None else x.movedim(axis, 1)
-    samples, channels, *rest = x.shape
-    limit = PER_TENSOR if axis is None else PER_CHANNEL
-    places = _places(tuple(rest), x.stride()[2:], limit)
-    offsets = (torch.arange(channels)[:, None] * x.stride(1) + places).flatten()
-    span = int(offsets.max()) + 1
-    taken = x.as_strided((samples, span), (x.stride(0), 1)).index_select(1, offsets)
+    samples, channels = x.shape[:2]
+    offsets, span = _offsets(tuple(x.shape[1:]), x.stride()[1:], PER_TENSOR if axis is None else PER_CHANNEL)
+    taken = x.as_strided((samples, span), (x.stride(0), 1)).gather(1, offsets.expand(samples, -1))  # index_select: half as fast
     return taken.view(samples, channels, -1).transpose(0, 1).reshape(channels, -1).float()
 
 
@@ -138,6 +135,13 @@ def _in_memory_order_of(x: Tensor, other: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+def _offsets(shape: tuple[int, ...], strides: tuple[int, ...], limit: int) -> tuple[Tensor, int]:
+    """Offsets in memory of at most `limit` elements of each channel (index of dimension 0), and where the last of them ends."""
+    channels = torch.arange(shape[0])[:, None] * strides[0]
+    offsets = (channels + _places(shape[1:], strides[1:], limit)).flatten()
+    return offsets, int(offsets.max()) + 1
+
+
 def _places(shape: tuple[int, ...], strides: tuple[int, ...], limit: int) -> Tensor:
     """Offsets in memory of at most `limit` elements, ascending: one from each of so many equal stretches.
 
