@@ -90,6 +90,24 @@ def test_all_rows_count_where_no_output_has_a_gradient():
     assert torch.equal(_seen(Labels(), x)["fc"], x.flatten(0, 1))
 
 
+def test_all_rows_count_of_what_a_layer_reads_that_is_the_same_for_all_samples():
+    class Positions(nn.Module):
+        """A bias computed from a table of places, as that of Swin V2."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.randn(1, 4, 6))
+            self.bias, self.fc = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.fc(x + self.bias(self.places))
+
+    model, x = Positions().eval(), torch.randn(3, 4, 6)
+    assert torch.equal(_seen(model, x)["bias"], model.places[0])
+    stack = [passes.SmoothActivations(), passes.Quantize(), passes.RoundWeights()]
+    assert fxcompress.compile(model, stack, data=[x])(x).shape == x.shape
+
+
 def _batches(padding: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Samples of 2 to 5 tokens, and behind them rows of `padding`."""
     random = torch.Generator().manual_seed(1)

@@ -117,12 +117,14 @@ def output_gradients(
         execution = Execution(graph_module, leaves, arithmetic)
         *nodes, output = graph_module.graph.nodes
         for node in nodes:
-            if node in places and node in execution.constants:
+            if node not in places:
+                continue
+            execution.advance(node)
+            before(node, execution)
+            execution.run(node)
+            if node in execution.constants:
                 known[node] = execution.value(node)
-            elif node in places:
-                execution.advance(node)
-                before(node, execution)
-                execution.run(node)
+            else:
                 made[node] = execution.separate(node)
         execution.advance(output)
         outputs = pytree.tree_leaves(fx.map_arg(output.args, execution.value))
