@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 import fxcompress
 from fxcompress.emit import decomposition, torchlib
 from fxcompress.emit.onnx import to_onnx_model
-from fxcompress.emit.translation import UntranslatableError
-from fxcompress.errors import FileWarning
+from fxcompress.emit.translation import TRANSLATIONS, UntranslatableError
+from fxcompress.errors import EmitError, FileWarning
 
 ROWS = torch.randn(2, 5, 8)
 RUNTIMES = (in_onnxruntime, in_openvino)
@@ -89,6 +90,48 @@ def test_a_decomposition_for_one_batch_size_is_refused() -> None:
     with pytest.raises(UntranslatableError, match="sizes of the example only"), decomposition.free_sizes(x.fake_mode):
         assert int(x.shape[0]) == 2
     assert not isinstance(x.shape[0].node.maybe_as_int(), int)
+
+
+@pytest.mark.parametrize("mode", ["constant", "circular", "replicate"])
+def test_padding_up_to_a_multiple_is_that_of_every_length(mode: str) -> None:
+    """None at all in the example, whose length is one."""
+    model = Call(lambda x: F.pad(x, (x.shape[2] // 20, -x.shape[2] % 4), mode=mode))
+    compiled = fxcompress.compile(model, [], example_inputs=(torch.randn(2, 3, 16),))
+    serialized = ir.to_proto(to_onnx_model(compiled.lower())).SerializeToString()
+    for length in 16, 15, 23, 28:
+        x = torch.randn(2, 3, length)
+        for run in RUNTIMES:
+            np.testing.assert_array_equal(run(serialized, [x])[0], model(x).numpy())
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_translation_for_the_lengths_of_the_example_is_refused(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where torch has answered the same question before."""
+    graph_module = captured(Call(lambda x: F.relu(x)), ROWS)
+
+    def translate(emit: Any, x: Any) -> Any:
+        return emit.Relu(x) if emit.shape(x)[0] % 2 == 0 else emit.unsupported("odd")
+
+    def others(*arguments: Any, **options: Any) -> Any:
+        return iter(())
+
+    monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.relu.default, translate)
+    monkeypatch.setattr(torchlib, "find", lambda *arguments, **options: None)
+    monkeypatch.setattr(decomposition, "find", others)
+    for _ in range(1 + again):
+        with pytest.raises(EmitError, match="the translation of it holds for the sizes of the example only"):
+            to_onnx_model(graph_module)
+
+
+def test_what_torchlib_leaves_without_a_type_is_of_the_type_of_what_reads_it() -> None:
+    """A cache that is written at places, and transposed by the translation of attention."""
+
+    def attend(x: Tensor) -> Tensor:
+        keys = x.new_zeros(x.shape[0], 2, 9, 4)
+        keys[:, :, torch.arange(5)] = x.unflatten(2, (2, 4)).transpose(1, 2)
+        return F.scaled_dot_product_attention(keys, keys, keys)
+
+    assert_same(attend, ROWS, runtimes=RUNTIMES, elsewhere={"index_put.default"})
 
 
 TABLE = torch.randn(10, 4)

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.emit import decomposition, torchlib
 from fxcompress.emit.complex_parts import PARTWISE, write_parts
 from fxcompress.emit.constants import computed
+from fxcompress.emit.guards import environment_of, unguarded
 from fxcompress.emit.promotion import is_mixed, promoted
 from fxcompress.emit.translation import TAKE_COMPLEX, TRANSLATIONS, Emitter, UntranslatableError
 from fxcompress.emit.types import onnx_type
@@ -74,7 +75,10 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
 def _write_ours(emit: Emitter, write: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if is_mixed(args, kwargs):
         args, kwargs = promoted(emit, emit.node.target, args, kwargs)
-    return write(emit, *args, **kwargs)
+    leaves = pytree.tree_leaves((args, kwargs))
+    given = [leaf.meta.get("val") if isinstance(leaf, ir.Value) else leaf for leaf in leaves]
+    with unguarded(environment_of((emit.result, given)), "the translation"):
+        return write(emit, *args, **kwargs)
 
 
 def _guarded(emit: Emitter, what: str, write: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -19,6 +19,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from fxcompress.emit.guards import unguarded
 from fxcompress.emit.translation import Emitter, UntranslatableError
 
 aten = torch.ops.aten
@@ -91,25 +92,9 @@ def free_sizes(mode: FakeTensorMode) -> Iterator[None]:
     Raises:
         UntranslatableError: a free size was taken for that of the example.
     """
-    environment = mode.shape_env
-    if environment is None:
+    asked = unguarded(mode.shape_env, "torch's decomposition", constants_only=True)
+    with asked, symbolic_shapes.patch(backed_size_oblivious=True):
         yield
-        return
-    names = ("replacements", "var_to_range")
-    before = {name: dict(getattr(environment, name)) for name in names}
-    guards = len(environment.guards)
-    try:
-        with symbolic_shapes.patch(backed_size_oblivious=True):
-            yield
-    finally:
-        specialized = {s: size for s, size in environment.replacements.items() if s not in before["replacements"]}
-        for name in names:
-            getattr(environment, name).clear()
-            getattr(environment, name).update(before[name])
-        del environment.guards[guards:]
-        environment._update_version_counter()
-    if specialized:
-        raise UntranslatableError("torch's decomposition of it holds for the sizes of the example only")
 
 
 class _Calls(TorchDispatchMode):

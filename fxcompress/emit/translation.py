@@ -96,7 +96,8 @@ class Emitter:
 
     def op(self, op_type: str, *inputs: Any, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
         """Append a node of `op_type`; its output, or a tuple of `outputs` of them. A `domain` is imported in version 1."""
-        like = next((i.dtype for i in inputs if isinstance(i, ir.Value) and i.dtype != ir.DataType.BOOL), None)
+        numeric = (i.dtype for i in inputs if isinstance(i, ir.Value) and i.dtype != ir.DataType.BOOL)
+        like = next(numeric, ir.DataType.BOOL)  # None: of a type that is not known
         values = [self._input(i, like or ir.DataType.BOOL) for i in inputs]
         while values and values[-1] is None:
             values.pop()
@@ -105,10 +106,9 @@ class Emitter:
         if domain:
             self.graph.opset_imports[domain] = 1
         self.graph.append(node := ir.Node(domain, op_type, values, settings, num_outputs=outputs, name=name))
-        dtype = output_type(op_type, like, attributes)
         for output in node.outputs:
             output.name = name if outputs == 1 else self.unique(f"{name}_{output.index()}")
-            output.dtype = dtype
+            output.dtype = output_type(op_type, like, attributes)  # type: ignore[assignment]  # None as well
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
     def require_opset(self, version: int) -> None:
@@ -230,10 +230,7 @@ class Emitter:
         return self.constant(torch.tensor(size)) if isinstance(size, int) else self.Squeeze(self.sizes([size]), [0])
 
     def reshape(self, x: ir.Value, old: Sequence[Size], new: Sequence[Size]) -> ir.Value:
-        """`x` of shape `old` as shape `new`, by a constant target wherever one will do.
-
-        A symbolic size that stays in its place is written 0, one other symbolic size -1.
-        """
+        """`x` of shape `old` as shape `new`, by a constant target wherever one will do: 0 is what stays, -1 one other size."""
         kept = [i < len(old) and not isinstance(s, int) and same(s, old[i]) for i, s in enumerate(new)]
         moved = [i for i, s in enumerate(new) if not isinstance(s, int) and not kept[i]]
         if any(isinstance(size, int) and size == 0 for size in new):
@@ -248,6 +245,8 @@ class Emitter:
         if producer is not None and producer.op_type == "Transpose":
             inner, source = producer.attributes["perm"].as_ints(), producer.inputs[0]
             assert source is not None
+            if x.dtype is not None:
+                source.dtype = x.dtype  # torchlib leaves it open
             x, order = source, [inner[axis] for axis in order]
         return x if list(order) == sorted(order) else self.Transpose(x, perm=list(order))
 

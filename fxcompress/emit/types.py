@@ -27,15 +27,15 @@ def onnx_type(dtype: torch.dtype) -> ir.DataType:
     return from_torch_dtype(dtype.to_real() if dtype.is_complex else dtype)
 
 
-def output_type(op_type: str, like: ir.DataType | None, attributes: dict[str, Any]) -> ir.DataType:
-    """The type of what a node of `op_type` gives, whose first numeric input is of type `like`."""
+def output_type(op_type: str, like: ir.DataType | None, attributes: dict[str, Any]) -> ir.DataType | None:
+    """The type of what a node of `op_type` gives, whose first numeric input is of type `like`; None where that is not known."""
     if op_type in _BOOLEAN:
         return ir.DataType.BOOL
     if op_type in _INTEGER:
         return ir.DataType.INT64
     if op_type == "Cast":
         return ir.DataType(attributes["to"])
-    return like if like is not None else ir.DataType.BOOL
+    return like
 
 
 def attribute(name: str, value: Any) -> ir.Attr:

@@ -21,9 +21,14 @@ def _onnx_pads(emit: Emitter, x: ir.Value, pad: Sequence[Any]) -> list[Any]:
     return [*untouched, *reversed(pad[0::2]), *untouched, *reversed(pad[1::2])]
 
 
+def _is_nothing(pad: Sequence[Any]) -> bool:
+    """Whether all of `pad` are zeros: one that is a free size may be, in the example."""
+    return all(isinstance(size, int) and size == 0 for size in pad)
+
+
 @translation(aten.constant_pad_nd.default)
 def constant_pad(emit: Emitter, x: ir.Value, pad: Sequence[Any], value: Any = 0) -> ir.Value:
-    if not any(pad):
+    if _is_nothing(pad):
         return x
     if emit.dtype(x) == torch.bool:
         padded = emit.Pad(emit.cast(x, torch.int32), _onnx_pads(emit, x, pad), int(value or 0))
@@ -61,11 +66,13 @@ def pad(emit: Emitter, x: ir.Value, pad: Sequence[Any], mode: str = "constant", 
     return emit.Pad(x, _onnx_pads(emit, x, pad), mode="reflect")
 
 
-def _circular_pad(emit: Emitter, x: ir.Value, pad: Sequence[int]) -> ir.Value:
+def _circular_pad(emit: Emitter, x: ir.Value, pad: Sequence[Any]) -> ir.Value:
     """By slices, since OpenVINO has no Pad that wraps."""
+    sizes = emit.shape(x)
     for axis, before, after in zip(range(emit.rank(x) - 1, 0, -1), pad[0::2], pad[1::2]):
-        head = [emit.Slice(x, [-before], [_END], [axis])] if before else []
-        tail = [emit.Slice(x, [0], [after], [axis])] if after else []
+        start = -before if isinstance(before, int) else sizes[axis] - before  # none at all may be 0 of them
+        head = [] if _is_nothing([before]) else [emit.Slice(x, [start], [_END], [axis])]
+        tail = [] if _is_nothing([after]) else [emit.Slice(x, [0], [after], [axis])]
         x = emit.Concat(*head, x, *tail, axis=axis) if head or tail else x
     return x
 
