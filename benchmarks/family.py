@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import json
 import math
 import re
@@ -135,7 +136,10 @@ def _sizes(notes: Sequence[str]) -> list[tuple[int, int]]:
 
 def _call(head: Head, model: nn.Module, samples: int, length: int) -> dict[str, Any]:
     given = head.call(samples, length)
-    return fxcompress.decoding_inputs(model, given, past=length // 3) if head.kind == "cached" else given
+    if head.kind == "cached":
+        given = fxcompress.decoding_inputs(model, given, past=length // 3)
+    order = [*inspect.signature(model.forward).parameters]  # that of a file's inputs
+    return dict(sorted(given.items(), key=lambda one: order.index(one[0]) if one[0] in order else len(order)))
 
 
 @torch.no_grad()
