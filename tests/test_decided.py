@@ -91,3 +91,25 @@ def test_chance_decides_nothing(seed):
     torch.manual_seed(seed)
     with pytest.warns(PartialCaptureWarning, match="data-dependent"):
         fxcompress.compile(Drawing(), [], example_inputs=(torch.randn(4, 8), torch.ones(4, 8, dtype=torch.int64)))
+
+
+class Causal(nn.Module):
+    """An encoder that torch would ask whether the mask that it gets is the causal one, to choose a kernel."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x):
+        hidden = torch.ones(x.shape[1], x.shape[1]).triu(1)
+        return self.encoder(x, torch.zeros_like(hidden).masked_fill(hidden == 1, -torch.inf))
+
+
+@pytest.mark.filterwarnings("error::fxcompress.errors.BranchWarning")
+def test_a_mask_of_an_encoder_decides_nothing():
+    torch.manual_seed(0)
+    model = Causal().eval()
+    compiled = fxcompress.compile(model, [], example_inputs=(torch.randn(4, 6, 8),), dynamic_shapes="auto")
+    for x in torch.randn(4, 6, 8), torch.randn(2, 9, 8):
+        torch.testing.assert_close(compiled(x), model(x))

@@ -1,4 +1,5 @@
-"""What torch.export does not take though nothing comes of it: `len` of a tensor, a move of a module to where it is."""
+"""What torch.export does not take though nothing comes of it: `len` of a tensor, a move of a module to where it is, a look at
+whether a mask is the causal one."""
 
 from __future__ import annotations
 
@@ -45,3 +46,18 @@ def idle_conversions() -> Iterator[None]:
         yield
     finally:
         nn.Module.to = own  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def masks_as_given() -> Iterator[None]:
+    """In this context `nn.TransformerEncoder` and the like do not look into a mask to choose a kernel, which computes the same."""
+    own = nn.modules.transformer._detect_is_causal_mask
+
+    def detect(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+        return is_causal is True
+
+    nn.modules.transformer._detect_is_causal_mask = detect
+    try:
+        yield
+    finally:
+        nn.modules.transformer._detect_is_causal_mask = own

@@ -33,7 +33,7 @@ from fxcompress.capture.selected import LoopsOverAllPlaces
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.steps import LoopError
 from fxcompress.capture.suppression import suppression_of_any_number
-from fxcompress.capture.tolerated import idle_conversions, symbolic_lengths
+from fxcompress.capture.tolerated import idle_conversions, masks_as_given, symbolic_lengths
 from fxcompress.capture.traced_kernels import traced_by
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.returned import outputs_put_together
@@ -161,6 +161,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
             distinct_dropouts(),
             suppression_of_any_number(),
             idle_conversions(),
+            masks_as_given(),
             _use_lazy_graph_module(True),  # the code of a program is never run, and written anew by every step of torch's
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
