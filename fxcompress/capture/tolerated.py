@@ -50,7 +50,7 @@ def idle_conversions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def masks_as_given() -> Iterator[None]:
-    """In this context `nn.TransformerEncoder` and the like do not look into a mask to choose a kernel, which computes the same."""
+    """In this context `nn.TransformerEncoder` and the like do not look into a mask to choose a kernel: all compute the same."""
     own = nn.modules.transformer._detect_is_causal_mask
 
     def detect(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
