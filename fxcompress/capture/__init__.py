@@ -17,7 +17,7 @@ from fxcompress.capture.partial import PartialCapture, called_submodules, captur
 from fxcompress.capture.recording import forwards_replaced
 from fxcompress.capture.tracing import plain_kernels
 from fxcompress.capture.training_trace import Modes, in_modes
-from fxcompress.capture.twin import private_copy, switch, twin_of, unwritten
+from fxcompress.capture.twin import forward_alone, is_surrounded, private_copy, switch, twin_of, unwritten
 
 __all__ = [
     "Modes",
@@ -29,11 +29,13 @@ __all__ = [
     "check_model",
     "does_not_run",
     "forgetting",
+    "forward_alone",
     "forwards_replaced",
     "has_pictures",
     "in_modes",
     "in_precision_of",
     "is_compressed",
+    "is_surrounded",
     "plain_kernels",
     "private_copy",
     "reason_of",

@@ -13,7 +13,7 @@ from fxcompress.capture.driver import capture
 from fxcompress.capture.recording import recording
 from fxcompress.capture.tracing import TraceError, stopped_by
 from fxcompress.capture.training_trace import Modes, training_modes
-from fxcompress.capture.twin import twin_of, unwritten
+from fxcompress.capture.twin import ForwardAlone, bared, is_surrounded, twin_of, unwritten
 from fxcompress.data.inputs import ExampleInputs, describe_value
 from fxcompress.errors import CaptureError, ScopeError, did_you_mean
 
@@ -71,6 +71,7 @@ def capture_submodules(
 
     def capture_at(path: str, module: nn.Module, inputs: ExampleInputs) -> fx.GraphModule:
         inside = f"{path}." if path else ""
+        module = bared(module) if isinstance(model, ForwardAlone) and is_surrounded(module) else module
         below = {name.removeprefix(inside): mode for name, mode in modes.items() if name.startswith(inside)}
         return capture(module, inputs, {**below, "": modes[path]})
 

@@ -8,6 +8,7 @@ the user's in the end becomes its own (`fxcompress.driver.ownership`).
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxcompress.ir.own_class import Underived, give_class
+from fxcompress.ir.state import same_attributes
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def twin_of(model: nn.Module) -> nn.Module:
     """A copy of `model` in inference mode, with other parameters on the same memory; tied parameters stay tied."""
-    plain = [one for one in model.parameters() if type(one) is nn.Parameter and not one.is_inference()]  # no views of others
-    views = {id(one): shared(one) for one in plain}
-    twin = _copied(model, views)
+    twin = _on_same_memory(model)
     switch(twin, False)
     return twin
+
+
+def _on_same_memory(model: nn.Module) -> nn.Module:
+    plain = [one for one in model.parameters() if type(one) is nn.Parameter and not one.is_inference()]  # no views of others
+    return _copied(model, {id(one): shared(one) for one in plain})
 
 
 def private_copy(model: nn.Module) -> nn.Module:
@@ -31,6 +40,30 @@ def private_copy(model: nn.Module) -> nn.Module:
     copied = _copied(model, {})
     copied.eval()  # what it returns is not used: some models' own `train` returns nothing
     return copied
+
+
+class ForwardAlone(Underived):
+    """A model of which forward alone is captured, and so of each of its parts: what stands around goes on standing there."""
+
+    __call__ = nn.Module.__call__
+
+
+def forward_alone(model: nn.Module) -> nn.Module:
+    """A copy of `model` in its own modes, with other parameters on the same memory, which is called by `forward` alone."""
+    return bared(_on_same_memory(model))
+
+
+def bared(module: nn.Module) -> nn.Module:
+    """`module`, a copy, without hooks on its calls, and a `__call__` of its own."""
+    for name in _HOOKS:
+        setattr(module, name, OrderedDict())
+    give_class(module, {}, ForwardAlone)
+    return module
+
+
+def is_surrounded(module: nn.Module) -> bool:
+    """Whether a call of `module` is more than its `forward`: hooks, or a `__call__` of its own."""
+    return any(getattr(module, name) for name in _HOOKS) or type(module).__call__ is not nn.Module.__call__
 
 
 def switch(twin: nn.Module, mode: bool) -> None:
@@ -63,8 +96,7 @@ def _copy_structure(module: nn.Module, done: dict[int, Any]) -> nn.Module:
     """Copies of the modules and their tensors; everything else that they hold is shared."""
     if id(module) in done:
         return done[id(module)]
-    twin = done[id(module)] = object.__new__(type(module))  # copy.copy refuses parametrized modules
-    twin.__dict__.update(module.__dict__)
+    twin = done[id(module)] = same_attributes(module)
     for registry in ("_parameters", "_buffers"):
         tensors = {}
         for name, tensor in getattr(module, registry).items():

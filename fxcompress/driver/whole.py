@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from fxcompress.data.inputs import ExampleInputs
 from fxcompress.driver.capture import Captured, capture_verified
 from fxcompress.errors import CaptureError, FileWarning, warn_user
 from fxcompress.ir.modes import settle
+from fxcompress.ir.own_class import give_class
 
 Forward = Callable[..., Any]
 """What a file is to compute: called with the model and the inputs."""
@@ -74,8 +74,7 @@ def capture_whole(
 
 def _with_forward(twin: nn.Module, forward: Forward) -> nn.Module:
     """`twin`, which computes `forward`."""
-    own = type(twin)
-    twin.__class__ = types.new_class(own.__name__, (own,), {}, lambda members: members.update(forward=forward))
+    give_class(twin, {"forward": forward})
     return twin
 
 

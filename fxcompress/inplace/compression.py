@@ -11,15 +11,17 @@ from typing import Any
 from torch import nn
 
 from fxcompress import defaults
+from fxcompress.capture import is_surrounded
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
 from fxcompress.config import Config
+from fxcompress.data.inputs import ExampleInputs, peek
 from fxcompress.data.inputs import example_inputs as find_example_inputs
-from fxcompress.data.inputs import peek
 from fxcompress.driver.interface import Pass
 from fxcompress.errors import InputError
 from fxcompress.inplace.default_parts import default_parts
 from fxcompress.inplace.graft import check_graftable, check_state, graft
+from fxcompress.inplace.source import source_of
 from fxcompress.integrations import make_callback
 from fxcompress.ir.modes import warn_of_training
 from fxcompress.parts import PartlyCompiled
@@ -34,10 +36,12 @@ class Compression:
     Attributes:
         model: the user's instance.
         compiled: the compiled model, or its compiled parts, on the tensors of `model`.
+        example: what `model` was called with.
     """
 
     model: nn.Module
     compiled: Compiled | PartlyCompiled
+    example: ExampleInputs
 
     @property
     def controller(self) -> CompositeController:
@@ -80,11 +84,17 @@ class Compression:
 
     def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
         """Write the model; see `Compiled.to_onnx`, and `PartlyCompiled.to_onnx` of one that was compressed in parts."""
-        return self.compiled.to_onnx(path, **options)
+        return self._called().to_onnx(path, **options)
 
     def to_openvino(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
         """As `to_onnx`, in OpenVINO's own format; see `Compiled.to_openvino`, and `PartlyCompiled.to_openvino`."""
-        return self.compiled.to_openvino(path, **options)
+        return self._called().to_openvino(path, **options)
+
+    def _called(self) -> Compiled | PartlyCompiled:
+        """What a call of `model` computes: more than its forward where hooks or a `__call__` of its own surround that."""
+        if isinstance(self.compiled, PartlyCompiled) or not is_surrounded(self.model):
+            return self.compiled
+        return PartlyCompiled(self.model, {"": self.compiled}, {}, self.example, every_size=True)
 
 
 def compress(
@@ -126,16 +136,17 @@ def compress(
     chosen = defaults.training() if passes is None and config is None else passes
     if config is not None and example_inputs is None and data is None:
         example_inputs = config.example()
-    chosen_here: list[str] = []
-    if submodules is None:
-        example_inputs, data, chosen_here = _with_default_parts(model, example_inputs, data)
+    first, data = peek(data) if data is not None else (None, None)
+    example = find_example_inputs(model, example_inputs, None if data is None else [first])
+    chosen_here = default_parts(model, example) if submodules is None else []
     options |= {"submodules": chosen_here or submodules, "dynamic_shapes": dynamic_shapes}
-    compiled = compile(model, chosen, example_inputs=example_inputs, data=data, **options)
+    source, given, data = source_of(model, example, data)
+    compiled = compile(source, chosen, example_inputs=given, data=data, **options)
     for part in [compiled] if isinstance(compiled, Compiled) else compiled.parts.values():
         if not part.compilation.steered:  # else `compile` has told it
             warn_of_training(part)
     if isinstance(compiled, Compiled):
-        return Compression(model, graft(model, compiled))
+        return Compression(model, graft(model, compiled), example)
     for path, part in compiled.parts.items():  # all of them, before the first is changed
         check_graftable(model.get_submodule(path))
         check_state(model.get_submodule(path), part)
@@ -143,13 +154,4 @@ def compress(
     left = compiled.left_alone
     if chosen_here:
         left = {"": f"its forward is another in training, and stays Python; compressed are {', '.join(chosen_here)}"}
-    return Compression(model, PartlyCompiled(model, twins, left, compiled.example, every_size=compiled.every_size))
-
-
-def _with_default_parts(
-    model: nn.Module, example_inputs: Any, data: Iterable[Any] | None
-) -> tuple[Any, Iterable[Any] | None, list[str]]:
-    """The example to compress `model` with, the data, which stays readable from its start, and the parts to compress."""
-    first, data = peek(data) if data is not None else (None, None)
-    example = find_example_inputs(model, example_inputs, None if data is None else [first])
-    return example, data, default_parts(model, example)
+    return Compression(model, PartlyCompiled(model, twins, left, example, every_size=compiled.every_size), example)

@@ -7,7 +7,7 @@ boxes that are not decoded yet. What they call is the same in both.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from torch import nn
 
@@ -27,7 +27,8 @@ _DETECTOR = (
 def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
     """Paths of the parts of `model` to compress, those that it calls for `example`; none to try the whole model.
 
-    * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads.
+    * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads. Of one that is not called itself,
+      as where a head calls the decoder in the base model, what is called in it.
     * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well.
     * Where it returns something else in training (Ultralytics' YOLO): the outermost submodules that do not.
     """
@@ -35,7 +36,17 @@ def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
     if not candidates:
         return parts_that_train_alike(model, example)
     called = called_submodules(model, example)
-    return [path for path in candidates if path in called]
+    return list(dict.fromkeys(found for path in candidates for found in _outermost(model, path, called)))
+
+
+def _outermost(model: nn.Module, path: str, called: Set[str]) -> Iterator[str]:
+    """`path` where it is called, else the outermost modules below it that are, and have parameters."""
+    if path in called:
+        yield path
+        return
+    for name, child in model.get_submodule(path).named_children():
+        if any(True for _ in child.parameters()):
+            yield from _outermost(model, f"{path}.{name}", called)
 
 
 def _of_hugging_face(model: nn.Module) -> Iterator[str]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import types
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +18,8 @@ from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
 from fxcompress.inplace.calls import Calls
 from fxcompress.ir.dialect import copy_graph
+from fxcompress.ir.own_class import Underived, give_class
+from fxcompress.ir.state import same_attributes
 
 
 def graft(module: nn.Module, compiled: Compiled) -> Compiled:
@@ -143,37 +143,38 @@ def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
         return calls.run(self, run if mine else self._compressed_code, args, kwargs)
 
     forward.__wrapped__ = own.forward  # type: ignore[attr-defined]  # for those who look at its signature
-    members: dict[str, Any] = {
-        "__module__": own.__module__,
-        "__qualname__": own.__qualname__,
-        "__doc__": own.__doc__,
-        "__deepcopy__": _deepcopy_of(own),
-        "__reduce_ex__": _refuse_pickling,
-        "forward": forward,
-        "_compressed_code": code,
-        "_compressed_graph": compiled.graph,
-        "_in_spec": getattr(compiled, "_in_spec", None),
-        "_out_spec": getattr(compiled, "_out_spec", None),
-    }
-    module.__class__ = types.new_class(own.__name__, (own,), {}, lambda namespace: namespace.update(members))
+    give_class(
+        module,
+        {
+            "forward": forward,
+            "_compressed_code": code,
+            "_compressed_graph": compiled.graph,
+            "_in_spec": getattr(compiled, "_in_spec", None),
+            "_out_spec": getattr(compiled, "_out_spec", None),
+        },
+        _Grafted,
+    )
 
 
-def _deepcopy_of(own: type) -> Callable[[Any, dict[int, Any]], Any]:
-    """How copies are made of instances of `own`, which is not by pickling."""
+class _Grafted(Underived):
+    """What the class of a compressed instance has before the user's: copies do without pickling, which its code cannot."""
 
-    def deepcopy(self: Any, memo: dict[int, Any]) -> Any:
-        if hasattr(own, "__deepcopy__"):
-            return own.__deepcopy__(self, memo)  # type: ignore[attr-defined]
-        twin = memo[id(self)] = object.__new__(type(self))
-        _, _, state, *_ = super(type(self), self).__reduce_ex__(4)
+    def __copy__(self) -> Any:
+        own = getattr(super(), "__copy__", None)
+        return own() if own else same_attributes(self)  # type: ignore[arg-type]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        own = getattr(super(), "__deepcopy__", None)
+        if own:
+            return own(memo)
+        twin: Any = object.__new__(type(self))
+        memo[id(self)] = twin
+        _, _, state, *_ = tuple(super().__reduce_ex__(4))
         twin.__setstate__(copy.deepcopy(state, memo))
         return twin
 
-    return deepcopy
-
-
-def _refuse_pickling(self: Any, protocol: Any) -> Any:
-    raise TypeError(
-        f"a compressed {type(self).__name__} cannot be pickled: its forward is code made for it; save its state, "
-        "torch.save(compression.checkpoint(), path), and load that into the same compression of the model"
-    )
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a compressed {type(self).__name__} cannot be pickled: its forward is code made for it; save its state, "
+            "torch.save(compression.checkpoint(), path), and load that into the same compression of the model"
+        )

@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from fxcompress.errors import TrainingWarning, warn_user
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.signature import argument, arguments, signature
+from fxcompress.ir.state import same_attributes
 
 MODE_ARGUMENTS = ("training", "train", "use_input_stats")
 """What operations call the argument that tells training from inference: norms, dropouts, recurrent layers, rrelu."""
@@ -63,7 +64,7 @@ def settle(model: nn.Module) -> None:
 
 
 def _in_inference(module: nn.Module) -> nn.Module:
-    twin = nn.Module() if isinstance(module, fx.GraphModule) else copy.copy(module)
+    twin = nn.Module() if isinstance(module, fx.GraphModule) else same_attributes(module)
     for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
         setattr(twin, kind, copy.copy(getattr(module, kind)))
     twin._modules = {name: child and _in_inference(child) for name, child in module._modules.items()}

@@ -36,6 +36,13 @@ def widen_scalars(module: nn.Module, state: dict[str, Any], prefix: str) -> None
             state[prefix + name] = held.reshape(1)
 
 
+def same_attributes(module: nn.Module) -> nn.Module:
+    """Another instance of the class of `module` that holds what it holds; copy.copy asks for its pickle, which some refuse."""
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    return twin
+
+
 def share_state(source: nn.Module, sink: nn.Module) -> None:
     """Give `sink` all of `source`'s state, also what its graph does not read (such as num_batches_tracked)."""
     sink._parameters, sink._buffers, sink._modules = source._parameters, source._buffers, source._modules

@@ -31,12 +31,14 @@ class Grid:
 def is_transformed() -> bool:
     """Whether torch runs one of its transformations of functions, which cannot see into a kernel of ours.
 
-    `torch.func` (grad, vmap, jvp, ...), forward-mode gradients, or `torch.export`, whose graph has to have the gradients.
+    `torch.func` (grad, vmap, jvp, ...), forward-mode gradients, `torch.export`, whose graph has to have the gradients, or
+    `torch.jit.trace`, which would not see what a kernel writes.
     """
     return (
         torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
     )
 
 

@@ -1,0 +1,104 @@
+"""What stands around the forward of a compressed instance, hooks and classes of the user's, stands there once, as before."""
+
+import copy
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import fxcompress
+from fxcompress import passes
+
+QUANTIZED = [passes.Quantize(), passes.Calibrate()]
+
+
+class Layer(nn.Module):
+    """A layer whose class may have a `__call__` of its own, and registers those derived from it, which have to have a name."""
+
+    register: list = []
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def __init_subclass__(cls, *, name):
+        cls.register.append(name)
+
+    def forward(self, x):
+        return self.linear(x).relu()
+
+
+class Doubled(Layer, name="doubled"):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+def doubled_by_a_hook(layer):
+    layer.register_forward_hook(lambda module, args, output: output * 2)
+    return layer
+
+
+def fed_by_a_hook(layer):
+    layer.register_forward_pre_hook(lambda module, args: (args[0] * 30,))
+    return layer
+
+
+SURROUNDED = {
+    "hook": lambda: doubled_by_a_hook(Layer()),
+    "hook before": lambda: fed_by_a_hook(Layer()),
+    "call": Doubled,
+}
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["the model", "a part"])
+@pytest.mark.parametrize("kind", SURROUNDED)
+def test_what_surrounds_a_forward_is_run_once_and_is_in_the_file(tmp_path, kind, part):
+    torch.manual_seed(0)
+    layer, x = SURROUNDED[kind](), torch.randn(8, 4)
+    model = nn.Sequential(nn.Linear(4, 4), layer) if part else layer
+    expected = copy.deepcopy(model)(x)
+    compression = fxcompress.compress(model, QUANTIZED, data=[x], submodules=["1"] if part else None)
+    found = model(x)
+    assert (found - expected).abs().max() < expected.abs().max() / 50
+    compression.to_onnx(tmp_path / "model.onnx", verify="strict")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (written,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.tensor(written), found, atol=1e-4)
+
+
+def test_hooks_that_look_go_on_looking():
+    model, seen = Layer(), []
+    model.register_forward_hook(lambda module, args, output: seen.append(output))
+    fxcompress.compress(model, QUANTIZED, data=[torch.randn(8, 4)])
+    seen.clear()
+    output = model(torch.randn(8, 4))
+    assert len(seen) == 1 and seen[0] is output
+
+
+def test_no_class_of_the_users_is_derived_from():
+    Layer.register.clear()
+    fxcompress.compress(Layer(), QUANTIZED, data=[torch.randn(8, 4)])
+    assert Layer.register == []
+
+
+def test_a_shallow_copy_has_the_same_tensors():
+    model, x = Layer(), torch.randn(8, 4)
+    fxcompress.compress(model, QUANTIZED, data=[x])
+    twin = copy.copy(model)
+    assert twin.linear is model.linear and torch.equal(twin(x), model(x))
+
+
+def test_a_model_with_parametrized_layers_is_written(tmp_path):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU())
+    compression = fxcompress.compress(model, data=[torch.randn(8, 4)])
+    assert compression.to_onnx(tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_trace_by_torchscript_computes_the_same():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(2, 3, 8, 8)
+    fxcompress.compress(model, data=[x])
+    traced = torch.jit.trace(model.eval(), x, check_trace=False)
+    other = torch.randn(2, 3, 8, 8)
+    assert torch.equal(traced(other), model(other))
