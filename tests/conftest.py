@@ -18,6 +18,19 @@ if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs are tested on CPUs, in Triton's interpreter
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--bfloat16", choices=("yes", "no"), help="test as on a CPU that multiplies bfloat16, or as on one that does not"
+    )
+
+
+def pytest_configure(config):
+    if (chosen := config.getoption("--bfloat16")) is not None:
+        from fxcompress.execution import low_precision
+
+        low_precision.multiplies_bfloat16 = lambda: chosen == "yes"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     """What a file of tests draws when it is imported is the same whichever files are imported before it."""

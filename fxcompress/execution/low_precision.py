@@ -25,6 +25,11 @@ _SAMPLES = 2
 _TRIALS = 4
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; all that is chosen by the kind of CPU asks here."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 @torch.no_grad()
 def choose_arithmetic(precision: Precision, graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Arithmetic:
     """The arithmetic to run `graph_module` in; ``"auto"``: bfloat16 where this CPU multiplies it natively.
@@ -32,8 +37,7 @@ def choose_arithmetic(precision: Precision, graph_module: fx.GraphModule, inputs
     Convolutions and matrix products behind which a value loses more than `LEAST_DECIBELS` allows, on the first samples of
     `inputs`, and those that cannot run in bfloat16, stay in float32.
     """
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if precision == "float32" or (precision == "auto" and not native):
+    if precision == "float32" or (precision == "auto" and not multiplies_bfloat16()):
         return FLOAT32
     few = Batch.of(graph_module.graph).cut(inputs, 0, _SAMPLES)
     low = {node for node in graph_module.graph.nodes if node.target in MULTIPLICATIONS and not _may_crash(node)}
