@@ -18,9 +18,11 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.execution.relevance import relevant_inputs
+from fxcompress.ir.sharing import changed_together
 from fxcompress.quantization.acceptance import Change
-from fxcompress.quantization.smoothed_layers import ConstantLinear, linear_readers, smooth
+from fxcompress.quantization.smoothed_layers import ConstantLinear, linear_readers, read_smoothed, smooth
 from fxcompress.quantization.smoothing import ChannelBounds, best_smoothing
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -75,14 +77,21 @@ class SmoothActivations(Pass):
         for value, x in observe(graph_module, context, readers, samples=self.samples, without=unseen, precision=self.precision):
             bounds[value].update(x)
         tokens = self._tokens(graph_module, context, count, [linear for linears in readers.values() for linear in linears])
-        readers = {value: linears for value, linears in readers.items() if all(linear in tokens for linear in linears)}
+        seen = {value: linears for value, linears in readers.items() if all(linear in tokens for linear in linears)}
+        layers = {value: [ConstantLinear(graph_module, linear) for linear in linears] for value, linears in seen.items()}
+        groups, left = changed_together(graph_module, {value: read_smoothed(value, read) for value, read in layers.items()})
+        if left:
+            context.note(f"other calls read the weights of these, which stay: {listed([one.name for one in left])}")
         changes: list[Change] = []
-        for value, linears in readers.items():
-            check_finite(value, bounds[value].high - bounds[value].low)
-            layers = [ConstantLinear(graph_module, linear) for linear in linears]
-            chosen = best_smoothing(bounds[value], [(tokens.pop(layer.node), layer.rows) for layer in layers], context.target)
-            with Change.recorded(value, *linears, *(layer.reader for layer in layers)) as change:
-                smooth(graph_module, value, layers, chosen, self.name)
+        for group in groups:
+            for value in group:
+                check_finite(value, bounds[value].high - bounds[value].low)
+            together = [layer for value in group for layer in layers[value]]
+            tried = [(tokens.pop(layer.node), layer.rows) for layer in together]
+            chosen = best_smoothing(ChannelBounds.of_all(map(bounds.__getitem__, group)), tried, context.target)
+            with Change.recorded(*group, *(one for layer in together for one in (layer.node, layer.reader))) as change:
+                for value in group:
+                    smooth(graph_module, value, layers[value], chosen, self.name)
             changes.append(change)
         kept = kept_ahead(changes, graph_module, context, choosing, others, in_place=True)
         return [Replacement.at(change.node) for change in kept]

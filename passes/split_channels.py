@@ -18,9 +18,11 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.edit import attribute, insert_constant
+from fxcompress.ir.sharing import changed_together
 from fxcompress.ir.signature import argument
 from fxcompress.quantization.acceptance import Change
 from fxcompress.quantization.splitting import InnerValue, copies_of, in_chains, inner_values, places, prominence, spread
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -73,9 +75,15 @@ class SplitChannels(Pass):
         for value, x in observe(graph_module, context, found, samples=count, precision=self.precision):
             width = x.float().abs().flatten(0, -2).amax(0)
             widths[value] = torch.maximum(widths.get(value, width), width)
-        copies = self._copies(graph_module, {inner: widths[value] for value, inner in found.items() if value in widths})
+        seen = {inner: widths[value] for value, inner in found.items() if value in widths}
+        groups, left = changed_together(graph_module, {inner: inner.altered for inner in seen})
+        if left:
+            context.note(f"other calls read the weights of these, which stay: {listed([one.value.name for one in left])}")
+        copies: dict[InnerValue, Tensor] = {}
+        for group in groups:
+            copies |= self._copies(graph_module, {inner: seen[inner] for inner in group})
         split: list[_Split] = []
-        for group in in_chains(list(copies)):
+        for group in in_chains(copies, groups):
             with Change.recorded(*dict.fromkeys(layer for inner in group for layer in (inner.before, *inner.behind))) as change:
                 for inner in group:
                     self._split(graph_module, inner, copies[inner])
@@ -95,16 +103,15 @@ class SplitChannels(Pass):
         return ([], []) if self.samples is None else divided(graph, context, self.samples, self.judging)
 
     def _copies(self, graph_module: fx.GraphModule, widths: dict[InnerValue, Tensor]) -> dict[InnerValue, Tensor]:
-        """How many places each channel of the values gets between which it is worth it."""
-        found: dict[InnerValue, Tensor] = {}
+        """How many places each channel of the values gets, the same in all of them; none where it is not worth it."""
+        burdens = []
         for inner, width in widths.items():
             check_finite(inner.value, width)
-            stands_out = [prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
-            burden = width * torch.stack(stands_out).amax(0)
-            copies = copies_of(burden, self.channels)
-            if (burden / copies).max() * self.gain <= burden.max():
-                found[inner] = copies
-        return found
+            burdens += [width * prominence(_tensor(graph_module, layer.args[1])) for layer in inner.behind]
+        burden = torch.stack(burdens).amax(0)
+        copies = copies_of(burden, self.channels)
+        worth_it = (burden / copies).max() * self.gain <= burden.max()
+        return dict.fromkeys(widths, copies) if worth_it else {}
 
     def _split(self, graph_module: fx.GraphModule, inner: InnerValue, copies: Tensor) -> None:
         """Give channel c ``copies[c]`` places, in the layer before and in those behind."""

@@ -14,7 +14,9 @@ from fxcompress.driver.state import let_go, tensors
 from fxcompress.driver.verify import Verifier
 from fxcompress.errors import FxCompressError, PassError, VerificationError
 from fxcompress.ir import dialect
+from fxcompress.ir.copies import in_several, join_copies
 from fxcompress.report.rows import Report, Row
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 from fxcompress.storage.memory import give_back
 
@@ -78,6 +80,7 @@ def run(
 def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: int | None = None) -> list[Replacement]:
     """Run `one`, with at most `limit` applications of rules, and tidy up behind it."""
     context.pass_name, context.notes, context.ranges, context.limit = one.name, [], [], limit
+    in_several_before = in_several(graph_module)
     with context.nonfinite.explaining():
         rewritten = one.run(graph_module, context)
     if not isinstance(rewritten, list) or not all(isinstance(done, Replacement) for done in rewritten):
@@ -86,13 +89,19 @@ def _run_one(one: Pass, graph_module: fx.GraphModule, context: Context, limit: i
             "`return context.apply(rules, graph_module)`, or return a list of Replacement.at(node)"
         )
     tidy(graph_module, one)
+    if parted := sorted(in_several(graph_module) - in_several_before):
+        context.note(
+            f"calls that read one tensor need it changed in different ways, so there are several of {listed(parted)}, each of "
+            "them in the file, and trained by itself"
+        )
     return rewritten
 
 
 def tidy(graph_module: fx.GraphModule, one: Pass) -> None:
-    """Remove dead nodes, lint, and check the dialect; an offence is `one`'s fault."""
+    """Remove dead nodes, join equal copies, lint, and check the dialect; an offence is `one`'s fault."""
     try:
         graph_module.graph.eliminate_dead_code()
+        join_copies(graph_module)
         graph_module.graph.lint()
         dialect.check(graph_module)
     except (RuntimeError, FxCompressError) as problem:

@@ -6,7 +6,6 @@ Between the two stand only operations that commute with a positive factor a chan
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from fxcompress.ir.dialect import IDLE, resolve
 from fxcompress.ir.edit import attribute
+from fxcompress.ir.sharing import read_once
 from fxcompress.ir.signature import argument
 from fxcompress.quantization.patches import CONVOLUTIONS, LINEAR
 from fxcompress.targets.table import ops
@@ -73,17 +73,14 @@ def _channel_axis(layer: fx.Node, value: fx.Node) -> int:
 
 
 def _scalable_layers(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
-    constants = graph_module.graph.find_nodes(op="get_attr")
-    tensors = {node: attribute(graph_module, node.target) for node in constants}
-    readers = Counter({id(tensor): 0 for tensor in tensors.values()})  # a tensor can have several names
-    for node, tensor in tensors.items():
-        readers[id(tensor)] += len(node.users)
+    tensors = {node: attribute(graph_module, node.target) for node in graph_module.graph.find_nodes(op="get_attr")}
+    alone = read_once(graph_module, tensors)
     for node in graph_module.graph.nodes:
         if node.target in SPATIAL_DIMENSIONS:
             weight, bias = node.args[1], argument(node, "bias")
             if weight not in tensors or not (bias is None or bias in tensors):
                 continue
-            if readers[id(tensors[weight])] == 1 and tensors[weight].dtype in (torch.float32, torch.float64):
+            if weight in alone and tensors[weight].dtype in (torch.float32, torch.float64):
                 yield node
 
 

@@ -55,6 +55,12 @@ def _constant_behind(weight: Any) -> Any:
     return source if source.op == "get_attr" else None
 
 
+def read_smoothed(value: fx.Node, layers: Sequence[ConstantLinear]) -> dict[fx.Node, str]:
+    """The calls whose constants smoothing `value` for `layers` alters, and along what."""
+    found = {reader: "columns" if layer.transposed else "rows" for layer in layers for reader in (layer.reader, layer.node)}
+    return found | ({value: "scales"} if _takes_up_factors(value, layers) else {})
+
+
 def smooth(
     graph_module: fx.GraphModule, value: fx.Node, layers: Sequence[ConstantLinear], chosen: Smoothing, created_by: str
 ) -> None:
@@ -62,7 +68,7 @@ def smooth(
     for layer in layers:
         _make_up(graph_module, layer, chosen, created_by)
     linears, factor, shift = [layer.node for layer in layers], chosen.factor, chosen.shift
-    alone = value.users.keys() == set(linears) and _is_scaled_by_constants(value)
+    alone = _takes_up_factors(value, layers)
     if alone and value.target is LAYER_NORM:
         _smooth_layer_norm(graph_module, value, chosen, created_by)
         return
@@ -74,6 +80,10 @@ def smooth(
         value = _insert(graph_module, MULTIPLY, value, linears, ("smoothed", 1 / factor), created_by)
     if shift is not None:
         _insert(graph_module, ADD, value, linears, ("centred", -shift / factor), created_by)
+
+
+def _takes_up_factors(value: fx.Node, layers: Sequence[ConstantLinear]) -> bool:
+    return value.users.keys() == {layer.node for layer in layers} and _is_scaled_by_constants(value)
 
 
 def _make_up(graph_module: fx.GraphModule, layer: ConstantLinear, chosen: Smoothing, created_by: str) -> None:

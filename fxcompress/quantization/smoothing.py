@@ -5,7 +5,7 @@ Wei et al., "Outlier Suppression+", arXiv 2304.09145, equation 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,6 +27,13 @@ class ChannelBounds:
     def update(self, x: Tensor) -> None:
         x, reduced = x.float(), tuple(range(x.dim() - 1))
         self.low, self.high = torch.minimum(self.low, x.amin(reduced)), torch.maximum(self.high, x.amax(reduced))
+
+    @classmethod
+    def of_all(cls, bounds: Iterable[ChannelBounds]) -> ChannelBounds:
+        joined = cls()
+        for one in bounds:
+            joined.low, joined.high = torch.minimum(joined.low, one.low), torch.maximum(joined.high, one.high)
+        return joined
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ arXiv 1901.09504, section 3.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from fxcompress.ir.dialect import IDLE, resolve
+from fxcompress.ir.sharing import connected
 from fxcompress.ir.signature import argument
 from fxcompress.targets.table import ops
 
@@ -90,6 +91,11 @@ class InnerValue:
         return self.path[-1]
 
     @property
+    def altered(self) -> dict[fx.Node, str]:
+        """The layers whose constants splitting alters, and along what."""
+        return {self.before: "rows"} | dict.fromkeys(self.behind, "columns")
+
+    @property
     def constants(self) -> Iterator[fx.Node]:
         """The weights and biases of the layers."""
         for layer in (self.before, *self.behind):
@@ -108,17 +114,13 @@ def inner_values(graph: fx.Graph) -> list[InnerValue]:
     return found
 
 
-def in_chains(values: Iterable[InnerValue]) -> list[list[InnerValue]]:
-    """`values`, in the order of the graph, with those together that share a layer: behind the one, before the other."""
-    chains: list[list[InnerValue]] = []
-    behind: dict[fx.Node, list[InnerValue]] = {}
-    for inner in values:
-        if inner.before not in behind:
-            chains.append([])
-        chain = behind.get(inner.before, chains[-1])
-        chain.append(inner)
-        behind |= dict.fromkeys(inner.behind, chain)
-    return chains
+def in_chains(values: Collection[InnerValue], groups: Iterable[Sequence[InnerValue]]) -> list[list[InnerValue]]:
+    """`values`, in their order, those together that are in one group or share a layer, behind the one, before the other."""
+    marks: dict[InnerValue, list[object]] = {inner: [inner.before, *inner.behind] for inner in values}
+    for number, group in enumerate(groups):
+        for inner in group:
+            marks.get(inner, []).append(number)
+    return connected(marks)
 
 
 def _is_pointwise(node: fx.Node) -> bool:
