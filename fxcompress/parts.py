@@ -22,6 +22,7 @@ from fxcompress.data.fitting import aligned
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.driver.compilation import Compilation
+from fxcompress.driver.for_losses import without_loss_inputs
 from fxcompress.driver.leave_out import loss_inputs
 from fxcompress.driver.whole import Forward, capture_whole
 from fxcompress.errors import InputError
@@ -240,6 +241,9 @@ class PartlyCompiled(nn.Module):
         return [part.to_openvino(file, **options) for part, file in files]
 
     def _write(self, forward: Forward | None, example_inputs: Any, write: Callable[[Compiled], Path]) -> Path:
+        if forward is None:
+            given = self.example if example_inputs is None else find_example_inputs(self.model, example_inputs)
+            example_inputs = without_loss_inputs(self.model, given)
         whole = self.whole(forward, example_inputs=example_inputs)
         for_losses = loss_inputs(whole, whole.compilation.example)
         whole = whole.without(*for_losses) if for_losses else whole

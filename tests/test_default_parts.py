@@ -281,6 +281,44 @@ def test_what_returns_something_else_in_training_is_compressed_in_parts_that_do_
     assert len(onnx.load(file).graph.output) == 1
 
 
+class Matched(nn.Module):
+    """A model with a head that calls what is in its base model, and a loss by values of labels, which no trace can follow."""
+
+    base_model_prefix = "base"
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Module()
+        self.base.decoder = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, pixels, scale=None, labels=None):
+        outputs = {"logits": self.head(self.base.decoder(pixels)) * (1 if scale is None else scale)}
+        if labels is None:
+            return outputs
+        if max(label.max() for label in labels) >= 3:
+            raise ValueError("labels are below 3")
+        loss = nn.functional.cross_entropy(outputs["logits"], torch.cat(labels))
+        return {"loss": loss, "parts": {"matched": loss.detach()}} | outputs
+
+
+def test_a_loss_that_cannot_be_traced_is_not_in_the_file(tmp_path):
+    model, labels = Matched(), [torch.tensor([0]), torch.tensor([2, 1])]
+    data = [{"pixels": torch.randn(3, 6), "scale": torch.ones(3, 1), "labels": labels}]
+    compression = fxcompress.compress(model, data=data)
+    assert list(compression.compiled.parts) == ["base.decoder", "head"]  # the base itself is not called
+    model(**data[0])["loss"].backward()
+    graph = onnx.load(compression.to_onnx(tmp_path / "model.onnx", verify="strict")).graph
+    assert [one.name for one in graph.input] == ["pixels", "scale"] and [one.name for one in graph.output] == ["logits"]
+
+
+def test_a_model_without_a_base_that_computes_a_loss_is_compressed_in_its_children():
+    model = Matched()
+    model.base_model_prefix = "transformer"  # T5's, which has none
+    fxcompress.compress(model, data=[{"pixels": torch.randn(3, 6), "labels": [torch.tensor([0, 1, 2])]}])
+    assert model(torch.randn(5, 6))["logits"].shape == (5, 3)  # called without labels
+
+
 class Masked(nn.Module):
     """A layer whose mask has to be given, if only as None."""
 

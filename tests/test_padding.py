@@ -99,3 +99,19 @@ def test_calibration_does_without_padding():
     for data in ([(other, kinds, mask)], single):
         for name, tensor in ranges(data).items():
             torch.testing.assert_close(tensor, padded[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+class Scored(Reader):
+    """With a loss over places, whose labels are of another number than the places that are left when padding is tried."""
+
+    def forward(self, words, kinds, mask, labels):
+        places = self.answer(self.words(words))
+        return nn.functional.cross_entropy(places.flatten(0, 1), labels.flatten()), super().forward(words, kinds, mask)
+
+
+def test_a_loss_that_refuses_other_lengths_does_not_stop_capture():
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[0, 5:] = 0
+    words = torch.randint(WORDS, (2, 8))
+    graph = fxcompress.compile(Scored(), [], example_inputs=(words, mask, mask, torch.randint(3, (2, 8)))).graph
+    assert len(graph.find_nodes(op="placeholder")) == 4

@@ -95,9 +95,16 @@ def _share_that_differs(single: list[Tensor], among: list[Tensor], copies: list[
 
 
 def graph_outputs(graph_module: fx.GraphModule, leaves: Leaves) -> list[Tensor]:
-    """The tensors that the captured `graph_module` returns for the flattened inputs `leaves`."""
+    """The tensors that the captured `graph_module` returns for the flattened inputs `leaves`.
+
+    Raises:
+        RuntimeError: it does not run on them, for whatever reason: of torch's operations some raise one kind, some another.
+    """
     given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    outputs = fx.Interpreter(graph_module).run(*given, enable_io_processing=False)
+    try:
+        outputs = fx.Interpreter(graph_module).run(*given, enable_io_processing=False)
+    except Exception as problem:
+        raise RuntimeError(f"the graph does not run on other sizes than its own: {problem}") from problem
     return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 

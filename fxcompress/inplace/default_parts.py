@@ -24,10 +24,15 @@ _DETECTOR = (
 """What detectors and segmenters of torchvision, MMDetection and MMSegmentation call their parts."""
 
 
+_LOSS_INPUTS = frozenset({"labels", "return_loss"})
+"""What a model of Hugging Face's takes where it computes a loss."""
+
+
 def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
     """Paths of the parts of `model` to compress, those that it calls for `example`; none to try the whole model.
 
-    * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads. Of one that is not called itself,
+    * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads; of a model that has no base model
+      and computes a loss (T5, CLIP), its children. Of one that is not called itself,
       as where a head calls the decoder in the base model, what is called in it.
     * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well.
     * Where it returns something else in training (Ultralytics' YOLO): the outermost submodules that do not.
@@ -51,8 +56,12 @@ def _outermost(model: nn.Module, path: str, called: Set[str]) -> Iterator[str]:
 
 def _of_hugging_face(model: nn.Module) -> Iterator[str]:
     base = getattr(model, "base_model_prefix", None)
-    if isinstance(base, str) and isinstance(model._modules.get(base), nn.Module):
+    if not isinstance(base, str):
+        return
+    has_base = isinstance(model._modules.get(base), nn.Module)
+    if has_base:
         yield base
+    if has_base or _LOSS_INPUTS & inspect.signature(model.forward).parameters.keys():
         yield from (name for name, child in model.named_children() if name != base and any(True for _ in child.parameters()))
 
 
