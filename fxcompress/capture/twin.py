@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxcompress.ir.own_class import Underived, give_class
@@ -62,8 +62,9 @@ def bared(module: nn.Module) -> nn.Module:
 
 
 def is_surrounded(module: nn.Module) -> bool:
-    """Whether a call of `module` is more than its `forward`: hooks, or a `__call__` of its own."""
-    return any(getattr(module, name) for name in _HOOKS) or type(module).__call__ is not nn.Module.__call__
+    """Whether a call of `module` is more than its `forward`: hooks, or a `__call__` of its own, but for that of graph modules."""
+    has_call = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
+    return has_call or any(getattr(module, name) for name in _HOOKS)
 
 
 def switch(twin: nn.Module, mode: bool) -> None:
