@@ -240,6 +240,19 @@ TASK = Task(
 )
 
 
+def test_annotations_that_say_little_are_read_and_those_of_nothing_are_told(reader):
+    box = {"id": 7, "image_id": 1, "category_id": 90, "bbox": [1, 2, 3, 4]}
+    said = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 90, "name": "cat"}],
+        "annotations": [box, box | {"bbox": [1, 2, 0, 4]}],
+    }
+    (kept,) = reader["whole"](said, "file.json")["annotations"]
+    assert kept == box | {"iscrowd": 0, "area": 12}
+    with pytest.raises(SystemExit, match="file.json: annotation 7 has category_id 91, which is not in categories"):
+        reader["whole"](said | {"annotations": [box | {"category_id": 91}]}, "file.json")
+
+
 def test_every_float_model_runs_before_what_starts_from_it():
     wanted = runs(TASK, ["a", "b"], ["int8", "binary"], 2)
     assert [(run.network, run.stack) for run in wanted[:5]] == [

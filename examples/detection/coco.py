@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import openvino
@@ -20,13 +21,17 @@ class Annotated(torch.utils.data.Dataset):
 
     def __init__(self, data, size, limit=None, mirrored=False):
         listed = data.suffix == ".txt"
+        said = as_coco(data) if listed else json.loads((data / "annotations.json").read_text())
         with contextlib.redirect_stdout(io.StringIO()):  # it tells the time
-            self.coco = COCO(None if listed else data / "annotations.json")
-            if listed:
-                self.coco.dataset = as_coco(data)
-                self.coco.createIndex()
+            self.coco = COCO()
+            self.coco.dataset = whole(said, data if listed else data / "annotations.json")
+            self.coco.createIndex()
         self.folder, self.size, self.mirrored = data.parents[2] if listed else data / "images", size, mirrored
         self.ids, self.categories = sorted(self.coco.getImgIds())[:limit], sorted(self.coco.getCatIds())
+
+    def named(self):
+        """The names of the categories, in the order of their labels."""
+        return [one["name"] for one in self.coco.loadCats(self.categories)]
 
     def __len__(self):
         return len(self.ids)
@@ -45,6 +50,26 @@ class Annotated(torch.utils.data.Dataset):
         if self.mirrored and torch.rand(()) < 0.5:
             image, boxes[:, [2, 0]] = image.flip(2), self.size - boxes[:, [0, 2]]
         return image, {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def whole(said, file):
+    """What COCO's `file` has said, with what it need not say of a box, and without boxes that have no width or height.
+
+    Raises:
+        SystemExit: an annotation is of a category or an image that is not listed.
+    """
+    listed = {kind: {one["id"] for one in said[kind]} for kind in ("categories", "images")}
+    boxes = []
+    for one in said.get("annotations", ()):
+        for kind, key in (("categories", "category_id"), ("images", "image_id")):
+            if one[key] not in listed[kind]:
+                raise SystemExit(
+                    f"{file}: annotation {one['id']} has {key} {one[key]}, which is not in {kind}: add or remove it"
+                )
+        width, height = one["bbox"][2:]
+        if width > 0 and height > 0:
+            boxes.append({"iscrowd": 0, "area": width * height} | one)
+    return said | {"annotations": boxes}
 
 
 def mean_precision(file, data):

@@ -73,6 +73,10 @@ def main():
     torch.manual_seed(options.seed)
     data = Annotated(options.train, options.size, options.limit, mirrored=True)
     valid = Annotated(options.valid, options.size, options.valid_limit)
+    if valid.named() != data.named():
+        raise SystemExit(
+            f"categories of --valid are {valid.named()}, and of --train {data.named()}: list the same in both, by id"
+        )
     model = build(options.model, len(data.categories), options.size, options.weights)
     if options.start:
         model.load_state_dict(torch.load(options.start, weights_only=True))

@@ -62,7 +62,7 @@ def bared(module: nn.Module) -> nn.Module:
 
 
 def is_surrounded(module: nn.Module) -> bool:
-    """Whether a call of `module` is more than its `forward`: hooks, or a `__call__` of its own, but for that of graph modules."""
+    """Whether a call of `module` is more than its `forward`: hooks, or a `__call__` of its own, but that of graph modules."""
     has_call = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
     return has_call or any(getattr(module, name) for name in _HOOKS)
 
