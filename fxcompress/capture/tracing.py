@@ -33,8 +33,8 @@ from fxcompress.capture.selected import LoopsOverAllPlaces
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.steps import LoopError
 from fxcompress.capture.suppression import suppression_of_any_number
-from fxcompress.capture.tolerated import idle_conversions, masks_as_given, symbolic_lengths
-from fxcompress.capture.traced_kernels import traced_by
+from fxcompress.capture.tolerated import idle_calls, symbolic_lengths
+from fxcompress.capture.traced_kernels import flexible_attention_written_out, scores_all_at_once, traced_by
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.data.returned import outputs_put_together
 from fxcompress.errors import CaptureError, InputError
@@ -160,8 +160,8 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
             cross_map_norms_as_operations(),
             distinct_dropouts(),
             suppression_of_any_number(),
-            idle_conversions(),
-            masks_as_given(),
+            idle_calls(),
+            scores_all_at_once(),
             _use_lazy_graph_module(True),  # the code of a program is never run, and written anew by every step of torch's
             contextlib.redirect_stderr(messages),
             warnings.catch_warnings(),
@@ -240,7 +240,8 @@ def plain_kernels() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     log.addFilter(_no_record)
     try:
-        with traced_by(RECURRENT_SHAPES), without_autocast(), torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager")
+        with traced_by(RECURRENT_SHAPES), flexible_attention_written_out(), without_autocast(), eager:
             yield
     finally:
         log.removeFilter(_no_record)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxcompress.capture.traced_kernels import flexible_attention_written_out
 from fxcompress.ir.own_class import Underived, give_class
 from fxcompress.ir.state import same_attributes
 
@@ -126,7 +127,7 @@ def unwritten(model: nn.Module) -> Iterator[None]:
     memories = [(one, one.data) for one in (*model.parameters(), *model.buffers()) if one.layout is torch.strided]
     writes = _Writes(list(model.parameters()))
     try:
-        with writes:
+        with flexible_attention_written_out(), writes:
             yield
     finally:
         for tensor, data in memories:
