@@ -65,6 +65,6 @@ def masks_as_given() -> Iterator[None]:
 
 @contextlib.contextmanager
 def idle_calls() -> Iterator[None]:
-    """Both: what is asked, or moved, and changes nothing."""
+    """In this context calls that change nothing are passed by: `idle_conversions` and `masks_as_given`."""
     with idle_conversions(), masks_as_given():
         yield
