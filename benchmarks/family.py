@@ -37,6 +37,7 @@ from benchmarks.compile_coverage import in_onnxruntime, in_openvino
 from benchmarks.heads import Head, heads
 from benchmarks.requirements import need
 from fxcompress.conformance.simulation import Simulation
+from fxcompress.data.returned import put_together
 from fxcompress.execution.agreement import agreement
 from fxcompress.storage.atomic import write_text
 
@@ -144,7 +145,8 @@ def _call(head: Head, model: nn.Module, samples: int, length: int) -> dict[str, 
 
 @torch.no_grad()
 def _tensors(model: nn.Module, given: dict[str, Any]) -> list[Tensor]:
-    return [value for value in pytree.tree_leaves(model(**copy.deepcopy(given))) if isinstance(value, Tensor)]
+    returned = put_together(model(**copy.deepcopy(given)))  # in the order of files
+    return [value for value in pytree.tree_leaves(returned) if isinstance(value, Tensor)]
 
 
 def _number(value: float) -> float | str:
