@@ -142,6 +142,31 @@ def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_pa
     assert json.loads((tmp_path / "sparse" / "result.json").read_text()) == results[1]
 
 
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.full((4, 4), 1), None),
+        (np.full((4, 4), 2), "has class 2, beyond the 2 of --classes, 0 to 1"),
+        (np.diag([0, 255, 255, 0]), "write 1 for the second"),
+        (np.zeros((4, 6)), "has 6 x 4 pixels, and .*one.jpg 4 x 4"),
+        (np.zeros((4, 4, 3)), "is a picture of 3 colours"),
+    ],
+)
+def test_what_is_no_mask_of_an_image_is_told(mask, told, tmp_path, monkeypatch):
+    masked = runpy.run_path(str(EXAMPLES / "segmentation" / "masked.py"))["Masked"]
+    for kind, name, pixels in ("images", "one.jpg", np.zeros((4, 4, 3))), ("masks", "one.png", mask):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / name)
+    if told is None:
+        assert masked(tmp_path, 2)[0][1].tolist() == mask.tolist()
+    else:
+        with pytest.raises(SystemExit, match=told):
+            masked(tmp_path, 2)[0]
+    (tmp_path / "images" / "one.jpg").unlink()
+    with pytest.raises(SystemExit, match="images has none for 1 of masks, as for one.png"):
+        masked(tmp_path, 2)
+
+
 def test_mean_iou_is_of_the_classes_that_there_are(tmp_path, monkeypatch):
     script = run_example("segmentation", monkeypatch=monkeypatch, name="train")
     monkeypatch.setattr(

@@ -16,15 +16,12 @@ from pathlib import Path
 import numpy as np
 import openvino
 import torch
+from masked import NOTHING, Masked
 from networks import build
-from PIL import Image
 
 import fxcompress
 from fxcompress import passes
 from fxcompress.training import Polynomial
-
-NOTHING = 255
-MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
 
 def stacks(steps_per_epoch, epochs):
@@ -41,26 +38,6 @@ def stacks(steps_per_epoch, epochs):
         "binary": [canonical, passes.Binarize(), *int8],
         "distilled": [canonical, *int8, passes.Distill()],
     }
-
-
-class Masked(torch.utils.data.Dataset):
-    """The pairs of a folder's `images` and `masks`; every other look at one is mirrored where it is to be trained on."""
-
-    def __init__(self, folder, limit=None, mirrored=False):
-        self.masks, self.mirrored = sorted((folder / "masks").iterdir())[:limit], mirrored
-        by_name = {path.stem: path for path in (folder / "images").iterdir()}
-        self.images = [by_name[path.stem] for path in self.masks]
-
-    def __len__(self):
-        return len(self.masks)
-
-    def __getitem__(self, position):
-        image = torch.from_numpy(
-            (np.array(Image.open(self.images[position]).convert("RGB")) / np.float32(255) - MEAN) / DEVIATION
-        )
-        mask = torch.from_numpy(np.array(Image.open(self.masks[position]))).long()
-        image = image.permute(2, 0, 1)
-        return (image.flip(2), mask.flip(1)) if self.mirrored and torch.rand(()) < 0.5 else (image, mask)
 
 
 def mean_iou(file, loader, classes):
@@ -109,10 +86,10 @@ def main():
     model = build(options.model, options.classes, options.weights)
     if options.start:
         model.load_state_dict(torch.load(options.start, weights_only=True))
-    data = Masked(options.train, options.limit, mirrored=True)
+    data = Masked(options.train, options.classes, options.limit, mirrored=True)
     loader = torch.utils.data.DataLoader(data, options.batch, shuffle=True, drop_last=len(data) > options.batch)
-    valid = torch.utils.data.DataLoader(Masked(options.valid, options.valid_limit), options.batch)
-    calibration = torch.utils.data.DataLoader(Masked(options.train, min(len(data), 300)), options.batch)
+    valid = torch.utils.data.DataLoader(Masked(options.valid, options.classes, options.valid_limit), options.batch)
+    calibration = torch.utils.data.DataLoader(Masked(options.train, options.classes, min(len(data), 300)), options.batch)
 
     stack = stacks(len(loader), options.epochs)[options.stack]
     compression = fxcompress.compress(model.eval(), stack, data=calibration)
