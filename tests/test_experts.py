@@ -1,5 +1,7 @@
 """Mixtures of experts, whose tokens are divided by numbers that the data gives: one file, of any number of tokens, or none."""
 
+import functools
+
 import numpy as np
 import onnxruntime
 import openvino
@@ -84,6 +86,51 @@ class Named(Hit):
         return result.view(x.shape)
 
 
+class Asked(Hit):
+    """A loop over all experts, which asks of each whether any token goes to it, in one of the ways of `ASKING`."""
+
+    def __init__(self, how="any"):
+        super().__init__()
+        self.has_none = ASKING[how]
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        shares, best = self.router(tokens).softmax(-1).topk(2, -1)
+        result = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            mask = best == number
+            token, rank = torch.where(mask)
+            if self.has_none(mask, token):
+                continue
+            result.index_add_(0, token, expert(tokens[token]) * shares[token, rank, None])
+        return result.view(x.shape)
+
+
+ASKING = {
+    "any": lambda mask, token: not mask.any(),
+    "item": lambda mask, token: not torch.any(mask).item(),
+    "length": lambda mask, token: token.shape[0] == 0,
+    "numel": lambda mask, token: not token.numel(),
+    "fewer": lambda mask, token: len(token) < 1,
+    "sum": lambda mask, token: mask.sum() == 0,
+    "count": lambda mask, token: not mask.sum() > 0,
+    "number": lambda mask, token: mask.sum().item() == 0,
+}
+
+
+class Filled(Asked):
+    """The same, where a mask takes out the rows and puts them back."""
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        share, best = self.router(tokens).softmax(-1).max(-1)
+        result = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            if (mask := best == number).any():
+                result[mask] += share[mask, None] * expert(tokens[mask])
+        return result.view(x.shape)
+
+
 def runs(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -99,7 +146,12 @@ def built(kind, biases=(0.0, 0.0, 0.0, 0.0)):
     return model, [torch.randn(4, 6, WIDTH) for _ in range(3)]
 
 
-@pytest.mark.parametrize("kind", [Split, Narrow, Hit, Named])
+ASKED = [functools.partial(Asked, how) for how in ASKING]
+
+
+@pytest.mark.parametrize(
+    "kind", [Split, Narrow, Hit, Named, Filled, *ASKED], ids=["split", "narrow", "hit", "named", "filled", *ASKING]
+)
 def test_any_number_of_tokens_goes_to_any_expert(kind, tmp_path):
     model, data = built(kind)
     run = runs(fxcompress.compile(model, [], data=data).to_onnx(tmp_path / "m.onnx"))
@@ -167,3 +219,38 @@ def test_slices_are_added_along_any_axis(dim, tmp_path):
     np.testing.assert_allclose(session.run(None, feed)[0], wanted, atol=1e-5)
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled(list(feed.values()))[0], wanted, atol=1e-5)
+
+
+class Otherwise(nn.Module):
+    """Something else where nothing is found; `how` is a way of finding it, and what is done then."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.second, self.how = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), how
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.how(self.second, x, x.mean(-1) > 0)
+
+
+def added_to_rows(layer, x, found):
+    rows = torch.where(found.flatten())[0]
+    return x if rows.shape[0] == 0 else x.flatten(0, 1).index_add(0, rows, layer(x.flatten(0, 1)[rows]) + 1).view(x.shape) + 1
+
+
+OTHERWISE = {
+    "all rows": lambda layer, x, found: layer(x) if found.any() else x,
+    "more": added_to_rows,
+    "two": lambda layer, x, found: layer(x) if found.sum() > 1 else x,
+    "many": lambda layer, x, found: layer(x) if x[found].shape[0] > 2 else x,
+}
+
+
+@pytest.mark.parametrize("how", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_question_whose_answer_changes_more_than_what_is_found_is_not_in_a_graph(how):
+    torch.manual_seed(0)
+    model, x = Otherwise(how).eval(), torch.randn(4, 6, WIDTH)
+    assert (model.first(x).mean(-1) > 0).sum() > 2
+    with pytest.warns(fxcompress.errors.PartialCaptureWarning, match="data-dependent"):
+        compiled = fxcompress.compile(model, [], example_inputs=(x,))
+    assert compiled.parts.keys() == {"first", "second"}

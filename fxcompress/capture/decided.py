@@ -6,7 +6,6 @@ weights, of inputs in floats, of tokens or of chance is data, and a branch on it
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fxcompress.capture.lines import is_users, quoted
+from fxcompress.capture.lines import calling_line
 from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 
@@ -47,11 +46,13 @@ class Decided(TorchFunctionMode):
         self.told: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        left = self._left.get(_line()) if _asks(func, args) else None
+        left = self._left.get(calling_line()) if _asks(func, args) else None
         answer = left.pop(0) if left else None
         if answer is None:
             return func(*args, **(kwargs or {}))
-        note = f"a question about masks or flags is answered as the example inputs do, {answer}, whatever comes: {_line()}"
+        note = (
+            f"a question about masks or flags is answered as the example inputs do, {answer}, whatever comes: {calling_line()}"
+        )
         self.told += [] if note in self.told else [note]
         return answer
 
@@ -73,7 +74,7 @@ class _Asked(TorchFunctionMode):
             written = args[:1] if getattr(func, "__name__", "").endswith("_") else ()  # of __setitem__ as well
             self._of_data.update(dict.fromkeys(_tensors((result, written))))
         if _asks(func, args):
-            self.answers[_line()].append(None if of_data else bool(result))
+            self.answers[calling_line()].append(None if of_data else bool(result))
         return result
 
 
@@ -87,11 +88,3 @@ def _may_be_mask(given: Tensor) -> bool:
 
 def _asks(func: Any, args: Any) -> bool:
     return func is Tensor.__bool__ or (func is Tensor.item and args[0].dtype == torch.bool)
-
-
-def _line() -> str:
-    """The innermost line outside torch and this package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and not is_users(frame):
-        frame = frame.f_back
-    return quoted(frame, frame.f_lineno)

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from fxcompress.capture import free_sizes
 from fxcompress.capture.assembly import assemble
 from fxcompress.capture.batch import find_batch
+from fxcompress.capture.emptiness import nothing_found
 from fxcompress.capture.float32 import compute_in_float32
 from fxcompress.capture.free_sizes import (
     Dimensions,
@@ -228,7 +229,9 @@ class _Capture:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
         decided = tuple(program.graph_module.meta.get("decided", ()))
+        found = program.graph_module.meta.get("found", ())
         told = [*notes, *program.graph_module.meta.get("left_out", ()), *decided]
+        told += [f"that anything is found is taken for granted: of nothing nothing comes: {line}" for line in found]
         module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
@@ -257,7 +260,13 @@ class _Capture:
         result.eval()
         if has_loops(result.graph) and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
+        if found and not self._computes_of_nothing(result):
+            raise CaptureError(f"a data-dependent branch does something where nothing is found: {found[0]}")
         return result
+
+    def _computes_of_nothing(self, result: fx.GraphModule) -> bool:
+        with nothing_found():
+            return self.traced is not None and computes(result, self.traced, self.example)
 
     def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""

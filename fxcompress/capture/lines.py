@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import sys
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +16,14 @@ _OTHERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{o
 def is_users(frame: FrameType) -> bool:
     """Whether `frame` runs code outside torch and the capture."""
     return not frame.f_code.co_filename.startswith(_OTHERS)
+
+
+def calling_line() -> str:
+    """The innermost of those that are running, as `quoted`."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and not is_users(frame):
+        frame = frame.f_back
+    return quoted(frame, frame.f_lineno)
 
 
 def quoted(frame: FrameType, number: int) -> str:

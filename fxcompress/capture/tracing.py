@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.cross_map import cross_map_norms_as_operations
 from fxcompress.capture.decided import Decided, Decisions, decisions
+from fxcompress.capture.emptiness import SomethingFound
 from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
 from fxcompress.capture.gradients import data_as_detached, inference_as_no_grad, own_backwards
@@ -136,16 +137,17 @@ def _name_arguments(model: nn.Module, example: ExampleInputs) -> None:
 
 def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> ExportedProgram:
     try:
-        return _exported(model, example, dynamic_shapes, {})
+        return _exported(model, example, dynamic_shapes, None)
     except TraceError as error:
-        answers = decisions(model, example) if "data-dependent" in str(error.__cause__) else {}
-        if not answers:
+        if "data-dependent" not in str(error.__cause__):
             raise
-    return _exported(model, example, dynamic_shapes, answers)
+    return _exported(model, example, dynamic_shapes, decisions(model, example))
 
 
-def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions) -> ExportedProgram:
+def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions | None) -> ExportedProgram:
+    """The program of `model`, whose questions about data, if there are `answers` to some, are answered, or stop it."""
     messages, looped, reads = io.StringIO(), LoopsOverAllPlaces(), ModeReads()
+    found = SomethingFound()
     asked: list[Decided] = []
     loops: list[LoopsOverSteps] = []
     try:
@@ -170,10 +172,11 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
             warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
 
             def one() -> ExportedProgram:
-                asked.append(Decided(answers))
+                asked.append(Decided(answers or {}))
                 loops.append(LoopsOverSteps())
                 contexts = (
                     lambda: mode_reads(model, reads),
+                    lambda: contextlib.nullcontext() if answers is None else found,
                     lambda: looped,
                     lambda: asked[-1],
                     SizesInTensors,
@@ -194,6 +197,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                 "own_backwards": tuple(told),
                 "left_out": (*looped.told, *cast),
                 "decided": asked[-1].told,
+                "found": tuple(found.lines),
                 "mode_reads": reads,
             }
             program.graph_module.meta |= meta

@@ -1,0 +1,132 @@
+"""Questions whether there is any, such as a token for an expert, traced as if there always were.
+
+Where there is none, what hangs on the answer has nothing to compute with. A graph that was traced so has to compute what the
+model does where nothing is found anywhere (`nothing_found`); one of a model that then does something else does not.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fxcompress.capture.lines import calling_line
+
+aten = torch.ops.aten
+
+_ANY = (Tensor.any, torch.any)
+_COUNT = (Tensor.sum, torch.sum)
+_COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+_FINDING = (torch.where, torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, Tensor.__getitem__)
+"""What gives as many values as are found."""
+
+_FOUND = (1, 2, 3, 1000)
+
+
+class SomethingFound(TorchFunctionMode):
+    """Answers whether there is any by yes, while a model is traced; `lines` are those that ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[str, None] = {}
+        self._answers, self._counts, self._symbols = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), set[sympy.Symbol]()
+        self._evaluate: Callable[..., Any] = ShapeEnv.evaluate_expr
+
+    def __enter__(self) -> SomethingFound:
+        def evaluate(environment: ShapeEnv, expression: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return self._evaluate(environment, expression, *args, **kwargs)
+            except GuardOnDataDependentSymNode:
+                if (answer := self._if_found(expression)) is None:
+                    raise
+                self._note()
+                return answer
+
+        ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        ShapeEnv.evaluate_expr = self._evaluate  # type: ignore[method-assign]
+        super().__exit__(*raised)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asks = func is Tensor.__bool__ or (func is Tensor.item and args[0].dtype == torch.bool)
+        if asks and args[0] in self._answers:
+            self._note()
+            return self._answers[args[0]]
+        result = func(*args, **(kwargs or {}))
+        self._follow(func, args, kwargs or {}, result)
+        return result
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Know `result` where it says whether anything is found, or how much."""
+        compare = _COMPARE.get(getattr(func, "__name__", "").strip("_"))
+        if func in _ANY and len(args) == 1 and not kwargs:
+            self._answers[result] = True
+        elif func in _COUNT and len(args) == 1 and not kwargs and args[0].dtype == torch.bool:
+            self._counts[result] = None
+            self._answers[result] = True
+        elif compare is not None and args[0] in self._counts and isinstance(args[1], int):
+            answer = _if_found(lambda count: compare(count, args[1]))
+            if answer is not None:
+                self._answers[result] = answer
+        elif func in _FINDING or (func is Tensor.item and args[0] in self._counts):
+            self._symbols |= _symbols(result) - _symbols((args, kwargs))
+
+    def _if_found(self, expression: Any) -> Any:
+        """The value of `expression` for whatever is found, where it has another for nothing; None otherwise."""
+        symbols = expression.free_symbols
+        if len(symbols) != 1 or not symbols <= self._symbols:
+            return None
+        return _if_found(lambda count: expression.subs(next(iter(symbols)), count))
+
+    def _note(self) -> None:
+        self.lines.setdefault(calling_line())
+
+
+def _if_found(question: Callable[[int], Any]) -> Any:
+    """What `question` gives for however much is found, where it gives something else for nothing; None otherwise."""
+    nothing, *found = map(question, (0, *_FOUND))
+    return found[0] if len(set(found)) == 1 and nothing != found[0] else None
+
+
+def _symbols(values: Any) -> set[sympy.Symbol]:
+    """Those in the sizes of tensors among `values`, and in numbers among them."""
+    found = set[sympy.Symbol]()
+    leaves = pytree.tree_leaves(pytree.tree_map_only(slice, lambda one: (one.start, one.stop, one.step), values))
+    for leaf in leaves:
+        for size in leaf.shape if isinstance(leaf, Tensor) else (leaf,):
+            if isinstance(size, torch.SymInt):
+                found |= size.node.expr.free_symbols
+    return found
+
+
+@contextmanager
+def nothing_found() -> Iterator[None]:
+    """In this context no mask has anything that could be found by it."""
+    with _Nothing():
+        yield
+
+
+class _Nothing(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        counts = func in (aten.sum.default, aten.sum.dim_IntList) and args[0].dtype == torch.bool
+        if counts or func in (aten.nonzero.default, aten.any.default):
+            args = (torch.zeros_like(args[0]), *args[1:])
+        elif func is aten.masked_select.default:
+            args = (args[0], torch.zeros_like(args[1]))
+        elif func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index):
+            indices = [torch.zeros_like(one) if one is not None and one.dtype == torch.bool else one for one in args[1]]
+            args = (args[0], indices, *args[2:])
+        return func(*args, **kwargs)
