@@ -46,6 +46,22 @@ class Narrow(Split):
         return torch.cat(parts)[order.argsort()].view(x.shape)
 
 
+class Counted(Split):
+    """The same, counted by `bincount`, where experts are asked whether they get any."""
+
+    def forward(self, x):
+        tokens = x.reshape(-1, WIDTH)
+        best = self.router(tokens).argmax(-1)
+        result, order, start = torch.zeros_like(tokens), best.argsort(), 0
+        for weight, size in zip(self.weight, torch.bincount(best, minlength=COUNT).tolist()):
+            if size == 0:
+                continue
+            places = order[start : start + size]
+            result[places] = F.linear(tokens[places], weight)
+            start += size
+        return result.view(x.shape)
+
+
 class Hit(nn.Module):
     """A loop over those experts that any token goes to."""
 
@@ -150,7 +166,9 @@ ASKED = [functools.partial(Asked, how) for how in ASKING]
 
 
 @pytest.mark.parametrize(
-    "kind", [Split, Narrow, Hit, Named, Filled, *ASKED], ids=["split", "narrow", "hit", "named", "filled", *ASKING]
+    "kind",
+    [Split, Narrow, Counted, Hit, Named, Filled, *ASKED],
+    ids=["split", "narrow", "counted", "hit", "named", "filled", *ASKING],
 )
 def test_any_number_of_tokens_goes_to_any_expert(kind, tmp_path):
     model, data = built(kind)

@@ -230,8 +230,7 @@ class _Capture:
         """
         decided = tuple(program.graph_module.meta.get("decided", ()))
         found = program.graph_module.meta.get("found", ())
-        told = [*notes, *program.graph_module.meta.get("left_out", ()), *decided]
-        told += [f"that anything is found is taken for granted: of nothing nothing comes: {line}" for line in found]
+        told = [*notes, *program.graph_module.meta.get("left_out", ()), *decided, *found]
         module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
@@ -261,7 +260,7 @@ class _Capture:
         if has_loops(result.graph) and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
         if found and not self._computes_of_nothing(result):
-            raise CaptureError(f"a data-dependent branch does something where nothing is found: {found[0]}")
+            raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {'; '.join(found)}")
         return result
 
     def _computes_of_nothing(self, result: fx.GraphModule) -> bool:

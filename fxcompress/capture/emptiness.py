@@ -26,19 +26,23 @@ aten = torch.ops.aten
 
 _ANY = (Tensor.any, torch.any)
 _COUNT = (Tensor.sum, torch.sum)
+_BINS = (torch.bincount, Tensor.bincount)
+_PARTS = (Tensor.__getitem__, Tensor.unbind)  # which tolist() asks for
 _COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _FINDING = (torch.where, torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, Tensor.__getitem__)
 """What gives as many values as are found."""
 
 _FOUND = (1, 2, 3, 1000)
 
+_GRANTED = "that anything is found is taken for granted, since of nothing nothing comes"
+
 
 class SomethingFound(TorchFunctionMode):
-    """Answers whether there is any by yes, while a model is traced; `lines` are those that ask."""
+    """Answers whether there is any by yes, while a model is traced; `told` are notes of what was."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: dict[str, None] = {}
+        self.told: dict[str, None] = {}
         self._answers, self._counts, self._symbols = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), set[sympy.Symbol]()
         self._evaluate: Callable[..., Any] = ShapeEnv.evaluate_expr
 
@@ -49,7 +53,7 @@ class SomethingFound(TorchFunctionMode):
             except GuardOnDataDependentSymNode:
                 if (answer := self._if_found(expression)) is None:
                     raise
-                self._note()
+                self._note(_GRANTED)
                 return answer
 
         ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
@@ -62,8 +66,11 @@ class SomethingFound(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         asks = func is Tensor.__bool__ or (func is Tensor.item and args[0].dtype == torch.bool)
         if asks and args[0] in self._answers:
-            self._note()
+            self._note(_GRANTED)
             return self._answers[args[0]]
+        if func in _BINS and len(args) == 1 and (kwargs or {}).get("minlength"):
+            self._note("nothing is counted beyond the least number of bins")
+            func = _in_so_many_bins
         result = func(*args, **(kwargs or {}))
         self._follow(func, args, kwargs or {}, result)
         return result
@@ -73,9 +80,11 @@ class SomethingFound(TorchFunctionMode):
         compare = _COMPARE.get(getattr(func, "__name__", "").strip("_"))
         if func in _ANY and len(args) == 1 and not kwargs:
             self._answers[result] = True
-        elif func in _COUNT and len(args) == 1 and not kwargs and args[0].dtype == torch.bool:
+        elif func is _in_so_many_bins or (func in _COUNT and args[0].dtype == torch.bool):
             self._counts[result] = None
             self._answers[result] = True
+        elif func in _PARTS and args[0] in self._counts:
+            self._counts.update(dict.fromkeys(pytree.tree_leaves(result)))
         elif compare is not None and args[0] in self._counts and isinstance(args[1], int):
             answer = _if_found(lambda count: compare(count, args[1]))
             if answer is not None:
@@ -90,8 +99,13 @@ class SomethingFound(TorchFunctionMode):
             return None
         return _if_found(lambda count: expression.subs(next(iter(symbols)), count))
 
-    def _note(self) -> None:
-        self.lines.setdefault(calling_line())
+    def _note(self, what: str) -> None:
+        self.told.setdefault(f"{what}: {calling_line()}")
+
+
+def _in_so_many_bins(x: Tensor, *, minlength: int) -> Tensor:
+    """``bincount``, of `minlength` bins alone: whatever is beyond them is not counted, and makes no more of them."""
+    return (x[:, None] == torch.arange(minlength, device=x.device)).sum(0)
 
 
 def _if_found(question: Callable[[int], Any]) -> Any:
@@ -124,6 +138,8 @@ class _Nothing(TorchDispatchMode):
         counts = func in (aten.sum.default, aten.sum.dim_IntList) and args[0].dtype == torch.bool
         if counts or func in (aten.nonzero.default, aten.any.default):
             args = (torch.zeros_like(args[0]), *args[1:])
+        elif func is aten.bincount.default:
+            return torch.zeros_like(func(*args, **kwargs))
         elif func is aten.masked_select.default:
             args = (args[0], torch.zeros_like(args[1]))
         elif func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index):

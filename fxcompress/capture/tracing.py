@@ -197,7 +197,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                 "own_backwards": tuple(told),
                 "left_out": (*looped.told, *cast),
                 "decided": asked[-1].told,
-                "found": tuple(found.lines),
+                "found": tuple(found.told),
                 "mode_reads": reads,
             }
             program.graph_module.meta |= meta
