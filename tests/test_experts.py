@@ -256,7 +256,13 @@ def added_to_rows(layer, x, found):
     return x if rows.shape[0] == 0 else x.flatten(0, 1).index_add(0, rows, layer(x.flatten(0, 1)[rows]) + 1).view(x.shape) + 1
 
 
+def until_a_place(layer, x, found):
+    start = x[:, : found[0].float().argmax().item()]
+    return x if start.shape[1] == 0 else layer(x)
+
+
 OTHERWISE = {
+    "slice": until_a_place,
     "all rows": lambda layer, x, found: layer(x) if found.any() else x,
     "more": added_to_rows,
     "two": lambda layer, x, found: layer(x) if found.sum() > 1 else x,

@@ -29,8 +29,8 @@ _COUNT = (Tensor.sum, torch.sum)
 _BINS = (torch.bincount, Tensor.bincount)
 _PARTS = (Tensor.__getitem__, Tensor.unbind)  # which tolist() asks for
 _COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-_FINDING = (torch.where, torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, Tensor.__getitem__)
-"""What gives as many values as are found."""
+_FINDING = (torch.where, torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select)
+"""What gives as many values as are found; so does a mask as an index."""
 
 _FOUND = (1, 2, 3, 1000)
 
@@ -89,7 +89,7 @@ class SomethingFound(TorchFunctionMode):
             answer = _if_found(lambda count: compare(count, args[1]))
             if answer is not None:
                 self._answers[result] = answer
-        elif func in _FINDING or (func is Tensor.item and args[0] in self._counts):
+        elif func in _FINDING or (func is Tensor.item and args[0] in self._counts) or _is_masked(func, args):
             self._symbols |= _symbols(result) - _symbols((args, kwargs))
 
     def _if_found(self, expression: Any) -> Any:
@@ -106,6 +106,13 @@ class SomethingFound(TorchFunctionMode):
 def _in_so_many_bins(x: Tensor, *, minlength: int) -> Tensor:
     """``bincount``, of `minlength` bins alone: whatever is beyond them is not counted, and makes no more of them."""
     return (x[:, None] == torch.arange(minlength, device=x.device)).sum(0)
+
+
+def _is_masked(func: Any, args: Any) -> bool:
+    """Whether a tensor is indexed by masks, and so not by slices, whose lengths are of no masks."""
+    indices = pytree.tree_leaves(args[1]) if func is Tensor.__getitem__ else []
+    sliced = any(isinstance(one, slice) and one != slice(None) for one in indices)
+    return not sliced and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in indices)
 
 
 def _if_found(question: Callable[[int], Any]) -> Any:
