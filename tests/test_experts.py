@@ -261,7 +261,17 @@ def until_a_place(layer, x, found):
     return x if start.shape[1] == 0 else layer(x)
 
 
+def done_to_others(layer, x, found):
+    if not found.any():
+        return x
+    others = x.mean(-1) > 0.2
+    y = x.clone()
+    y[others] = layer(x[others])
+    return y
+
+
 OTHERWISE = {
+    "others": done_to_others,
     "slice": until_a_place,
     "all rows": lambda layer, x, found: layer(x) if found.any() else x,
     "more": added_to_rows,

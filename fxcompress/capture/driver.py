@@ -264,8 +264,11 @@ class _Capture:
         return result
 
     def _computes_of_nothing(self, result: fx.GraphModule) -> bool:
-        with nothing_found():
-            return self.traced is not None and computes(result, self.traced, self.example)
+        for context in nothing_found():
+            with context:
+                if self.traced is None or not computes(result, self.traced, self.example):
+                    return False
+        return True
 
     def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""

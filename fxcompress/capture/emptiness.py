@@ -1,14 +1,16 @@
 """Questions whether there is any, such as a token for an expert, traced as if there always were.
 
 Where there is none, what hangs on the answer has nothing to compute with. A graph that was traced so has to compute what the
-model does where nothing is found anywhere (`nothing_found`); one of a model that then does something else does not.
+model does where nothing is found, anywhere and in places (`nothing_found`); one of a model that does something else then, or to
+something else than what it asks of, does not.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import sympy
@@ -33,6 +35,8 @@ _FINDING = (torch.where, torch.nonzero, Tensor.nonzero, torch.masked_select, Ten
 """What gives as many values as are found; so does a mask as an index."""
 
 _FOUND = (1, 2, 3, 1000)
+
+_BITS = 3
 
 _GRANTED = "that anything is found is taken for granted, since of nothing nothing comes"
 
@@ -132,24 +136,41 @@ def _symbols(values: Any) -> set[sympy.Symbol]:
     return found
 
 
-@contextmanager
-def nothing_found() -> Iterator[None]:
-    """In this context no mask has anything that could be found by it."""
-    with _Nothing():
-        yield
+def nothing_found() -> Iterator[TorchDispatchMode]:
+    """Contexts in which masks have nothing in them: all of them, then some and not others.
+
+    Which ones goes by how much is in a mask, so that one that is asked about and one that is used have the same fate only where
+    they may well be the same.
+    """
+    yield _Nothing(torch.ones_like)
+    for bit, value in itertools.product(range(_BITS), (0, 1)):
+        yield _Nothing(partial(_has_bit, bit=bit, value=value))
+
+
+def _has_bit(counts: Tensor, bit: int, value: int) -> Tensor:
+    return (counts >> bit) % 2 == value
 
 
 class _Nothing(TorchDispatchMode):
+    """Empties masks in which there is as much as `is_emptied` says, given counts."""
+
+    def __init__(self, is_emptied: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._is_emptied = is_emptied
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        counts = func in (aten.sum.default, aten.sum.dim_IntList) and args[0].dtype == torch.bool
-        if counts or func in (aten.nonzero.default, aten.any.default):
-            args = (torch.zeros_like(args[0]), *args[1:])
-        elif func is aten.bincount.default:
-            return torch.zeros_like(func(*args, **kwargs))
+        if func is aten.bincount.default or (func in (aten.sum.default, aten.sum.dim_IntList) and args[0].dtype == torch.bool):
+            counts = func(*args, **kwargs)
+            return torch.where(self._is_emptied(counts).bool(), 0, counts)
+        if func in (aten.nonzero.default, aten.any.default):
+            args = (self._emptied(args[0]),)
         elif func is aten.masked_select.default:
-            args = (args[0], torch.zeros_like(args[1]))
+            args = (args[0], self._emptied(args[1]))
         elif func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index):
-            indices = [torch.zeros_like(one) if one is not None and one.dtype == torch.bool else one for one in args[1]]
+            indices = [self._emptied(one) if one is not None and one.dtype == torch.bool else one for one in args[1]]
             args = (args[0], indices, *args[2:])
         return func(*args, **kwargs)
+
+    def _emptied(self, mask: Tensor) -> Tensor:
+        return torch.zeros_like(mask) if self._is_emptied(mask.count_nonzero()) else mask
