@@ -430,6 +430,21 @@ def test_either_side_of_a_discontinuity_is_explained_where_a_value_is_at_it(plac
     assert simulation.compare([far])[0].faulty
 
 
+def test_counts_stay_whole_numbers():
+    """Parts as long as what is counted in floats, as of the tokens that experts get, are so whatever else is rounded."""
+
+    def cut(x):
+        best = x.argmax(1, keepdim=True)
+        counts = torch.zeros_like(x).scatter(1, best, 1.0).long().sum(0).tolist()
+        return [part.exp() for part in (3 * x)[best.flatten().argsort()].split(counts)][1]
+
+    x = torch.eye(3).repeat(4, 1) - 0.1
+    simulation = Simulation(captured(Call(cut), x), [x])
+    (exact,) = simulation.exact
+    assert not simulation.compare([exact * (1 + 1e-5)])[0].faulty
+    assert simulation.compare([exact * (1 + 1e-2)])[0].faulty
+
+
 def test_what_is_less_than_any_number_that_counts_is_zero():
     """A convolution of padding alone gives 0, to which the file adds the smallest normal number."""
     graph_module = captured(Call(lambda x: x * 0), torch.ones(2, 3))

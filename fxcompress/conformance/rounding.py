@@ -38,6 +38,9 @@ _SUBTRACTING = frozenset(resolve(name) for name in ("log_softmax", "logsumexp", 
 _SUMS = frozenset(resolve(name) for name in ("linear", "conv1d", "conv2d", "conv3d"))
 """What adds a bias, its third argument, to products of the first two."""
 
+_WHOLE = 2.0**22
+"""Larger floats may be whole because they have no bits for more."""
+
 _LARGEST_CONSTANTS = 2**26  # bytes that are kept from run to run
 _SPARE = 4099  # numbers more than twice what is taken at a time
 
@@ -115,7 +118,7 @@ class Dithered(ByRows):
         return value
 
     def _moved(self, value: Tensor) -> Tensor:
-        if not value.is_floating_point() or not value.numel():
+        if not value.is_floating_point() or _is_whole(value):
             return value
         size = value.where(value.isfinite(), 0).abs() + _root_mean_square(value)
         return value + FLOAT_ROUNDING * size * (2 * self._noise(value) - 1)
@@ -128,6 +131,11 @@ class Dithered(ByRows):
         start = int(torch.randint(len(self.drawn) - count + 1, (), generator=self.generator))
         drawn = self.drawn[start : start + count].view(like.shape).to(like)
         return 1 - drawn if self.mirrored else drawn
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether a tensor holds whole numbers alone, as counts and masks do: whoever adds and multiplies those rounds nothing."""
+    return bool(((value == value.round()) & (value.abs() < _WHOLE)).all())
 
 
 def _root_mean_square(value: Tensor) -> Tensor:
