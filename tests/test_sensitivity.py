@@ -185,13 +185,17 @@ SVG = "{http://www.w3.org/2000/svg}"
 def test_bars_are_as_long_as_their_values(values):
     bars = [Bar(f"place {i} <&>", value, "x", f"kind {i % 9}") for i, value in enumerate(values)]
     root = ElementTree.fromstring(bar_chart("title", "dB", bars))
-    drawn = [float(g.find(f"{SVG}rect").get("width")) for g in root.iter(f"{SVG}g") if g.get("class") == "bar"]
-    finite = [(value, length) for value, length in zip(values, drawn, strict=True) if value is not None and value > 0]
-    longest = max(finite, default=(1.0, 0.0))
-    for value, length in finite:
-        assert length == pytest.approx(longest[1] * value / longest[0], abs=0.11)
-    assert all(length <= 440 for length in drawn)
-    assert all(length == 0 for value, length in zip(values, drawn) if value is not None and value <= 0)
+    drawn = [g.find(f"{SVG}rect") for g in root.iter(f"{SVG}g") if g.get("class") == "bar"]
+    starts, lengths = ([float(one.get(name)) for one in drawn] for name in ("x", "width"))
+    finite = [(value, *place) for value, *place in zip(values, starts, lengths, strict=True) if value is not None]
+    longest = max(((abs(value), length) for value, _, length in finite), default=(0.0, 0.0))
+    zeros = [start if value >= 0 else start + length for value, start, length in finite]
+    assert zeros == pytest.approx([zeros[0]] * len(zeros), abs=0.11) if zeros else True
+    for value, _, length in finite:
+        assert length == pytest.approx(longest[1] * abs(value) / (longest[0] or 1), abs=0.11)
+    assert all(
+        left <= start and start + length <= left + 440.2 for start, length in zip(starts, lengths) for left in [min(starts)]
+    )
 
 
 def test_the_chart_is_written(compiled, data, tmp_path):

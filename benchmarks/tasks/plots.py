@@ -9,8 +9,8 @@ from benchmarks.scoreboard import Section
 from fxcompress.storage.atomic import write_text
 from fxcompress.views.bars import Bar, bar_chart
 
-_CHARTS = {"drop": ("points lost against FP32", "hundredths of a point", 100.0), "file": ("size of the file", "kB", 1.0)}
-"""Of each quantity: what its chart is called, the unit of its axis, and how many of those are one of the table's."""
+_CHARTS = {"drop": ("points lost against FP32", "points"), "file": ("size of the file", "kB")}
+"""Of each quantity: what its chart is called, and the unit of its axis."""
 
 
 def write(task: str, sections: Sequence[Section], folder: Path) -> list[Path]:
@@ -20,9 +20,9 @@ def write(task: str, sections: Sequence[Section], folder: Path) -> list[Path]:
         if not any(figure.quantity == "drop" for figure in section.figures):
             continue
         network = section.title.rpartition(", ")[2]
-        for quantity, (title, axis, scale) in _CHARTS.items():
+        for quantity, (title, axis) in _CHARTS.items():
             figures = [figure for figure in section.figures if figure.quantity == quantity]
-            bars = [Bar(one.subject, scale * one.value, one.text(), task) for one in figures]
+            bars = [Bar(one.subject, one.value, one.text(), task) for one in figures]
             path = folder / f"{task}_{network}_{quantity}.svg"
             written.append(write_text(path, bar_chart(f"{task}, {network}: {title}", axis, bars)))
     return written
