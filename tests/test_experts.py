@@ -201,22 +201,38 @@ def test_a_loop_over_those_that_are_hit_is_told():
     assert any("a loop over the places of 4 that are set goes over all of them" in note for note in row.notes)
 
 
-def test_a_loop_that_does_something_where_nothing_is_set_is_not_compiled_as_a_whole():
-    class Counting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(WIDTH, WIDTH)
+class Counting(nn.Module):
+    """Counts in a loop that never runs with the example."""
 
-        def forward(self, x):
-            y = self.layer(x)
-            for _ in (x.sum((0, 1)) > 1e9).nonzero():
-                y = y + 1
-            return y
+    def __init__(self):
+        super().__init__()
+        self.router, self.experts = nn.Linear(WIDTH, COUNT), nn.ModuleList([nn.Linear(WIDTH, WIDTH)])
 
-    model, data = Counting().eval(), [torch.randn(4, 6, WIDTH)]
-    with pytest.warns(fxcompress.errors.PartialCaptureWarning, match="agrees with the model"):
+    def forward(self, x):
+        y = self.experts[0](self.router(x).repeat(1, 1, 2))
+        for _ in (x.sum((0, 1)) > 1e9).nonzero():
+            y = y + 1
+        return y
+
+
+class Biased(Hit):
+    """An expert that some token goes to, as all are with the example, gives all tokens its bias as well."""
+
+    def forward(self, x):
+        result = super().forward(x)
+        for expert in torch.greater(F.one_hot(self.router(x).argmax(-1), COUNT).sum((0, 1)), 0).nonzero():
+            result = result + self.experts[int(expert[0])].bias
+        return result
+
+
+@pytest.mark.parametrize("kind", [Counting, Biased])
+def test_a_loop_that_does_something_where_nothing_is_set_is_not_compiled_as_a_whole(kind):
+    model, data = built(kind)
+    with pytest.warns(fxcompress.errors.PartialCaptureWarning):
         compiled = fxcompress.compile(model, [], data=data)
-    assert list(compiled.parts) == ["layer"]
+    assert {f"experts.{place}" for place in range(len(model.experts))} <= set(compiled.parts)
+    x = torch.randn(1, 1, WIDTH)
+    torch.testing.assert_close(compiled(x), model(x))
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from fxcompress.capture.replaced import replaced
+
 
 @contextlib.contextmanager
 def without_autocast() -> Iterator[list[str]]:
@@ -27,8 +29,5 @@ def without_autocast() -> Iterator[list[str]]:
     def left(region: Any, *problem: Any) -> Any:
         return leave(region, *problem) if threading.get_ident() != here else None
 
-    kind.__enter__, kind.__exit__ = entered, left  # type: ignore[method-assign]
-    try:
+    with replaced({(kind, "__enter__"): entered, (kind, "__exit__"): left}):
         yield told
-    finally:
-        kind.__enter__, kind.__exit__ = enter, leave  # type: ignore[method-assign]

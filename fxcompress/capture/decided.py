@@ -46,7 +46,7 @@ class Decided(TorchFunctionMode):
         self.told: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        left = self._left.get(calling_line()) if _asks(func, args) else None
+        left = self._left.get(calling_line()) if asks(func, args) else None
         answer = left.pop(0) if left else None
         if answer is None:
             return func(*args, **(kwargs or {}))
@@ -73,7 +73,7 @@ class _Asked(TorchFunctionMode):
         if of_data:
             written = args[:1] if getattr(func, "__name__", "").endswith("_") else ()  # of __setitem__ as well
             self._of_data.update(dict.fromkeys(_tensors((result, written))))
-        if _asks(func, args):
+        if asks(func, args):
             self.answers[calling_line()].append(None if of_data else bool(result))
         return result
 
@@ -86,5 +86,6 @@ def _may_be_mask(given: Tensor) -> bool:
     return not (given.is_floating_point() or given.is_complex()) and len(given.unique()) <= _KINDS
 
 
-def _asks(func: Any, args: Any) -> bool:
+def asks(func: Any, args: Any) -> bool:
+    """Whether a call asks a tensor for a truth."""
     return func is Tensor.__bool__ or (func is Tensor.item and args[0].dtype == torch.bool)

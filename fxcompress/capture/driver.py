@@ -229,8 +229,8 @@ class _Capture:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
         decided = tuple(program.graph_module.meta.get("decided", ()))
-        found = program.graph_module.meta.get("found", ())
-        told = [*notes, *program.graph_module.meta.get("left_out", ()), *decided, *found]
+        autocasts, places, found = (program.graph_module.meta.get(name, ()) for name in ("autocasts", "places", "found"))
+        told = [*notes, *places, *autocasts, *decided, *found]
         module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
@@ -259,12 +259,13 @@ class _Capture:
         result.eval()
         if has_loops(result.graph) and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
-        if found and not self._computes_of_nothing(result):
-            raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {'; '.join(found)}")
+        granted = (*places, *found)
+        if granted and not self._computes_of_nothing(result, in_places=bool(found)):
+            raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {'; '.join(granted)}")
         return result
 
-    def _computes_of_nothing(self, result: fx.GraphModule) -> bool:
-        for context in nothing_found():
+    def _computes_of_nothing(self, result: fx.GraphModule, *, in_places: bool) -> bool:
+        for context in nothing_found(in_places=in_places):
             with context:
                 if self.traced is None or not computes(result, self.traced, self.example):
                     return False

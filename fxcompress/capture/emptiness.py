@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fxcompress.capture.decided import asks
 from fxcompress.capture.lines import calling_line
 
 aten = torch.ops.aten
@@ -68,8 +69,7 @@ class SomethingFound(TorchFunctionMode):
         super().__exit__(*raised)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        asks = func is Tensor.__bool__ or (func is Tensor.item and args[0].dtype == torch.bool)
-        if asks and args[0] in self._answers:
+        if asks(func, args) and args[0] in self._answers:
             self._note(_GRANTED)
             return self._answers[args[0]]
         if func in _BINS and len(args) == 1 and (kwargs or {}).get("minlength"):
@@ -136,14 +136,14 @@ def _symbols(values: Any) -> set[sympy.Symbol]:
     return found
 
 
-def nothing_found() -> Iterator[TorchDispatchMode]:
-    """Contexts in which masks have nothing in them: all of them, then some and not others.
+def nothing_found(*, in_places: bool) -> Iterator[TorchDispatchMode]:
+    """Contexts in which masks have nothing in them: all of them, and `in_places` some and not others as well.
 
     Which ones goes by how much is in a mask, so that one that is asked about and one that is used have the same fate only where
     they may well be the same.
     """
     yield _Nothing(torch.ones_like)
-    for bit, value in itertools.product(range(_BITS), (0, 1)):
+    for bit, value in itertools.product(range(_BITS if in_places else 0), (0, 1)):
         yield _Nothing(partial(_has_bit, bit=bit, value=value))
 
 

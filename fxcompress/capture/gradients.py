@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import CheckpointFunction
 
+from fxcompress.capture.replaced import replaced
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.fake import insert_call
 from fxcompress.ir.training_ops import STOP_GRADIENT
@@ -63,11 +64,8 @@ def data_as_detached() -> Iterator[None]:
         else:
             own.__set__(tensor, value)  # type: ignore[attr-defined]
 
-    Tensor.data = property(get, put)  # type: ignore[assignment, method-assign]
-    try:
+    with replaced({(Tensor, "data"): property(get, put)}):
         yield
-    finally:
-        del Tensor.data
 
 
 @contextlib.contextmanager
@@ -89,11 +87,8 @@ def inference_as_no_grad() -> Iterator[None]:
             return leave(mode, *problem)
         torch.set_grad_enabled(before.pop(id(mode)))
 
-    kind.__enter__, kind.__exit__ = entered, left  # type: ignore[method-assign, assignment]
-    try:
+    with replaced({(kind, "__enter__"): entered, (kind, "__exit__"): left}):
         yield
-    finally:
-        kind.__enter__, kind.__exit__ = enter, leave  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -104,8 +99,7 @@ def own_backwards() -> Iterator[list[str]]:
     """
     told: list[str] = []
     tell = lambda what: told.append(what) if what not in told else None  # noqa: E731
-    function, checkpoint = torch.autograd.Function.__dict__["apply"], CheckpointFunction.__dict__.get("apply")
-    hook = Tensor.register_hook
+    function, hook = vars(torch.autograd.Function)["apply"], Tensor.register_hook
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not cls.__module__.startswith("torch."):
@@ -116,18 +110,13 @@ def own_backwards() -> Iterator[list[str]]:
         tell(f"the hook {getattr(given, '__qualname__', given)} on the gradient of a tensor")
         return hook(tensor, given)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
-    CheckpointFunction.apply = classmethod(lambda cls, run, preserve, *args: run(*args))  # type: ignore[assignment, method-assign]
-    Tensor.register_hook = register_hook  # type: ignore[assignment, method-assign]
-    try:
+    noticed = {
+        (torch.autograd.Function, "apply"): classmethod(apply),
+        (CheckpointFunction, "apply"): classmethod(lambda cls, run, preserve, *args: run(*args)),
+        (Tensor, "register_hook"): register_hook,
+    }
+    with replaced(noticed):
         yield told
-    finally:
-        torch.autograd.Function.apply = function
-        if checkpoint is None:
-            del CheckpointFunction.apply
-        else:
-            CheckpointFunction.apply = checkpoint
-        Tensor.register_hook = hook  # type: ignore[method-assign]
 
 
 def backward_hooks(model: nn.Module) -> list[str]:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx
 
+from fxcompress.capture.replaced import replaced
 from fxcompress.capture.traced_kernels import traced_by
 
 aten = torch.ops.aten
@@ -24,18 +25,10 @@ _IN_PLACE = ("dropout_", "feature_dropout_", "alpha_dropout_", "feature_alpha_dr
 @contextmanager
 def distinct_dropouts() -> Iterator[None]:
     """In this context, the result of a dropout of fake tensors is never its input, and one in place writes to it."""
-    own = {name: getattr(torch, name) for name in _IN_PLACE}
-    for name in own:
-        written = partial(_written, getattr(torch, name.removesuffix("_")))
-        setattr(torch, name, written)
-        setattr(torch._VF, name, written)
-    try:
-        with traced_by(dict.fromkeys(DROPOUTS, _dropped)):
-            yield
-    finally:
-        for name, function in own.items():
-            setattr(torch, name, function)
-            delattr(torch._VF, name)
+    written = {name: partial(_written, getattr(torch, name.removesuffix("_"))) for name in _IN_PLACE}
+    in_place = {(owner, name): function for name, function in written.items() for owner in (torch, torch._VF)}
+    with replaced(in_place), traced_by(dict.fromkeys(DROPOUTS, _dropped)):
+        yield
 
 
 def _dropped(x: Tensor, p: float, train: bool) -> Tensor:

@@ -15,7 +15,7 @@ class LoopsOverAllPlaces(TorchFunctionMode):
     """Lets a loop over ``mask.nonzero()`` of a mask of a known length go over every place; `told` are notes that it did.
 
     How often the loop runs would depend on the data. At a place that is not set its body finds nothing to compute with, as of
-    an expert without tokens; of a body that does something else there the graph differs from the model where it is compared.
+    an expert without tokens: the graph has to be the model where nothing is found (see `fxcompress.capture.emptiness`).
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class LoopsOverAllPlaces(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.unbind and (count := getattr(args[0], "_places", None)) is not None:
-            note = f"a loop over the places of {count} that are set goes over all of them; it must do nothing at the others"
+            note = f"a loop over the places of {count} that are set goes over all of them, since of nothing nothing comes"
             self.told += [] if note in self.told else [note]
             return tuple(torch.tensor([place]) for place in range(count))  # a tensor's own iterator unbinds it
         if func is Tensor.__format__ and (known := getattr(args[0], "constant", None)) is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxcompress.capture.replaced import replaced
 from fxcompress.ir.suppression_ops import suppress
 
 
@@ -20,20 +21,15 @@ def suppression_of_any_number() -> Iterator[None]:
     owners = (boxes, "nms", _nms), (boxes, "batched_nms", _batched_nms), (utils, "_topk_min", _topk_min)
     ours = {id(original): ours for owner, name, ours in owners if (original := getattr(owner, name, None)) is not None}
     modules = [*sys.modules.values()] if ours else []  # one may be None, or anything that a package put there
-    replaced: list[tuple[Any, str, Any]] = [
-        (holder, name, held[name])
+    attributes = {
+        (holder, name): ours[id(held[name])]
         for holder in modules
         if isinstance(held := getattr(holder, "__dict__", None), dict)
         for _, name, _ in owners
         if id(held.get(name)) in ours
-    ]
-    for holder, name, original in replaced:
-        setattr(holder, name, ours[id(original)])
-    try:
+    }
+    with replaced(attributes):
         yield
-    finally:
-        for holder, name, original in replaced:
-            setattr(holder, name, original)
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

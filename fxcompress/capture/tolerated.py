@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.trace_rules import is_builtin_callable
 
+from fxcompress.capture.replaced import replaced
+
 
 @contextlib.contextmanager
 def symbolic_lengths() -> Iterator[None]:
@@ -22,16 +24,17 @@ def symbolic_lengths() -> Iterator[None]:
     def length(one: Any, /) -> Any:
         return one.shape[0] if isinstance(one, Tensor) and one.dim() else own(one)
 
-    builtins.len = length  # type: ignore[assignment]
-    try:
+    with replaced({(builtins, "len"): length}):
         yield
-    finally:
-        builtins.len = own
 
 
 @contextlib.contextmanager
-def idle_conversions() -> Iterator[None]:
-    """In this context ``module.to(...)`` is the module where it is there, and so in its dtype, already."""
+def idle_calls() -> Iterator[None]:
+    """In this context calls that change nothing are passed by.
+
+    ``module.to(...)`` is the module where it is there, and so in its dtype, already. `nn.TransformerEncoder` and the like do
+    not look into a mask to choose a kernel: all compute the same.
+    """
     own = nn.Module.to
 
     def to(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -41,30 +44,8 @@ def idle_conversions() -> Iterator[None]:
         so = all(dtype in (None, one.dtype) for one in tensors if one.is_floating_point() or one.is_complex())
         return module if there and so and layout is None else own(module, *args, **kwargs)
 
-    nn.Module.to = to  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.to = own  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def masks_as_given() -> Iterator[None]:
-    """In this context `nn.TransformerEncoder` and the like do not look into a mask to choose a kernel: all compute the same."""
-    own = nn.modules.transformer._detect_is_causal_mask
-
     def detect(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
         return is_causal is True
 
-    nn.modules.transformer._detect_is_causal_mask = detect
-    try:
-        yield
-    finally:
-        nn.modules.transformer._detect_is_causal_mask = own
-
-
-@contextlib.contextmanager
-def idle_calls() -> Iterator[None]:
-    """In this context calls that change nothing are passed by: `idle_conversions` and `masks_as_given`."""
-    with idle_conversions(), masks_as_given():
+    with replaced({(nn.Module, "to"): to, (nn.modules.transformer, "_detect_is_causal_mask"): detect}):
         yield

@@ -10,6 +10,8 @@ from typing import Any
 from torch._C import DispatchKey
 from torch._ops import OpOverload
 
+from fxcompress.capture.replaced import replaced
+
 _KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
 
 
@@ -49,7 +51,7 @@ def flexible_attention_written_out() -> Iterator[None]:
         (called, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"): True,
         (called, "_validate_device"): lambda *tensors: None,
     }
-    with _replaced(written_out):
+    with replaced(written_out):
         yield
 
 
@@ -68,18 +70,5 @@ def scores_all_at_once() -> Iterator[None]:
 
         return of_all
 
-    with _replaced({(importlib.import_module(_FLEXIBLE), "_vmap_for_bhqkv"): of_all_places}):
+    with replaced({(importlib.import_module(_FLEXIBLE), "_vmap_for_bhqkv"): of_all_places}):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(attributes: Mapping[tuple[Any, str], Any]) -> Iterator[None]:
-    """In this context the attributes, each by its owner and name, are what is given for them."""
-    before = {key: getattr(*key) for key in attributes}
-    for (owner, name), value in attributes.items():
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for (owner, name), value in before.items():
-            setattr(owner, name, value)

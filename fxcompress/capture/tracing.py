@@ -5,41 +5,29 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses import fake_tensor
 from torch.export import Dim, ExportedProgram, export
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fxcompress.capture.autocasts import without_autocast
-from fxcompress.capture.cross_map import cross_map_norms_as_operations
 from fxcompress.capture.decided import Decided, Decisions, decisions
 from fxcompress.capture.emptiness import SomethingFound
 from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
-from fxcompress.capture.gradients import data_as_detached, inference_as_no_grad, own_backwards
-from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.loops import LoopsOverSteps
-from fxcompress.capture.memory import forgetting, remember_others
+from fxcompress.capture.memory import remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.selected import LoopsOverAllPlaces
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.steps import LoopError
-from fxcompress.capture.suppression import suppression_of_any_number
-from fxcompress.capture.tolerated import idle_calls, symbolic_lengths
-from fxcompress.capture.traced_kernels import flexible_attention_written_out, scores_all_at_once, traced_by
+from fxcompress.capture.tolerated import symbolic_lengths
+from fxcompress.capture.traceable import traceable
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.data.returned import outputs_put_together
 from fxcompress.errors import CaptureError, InputError
-from fxcompress.ir.recurrent_shapes import RECURRENT_SHAPES
 
 
 def prepare(model: nn.Module, example: ExampleInputs) -> None:
@@ -146,46 +134,15 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
 
 def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions | None) -> ExportedProgram:
     """The program of `model`, whose questions about data, if there are `answers` to some, are answered, or stop it."""
-    messages, looped, reads = io.StringIO(), LoopsOverAllPlaces(), ModeReads()
-    found = SomethingFound()
-    asked: list[Decided] = []
-    loops: list[LoopsOverSteps] = []
+    messages, tries = io.StringIO(), list[_Try]()
+
+    def one() -> ExportedProgram:
+        tries.append(_Try(model, answers))
+        with tries[-1].watching():
+            return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
     try:
-        with (
-            own_backwards() as told,
-            data_as_detached(),
-            inference_as_no_grad(),
-            plain_kernels(),
-            without_autocast() as cast,  # innermost, which is the one that notes
-            forgetting(model),
-            outputs_put_together(model),
-            cross_map_norms_as_operations(),
-            distinct_dropouts(),
-            suppression_of_any_number(),
-            idle_calls(),
-            scores_all_at_once(),
-            _use_lazy_graph_module(True),  # the code of a program is never run, and written anew by every step of torch's
-            contextlib.redirect_stderr(messages),
-            warnings.catch_warnings(),
-        ):
-            # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
-            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-
-            def one() -> ExportedProgram:
-                asked.append(Decided(answers or {}))
-                loops.append(LoopsOverSteps())
-                contexts = (
-                    lambda: mode_reads(model, reads),
-                    lambda: contextlib.nullcontext() if answers is None else found,
-                    lambda: looped,
-                    lambda: asked[-1],
-                    SizesInTensors,
-                    symbolic_lengths,
-                    lambda: loops[-1],
-                )
-                with while_it_runs(model, *contexts):
-                    return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-
+        with traceable(model) as (backwards, casts), contextlib.redirect_stderr(messages):
             try:
                 program = one()
             except RuntimeError as error:
@@ -193,33 +150,56 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-            meta = {
-                "own_backwards": tuple(told),
-                "left_out": (*looped.told, *cast),
-                "decided": asked[-1].told,
-                "found": tuple(found.told),
-                "mode_reads": reads,
-            }
-            program.graph_module.meta |= meta
-            return program
+        told = {"own_backwards": tuple(backwards), "autocasts": tuple(casts), **tries[-1].told()}
+        program.graph_module.meta |= {"mode_reads": tries[-1].reads, **told}
+        return program
     except Exception as error:
-        hidden = _hidden_names(model)
-        if hidden:
-            raise CaptureError(
-                f"{type(model).__name__} cannot be traced: torch cannot find {', '.join(map(repr, hidden))}, whose names have "
-                "a dot in them or are those of attributes that every module has; rename them"
-            ) from error
         graph_so_far = getattr(error, "partial_fx_graph", None)
         messages = io.StringIO(messages.getvalue().replace(f"{graph_so_far}\n", ""))
-        if any(one.met for one in loops) and "data-dependent" not in str(error):
-            raise LoopError(f"a loop cannot be of any number of steps: {stopped_by(error)}") from error
-        raise TraceError(
-            f"{type(model).__name__} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} "
-            "are what forward takes; where a part of the model cannot be traced, name those that can: "
-            'submodules=["backbone"]'
-        ) from error
+        raise _named(error, model, example, any(one.loops.met for one in tries)) from error
     finally:
         sys.stderr.write(messages.getvalue())
+
+
+class _Try:
+    """What watches one trace of a model."""
+
+    def __init__(self, model: nn.Module, answers: Decisions | None) -> None:
+        self._model, self._finds = model, answers is not None
+        self.reads, self._places, self.loops = ModeReads(), LoopsOverAllPlaces(), LoopsOverSteps()
+        self._found, self._decided = SomethingFound(), Decided(answers or {})
+
+    def watching(self) -> contextlib.AbstractContextManager[None]:
+        contexts = (
+            lambda: mode_reads(self._model, self.reads),
+            lambda: self._found if self._finds else contextlib.nullcontext(),
+            lambda: self._places,
+            lambda: self._decided,
+            SizesInTensors,
+            symbolic_lengths,
+            lambda: self.loops,
+        )
+        return while_it_runs(self._model, *contexts)
+
+    def told(self) -> dict[str, tuple[str, ...]]:
+        """Notes, by what they are of."""
+        return {"decided": tuple(self._decided.told), "places": tuple(self._places.told), "found": tuple(self._found.told)}
+
+
+def _named(error: Exception, model: nn.Module, example: ExampleInputs, looped: bool) -> Exception:
+    """What to raise in the place of torch's own `error`, of a trace that was `looped` if it met loops of steps."""
+    name, hidden = type(model).__name__, _hidden_names(model)
+    if hidden:
+        return CaptureError(
+            f"{name} cannot be traced: torch cannot find {', '.join(map(repr, hidden))}, whose names have a dot in them or are "
+            "those of attributes that every module has; rename them"
+        )
+    if looped and "data-dependent" not in str(error):
+        return LoopError(f"a loop cannot be of any number of steps: {stopped_by(error)}")
+    return TraceError(
+        f"{name} cannot be traced: {stopped_by(error)}. Check that the example inputs {example!r} are what forward takes; "
+        'where a part of the model cannot be traced, name those that can: submodules=["backbone"]'
+    )
 
 
 def _hidden_names(model: nn.Module) -> list[str]:
@@ -231,29 +211,6 @@ def _hidden_names(model: nn.Module) -> list[str]:
         for name, value in held.items()
         if value is not None and ("." in name or not name or getattr(owner, name, None) is not value)
     ]
-
-
-@contextlib.contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Without autocast, what `torch.compile` made, and the fused kernels of encoder layers, which hide their operations.
-
-    What was compiled reads memory, which fake tensors do not have. Of calls on those that fail, torch prints the traceback as
-    well as it raises the error, which is told in its place.
-    """
-    enabled, log = torch.backends.mha.get_fastpath_enabled(), logging.getLogger(fake_tensor.__name__)
-    torch.backends.mha.set_fastpath_enabled(False)
-    log.addFilter(_no_record)
-    try:
-        eager = torch.compiler.set_stance("force_eager")
-        with traced_by(RECURRENT_SHAPES), flexible_attention_written_out(), without_autocast(), eager:
-            yield
-    finally:
-        log.removeFilter(_no_record)
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _no_record(record: logging.LogRecord) -> bool:
-    return record.exc_info is None
 
 
 def _why_static(model: nn.Module, example: ExampleInputs, free: Dimensions) -> str:

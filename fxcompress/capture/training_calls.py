@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.capture.gradients import inference_as_no_grad
 from fxcompress.capture.memory import forgetting
 from fxcompress.capture.mode_reads import put_back_random_states, random_states
-from fxcompress.capture.tracing import plain_kernels
+from fxcompress.capture.traceable import plain_kernels
 from fxcompress.capture.twin import unwritten
 from fxcompress.data.inputs import ExampleInputs
 

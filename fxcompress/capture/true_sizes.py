@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.capture.batch import close, graph_outputs
 from fxcompress.capture.free_sizes import Dimensions, Ties
-from fxcompress.capture.tracing import plain_kernels
+from fxcompress.capture.traceable import plain_kernels
 from fxcompress.capture.twin import unwritten
 from fxcompress.data.batch import Batch
 from fxcompress.data.inputs import ExampleInputs
