@@ -825,6 +825,30 @@ def test_sizes_that_a_model_computes_in_tensors_are_free(tmp_path):
     compiled.to_onnx(tmp_path / "m.onnx", verify="strict")
 
 
+class Places(nn.Module):
+    """Places in the memory of a view, as Longformer cuts its windows, and of a copy that lies in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        view = self.layer(x).transpose(1, 2)
+        samples, outer, inner = view.stride()
+        of_view = view.as_strided((x.shape[0], 2, 8), (samples, inner, outer), 8)
+        of_copy = view.contiguous().as_strided((x.shape[0], 2, 8), (samples, 1, x.shape[1]))
+        return of_view, of_copy
+
+
+def test_places_in_memory_are_those_of_the_model_however_passes_lay_tensors_out(tmp_path):
+    model, data = Places().eval(), [torch.randn(4, 6, 8)]
+    compiled = fxcompress.compile(model, [], data=data)
+    for samples, length in ((1, 3), (2, 9)):
+        x = torch.randn(samples, length, 8)
+        torch.testing.assert_close(compiled(x), model(x))
+    fxcompress.compile(model, data=data).to_onnx(tmp_path / "m.onnx", verify="strict")
+
+
 class Halved(nn.Module):
     """A number that is given, of which a trace does not know whether it is below zero."""
 

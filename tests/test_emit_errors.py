@@ -48,7 +48,7 @@ def test_fractions_of_the_batch_size_are_refused() -> None:
 def test_the_memory_of_a_view_is_refused() -> None:
     """torchlib takes its values for it, in another order."""
     with pytest.raises(EmitError, match=r"(?s)emission\.py.*call \.contiguous\(\) in front of it"):
-        to_onnx_model(captured(Call(lambda x: x.transpose(1, 2).as_strided((2, 3), (1, 2))), torch.randn(4, 5, 6)))
+        to_onnx_model(captured(Call(lambda x: x[:, ::2].as_strided((2, 3), (1, 2))), torch.randn(4, 5, 6)))
 
 
 @pytest.mark.parametrize("given", [None, torch.full((2, 3, 2), 0.5)], ids=["random", "given samples"])

@@ -16,6 +16,7 @@ from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.numbers import freeze_numbers
 from fxcompress.capture.rolled import roll
 from fxcompress.capture.safe_names import with_safe_names
+from fxcompress.capture.strided import order_places
 from fxcompress.capture.unlifting import unlifted
 from fxcompress.errors import CaptureError
 from fxcompress.ir.calls import record_calls
@@ -33,6 +34,7 @@ def in_dialect(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
     module = _functional(program, notes, class_of)
     note_contiguous_outputs(module.graph)
     keep_stops(module)
+    order_places(module.graph)
     canonicalize(module.graph)
     loops = roll(module.graph)
     notes += [note for note in loops if note not in notes]

@@ -11,6 +11,7 @@ import torch
 from fxcompress.emit.shapes import broadcast_shape, same
 from fxcompress.emit.translate.shape import broadcast
 from fxcompress.emit.translation import Emitter, translation
+from fxcompress.ir.strided_ops import STRIDED
 
 aten = torch.ops.aten
 
@@ -29,11 +30,12 @@ def take(emit: Emitter, x: ir.Value, index: ir.Value) -> ir.Value:
 
 @translation(aten.as_strided.default)
 def as_strided(emit: Emitter, x: ir.Value, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None) -> ir.Value:
-    """Places in memory, of which a file has none; where the values of `x` lie one after the other, they are its places."""
-    known = emit.fake(x)
-    if not known.is_contiguous():
-        emit.refuse("as_strided reads the memory of a view, which a file does not have: call .contiguous() in front of it")
-    places = emit.size_scalar(0 if storage_offset is None else storage_offset - known.storage_offset())
+    emit.refuse("as_strided reads the memory of a view, which a file does not have: call .contiguous() in front of it")
+
+
+@translation(STRIDED)
+def strided(emit: Emitter, x: ir.Value, size: Sequence[Any], stride: Sequence[Any], offset: Any) -> ir.Value:
+    places = emit.size_scalar(offset)
     for axis, (count, step) in enumerate(zip(size, stride)):
         along = emit.Range(emit.size_scalar(0), emit.size_scalar(count), emit.size_scalar(1))
         steps = emit.Reshape(emit.Mul(along, emit.size_scalar(step)), [-1 if d == axis else 1 for d in range(len(size))])
