@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -229,8 +230,9 @@ class _Capture:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
         decided = tuple(program.graph_module.meta.get("decided", ()))
-        autocasts, places, found = (program.graph_module.meta.get(name, ()) for name in ("autocasts", "places", "found"))
-        told = [*notes, *places, *autocasts, *decided, *found]
+        autocasts, found = (program.graph_module.meta.get(name, ()) for name in ("autocasts", "found"))
+        places = program.graph_module.meta.get("places", {})
+        told = [*notes, *dict.fromkeys(places.values()), *autocasts, *decided, *found]
         module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
@@ -259,13 +261,13 @@ class _Capture:
         result.eval()
         if has_loops(result.graph) and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
-        granted = (*places, *found)
-        if granted and not self._computes_of_nothing(result, in_places=bool(found)):
+        granted = (*dict.fromkeys(places.values()), *found)
+        if granted and not self._computes_of_nothing(result, nothing_found([*places], in_places=bool(found))):
             raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {'; '.join(granted)}")
         return result
 
-    def _computes_of_nothing(self, result: fx.GraphModule, *, in_places: bool) -> bool:
-        for context in nothing_found(in_places=in_places):
+    def _computes_of_nothing(self, result: fx.GraphModule, contexts: Iterable[AbstractContextManager[Any]]) -> bool:
+        for context in contexts:
             with context:
                 if self.traced is None or not computes(result, self.traced, self.example):
                     return False

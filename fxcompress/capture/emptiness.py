@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -136,15 +136,18 @@ def _symbols(values: Any) -> set[sympy.Symbol]:
     return found
 
 
-def nothing_found(*, in_places: bool) -> Iterator[TorchDispatchMode]:
+def nothing_found(looped: Collection[str] = (), *, in_places: bool) -> Iterator[TorchDispatchMode]:
     """Contexts in which masks have nothing in them: all of them, and `in_places` some and not others as well.
+
+    Where some have, the masks that are found at the `looped` lines are as they are: a graph does not have them, and goes over
+    all their places, at each of which another mask may be empty.
 
     Which ones goes by how much is in a mask, so that one that is asked about and one that is used have the same fate only where
     they may well be the same.
     """
     yield _Nothing(torch.ones_like)
     for bit, value in itertools.product(range(_BITS if in_places else 0), (0, 1)):
-        yield _Nothing(partial(_has_bit, bit=bit, value=value))
+        yield _Nothing(partial(_has_bit, bit=bit, value=value), looped)
 
 
 def _has_bit(counts: Tensor, bit: int, value: int) -> Tensor:
@@ -154,15 +157,17 @@ def _has_bit(counts: Tensor, bit: int, value: int) -> Tensor:
 class _Nothing(TorchDispatchMode):
     """Empties masks in which there is as much as `is_emptied` says, given counts."""
 
-    def __init__(self, is_emptied: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, is_emptied: Callable[[Tensor], Tensor], looped: Collection[str] = ()) -> None:
         super().__init__()
-        self._is_emptied = is_emptied
+        self._is_emptied, self._looped = is_emptied, looped
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is aten.bincount.default or (func in (aten.sum.default, aten.sum.dim_IntList) and args[0].dtype == torch.bool):
             counts = func(*args, **kwargs)
             return torch.where(self._is_emptied(counts).bool(), 0, counts)
+        if func is aten.nonzero.default and self._looped and calling_line() in self._looped:
+            return func(*args)
         if func in (aten.nonzero.default, aten.any.default):
             args = (self._emptied(args[0]),)
         elif func is aten.masked_select.default:

@@ -32,7 +32,11 @@ def order_places(graph: fx.Graph) -> None:
             offset = insert_call(node, operator.sub, (offset, first))
         elif offset is not None:
             offset -= first
-        node.target, node.args, node.kwargs = STRIDED, (source, *(argument(node, n) for n in ("size", "stride")), offset or 0), {}
+        node.target, node.args, node.kwargs = (
+            STRIDED,
+            (source, *(argument(node, n) for n in ("size", "stride")), offset or 0),
+            {},
+        )
 
 
 def _order_in_memory(held: Tensor) -> list[int] | None:

@@ -21,7 +21,7 @@ from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.loops import LoopsOverSteps
 from fxcompress.capture.memory import remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
-from fxcompress.capture.selected import LoopsOverAllPlaces
+from fxcompress.capture.selected import LoopsOverAllPlaces, Most
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.steps import LoopError
 from fxcompress.capture.tolerated import symbolic_lengths
@@ -135,11 +135,17 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
 def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions | None) -> ExportedProgram:
     """The program of `model`, whose questions about data, if there are `answers` to some, are answered, or stop it."""
     messages, tries = io.StringIO(), list[_Try]()
+    most: Most = {}
 
     def one() -> ExportedProgram:
-        tries.append(_Try(model, answers))
-        with tries[-1].watching():
-            return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        while True:
+            tries.append(_Try(model, answers, most))
+            try:
+                with tries[-1].watching():
+                    return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            except IndexError:
+                if not tries[-1].places.shortened():
+                    raise
 
     try:
         with traceable(model) as (backwards, casts), contextlib.redirect_stderr(messages):
@@ -164,16 +170,16 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
 class _Try:
     """What watches one trace of a model."""
 
-    def __init__(self, model: nn.Module, answers: Decisions | None) -> None:
+    def __init__(self, model: nn.Module, answers: Decisions | None, most: Most) -> None:
         self._model, self._finds = model, answers is not None
-        self.reads, self._places, self.loops = ModeReads(), LoopsOverAllPlaces(), LoopsOverSteps()
+        self.reads, self.places, self.loops = ModeReads(), LoopsOverAllPlaces(most), LoopsOverSteps()
         self._found, self._decided = SomethingFound(), Decided(answers or {})
 
     def watching(self) -> contextlib.AbstractContextManager[None]:
         contexts = (
             lambda: mode_reads(self._model, self.reads),
             lambda: self._found if self._finds else contextlib.nullcontext(),
-            lambda: self._places,
+            lambda: self.places,
             lambda: self._decided,
             SizesInTensors,
             symbolic_lengths,
@@ -181,9 +187,9 @@ class _Try:
         )
         return while_it_runs(self._model, *contexts)
 
-    def told(self) -> dict[str, tuple[str, ...]]:
-        """Notes, by what they are of."""
-        return {"decided": tuple(self._decided.told), "places": tuple(self._places.told), "found": tuple(self._found.told)}
+    def told(self) -> dict[str, Any]:
+        """Notes, by what they are of; those of loops over places by the lines of the loops."""
+        return {"decided": tuple(self._decided.told), "places": self.places.told, "found": tuple(self._found.told)}
 
 
 def _named(error: Exception, model: nn.Module, example: ExampleInputs, looped: bool) -> Exception:

@@ -12,7 +12,7 @@ _LIBRARY.define("strided(Tensor input, SymInt[] size, SymInt[] stride, SymInt of
 
 
 def _strided(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> Tensor:
-    """A tensor of `size` with, at each index, the value of `x` that lies at ``offset + sum(index * stride)`` in the order of `x`.
+    """A tensor of `size` that has at each index the value number ``offset + sum(index * stride)`` of `x`.
 
     It is `torch.as_strided` of a contiguous tensor, however `x` lies in memory; made of ATen calls, as those of
     `fxcompress.ir.training_ops`.
