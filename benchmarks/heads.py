@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.head_options import OF_KINDS, OPTIONS, PIXELS, PLACE, SIZES, STAGES, VISION, WORDS
 from benchmarks.models import import_torchvision
+from benchmarks.newer_heads import NEWER
 
 
 @dataclass(frozen=True)
@@ -230,18 +231,16 @@ PLAIN: dict[str, str] = {
     "ArceeForCausalLM SeedOssForCausalLM ApertusForCausalLM DiffLlamaForCausalLM BitNetForCausalLM "
     "DogeForCausalLM GptOssForCausalLM MiniMaxForCausalLM ModernBertDecoderForCausalLM MptForCausalLM "
     "Olmo3ForCausalLM FalconH1ForCausalLM Llama4ForCausalLM Glm4MoeForCausalLM Ernie4_5_MoeForCausalLM "
-    "GraniteMoeSharedForCausalLM VaultGemmaForCausalLM MiniMaxM2ForCausalLM "
-    "PhimoeForCausalLM HunYuanDenseV1ForCausalLM TrOCRForCausalLM Qwen2VLForConditionalGeneration "
-    "DeepseekV2ForCausalLM MinistralForCausalLM "
+    "GraniteMoeSharedForCausalLM VaultGemmaForCausalLM MiniMaxM2ForCausalLM PhimoeForCausalLM HunYuanDenseV1ForCausalLM "
+    "TrOCRForCausalLM Qwen2VLForConditionalGeneration DeepseekV2ForCausalLM MinistralForCausalLM "
     "Lfm2MoeForCausalLM GraniteMoeHybridForCausalLM CwmForCausalLM FlexOlmoForCausalLM Glm4MoeLiteForCausalLM "
-    "SolarOpenForCausalLM ExaoneMoeForCausalLM AfmoeForCausalLM YoutuForCausalLM "
-    "NanoChatForCausalLM Jais2ForCausalLM",
+    "SolarOpenForCausalLM ExaoneMoeForCausalLM AfmoeForCausalLM YoutuForCausalLM NanoChatForCausalLM Jais2ForCausalLM",
     "both": "T5ForConditionalGeneration MT5ForConditionalGeneration UMT5ForConditionalGeneration "
     "LongT5ForConditionalGeneration SwitchTransformersForConditionalGeneration BartForConditionalGeneration "
-    "MBartForConditionalGeneration MarianMTModel "
-    "PegasusForConditionalGeneration PegasusXForConditionalGeneration BlenderbotForConditionalGeneration "
-    "BlenderbotSmallForConditionalGeneration M2M100ForConditionalGeneration NllbMoeForConditionalGeneration "
-    "PLBartForConditionalGeneration ProphetNetForConditionalGeneration LEDForConditionalGeneration MvpForConditionalGeneration "
+    "MBartForConditionalGeneration MarianMTModel PegasusForConditionalGeneration PegasusXForConditionalGeneration "
+    "BlenderbotForConditionalGeneration BlenderbotSmallForConditionalGeneration M2M100ForConditionalGeneration "
+    "NllbMoeForConditionalGeneration PLBartForConditionalGeneration ProphetNetForConditionalGeneration "
+    "LEDForConditionalGeneration MvpForConditionalGeneration "
     "FSMTForConditionalGeneration BigBirdPegasusForConditionalGeneration",
     "picture": "PixioModel ViTForImageClassification DeiTForImageClassification BeitForImageClassification Dinov2Model "
     "Dinov2WithRegistersModel DINOv3ViTModel CLIPVisionModelWithProjection SiglipVisionModel ViTMSNModel "
@@ -292,9 +291,10 @@ def heads(pattern: str = "*") -> Iterator[Head]:
     """All that are tried, whose name matches the glob `pattern`; behind a cache has `` cached`` after its name."""
     import_torchvision()
     for kind, names in PLAIN.items():
-        for name in names.split():
+        newer = NEWER.get(kind, {})
+        for name in (*names.split(), *newer):
             if fnmatch(name, pattern):
-                yield Head(name, kind, {**OF_KINDS.get(kind, {}), **OPTIONS.get(name, {})})
+                yield Head(name, kind, {**OF_KINDS.get(kind, {}), **OPTIONS.get(name, {}), **newer.get(name, {})})
     for name in CACHED.split():
         if fnmatch(f"{name} cached", pattern):
             yield Head(f"{name} cached", "cached", OPTIONS.get(name, {}))
