@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -48,31 +49,35 @@ class CorrectBias(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
         batches, others = divided(graph_module.graph, context, self.samples, self.judging)
-        layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+        layers = matrix_layers(graph_module, context.reference, context.target, self.name, context.notes)
         changes: list[Change] = []
-        steps = in_step(layers, context.reference, graph_module, batches)
-        for done, (layer, runs) in enumerate(steps):
-            context.progress("correcting biases", done, len(layers))
-            for reference, _ in runs:
-                reference.run(layer.twin)
-            wanted = [reference.value(layer.twin) for reference, _ in runs]
-            outputs = [layer.run(quantized.value(layer.node.args[0])) for _, quantized in runs]
-            with Change.recorded(layer.node) as change:
-                corrected = _correct(layer, wanted, outputs)
-            changes.append(change)
-            for (_, quantized), output in zip(runs, corrected):
-                quantized.run(layer.node, output)
+        errors = defaultdict[fx.Node, list[Tensor]](list)
+        for layer, call, runs in in_step(layers, context.reference, graph_module, batches):
+            context.progress("correcting biases", len(changes), len(layers))
+            outputs = []
+            for reference, quantized in runs:
+                reference.run(call.twin)
+                outputs.append(layer.run(quantized.value(call.node.args[0])))
+                errors[layer.node].append(_by_channel(layer, reference.value(call.twin) - outputs[-1]))
+            if call is layer.calls[-1]:
+                with Change.recorded(*layer.nodes) as change:
+                    shift = torch.cat(errors.pop(layer.node), 1).mean(1)
+                    layer.set_bias(shift if layer.bias is None else layer.bias + shift)
+                changes.append(change)
+                outputs = [output + _of_channels(layer, shift, output) for output in outputs]
+            for (_, quantized), output in zip(runs, outputs):
+                quantized.run(call.node, output)
         kept = judged(changes, lambda: graph_module, context.reference, others, notes=context.notes)
         return [Replacement.at(change.node) for change in kept]
 
 
-def _correct(layer: MatrixLayer, wanted: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
-    """Shift the bias of `layer` until the mean of its `outputs`, by channel, is that of `wanted`; returns the new ones."""
-    rank = outputs[0].dim()
-    channels = layer.channel_axis % rank
-    errors = torch.cat(
-        [(w - o).movedim(channels, 0).reshape(outputs[0].shape[channels], -1) for w, o in zip(wanted, outputs)], 1
-    )
-    shift = errors.mean(1)
-    layer.set_bias(shift if layer.bias is None else layer.bias + shift)
-    return [output + shift.view([-1 if axis == channels else 1 for axis in range(rank)]) for output in outputs]
+def _by_channel(layer: MatrixLayer, x: Tensor) -> Tensor:
+    """What `layer` puts out, ``[channels, values]``."""
+    return x.movedim(layer.channel_axis, 0).reshape(x.shape[layer.channel_axis], -1)
+
+
+def _of_channels(layer: MatrixLayer, shift: Tensor, output: Tensor) -> Tensor:
+    """`shift`, ``[channels]``, as it is added to what `layer` puts out."""
+    axes = [1] * output.dim()
+    axes[layer.channel_axis] = -1
+    return shift.view(axes)

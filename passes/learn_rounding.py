@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -65,19 +66,19 @@ class LearnRounding(Pass):
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
         batches, others = divided(graph_module.graph, context, self.samples, self.judging)
-        layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+        layers = matrix_layers(graph_module, context.reference, context.target, self.name, context.notes)
         changes: list[Change] = []
-        steps = in_step(layers, context.reference, graph_module, batches)
-        for done, (layer, runs) in enumerate(steps):
-            context.progress("learning to round", done, len(layers))
-            shape = layer.weight.shape
-            read = [(before.value(layer.twin.args[0]), after.value(layer.node.args[0])) for before, after in runs]
-            wanted, present = (
-                torch.cat([input_patches(layer.node, x, shape, self.patches) for x in inputs], 1) for inputs in zip(*read)
-            )
-            with Change.recorded(layer.node) as change:
-                self._round(layer, wanted, present)
-            changes.append(change)
+        seen = defaultdict[fx.Node, list[tuple[Tensor, Tensor]]](list)
+        for layer, call, runs in in_step(layers, context.reference, graph_module, batches):
+            context.progress("learning to round", len(changes), len(layers))
+            for before, after in runs:
+                read = before.value(call.twin.args[0]), after.value(call.node.args[0])
+                wanted, present = (input_patches(call.node, x, layer.weight.shape, self.patches) for x in read)
+                seen[layer.node].append((wanted, present))
+            if call is layer.calls[-1]:
+                with Change.recorded(*layer.nodes) as change:
+                    self._round(layer, *(torch.cat(patches, 1) for patches in zip(*seen.pop(layer.node))))
+                changes.append(change)
         kept = judged(changes, lambda: graph_module, context.reference, others, notes=context.notes)
         return [Replacement.at(change.node) for change in kept]
 

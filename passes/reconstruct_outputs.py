@@ -70,7 +70,7 @@ class ReconstructOutputs(Pass):
         batch = Batch.of(graph_module.graph)
         pieces = [piece for leaves in batches for piece in batch.split(leaves, 1)]
         with torch.inference_mode(False), torch.enable_grad():
-            layers = matrix_layers(graph_module, context.reference, context.target, self.name)
+            layers = matrix_layers(graph_module, context.reference, context.target, self.name, context.notes)
             student = Student(graph_module, layers)
             error = partial(OutputDifference(context.reference, others), student.twin)
             before, kept = error().sum().item(), None

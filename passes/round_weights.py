@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,8 @@ class RoundWeights(Pass):
     Linear layers of transformers are fitted to the tokens that the model's outputs depend on, so not to padding
     (`fxcompress.relevance`). A text shows them few tokens and an image its convolutions many places, hence two
     numbers of samples.
+
+    A layer that is called several times is fitted to what all its calls read.
 
     A layer of which the samples show fewer output values than each is computed from (see `columns`) keeps its nearest
     integers: there would be more unknowns than equations. So does one whose new integers do not bring the outputs nearer to
@@ -89,9 +92,9 @@ class RoundWeights(Pass):
     @torch.no_grad()
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
         assert context.reference is not None
-        layers = matrix_layers(graph_module, context.reference, context.target, self.name)
-        on_tokens = [layer for layer in layers if reads_tokens(layer.twin) and _within(layer, self.token_columns)]
-        others = [layer for layer in layers if not reads_tokens(layer.twin) and _within(layer, self.columns)]
+        layers = matrix_layers(graph_module, context.reference, context.target, self.name, context.notes)
+        on_tokens = [layer for layer in layers if _reads_tokens(layer) and _within(layer, self.token_columns)]
+        others = [layer for layer in layers if not _reads_tokens(layer) and _within(layer, self.columns)]
         count = max(self.samples if others else 1, self.token_samples if on_tokens else 1)
         choosing, unseen = divided(graph_module.graph, context, count, self.judging)
         limit = sum(map(Batch.of(graph_module.graph).count, choosing))
@@ -102,7 +105,7 @@ class RoundWeights(Pass):
             for done, (layer, seen) in enumerate(moments):
                 context.progress("rounding weights", done, len(others) + len(on_tokens))
                 if seen.count >= column_count(layer.weight):
-                    with Change.recorded(layer.node) as change:
+                    with Change.recorded(*layer.nodes) as change:
                         self._round(layer, seen)
                     changes.append(change)
                     if layer.made is not None:
@@ -115,17 +118,18 @@ class RoundWeights(Pass):
         if layers:
             assert context.reference is not None
             batches = joined(context.reference.graph, context, min(self.samples, limit))
-            for layer, inputs in float_inputs(layers, context.reference, batches, self.precision):
-                moment = Moments()
+            moments = defaultdict[fx.Node, Moments](Moments)
+            for layer, call, inputs in float_inputs(layers, context.reference, batches, self.precision):
                 for x in inputs:
-                    moment.add(input_patches(layer.node, x, layer.weight.shape, self.patches))
-                yield layer, moment
+                    moments[layer.node].add(input_patches(call.node, x, layer.weight.shape, self.patches))
+                if call is layer.calls[-1]:
+                    yield layer, moments.pop(layer.node)
 
     def _of_tokens(self, layers: Sequence[MatrixLayer], context: Context, limit: int) -> Iterator[tuple[MatrixLayer, Moments]]:
         """Each of the linear `layers` with the moments of the tokens that count, in the float model."""
         if layers:
             assert context.reference is not None
-            moments = {layer.twin: Moments() for layer in layers}
+            moments = _moments_by_call(layers)
             for node, rows in relevant_inputs(
                 context.reference,
                 context,
@@ -144,18 +148,18 @@ class RoundWeights(Pass):
         """Each of the linear `layers` with the moments of the tokens that count, as the layers before it now give them."""
         if layers:
             assert context.reference is not None
-            samples, twins = min(self.token_samples, limit), [layer.twin for layer in layers]
+            samples, moments = min(self.token_samples, limit), _moments_by_call(layers)
             marked = relevant_rows(
-                context.reference, context, twins, samples=samples, enough=self.tokens, precision=self.precision
+                context.reference, context, moments, samples=samples, enough=self.tokens, precision=self.precision
             )
             pieces, marks = zip(*marked)
-            for layer, runs in in_step(layers, context.reference, graph_module, pieces):
-                moments = Moments()
+            for layer, call, runs in in_step(layers, context.reference, graph_module, pieces):
                 for (wanted, found), counts in zip(runs, marks):
-                    if layer.twin in counts:
-                        values = found.value(layer.node.args[0]), wanted.value(layer.twin.args[0])
-                        moments.add(*(chosen_rows(x, counts[layer.twin]).float()[None] for x in values))
-                yield layer, moments
+                    if call.twin in counts:
+                        values = found.value(call.node.args[0]), wanted.value(call.twin.args[0])
+                        moments[call.twin].add(*(chosen_rows(x, counts[call.twin]).float()[None] for x in values))
+                if call is layer.calls[-1]:
+                    yield layer, moments[call.twin]
 
     def _round(self, layer: MatrixLayer, seen: Moments) -> None:
         weight, bias, free = weight_rows(layer.node, layer.weight), layer.bias, layer.free
@@ -170,6 +174,15 @@ class RoundWeights(Pass):
             made = (layer.integers - zero_point) * scale
             shift = weight @ seen.wanted_mean()[..., None] - made @ seen.mean()[..., None]
             layer.set_bias(bias + shift.flatten())
+
+
+def _moments_by_call(layers: Sequence[MatrixLayer]) -> dict[fx.Node, Moments]:
+    """Empty moments of each layer, by its calls in the float model, which share them."""
+    return {call.twin: moments for layer in layers for moments in [Moments()] for call in layer.calls}
+
+
+def _reads_tokens(layer: MatrixLayer) -> bool:
+    return all(reads_tokens(call.twin) for call in layer.calls)
 
 
 def _within(layer: MatrixLayer, columns: int | None) -> bool:

@@ -18,11 +18,10 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.execution.relevance import relevant_inputs
-from fxcompress.ir.sharing import changed_together
+from fxcompress.ir.sharing import changed_together, others_read
 from fxcompress.quantization.acceptance import Change
 from fxcompress.quantization.smoothed_layers import ConstantLinear, linear_readers, read_smoothed, smooth
 from fxcompress.quantization.smoothing import ChannelBounds, best_smoothing
-from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -80,8 +79,7 @@ class SmoothActivations(Pass):
         seen = {value: linears for value, linears in readers.items() if all(linear in tokens for linear in linears)}
         layers = {value: [ConstantLinear(graph_module, linear) for linear in linears] for value, linears in seen.items()}
         groups, left = changed_together(graph_module, {value: read_smoothed(value, read) for value, read in layers.items()})
-        if left:
-            context.note(f"other calls read the weights of these, which stay: {listed([one.name for one in left])}")
+        context.notes += others_read([one.name for one in left])
         changes: list[Change] = []
         for group in groups:
             for value in group:

@@ -18,11 +18,10 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.execution.observe import check_finite, observe
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.edit import attribute, insert_constant
-from fxcompress.ir.sharing import changed_together
+from fxcompress.ir.sharing import changed_together, others_read
 from fxcompress.ir.signature import argument
 from fxcompress.quantization.acceptance import Change
 from fxcompress.quantization.splitting import InnerValue, copies_of, in_chains, inner_values, places, prominence, spread
-from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 
@@ -77,8 +76,7 @@ class SplitChannels(Pass):
             widths[value] = torch.maximum(widths.get(value, width), width)
         seen = {inner: widths[value] for value, inner in found.items() if value in widths}
         groups, left = changed_together(graph_module, {inner: inner.altered for inner in seen})
-        if left:
-            context.note(f"other calls read the weights of these, which stay: {listed([one.value.name for one in left])}")
+        context.notes += others_read([one.value.name for one in left])
         copies: dict[InnerValue, Tensor] = {}
         for group in groups:
             copies |= self._copies(graph_module, {inner: seen[inner] for inner in group})

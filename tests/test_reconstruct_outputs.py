@@ -8,7 +8,7 @@ import fxcompress
 from fxcompress import Config, defaults, passes
 from fxcompress.errors import ConfigError, InputError, PlanError
 from fxcompress.masks.mask import masked
-from fxcompress.quantization.matrix_layers import MatrixLayer
+from fxcompress.quantization.matrix_layers import Call, MatrixLayer
 from fxcompress.quantization.quantized import quantizer_calls, serves_weight
 from fxcompress.quantization.reconstruction import INSIDE, _within_the_same_step
 
@@ -175,7 +175,7 @@ def test_weights_start_as_near_to_the_float_ones_as_their_integers_allow(symmetr
     model.weight.data = (integers - zero_point) * scale + torch.linspace(-3, 3, 40) * scale
     reference = fxcompress.compile(model, [], example_inputs=x)
     (twin,) = (node for node in reference.graph.nodes if str(node.target) == "aten.linear.default")
-    layer = MatrixLayer(compiled, reference, linear, twin, "test")
+    layer = MatrixLayer(compiled, reference, (Call(linear, twin),), "test")
     layer.set_integers(integers)
     started = _within_the_same_step(layer)
     assert torch.equal(quantizer.integers(started), integers)

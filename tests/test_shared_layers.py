@@ -86,17 +86,55 @@ def test_a_weight_that_calls_read_in_different_ways_stays_as_it_is(one, transpos
     assert torch.equal(compiled.weight, model.weight)
 
 
-def test_norms_of_their_own_behind_one_convolution_part_it_and_that_is_told():
+@pytest.mark.parametrize("count", [1, 2])
+def test_norms_of_their_own_behind_one_convolution_part_it_and_that_is_told(count):
     torch.manual_seed(0)
 
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.norms = nn.Conv2d(3, 4, 3), nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
-            self.norms[1].running_var.mul_(4)
+            norms = [nn.BatchNorm2d(4) for _ in range(count)]
+            self.conv, self.heads = nn.Conv2d(3, 4, 3), nn.ModuleList([*norms, nn.Sigmoid()][:2])
+            norms[-1].running_var.mul_(4)
 
         def forward(self, x):
-            return [norm(self.conv(x)) for norm in self.norms]
+            return [head(self.conv(x + place)) for place, head in enumerate(self.heads)]
 
     compiled = fxcompress.compile(Heads().eval(), [passes.FoldBatchNorm()], data=[torch.randn(2, 3, 8, 8)])
     assert "so there are several of conv.bias, conv.weight, each" in " ".join(compiled.report.rows[-1].notes)
+
+
+class Twice(nn.Module):
+    """One layer of two inputs, whose channels say different things."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 8, 3)
+
+    def forward(self, x, y):
+        return self.conv(x), self.conv(y)
+
+
+@pytest.mark.parametrize("one", [passes.RoundWeights(biases=True), passes.LearnRounding(), passes.CorrectBias()], ids=str)
+def test_a_layer_that_is_called_twice_is_mended_once_for_both(one):
+    torch.manual_seed(0)
+    model, mixed = Twice().eval(), torch.randn(2, 6, 6) / 2
+    data = [[torch.einsum("bchw,dc->bdhw", torch.randn(8, 6, 6, 6), m) + 1 for m in mixed] for _ in range(12)]
+    stack = [passes.Quantize(weights=fxcompress.QuantizationSpec(bits=3)), passes.Calibrate()]
+    errors = []
+    for mends in ([], [one]):
+        where = 1 if isinstance(one, passes.RoundWeights) else 2
+        compiled = fxcompress.compile(model, [*stack[:where], *mends, *stack[where:]], data=data)
+        with torch.no_grad():
+            errors.append([(a - b).square().mean() for a, b in zip(compiled(*data[-1]), model(*data[-1]))])
+    assert all(after < 0.8 * before for before, after in zip(*errors)), errors
+    assert len([name for name, _ in compiled.named_parameters() if name.startswith("conv")]) == 2
+
+
+def test_a_weight_that_another_layer_reads_is_not_rounded_for_one_of_them():
+    class Tied(nn.Linear):
+        def forward(self, x):
+            return F.linear(super().forward(x).relu(), self.weight)
+
+    compiled = fxcompress.compile(Tied(16, 16), [passes.Quantize(), passes.RoundWeights()], data=[torch.randn(4, 5, 16)] * 4)
+    assert "other calls read the weights of these, which stay: linear" in compiled.report.rows[-1].notes

@@ -2,5 +2,5 @@
 
 In: graphs of torch.fx. Out: answers about nodes, and edited graphs.
 
-Imports: errors.
+Imports: report.
 """

@@ -34,9 +34,9 @@ def join_copies(graph_module: fx.GraphModule) -> None:
 
 
 def in_several(graph_module: fx.GraphModule) -> set[str]:
-    """The names of constants in whose place passes have put several that differ."""
-    names = [name_of(node) for node in graph_module.graph.find_nodes(op="get_attr") if is_of_a_pass(node) and node.users]
-    return {name for name, count in Counter(names).items() if count > 1}
+    """The names of constants in whose place several that differ are read; one of them may be the constant itself."""
+    read = {(name_of(node), str(node.target)) for node in graph_module.graph.find_nodes(op="get_attr") if node.users}
+    return {name for name, count in Counter(name for name, _ in read).items() if count > 1}
 
 
 def same(one: object, other: object) -> bool:

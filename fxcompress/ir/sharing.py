@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx
 
 from fxcompress.ir.edit import attribute
 from fxcompress.ir.reach import reached
+from fxcompress.report.units import listed
 
 _Change = TypeVar("_Change", bound=Hashable)
 
@@ -51,6 +52,11 @@ def changed_together(
         else:
             groups.append(group)
     return groups, left
+
+
+def others_read(names: Sequence[str]) -> list[str]:
+    """The note on the layers, or values, `names`, which stay since their weights cannot be changed for them alone."""
+    return [f"other calls read the weights of these, which stay: {listed(names)}"] if names else []
 
 
 def connected(marks: Mapping[_Change, Iterable[Hashable]]) -> list[list[_Change]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -14,6 +16,7 @@ from fxcompress.execution.low_precision import choose_arithmetic
 from fxcompress.execution.precision import Precision
 from fxcompress.ir.constants import is_constant
 from fxcompress.ir.edit import insert_constant, is_of_a_pass, name_of, tensor_of
+from fxcompress.ir.sharing import others_read
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import combined, masked, replace_constant, source_constant
 from fxcompress.quantization.patches import LINEAR, MATRIX_PRODUCTS, weight_rows
@@ -23,22 +26,43 @@ from fxcompress.targets.table import Target
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a layer: `node` in the quantized model's graph, `twin` in the float model's."""
+
+    node: fx.Node
+    twin: fx.Node
+
+
+@dataclass(frozen=True)
 class MatrixLayer:
     """A convolution or linear layer whose weight is quantized.
 
     Attributes:
         graph_module: the quantized model.
         reference: the float model.
-        node: the operation in the quantized model's graph.
-        twin: the operation in the float model's.
+        calls: of the layer, in the order of the graph; they differ in what they read, and in nothing else.
         created_by: the pass at work, recorded on what it makes.
     """
 
     graph_module: fx.GraphModule
     reference: fx.GraphModule
-    node: fx.Node
-    twin: fx.Node
+    calls: tuple[Call, ...]
     created_by: str
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """The operations in the quantized model's graph."""
+        return [call.node for call in self.calls]
+
+    @property
+    def node(self) -> fx.Node:
+        """The first of them, which the layer is told by."""
+        return self.calls[0].node
+
+    @property
+    def twin(self) -> fx.Node:
+        """The first operation in the float model's."""
+        return self.calls[0].twin
 
     @property
     def weight(self) -> Tensor:
@@ -111,10 +135,12 @@ class MatrixLayer:
         known = argument(self.node, "bias")
         constant = None if known is None else source_constant(known)
         name = f"{self.node.name}_bias" if constant is None else f"{name_of(constant)}_corrected"
-        if constant is not None and known.op == "call_module" and _is_its_own(known):
+        if constant is not None and known.op == "call_module" and _is_read_by(self.nodes, known):
             replace_constant(known, self._constant(name, bias, constant.next, constant))
         else:
-            self.node.args = (*self.node.args[:2], self._constant(name, bias, self.node, constant), *self.node.args[3:])
+            new = self._constant(name, bias, self.node, constant)
+            for node in self.nodes:
+                node.args = (*node.args[:2], new, *node.args[3:])
 
     @property
     def _present(self) -> Tensor:
@@ -127,29 +153,47 @@ class MatrixLayer:
         return insert_constant(self.graph_module, name, kept, before=before, created_by=self.created_by, replaces=old)
 
 
-def matrix_layers(quantized: fx.GraphModule, reference: fx.GraphModule, target: Target, created_by: str) -> list[MatrixLayer]:
-    """The convolutions and linear layers in `quantized` which alone read a quantized constant, as the graph orders them.
+def matrix_layers(
+    quantized: fx.GraphModule, reference: fx.GraphModule, target: Target, created_by: str, notes: list[str]
+) -> list[MatrixLayer]:
+    """The convolutions and linear layers in `quantized` whose quantized constant nothing else reads, as the graph orders them.
 
     Args:
         reference: the same graph before quantizers were inserted.
         target: says which operations have weights.
+        notes: takes one on the layers whose weight is read in other ways as well.
     """
     float_nodes = {node.name: node for node in reference.graph.nodes}
-    found = []
+    calls = defaultdict[fx.Node, list[Call]](list)
     for node in quantized.graph.nodes:
         if node.target in MATRIX_PRODUCTS and node.target in target.weighted and node.name in float_nodes:
-            call = node.args[1]
-            if quantizer_of(quantized, call) and serves_weight(call) and _is_its_own(call):
-                found.append(MatrixLayer(quantized, reference, node, float_nodes[node.name], created_by))
+            weight = node.args[1]
+            if quantizer_of(quantized, weight) and serves_weight(weight):
+                calls[weight].append(Call(node, float_nodes[node.name]))
+    found, left = list[MatrixLayer](), list[str]()
+    for weight, own in calls.items():
+        layer = MatrixLayer(quantized, reference, tuple(own), created_by)
+        if _is_read_by(layer.nodes, weight) and all(
+            _but_for_the_input(node) == _but_for_the_input(layer.node) for node in layer.nodes
+        ):
+            found.append(layer)
+        else:
+            left.append(layer.node.name)
+    notes += others_read(left)
     return found
 
 
-def _is_its_own(call: fx.Node) -> bool:
-    """Whether `call`, and each mask in front of it, has one reader."""
-    while call.op == "call_module":
+def _but_for_the_input(node: fx.Node) -> tuple[Any, ...]:
+    return node.target, node.args[1:], node.kwargs
+
+
+def _is_read_by(readers: Sequence[fx.Node], call: fx.Node) -> bool:
+    """Whether nothing but `readers` reads `call`, and each mask in front of it has one reader."""
+    if call.users.keys() != set(readers):
+        return False
+    while (call := call.args[0]).op == "call_module":
         if len(call.users) != 1:
             return False
-        call = call.args[0]
     return True
 
 
@@ -159,31 +203,37 @@ Pair = tuple[Execution, Execution]
 
 def in_step(
     layers: Sequence[MatrixLayer], reference: fx.GraphModule, quantized: fx.GraphModule, batches: Sequence[Leaves]
-) -> Iterator[tuple[MatrixLayer, list[Pair]]]:
-    """Each layer with the runs of either model on each of `batches`, the float one first, just before the layer.
+) -> Iterator[tuple[MatrixLayer, Call, list[Pair]]]:
+    """Each call of each layer with the runs of either model on each of `batches`, the float one first, just before the call.
 
-    What is done to a layer before the next one is asked for takes effect.
+    What is done to a layer before the next call is asked for takes effect: so it is done at its last.
     """
     pairs = [(Execution(reference, inputs), Execution(quantized, inputs)) for inputs in batches]
-    for layer in layers:
+    for layer, call in _in_order(layers):
         for before, after in pairs:
-            before.advance(layer.twin)
-            after.advance(layer.node)
-        yield layer, pairs
+            before.advance(call.twin)
+            after.advance(call.node)
+        yield layer, call, pairs
 
 
 @torch.no_grad()
 def float_inputs(
     layers: Sequence[MatrixLayer], reference: fx.GraphModule, batches: Sequence[Leaves], precision: Precision = "float32"
-) -> Iterator[tuple[MatrixLayer, list[Tensor]]]:
-    """Each layer with what it reads, a tensor a batch, when `reference`, the float model, runs on `batches`.
+) -> Iterator[tuple[MatrixLayer, Call, list[Tensor]]]:
+    """Each call of each layer with what it reads, a tensor a batch, when `reference`, the float model, runs on `batches`.
 
-    Runs no further than the last layer.
+    Runs no further than the last call.
     """
     arithmetic = choose_arithmetic(precision, reference, batches[0])
     runs = [Execution(reference, inputs, arithmetic) for inputs in batches]
-    for layer in layers:
+    for layer, call in _in_order(layers):
         for run in runs:
-            run.advance(layer.twin)
-        inputs = (run.value(layer.twin.args[0]) for run in runs)
-        yield layer, [x for x in inputs if x.numel()]
+            run.advance(call.twin)
+        inputs = (run.value(call.twin.args[0]) for run in runs)
+        yield layer, call, [x for x in inputs if x.numel()]
+
+
+def _in_order(layers: Sequence[MatrixLayer]) -> list[tuple[MatrixLayer, Call]]:
+    """The calls of all `layers`, as their graph orders them."""
+    order = {node: position for layer in layers[:1] for position, node in enumerate(layer.graph_module.graph.nodes)}
+    return sorted(((layer, call) for layer in layers for call in layer.calls), key=lambda one: order[one[1].node])
