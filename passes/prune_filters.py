@@ -109,6 +109,8 @@ class PruneFilters(Pass):
         made = mask_weights(
             graph_module, {constant: FilterMask(mask) for constant, mask in masks.items()}, self, context.reference
         )
+        for call in made:
+            call.meta["parts"] = channels.products.chosen
         for twin in twins:
             count_all(twin)
         for norm in graph.find_nodes(op="call_function", target=resolve("batch_norm")):
@@ -118,7 +120,10 @@ class PruneFilters(Pass):
     def controller(self, graph_module: fx.GraphModule) -> FilterController | None:
         """Its `set_level` takes a share, as `amount` or `flops` do; None where no filter could be removed, or they are gone."""
         masks = masks_of(graph_module, self)
-        return FilterController(graph_module, masks, self._selection, self.schedule, self._target) if masks else None
+        parts = [node.meta["parts"] for node in graph_module.graph.nodes if node.meta.get("owner") is self]
+        return (
+            FilterController(graph_module, masks, self._selection, self.schedule, self._target, *parts[:1]) if masks else None
+        )
 
     def _summary(self, channels: Channels, groups: list[Cluster], chosen: set[int]) -> str:
         total = sum(len(layer.filters) for layer in channels.layers)

@@ -131,6 +131,29 @@ def test_folded_filters_can_be_removed_from_the_model_itself():
     assert not any("original" in name for name in compiled.state_dict())
 
 
+class Latents(nn.Module):
+    """Cross attention of learned latents, which are a sum's operand and, through a layer, the queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.latents, self.scale = nn.Parameter(torch.randn(3, 8)), nn.LayerNorm(8)
+        self.query, self.key, self.up, self.out = nn.Linear(8, 8), nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.key(x)
+        x = F.scaled_dot_product_attention(self.query(self.latents).expand(len(x), 3, 8), x, x) + self.latents
+        return self.out(self.up(self.scale(x)).relu())
+
+
+def test_what_weights_are_computed_from_loses_nothing():
+    torch.manual_seed(0)
+    model, x, prune = Latents().eval(), torch.randn(2, 5, 6), PruneFilters(amount=0.5, multiple=1, summed=True)
+    masked, removed = (fxcompress.compile(model, [prune, *rest], data=[x]) for rest in ([], [passes.RemoveFilters()]))
+    assert removed.get_parameter("up.weight").shape == (8, 8)
+    assert "the filters of key stay: weights are computed from them" in "".join(removed.report.notes)
+    torch.testing.assert_close(masked(x), removed(x))
+
+
 def test_bits_are_chosen_for_weights_that_are_computed():
     model, x = network("weight norm")
     choose = passes.ChooseBits(loss=lambda model, x: model(x).square().mean(), ratio=1.2)

@@ -127,6 +127,32 @@ def test_ignored_layers_stay_whole_when_masks_change():
     assert compiled.get_submodule("_3_weight_mask").mask.flatten(2).any(2).any(0).all()
 
 
+class Shuffled(nn.Module):
+    """Groups that are shuffled, and a norm over groups of another size: which part of an axis goes is decided several times."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.grouped = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1, groups=4)
+        self.depthwise, self.norm = nn.Conv2d(32, 32, 1, groups=32), nn.GroupNorm(8, 32)
+        self.second, self.last = nn.Conv2d(32, 48, 1, groups=2), nn.Conv2d(48, 2, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.grouped(x).unflatten(1, (4, 8)).transpose(1, 2).flatten(1, 2)
+        return self.last(self.second(self.norm(self.depthwise(y)) + x))
+
+
+def test_masks_that_are_made_anew_for_the_same_level_are_the_same():
+    torch.manual_seed(0)
+    prune = passes.PruneFilters(amount=0.5, multiple=1, summed=True)
+    compiled = fxcompress.compile(Shuffled().eval(), [prune], example_inputs=torch.randn(2, 3, 4, 4))
+    controller = copy.deepcopy(compiled).controller["PruneFilters"]
+    first = [mask.mask.clone() for mask in controller._masks.values()]
+    for level in (0.0, 0.5):
+        controller.set_level(level)
+    assert all(torch.equal(mask.mask, one) for mask, one in zip(controller._masks.values(), first, strict=True))
+
+
 def test_a_level_by_hand_is_a_share_of_what_was_asked_for():
     compiled = pruned(flops=0.3)
     controller = compiled.controller["PruneFilters"]

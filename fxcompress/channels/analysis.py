@@ -13,23 +13,29 @@ from fxcompress.channels.call import Call, rule_of
 from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
 from fxcompress.channels.narrowable import Narrowable
+from fxcompress.channels.products import Parts
 from fxcompress.errors import describe
-from fxcompress.ir.constants import interior, is_constant, key_of
+from fxcompress.ir.constants import interior, is_computed, is_constant, key_of
 from fxcompress.ir.dialect import SCALAR_FUNCTIONS
 from fxcompress.ir.signature import operation
 
 
-def analyze(graph_module: fx.GraphModule, keep: Callable[[Channels], None] | None = None) -> Channels:
+def analyze(
+    graph_module: fx.GraphModule, keep: Callable[[Channels], None] | None = None, parts: Parts | None = None
+) -> Channels:
     """The channel dependencies of `graph_module`.
 
     Args:
         keep: pins what must stay for reasons of its own, before it is decided which part of a split axis may lose indices.
+        parts: what was decided on that in an analysis before (see `Products.resolve`).
     """
     channels, constants = Channels(graph_module), dict[str, list[Ids | None]]()
     inside = interior(graph_module.graph)
     for node in graph_module.graph.nodes:
         if is_constant(node):  # the same ones wherever the graph reads a constant
             channels.axes[node] = constants.setdefault(key_of(node), _constant(channels, node))
+            if any(reader in inside or is_computed(reader) for reader in node.users):
+                channels.pin_all(channels.axes[node], "weights are computed from them")
         elif node in inside:
             channels.axes[node] = channels.fixed(node.meta.get("val"), "it is on the way to a weight that is computed")
         elif node.op == "output":
@@ -39,7 +45,7 @@ def analyze(graph_module: fx.GraphModule, keep: Callable[[Channels], None] | Non
             channels.axes[node] = _computed(channels, node)
     if keep is not None:
         keep(channels)
-    channels.products.resolve()
+    channels.products.resolve(parts)
     return channels
 
 

@@ -19,7 +19,6 @@ from torch._ops import OpOverload
 
 from fxcompress.channels.dependencies import Channels
 from fxcompress.channels.elements import Ids
-from fxcompress.channels.products import Product
 from fxcompress.errors import describe
 from fxcompress.ir.counted_ops import COUNTED
 from fxcompress.ir.signature import arguments
@@ -224,7 +223,7 @@ class Call:
 
     def _add_product(self, whole: Ids, parts: Sequence[Axis], preferred: int | None = None) -> None:
         ids, sizes = tuple(part.ids for part in parts), tuple(part.size for part in parts)
-        self.channels.products.pending.append(Product(whole, ids, sizes, str(self), preferred))
+        self.channels.products.add(self.node, whole, ids, sizes, str(self), preferred)
 
     # ------------------------------------------------------------------------------------------------------- weights
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from torch import fx
+
 from fxcompress.channels.elements import Elements, Ids
+
+Parts = Mapping[str, int | None]
+"""The part of each product which may lose indices, by the product's name; None for no part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +22,7 @@ class Product:
     Attributes:
         where: the operation that splits or merges, for messages.
         preferred: the part to lose indices where as many could go with another.
+        name: tells it from the others of the graph, in every analysis of that.
     """
 
     whole: Ids
@@ -24,6 +30,7 @@ class Product:
     sizes: tuple[int, ...]
     where: str
     preferred: int | None = None
+    name: str = ""
 
     def coordinates(self, part: int) -> list[int]:
         """For each index of the whole, which index of `part` it belongs to."""
@@ -33,17 +40,43 @@ class Product:
 
 @dataclass
 class Products:
-    """The products of a graph, to be resolved when it is known what must stay: what is left must be a box of numbers."""
+    """The products of a graph, to be resolved when it is known what must stay: what is left must be a box of numbers.
+
+    Attributes:
+        chosen: what has been resolved.
+    """
 
     elements: Elements
     pending: list[Product] = field(default_factory=list)
+    chosen: dict[str, int | None] = field(default_factory=dict)
 
-    def resolve(self) -> None:
+    def add(
+        self,
+        node: fx.Node,
+        whole: Ids,
+        parts: tuple[Ids | None, ...],
+        sizes: tuple[int, ...],
+        where: str,
+        preferred: int | None,
+    ) -> None:
+        """Note a product that `node` splits or merges; see `Product`."""
+        number = sum(product.name.startswith(f"{node.name}.") for product in self.pending)
+        self.pending.append(Product(whole, parts, sizes, where, preferred, f"{node.name}.{number}"))
+
+    def resolve(self, known: Parts | None = None) -> None:
         """Choose for each which of its parts may lose indices, those without a choice first.
 
         The part chosen is the one with which most can be removed; else one whose indices need not go together; else one that
         was chosen elsewhere; else the one that is preferred; else the one with most sets of indices.
+
+        Args:
+            known: what was `chosen` in the same graph when less was pinned: with other parts, other channels would go.
         """
+        known = known or {}
+        for product in self.pending:
+            if product.name in known:
+                self._choose(product, known[product.name])
+        self.pending = [product for product in self.pending if product.name not in known]
         while self.pending:
             options = [(product, self._candidates(product)) for product in self.pending]
             forced = [option for option in options if len(option[1]) <= 1]
@@ -81,6 +114,7 @@ class Products:
         return len({joined.find(one) for one in own})
 
     def _choose(self, product: Product, chosen: int | None) -> None:
+        self.chosen[product.name] = chosen
         reason = f"the axis is split or merged in {product.where}"
         for part, ids in enumerate(product.parts):
             if part != chosen:

@@ -11,6 +11,7 @@ from torch import fx
 from fxcompress.channels import Channels, analyze
 from fxcompress.channels.clusters import clusters
 from fxcompress.channels.masking import element_masks
+from fxcompress.channels.products import Parts
 from fxcompress.channels.selection import Selection, cost_without
 from fxcompress.ir.cost import cost, readable_count
 from fxcompress.masks.mask import Mask, source_constant
@@ -28,6 +29,7 @@ class FilterController(LevelController):
 
     Args:
         masks: by the constants behind them.
+        parts: what was decided on split axes when the masks were made (see `Products.resolve`).
 
     Attributes:
         selection: how filters are chosen.
@@ -41,10 +43,11 @@ class FilterController(LevelController):
         selection: Selection,
         schedule: Schedule | None,
         target: float,
+        parts: Parts | None = None,
     ):
         super().__init__(schedule, target)
         self.selection, self._masks = selection, dict(masks)
-        self.channels = analyze(graph_module, self._pin_what_has_no_mask)
+        self.channels = analyze(graph_module, self._pin_what_has_no_mask, parts)
         self.clusters = clusters(self.channels)
 
     def _pin_what_has_no_mask(self, channels: Channels) -> None:
