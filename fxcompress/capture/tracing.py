@@ -101,7 +101,8 @@ def _check_call(model: nn.Module, example: ExampleInputs) -> None:
         inspect.signature(model.forward).bind(*example.args, **example.kwargs)
     except TypeError as problem:
         raise InputError(
-            f"forward of {type(model).__name__} takes {inspect.signature(model.forward)}, not {example!r}: {problem}"
+            f"forward of {type(model).__name__} takes {inspect.signature(model.forward)}, not {example!r}: {problem}; give the "
+            "inputs in this order, or a dict (a .npz file) with these names"
         ) from None
 
 

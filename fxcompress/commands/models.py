@@ -43,7 +43,10 @@ def load_model(target: str, *, trust: bool = False) -> nn.Module | ExportedProgr
     if target.endswith(".pt2"):
         return _load_program(Path(target), trust)
     if Path(target).suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".bin"):
-        raise InputError(f"{target} holds weights, not a model; {HOW}, where the function builds the model and loads them")
+        raise InputError(
+            f"{target} is no file of a model that is read here: such files hold weights, pickled modules or TorchScript; {HOW}"
+            ", where the function builds the model and loads them"
+        )
     function, args, kwargs = _call(target)
     module_name, colon, name = function.partition(":")
     if not colon or not module_name or not name:
@@ -52,7 +55,7 @@ def load_model(target: str, *, trust: bool = False) -> nn.Module | ExportedProgr
     if not isinstance(model, (nn.Module, ExportedProgram)) or args or kwargs:
         model = _called(model, target, args, kwargs)
     if not isinstance(model, (nn.Module, ExportedProgram)):
-        raise InputError(f"{target} returned a {type(model).__name__}, not a torch.nn.Module; let it return the model")
+        raise InputError(f"{target} returned {type(model).__name__}, not a torch.nn.Module; let it return the model")
     return model
 
 
@@ -153,7 +156,8 @@ def _import(name: str) -> Any:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise
         parent, _, leaf = name.rpartition(".")
-        hint = _nearest(leaf, _siblings(parent if error.name == name else ""))
+        package = parent if error.name == name else ""
+        hint = _nearest(leaf, _siblings(package), package or "the current folder")
         raise InputError(f"there is no module {error.name!r}, here or installed{hint}; {HOW}") from None
 
 
@@ -173,15 +177,15 @@ def _factory(module: Any, module_name: str, name: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             public = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n, None))]
-            raise InputError(f"{module_name} has no {part!r}{_nearest(part, public)}")
+            raise InputError(f"{module_name} has no {part!r}{_nearest(part, public, 'it')}")
         found = getattr(found, part)
     if not callable(found):
         raise InputError(f"{module_name}:{name} is a {type(found).__name__}, not a function that returns a model")
     return found
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str], where: str) -> str:
     close = difflib.get_close_matches(name, known, 3)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; it has {', '.join(sorted(known)[:8])}" if 0 < len(known) <= 8 else ""
+    return f"; {where} has {', '.join(sorted(known)[:8])}" if 0 < len(known) <= 8 else ""

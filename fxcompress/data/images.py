@@ -123,7 +123,7 @@ class ArrayFile:
         self.path, self.batch_size = Path(path), batch_size
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}; give a .npy file or a folder of images")
-        with unreadable(f"{self.path} is not a numpy array", "write it with numpy.save"):
+        with unreadable(f"{self.path} is not a numpy array", "write an array of numbers with numpy.save"):
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         self._check(array, shape)
@@ -173,7 +173,8 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
         there = f"none of its {others} files is" if others else "it is empty; put"
         ending = "one" if others else "some there"
         kinds = ", ".join(sorted(SUFFIXES))
-        raise InputError(f"no images in the folder {root}: {there} {ending} ({kinds})")
+        what = "; give the folder that they are in, or the samples as an array, FILE.npy" if others else ""
+        raise InputError(f"no images in the folder {root}: {there} {ending} ({kinds}){what}")
     return found
 
 
