@@ -23,13 +23,13 @@ def network(gain, depth=6):
 DATA = [torch.randn(8, 4, 2, 2, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 
 
-@pytest.mark.parametrize("gain", [1e-3, 1e3])
+@pytest.mark.parametrize("gain", [1e-3, 0.2, 1e3])
 def test_a_network_that_was_never_run_is_told_where_ranges_are_chosen(gain):
     with pytest.warns(TrainingWarning, match=r"batch norms have statistics of other data than this.*training mode"):
         fxcompress.compress(network(gain).eval(), data=DATA)
 
 
-@pytest.mark.parametrize("gain", [1e-3, 1e3])
+@pytest.mark.parametrize("gain", [1e-3, 0.2, 1e3])
 def test_after_a_run_in_training_mode_there_is_nothing_to_tell(gain):
     model = network(gain).train()
     for layer in model:
