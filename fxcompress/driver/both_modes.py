@@ -11,6 +11,7 @@ from torch import fx
 from fxcompress.data.convention import PARAMETERS
 from fxcompress.driver.clamps import hand_over
 from fxcompress.driver.granted import Granted
+from fxcompress.driver.live_norms import with_live_norms
 from fxcompress.ir import modes, output_layout
 
 
@@ -48,7 +49,7 @@ class BothModes(fx.GraphModule):
         twin = self._graph_in_training = modes.training_twin(own, functools.partial(hand_over, self))
         if twin is not None:
             try:
-                self._graph = twin
+                self._graph = with_live_norms(twin)
                 super().recompile()
             finally:
                 self._graph = own
