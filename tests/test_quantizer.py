@@ -139,3 +139,14 @@ def test_a_scale_is_one_where_it_could_not_be_divided_by_and_else_as_small_as_th
     width = 127 if symmetric else 127.5
     wanted = scale if scale == 1 else high / width
     torch.testing.assert_close(found, torch.tensor([wanted, 2.0 if symmetric else 4.0]), rtol=1e-5, atol=0.0)
+
+
+def test_a_zero_point_that_an_average_made_a_fraction_of_is_whole():
+    quantizer = Quantizer(QuantizationSpec(bits=8, symmetric=False))
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    x, point = torch.linspace(-1, 1, 50), quantizer.zero_point.clone()
+    expected, integers = quantizer(x), quantizer.integers(x)
+    with torch.no_grad():
+        dict(quantizer.named_buffers())["zero_point"].sub_(1e-5)
+    assert torch.equal(quantizer.zero_point, point)
+    assert torch.equal(quantizer(x), expected) and torch.equal(quantizer.integers(x), integers)

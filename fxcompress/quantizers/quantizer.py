@@ -48,7 +48,6 @@ class Quantizer(nn.Module):
     """
 
     scale: Tensor
-    zero_point: Tensor
 
     def __init__(self, spec: QuantizationSpec, shape: Sequence[int] = (), estimator: Estimator | None = None):
         super().__init__()
@@ -59,6 +58,14 @@ class Quantizer(nn.Module):
         self.register_buffer("scale", torch.ones(scale_shape))
         self.register_buffer("zero_point", torch.zeros(scale_shape))
         self.followed = FollowedRange(scale_shape)
+
+    @property
+    def zero_point(self) -> Tensor:
+        """Whole, whatever an average over models made of the buffer."""
+        held = self._buffers.get("zero_point")
+        if held is None:
+            raise AttributeError("zero_point")
+        return held.round()
 
     def get_extra_state(self) -> Tensor:
         """`signed`, `ready`, `enabled` and the number of bits, for `state_dict`: what a pass may choose by the data."""
@@ -120,7 +127,7 @@ class Quantizer(nn.Module):
     def set_grid(self, scale: Tensor, zero_point: Tensor, signed: bool) -> None:
         """Round to multiples of `scale` around `zero_point` (of the shape of `scale`), on a signed grid or not."""
         self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
+        self._buffers["zero_point"].copy_(zero_point)
         self.signed, self.ready = signed, True
 
     @torch.no_grad()
