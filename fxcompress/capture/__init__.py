@@ -16,7 +16,7 @@ from fxcompress.capture.outside import calls_outside
 from fxcompress.capture.partial import PartialCapture, called_submodules, capture_submodules, does_not_run, reason_of
 from fxcompress.capture.recording import forwards_replaced
 from fxcompress.capture.traceable import plain_kernels
-from fxcompress.capture.training_trace import Modes, in_modes
+from fxcompress.capture.training_trace import Modes, in_modes, training_modes
 from fxcompress.capture.twin import forward_alone, is_surrounded, private_copy, switch, twin_of, unwritten
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "private_copy",
     "reason_of",
     "switch",
+    "training_modes",
     "twin_of",
     "unwritten",
     "widen",

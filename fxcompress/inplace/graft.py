@@ -17,6 +17,7 @@ from torch import fx, nn
 from fxcompress.compiled import Compiled
 from fxcompress.errors import InputError
 from fxcompress.inplace.calls import Calls
+from fxcompress.inplace.insides import Insides
 from fxcompress.ir.dialect import copy_graph
 from fxcompress.ir.own_class import Underived, give_class
 from fxcompress.ir.state import same_attributes
@@ -33,10 +34,10 @@ def graft(module: nn.Module, compiled: Compiled) -> Compiled:
     """
     check_graftable(module)
     check_state(module, compiled)
-    graph = copy_graph(compiled.graph)
+    graph, insides = copy_graph(compiled.graph), Insides(module, compiled.graph)
     _move_in(module, compiled, graph)
     twin = Compiled.sharing(module, graph, compiled)
-    _replace_forward(module, twin)
+    _replace_forward(module, twin, insides)
     return twin
 
 
@@ -127,7 +128,7 @@ def _free(owner: nn.Module, name: str) -> str:
     return unique
 
 
-def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
+def _replace_forward(module: nn.Module, compiled: Compiled, insides: Insides) -> None:
     """Give the instance a class of its own, of the same name, whose forward runs the graph of `compiled`.
 
     The instance runs `compiled` itself, so that controllers who watch that see every pass; a copy of it runs the code alone.
@@ -139,6 +140,7 @@ def _replace_forward(module: nn.Module, compiled: Compiled) -> None:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         mine = self is instance()
         if mine:
+            insides.check(self.training)
             compiled.training = self.training
         return calls.run(self, run if mine else self._compressed_code, args, kwargs)
 
