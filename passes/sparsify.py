@@ -33,7 +33,8 @@ class Sparsify(Pass):
 
     Args:
         level: the share of the weights to mask, 0.5 unless a `pattern` says it. Without a schedule, weights that are zero
-            already are masked in any case, and counted; with 0 they alone.
+            already are masked in any case, and counted; with 0 they alone. A weight of nothing but zeros is yet to be trained,
+            and stays whole.
         criterion: ``"normalized"`` takes each layer's weights for a share of their root sum of squares, ``"magnitude"`` as
             they are (`fxcompress.sparsity.CRITERIA`).
         ranking: ``"global"`` ranks the weights of all layers, ``"local"`` masks the same share of each.
@@ -82,10 +83,11 @@ class Sparsify(Pass):
         """Which elements to mask, by the position of the layer."""
         if self.pattern is None:
             level = self._target if self.schedule is None else self.schedule.initial
-            found = smallest(weights, level, self.criterion, self.ranking)
-            if self.schedule is None:
-                found = [chosen | (weight == 0) for chosen, weight in zip(found, weights)]
-            return dict(enumerate(found))
+            whole = [layer.node.name for layer, weight in zip(layers, weights) if not weight.any()]
+            if whole:
+                context.notes.append(f"{', '.join(whole)} stay whole: all weights are zero, and have yet to be trained")
+            keep_zeros = self.schedule is None
+            return dict(enumerate(smallest(weights, level, self.criterion, self.ranking, keep_zeros=keep_zeros)))
         pattern = Pattern.parse(self.pattern)
         fitting = [i for i, layer in enumerate(layers) if pattern.fits(weights[i].shape[layer.input_axis])]
         left = [layer.node.name for i, layer in enumerate(layers) if i not in fitting]

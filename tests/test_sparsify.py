@@ -131,6 +131,21 @@ def test_zeros_that_are_there_stay_and_count():
     assert not any(map(zeros, masks(sparse(model, schedule=Polynomial(epochs=2))).values()))  # training may fill them
 
 
+@pytest.mark.parametrize("options", [{"level": 0.5}, {"schedule": Polynomial(epochs=1)}, {"level": 0.5, "ranking": "local"}])
+def test_a_weight_that_is_yet_to_be_trained_is_left_whole(options):
+    model = network()
+    with torch.no_grad():
+        model[2].weight.zero_()  # as the second factor of an adapter, or the last layer of a residual branch
+    compiled = sparse(model, **options).train()
+    for _ in range(2):
+        compiled.controller.scheduler.epoch_step()
+    found = masks(compiled)
+    assert found["2"].all() and zeros(found["0"]) and zeros(found["4"])
+    assert any("_2 stay whole" in note for note in compiled.report.rows[-1].notes)
+    compiled(X).sum().backward()
+    assert compiled.get_parameter("2.weight").grad.any()
+
+
 def test_ignored_layers_stay():
     assert list(masks(sparse(ignored=["0", "op:linear"]))) == ["2"]
 

@@ -28,12 +28,25 @@ _ROUNDING = 5e-3
 Ranking = Literal["global", "local"]
 
 
-def smallest(weights: Sequence[Tensor], level: float, criterion: str, ranking: Ranking) -> list[Tensor]:
-    """The share `level` of the elements of `weights` that matters least, of all together or of each: bool, a tensor each."""
-    scores = [importance.CRITERIA[criterion](weight.detach().float()) for weight in weights]
+def smallest(weights: Sequence[Tensor], level: float, criterion: str, ranking: Ranking, *, keep_zeros: bool) -> list[Tensor]:
+    """The share `level` of the elements of `weights` that matters least, of all together or of each: bool, a tensor each.
+
+    A weight of nothing but zeros has none that matters less than others, and is left whole: it has yet to be trained, as
+    adapters begin, and what is masked never is.
+
+    Args:
+        keep_zeros: whether other elements that are zero are among them, however many there are.
+    """
+    begun = [weight.detach().float() for weight in weights if weight.any()]
+    scores = [importance.CRITERIA[criterion](weight) for weight in begun]
     if ranking == "local":
-        return [zeros for score in scores for zeros in importance.lowest([score], level)]
-    return importance.lowest([score.to(scores[0].device) for score in scores], level) if scores else []
+        found = iter([zeros for score in scores for zeros in importance.lowest([score], level)])
+    else:
+        found = iter(importance.lowest([score.to(scores[0].device) for score in scores], level) if scores else [])
+    lowest = [next(found) if weight.any() else torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+    if not keep_zeros:
+        return lowest
+    return [chosen | ((weight == 0) & weight.any()).to(chosen.device) for chosen, weight in zip(lowest, weights)]
 
 
 class _MaskedLayers(LevelController):
@@ -134,10 +147,10 @@ class SparsityController(_MaskedLayers):
 
     @torch.no_grad()
     def _mask(self, names: list[str], level: float) -> None:
-        found = smallest([self.weight(name) for name in names], level, self.criterion, self.ranking)
+        weights, keep_zeros = [self.weight(name) for name in names], self.scheduler.schedule is None
+        found = smallest(weights, level, self.criterion, self.ranking, keep_zeros=keep_zeros)
         for name, zeros in zip(names, found):
-            kept = ~zeros if self.scheduler.schedule is not None else ~zeros & (self.weight(name) != 0)
-            self.masks[name].mask.copy_(kept)
+            self.masks[name].mask.copy_(~zeros)
 
     def reached(self) -> float:
         """The share of the layers' weights that is masked."""
