@@ -346,3 +346,26 @@ def test_arguments_that_have_to_be_given_are_recorded_though_none():
     with pytest.warns(PartialCaptureWarning):
         compiled = fxcompress.compile(Asking().eval(), [], example_inputs=torch.rand(2, 4))
     assert list(compiled.parts) == ["masked"]
+
+
+class ByMode(nn.Module):
+    """A classifier that keeps MMEngine's contract, as its own example does."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+
+    def forward(self, imgs, labels=None, mode="tensor"):
+        scores = self.net(imgs)
+        return {"loss": nn.functional.cross_entropy(scores, labels)} if mode == "loss" else scores
+
+    def train_step(self, data, optim_wrapper):
+        return self(**data, mode="loss")
+
+
+def test_a_model_that_a_mode_tells_what_to_return_is_compressed_in_its_children():
+    model, images = ByMode(), torch.randn(4, 3, 2, 2)
+    compression = fxcompress.compress(model, [], data=[{"imgs": images}])
+    assert list(compression.compiled.parts) == ["net"]
+    model.train_step({"imgs": images, "labels": torch.tensor([0, 1, 2, 0])}, None)["loss"].backward()
+    assert model.net[1].weight.grad is not None

@@ -9,6 +9,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.errors import InputError
 from fxcompress.training import Polynomial
 
 mmengine = framework("mmengine")
@@ -17,6 +18,8 @@ from mmengine.dataset import InfiniteSampler  # noqa: E402
 from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.model import BaseDataPreprocessor, BaseModel, BaseModule  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+
+from fxcompress.compat.mmengine import Compress  # noqa: E402
 
 
 class Initialised(BaseModule):
@@ -215,3 +218,12 @@ def test_images_for_calibration_are_prepared_as_training_prepares_them_without_a
 
 def test_the_detector_is_an_ordinary_module():
     assert isinstance(Detector(), nn.Module)
+
+
+def test_batches_that_are_not_of_openmmlab_are_told(tmp_path):
+    file = tmp_path / "int8.yaml"
+    fxcompress.Config(passes=[passes.Quantize(), passes.Calibrate()]).dump(file)
+    pairs = torch.utils.data.DataLoader([(torch.randn(3, 8, 8), 0)] * 2)
+    hook = Compress(config=file, batches=1)
+    with pytest.raises(InputError, match=r"dicts with 'inputs'.*gives a .*compression.callback"):
+        made(tmp_path, [hook], Detector(), train_dataloader=pairs).train()

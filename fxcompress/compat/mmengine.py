@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -75,7 +75,7 @@ class Compress(Hook):
             runner._has_loaded = True
         with _without_augments(model.data_preprocessor) as prepare:
             given = (prepare(batch, True) for batch in islice(_another(runner.train_dataloader), self.batches))
-            data = [{"inputs": one["inputs"]} for one in given]
+            data = [_inputs(one) for one in given]
         self.compression = compress(model, config=self.config, data=data, submodules=self.submodules)
         _join(runner.optim_wrapper, self.compression)
         self.steps = CompressionHook(self.compression.controller, model, self.add_loss)
@@ -94,6 +94,22 @@ def _another(loader: DataLoader[Any]) -> DataLoader[Any]:
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
     seeded = torch.Generator().manual_seed(0)
     return DataLoader(loader.dataset, size, shuffle=True, generator=seeded, collate_fn=loader.collate_fn)
+
+
+def _inputs(batch: Any) -> dict[str, Any]:
+    """What the model is given of `batch` where it is to find something.
+
+    Raises:
+        InputError: it is no batch of OpenMMLab's.
+    """
+    if not isinstance(batch, Mapping) or "inputs" not in batch:
+        form = f"a dict of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise InputError(
+            f"Compress reads batches that are dicts with 'inputs', as OpenMMLab's are, and this loader gives {form}; compress "
+            "the model in the script, fxcompress.compress(model, data=...), and give the Runner its callback: "
+            'compression.callback("mmengine")'
+        )
+    return {"inputs": batch["inputs"]}
 
 
 @contextmanager

@@ -34,7 +34,8 @@ def default_parts(model: nn.Module, example: ExampleInputs) -> list[str]:
     * Hugging Face: the base model (``base_model_prefix``), and each other child, the heads; of a model that has no base model
       and computes a loss (T5, CLIP), its children. Of one that is not called itself,
       as where a head calls the decoder in the base model, what is called in it.
-    * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well.
+    * torchvision, MMDetection, MMSegmentation: backbone, neck and heads, where `forward` takes targets as well; of others that
+      keep MMEngine's contract the children.
     * Where it returns something else in training (Ultralytics' YOLO): the outermost submodules that do not.
     """
     candidates = [*_of_hugging_face(model)] or [*_of_detectors(model)]
@@ -66,7 +67,15 @@ def _of_hugging_face(model: nn.Module) -> Iterator[str]:
 
 
 def _of_detectors(model: nn.Module) -> Iterator[str]:
-    """Of models that are given what they are to find: as ``targets`` in torchvision, as ``data_samples`` in OpenMMLab."""
-    if {"targets", "data_samples"} & inspect.signature(model.forward).parameters.keys():
+    """Of models that are given what they are to find: as ``targets`` in torchvision, as ``data_samples`` in OpenMMLab.
+
+    MMEngine's contract, `train_step` and a forward that a ``mode`` tells what to return, is kept by other models as well: of
+    them the children.
+    """
+    taken = inspect.signature(model.forward).parameters.keys()
+    by_mode = "mode" in taken and hasattr(model, "train_step")
+    if by_mode or {"targets", "data_samples"} & taken:
         paths = {path for path, _ in model.named_modules()}
-        yield from (path for path in _DETECTOR if path in paths)
+        named = [path for path in _DETECTOR if path in paths]
+        children = (name for name, child in model.named_children() if any(True for _ in child.parameters()))
+        yield from named or (children if by_mode else ())
