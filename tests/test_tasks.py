@@ -4,6 +4,7 @@ import gzip
 import json
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def run_example(task, *arguments, monkeypatch, name="__main__"):
     script = EXAMPLES / task / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
     monkeypatch.syspath_prepend(str(script.parent))
-    for name_beside in ("networks", "coco", "voc"):
+    for name_beside in ("networks", "coco", "voc", "folders", "sentences"):
         monkeypatch.delitem(sys.modules, name_beside, raising=False)
     return runpy.run_path(str(script), run_name=name)
 
@@ -165,6 +166,53 @@ def test_what_is_no_mask_of_an_image_is_told(mask, told, tmp_path, monkeypatch):
     (tmp_path / "images" / "one.jpg").unlink()
     with pytest.raises(SystemExit, match="images has none for 1 of masks, as for one.png"):
         masked(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("text,label\nGood,1\nBad,0\n", None),
+        ("\ufefftext,label\nGood,1\nBad,0\n", None),
+        ("sentence,label\nGood,1\n", "has no column text, but sentence, label"),
+        ("", "has no column label and text, but nothing"),
+        ("text,label\n", "has no rows"),
+        ("text,label\nGood,positive\n", "row 1 of .* has label 'positive': write a whole number"),
+        ("text,label\nGood,1\n,0\n", "row 2 of .* has no text"),
+        ("text,label\nGood,0\n", "has label 0 alone"),
+        ("text,label\nGood,2\n", "row 1 of .* has label 2, and what is trained on has 0 to 1"),
+    ],
+)
+def test_what_is_no_file_of_sentences_is_told(lines, told, tmp_path):
+    sentences = runpy.run_path(str(EXAMPLES / "language" / "sentences.py"))["Sentences"]
+    (file := tmp_path / "valid.csv").write_text(lines, encoding="utf-8")
+    read = partial(sentences, file, lambda text, **options: {"input_ids": [1], "attention_mask": [1]}, 8)
+    if told is None:
+        assert [read()[place]["labels"] for place in range(2)] == [1, 0] and read().classes == 2
+    else:
+        with pytest.raises(SystemExit, match=told):
+            read(classes=2 if "trained on" in told else None)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["a/1.png", "b/1.png", "b/.DS_Store"], None),
+        (["a/1.png"], "has a alone: .* a folder of images for each class"),
+        (["1.png"], "has none: .* a folder of images for each class"),
+        (["a/.DS_Store", "b/.DS_Store"], "has no images in its folders a, b"),
+        (["a/1.png", "b/notes.txt"], "notes.txt is no image: take it out"),
+    ],
+)
+def test_what_is_no_folder_of_classes_is_told(files, told, tmp_path):
+    folders = runpy.run_path(str(EXAMPLES / "classification" / "folders.py"))["Folders"]
+    for name, mode in zip(files, ("RGBA", "L", "RGB")):
+        (path := tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new(mode, (6, 4)).save(path) if path.suffix == ".png" else path.write_text("nothing")
+    if told is None:
+        assert [image.shape for image, _ in (folders(tmp_path, 4)[place] for place in range(2))] == [(3, 4, 4)] * 2
+    else:
+        with pytest.raises(SystemExit, match=told):
+            [folders(tmp_path, 4)[place] for place in range(2)]
 
 
 def test_mean_iou_is_of_the_classes_that_there_are(tmp_path, monkeypatch):

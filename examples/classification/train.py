@@ -16,15 +16,12 @@ from pathlib import Path
 import numpy as np
 import openvino
 import torch
+from folders import Folders
 from networks import build
-from PIL import Image
 
 import fxcompress
 from fxcompress import passes
 from fxcompress.training import Polynomial
-
-MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-SHORTER = 1.15  # the shorter side of an image in sides of the square that is cut from it
 
 
 def stacks(steps_per_epoch, epochs):
@@ -41,30 +38,6 @@ def stacks(steps_per_epoch, epochs):
         "binary": [canonical, passes.Binarize(), *int8],
         "distilled": [canonical, *int8, passes.Distill()],
     }
-
-
-class Folders(torch.utils.data.Dataset):
-    """The images of a folder of folders, one a class; to be trained on, they are cut at random and every other is mirrored."""
-
-    def __init__(self, folder, size, limit=None, varied=False):
-        self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        found = [(path, label) for label, name in enumerate(self.classes) for path in sorted((folder / name).iterdir())]
-        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
-        self.found, self.size, self.varied = [found[place] for place in order[:limit]], size, varied
-
-    def __len__(self):
-        return len(self.found)
-
-    def __getitem__(self, position):
-        path, label = self.found[position]
-        image = Image.open(path).convert("RGB")
-        scale = SHORTER * self.size / min(image.size)
-        image = image.resize([max(self.size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-        room = [side - self.size for side in image.size]
-        left, top = (int(torch.randint(free + 1, ())) if self.varied else free // 2 for free in room)
-        pixels = np.asarray(image.crop((left, top, left + self.size, top + self.size)), np.float32) / 255
-        pixels = torch.from_numpy((pixels - MEAN) / DEVIATION).permute(2, 0, 1)
-        return pixels.flip(2) if self.varied and torch.rand(()) < 0.5 else pixels, label
 
 
 def accuracy(file, loader):

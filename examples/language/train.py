@@ -8,13 +8,13 @@ Run the command again after an interruption: it goes on from the last checkpoint
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import openvino
 import torch
 import transformers
+from sentences import Sentences
 
 import fxcompress
 from fxcompress import QuantizationSpec, passes
@@ -38,23 +38,6 @@ def stacks(steps_per_epoch):
     }
 
 
-class Sentences(torch.utils.data.Dataset):
-    """The rows of a CSV file with the columns `text` and `label`."""
-
-    def __init__(self, path, tokenizer, tokens, limit=None):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))[:limit]
-        self.labels = [int(row["label"]) for row in rows]
-        self.encoded = [tokenizer(row["text"], truncation=True, max_length=tokens) for row in rows]
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, position):
-        encoded = self.encoded[position]
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"labels": self.labels[position]}
-
-
 def accuracy_in_openvino(file, loader):
     """Percent of the sentences that the file puts into the right class, in real single precision."""
     network = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -70,13 +53,10 @@ def main():
     options = parse()
     transformers.set_seed(options.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
-    train, valid = (
-        Sentences(path, tokenizer, options.tokens, limit)
-        for path, limit in ((options.train, options.limit), (options.valid, options.valid_limit))
-    )
+    train = Sentences(options.train, tokenizer, options.tokens, options.limit)
+    valid = Sentences(options.valid, tokenizer, options.tokens, options.valid_limit, train.classes)
     collate = transformers.DataCollatorWithPadding(tokenizer)
-    labels = max(train.labels) + 1
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=labels)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=train.classes)
 
     steps = -(-len(train) // options.batch)
     some = torch.utils.data.Subset(train, range(min(300, len(train))))
