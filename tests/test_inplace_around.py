@@ -102,3 +102,35 @@ def test_a_trace_by_torchscript_computes_the_same():
     traced = torch.jit.trace(model.eval(), x, check_trace=False)
     other = torch.randn(2, 3, 8, 8)
     assert torch.equal(traced(other), model(other))
+
+
+def adapted_by_a_hook(model, adapter):
+    model[1].register_forward_hook(lambda module, args, output: output + adapter(output))
+
+
+def adapted_by_a_forward(model, adapter):
+    own = model[1].forward
+    model[1].forward = lambda x: own(x) + adapter(x)
+
+
+class Adapted(nn.Module):
+    """A layer beside an adapter that its own forward does not call."""
+
+    def __init__(self, adapt):
+        super().__init__()
+        self.layers, self.adapter = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)
+        adapt(self.layers, self.adapter)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("adapt", [adapted_by_a_hook, adapted_by_a_forward])
+def test_parameters_that_closures_reach_are_trained(adapt):
+    torch.manual_seed(0)
+    model, x = Adapted(adapt), torch.randn(8, 4)
+    expected = model(x)
+    fxcompress.compress(model, QUANTIZED, data=[x])
+    model.train()(x).sum().backward()
+    assert all(one.grad is not None for one in model.parameters())
+    assert (model.eval()(x) - expected).abs().max() < expected.abs().max() / 50

@@ -21,6 +21,7 @@ from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.loops import LoopsOverSteps
 from fxcompress.capture.memory import remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
+from fxcompress.capture.reached_otherwise import read_as_parameters
 from fxcompress.capture.selected import LoopsOverAllPlaces, Most
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.steps import LoopError
@@ -159,6 +160,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     program = one()
         told = {"own_backwards": tuple(backwards), "autocasts": tuple(casts), **tries[-1].told()}
         program.graph_module.meta |= {"mode_reads": tries[-1].reads, **told}
+        read_as_parameters(program)
         return program
     except Exception as error:
         graph_so_far = getattr(error, "partial_fx_graph", None)
