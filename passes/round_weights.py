@@ -120,8 +120,9 @@ class RoundWeights(Pass):
             batches = joined(context.reference.graph, context, min(self.samples, limit))
             moments = defaultdict[fx.Node, Moments](Moments)
             for layer, call, inputs in float_inputs(layers, context.reference, batches, self.precision):
+                seen = moments[layer.node]
                 for x in inputs:
-                    moments[layer.node].add(input_patches(call.node, x, layer.weight.shape, self.patches))
+                    seen.add(input_patches(call.node, x, layer.weight.shape, self.patches))
                 if call is layer.calls[-1]:
                     yield layer, moments.pop(layer.node)
 

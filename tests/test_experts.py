@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxcompress
+from fxcompress import passes
 
 WIDTH, COUNT = 8, 4
 
@@ -210,6 +211,14 @@ def test_an_expert_that_no_data_reaches_stays_in_float(kind, tmp_path):
     onnx, vino = runs(compiled.to_onnx(tmp_path / "m.onnx", verify="strict"))
     np.testing.assert_allclose(vino(x.numpy()), wanted, atol=1e-4)
     assert np.abs(onnx(x.numpy()) - wanted).max() < 0.1 * np.abs(wanted).max()  # a rounding that falls the other way
+
+
+@pytest.mark.parametrize("mend", [passes.LearnRounding(), passes.CorrectBias(), passes.RoundWeights(sequential=True)])
+def test_experts_that_get_other_tokens_once_quantized_stay_as_they_are(mend):
+    model, data = built(Hit, biases=(0.0, 0.0, -90.0, 0.0))
+    few = fxcompress.QuantizationSpec(bits=3, symmetric=False)
+    compiled = fxcompress.compile(model, [passes.Quantize(activations=few), passes.Calibrate(), mend], data=data)
+    assert all(value.isfinite().all() for value in compiled.state_dict().values() if isinstance(value, torch.Tensor))
 
 
 def test_a_loop_over_those_that_are_hit_is_told():

@@ -32,7 +32,7 @@ def stacks(steps_per_epoch):
         "after": fxcompress.defaults.post_training(),
         "int8": int8,
         "w4a8": [passes.CanonicalizeActivations(), grids, passes.Calibrate(), passes.TrainQuantizers()],
-        "sparse": [passes.Sparsify(level=0.5, schedule=ramp), *int8],
+        "sparse": [passes.Sparsify(level=0.5, schedule=ramp), *int8, passes.Distill()],
         "pruned": [passes.PruneFilters(amount=0.3, schedule=ramp), *int8, passes.Distill()],
         "distilled": [*int8, passes.Distill()],
     }

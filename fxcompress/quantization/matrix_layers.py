@@ -206,14 +206,21 @@ def in_step(
 ) -> Iterator[tuple[MatrixLayer, Call, list[Pair]]]:
     """Each call of each layer with the runs of either model on each of `batches`, the float one first, just before the call.
 
-    What is done to a layer before the next call is asked for takes effect: so it is done at its last.
+    What is done to a layer before the next call is asked for takes effect: so it is done at its last. A layer is left out from
+    a call on that reads nothing, or not as much in either model, as an expert does to which other tokens go.
     """
     pairs = [(Execution(reference, inputs), Execution(quantized, inputs)) for inputs in batches]
+    left = set[fx.Node]()
     for layer, call in _in_order(layers):
+        shapes = []
         for before, after in pairs:
             before.advance(call.twin)
             after.advance(call.node)
-        yield layer, call, pairs
+            shapes.append((before.value(call.twin.args[0]).shape, after.value(call.node.args[0]).shape))
+        if any(one != other for one, other in shapes) or not any(one.numel() for one, _ in shapes):
+            left.add(layer.node)
+        if layer.node not in left:
+            yield layer, call, pairs
 
 
 @torch.no_grad()
