@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from emission import Call, captured
 from hypothesis import HealthCheck, given, settings
 from recipes import recipes
 from torch import nn
@@ -837,7 +838,8 @@ class Places(nn.Module):
         samples, outer, inner = view.stride()
         of_view = view.as_strided((x.shape[0], 2, 8), (samples, inner, outer), 8)
         of_copy = view.contiguous().as_strided((x.shape[0], 2, 8), (samples, 1, x.shape[1]))
-        return of_view, of_copy
+        with_gaps = view.contiguous()[:, :, 1:].as_strided((x.shape[0], 3), (samples, 1))
+        return of_view, of_copy, with_gaps
 
 
 def test_places_in_memory_are_those_of_the_model_however_passes_lay_tensors_out(tmp_path):
@@ -847,6 +849,12 @@ def test_places_in_memory_are_those_of_the_model_however_passes_lay_tensors_out(
         x = torch.randn(samples, length, 8)
         torch.testing.assert_close(compiled(x), model(x))
     fxcompress.compile(model, data=data).to_onnx(tmp_path / "m.onnx", verify="strict")
+
+
+def test_memory_that_no_value_of_the_graph_fills_is_refused():
+    x = torch.randn(4, 5, 6)[:, ::2]
+    with pytest.raises(CaptureError, match=r"call \.contiguous\(\) in front of as_strided .*emission\.py"):
+        captured(Call(lambda x: x.as_strided((2, 3), (1, 2))), x)
 
 
 class Halved(nn.Module):

@@ -45,12 +45,6 @@ def test_fractions_of_the_batch_size_are_refused() -> None:
         to_onnx_model(captured(Call(lambda x: x / x.shape[0] ** 0.5), torch.randn(2, 3)))
 
 
-def test_the_memory_of_a_view_is_refused() -> None:
-    """torchlib takes its values for it, in another order."""
-    with pytest.raises(EmitError, match=r"(?s)emission\.py.*call \.contiguous\(\) in front of it"):
-        to_onnx_model(captured(Call(lambda x: x[:, ::2].as_strided((2, 3), (1, 2))), torch.randn(4, 5, 6)))
-
-
 @pytest.mark.parametrize("given", [None, torch.full((2, 3, 2), 0.5)], ids=["random", "given samples"])
 def test_a_fractional_max_pool_is_refused_with_what_to_put_in_its_place(given: Tensor | None) -> None:
     model = nn.FractionalMaxPool2d(2, output_size=(4, 4), _random_samples=given)

@@ -12,6 +12,7 @@ from torch import nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.capture.selected import LoopsOverAllPlaces
 
 WIDTH, COUNT = 8, 4
 
@@ -330,3 +331,13 @@ def test_a_question_whose_answer_changes_more_than_what_is_found_is_not_in_a_gra
     with pytest.warns(fxcompress.errors.PartialCaptureWarning, match="data-dependent"):
         compiled = fxcompress.compile(model, [], example_inputs=(x,))
     assert compiled.parts.keys() == {"first", "second"}
+
+
+@pytest.mark.parametrize("left_by", ["break", "its end"])
+def test_a_loop_over_places_that_is_behind_is_not_made_shorter(left_by):
+    with LoopsOverAllPlaces({}) as places:
+        for place in torch.ones(3).nonzero():
+            if left_by == "break" and int(place):
+                break
+        torch.ones(1)
+    assert not places.shortened()

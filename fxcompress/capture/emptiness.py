@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxcompress.capture.decided import asks
 from fxcompress.capture.lines import calling_line
+from fxcompress.capture.replaced import replaced
 
 aten = torch.ops.aten
 
@@ -49,24 +50,29 @@ class SomethingFound(TorchFunctionMode):
         super().__init__()
         self.told: dict[str, None] = {}
         self._answers, self._counts, self._symbols = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), set[sympy.Symbol]()
-        self._evaluate: Callable[..., Any] = ShapeEnv.evaluate_expr
+        self._answering = replaced({(ShapeEnv, "evaluate_expr"): self._answered(ShapeEnv.evaluate_expr)})
 
     def __enter__(self) -> SomethingFound:
-        def evaluate(environment: ShapeEnv, expression: Any, *args: Any, **kwargs: Any) -> Any:
+        self._answering.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._answering.__exit__(*raised)
+
+    def _answered(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        """`evaluate`, which answers by what is found where it has no answer."""
+
+        def answered(environment: ShapeEnv, expression: Any, *args: Any, **kwargs: Any) -> Any:
             try:
-                return self._evaluate(environment, expression, *args, **kwargs)
+                return evaluate(environment, expression, *args, **kwargs)
             except GuardOnDataDependentSymNode:
                 if (answer := self._if_found(expression)) is None:
                     raise
                 self._note(_GRANTED)
                 return answer
 
-        ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
-        return super().__enter__()
-
-    def __exit__(self, *raised: Any) -> None:
-        ShapeEnv.evaluate_expr = self._evaluate  # type: ignore[method-assign]
-        super().__exit__(*raised)
+        return answered
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if asks(func, args) and args[0] in self._answers:

@@ -133,7 +133,7 @@ def _written_dropouts(graph: fx.Graph) -> list[fx.Node]:
             continue
         below: dict[fx.Node, None] = {dropout: None}
         for node in graph.nodes:
-            if _aliased_argument(node) in below:
+            if aliased_argument(node) in below:
                 below[node] = None
         beside = [node for node in graph.nodes if roots[node] is roots[dropout] and node not in below]
         writes = [node for node in (*below, *beside) if is_in_place(node) and order[node] > order[dropout]]
@@ -146,12 +146,13 @@ def storage_roots(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """For each node, the node whose storage it shares (itself, where it has its own)."""
     roots: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        source = _aliased_argument(node)
+        source = aliased_argument(node)
         roots[node] = roots[source] if source is not None else node
     return roots
 
 
-def _aliased_argument(node: fx.Node) -> fx.Node | None:
+def aliased_argument(node: fx.Node) -> fx.Node | None:
+    """What `node` shares its memory with, or may share it."""
     if node.op != "call_function":
         return None
     first = node.args[0] if node.args else None

@@ -18,6 +18,14 @@ def is_users(frame: FrameType) -> bool:
     return not frame.f_code.co_filename.startswith(_OTHERS)
 
 
+def is_running(frame: FrameType) -> bool:
+    """Whether what is called now is called, by whatever is between, by the code in `frame`."""
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None and caller is not frame:
+        caller = caller.f_back
+    return caller is not None
+
+
 def calling_line() -> str:
     """The innermost of those that are running, as `quoted`."""
     frame = sys._getframe(1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from fxcompress.capture.replaced import replaced
 from fxcompress.data.inputs import ExampleInputs
 
 
@@ -30,17 +31,10 @@ def forwards_replaced(
     modules: Mapping[str, nn.Module], wrapped: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
     """Put ``wrapped(path, forward)`` in the place of the `forward` of each of `modules`, and what was there back at the end."""
-    before = {path: vars(module).get("forward") for path, module in modules.items()}
-    try:
-        for path, module in modules.items():
-            module.forward = wrapped(path, module.forward)  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        for path, module in modules.items():  # one after the other, since a module may have several paths
+            stack.enter_context(replaced({(module, "forward"): wrapped(path, module.forward)}))
         yield
-    finally:
-        for path, module in modules.items():
-            if before[path] is None:
-                vars(module).pop("forward", None)
-            else:
-                module.forward = before[path]  # type: ignore[method-assign]
 
 
 def _recorder(forward: Any, calls: dict[str, list[ExampleInputs]], path: str) -> Any:

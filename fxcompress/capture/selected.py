@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fxcompress.capture.lines import calling_line
+from fxcompress.capture.lines import calling_line, is_running
 
 _NONZERO = (Tensor.nonzero, torch.nonzero)
+
+_NOWHERE = "", 0
 
 Most = dict[str, int]
 """How many places there are at most, by the line that finds them."""
@@ -28,9 +32,12 @@ class LoopsOverAllPlaces(TorchFunctionMode):
     def __init__(self, most: Most) -> None:
         super().__init__()
         self.told: dict[str, str] = {}
-        self._most, self._place = most, ("", 0)
+        self._most, self._place = most, _NOWHERE
+        self._left: tuple[FrameType, tuple[str, int]] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._left is not None and is_running(self._left[0]):  # it is behind, and no error left it
+            self._place, self._left = self._left[1], None
         if func is Tensor.unbind and (known := getattr(args[0], "_places", None)) is not None:
             count, line = known
             until = self._most.setdefault(line, count)
@@ -52,7 +59,12 @@ class LoopsOverAllPlaces(TorchFunctionMode):
         return place > 0
 
     def _visited(self, line: str, until: int) -> Iterator[Tensor]:
-        for place in range(until):
-            self._place = line, place
-            yield torch.tensor([place])
-        self._place = "", 0
+        around = self._place
+        try:
+            for place in range(until):
+                self._place, self._left = (line, place), None
+                yield torch.tensor([place])
+        except GeneratorExit:
+            self._left = sys._getframe(1), around
+            raise
+        self._place = around

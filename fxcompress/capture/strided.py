@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import operator
+from typing import NoReturn
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from fxcompress.capture.functionalize import aliased_argument
+from fxcompress.errors import CaptureError, describe
 from fxcompress.ir.fake import insert_call
 from fxcompress.ir.signature import argument
 from fxcompress.ir.strided_ops import STRIDED
@@ -16,27 +19,39 @@ aten = torch.ops.aten
 
 
 def order_places(graph: fx.Graph) -> None:
-    """Let each `as_strided` of a tensor that fills its memory take its values in the order in which they lie there.
+    """Let each `as_strided` take values in the order in which they lie in the memory that it reads.
 
     To be done while every tensor lies as the model lays it out: a graph in the dialect has no `contiguous`.
+
+    Raises:
+        CaptureError: no tensor of the graph fills that memory.
     """
     for node in graph.find_nodes(op="call_function", target=aten.as_strided.default):
-        source, offset = node.args[0], argument(node, "storage_offset")
-        held: Tensor = source.meta["val"]
-        order, first = _order_in_memory(held), held.storage_offset()
-        if order is None or not isinstance(first, int):
-            continue
-        if order != [*range(held.dim())]:
+        view = node.args[0]
+        source, order = _filling(view) or _refuse(node)
+        offset = argument(node, "storage_offset")
+        if offset is None and not isinstance(offset := view.meta["val"].storage_offset(), int):
+            _refuse(node)
+        if (first := source.meta["val"].storage_offset()) != 0:
+            offset = insert_call(node, operator.sub, (offset, first)) if isinstance(offset, fx.Node) else offset - first
+        if order != [*range(len(order))]:
             source = insert_call(node, aten.permute.default, (source, order))
-        if isinstance(offset, fx.Node):
-            offset = insert_call(node, operator.sub, (offset, first))
-        elif offset is not None:
-            offset -= first
-        node.target, node.args, node.kwargs = (
-            STRIDED,
-            (source, *(argument(node, n) for n in ("size", "stride")), offset or 0),
-            {},
-        )
+        node.target, node.kwargs = STRIDED, {}
+        node.args = (source, argument(node, "size"), argument(node, "stride"), offset)
+
+
+def _filling(node: fx.Node | None) -> tuple[fx.Node, list[int]] | None:
+    """What `node` is a view of, as far back as it takes to fill its memory, and the order of its dimensions there."""
+    while node is not None and isinstance(held := node.meta["val"], Tensor):
+        order = _order_in_memory(held)
+        if order is not None and isinstance(held.storage_offset(), int):
+            return node, order
+        node = aliased_argument(node)  # what does not fill its memory is no copy
+    return None
+
+
+def _refuse(node: fx.Node) -> NoReturn:
+    raise CaptureError(f"as_strided reads memory that its input does not fill: call .contiguous() in front of {describe(node)}")
 
 
 def _order_in_memory(held: Tensor) -> list[int] | None:

@@ -28,11 +28,6 @@ def take(emit: Emitter, x: ir.Value, index: ir.Value) -> ir.Value:
     return emit.Gather(emit.Reshape(x, [-1]), index, axis=0)
 
 
-@translation(aten.as_strided.default)
-def as_strided(emit: Emitter, x: ir.Value, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None) -> ir.Value:
-    emit.refuse("as_strided reads the memory of a view, which a file does not have: call .contiguous() in front of it")
-
-
 @translation(STRIDED)
 def strided(emit: Emitter, x: ir.Value, size: Sequence[Any], stride: Sequence[Any], offset: Any) -> ir.Value:
     places = emit.size_scalar(offset)
