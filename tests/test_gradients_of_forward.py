@@ -202,17 +202,38 @@ def test_a_write_to_what_has_no_gradient_is_nothing_to_tell(forward, recwarn):
     assert not [one for one in recwarn if isinstance(one.message, TrainingWarning)]
 
 
-@pytest.mark.parametrize("place", ["function", "hook", "module hook"])
-def test_a_backward_pass_of_its_own_is_told_before_anybody_trains(place):
-    def hooked(m, x):
-        y = m.layer(x)
-        if y.requires_grad:
-            y.register_hook(lambda gradient: 2 * gradient)
-        return y
+def hooked(m, x):
+    y = m.layer(x)
+    if y.requires_grad:
+        y.register_hook(lambda gradient: 2 * gradient)
+    return y
 
-    model = network({"function": lambda m, x: Reversed.apply(x), "hook": hooked}.get(place, lambda m, x: m.layer(x)))
+
+def in_training_only(forward):
+    return lambda m, x: forward(m, x) if m.training else m.layer(x)
+
+
+OWN_BACKWARDS = {
+    "function": (lambda m, x: Reversed.apply(x), "Reversed"),
+    "function in training": (in_training_only(lambda m, x: Reversed.apply(m.layer(x))), "Reversed"),
+    "hook": (hooked, "hook hooked"),
+    "hook in training": (in_training_only(hooked), "hook hooked"),
+    "module hook": (lambda m, x: m.layer(x), "gradients of '0'"),
+}
+
+
+@pytest.mark.parametrize("place", OWN_BACKWARDS)
+def test_a_backward_pass_of_its_own_is_told_before_anybody_trains(place):
+    forward, told = OWN_BACKWARDS[place]
+    model = network(forward)
     if place == "module hook":
         model[0].register_full_backward_hook(lambda module, inputs, outputs: None)
-    told = {"function": "Reversed", "hook": "hook .*hooked", "module hook": "gradients of '0'"}[place]
     with pytest.warns(TrainingWarning, match=told):
         fxcompress.compile(model, [passes.Quantize(), passes.Calibrate()], data=[X]).train()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_in_training_are_told(reentrant):
+    model = network(in_training_only(lambda m, x: checkpoint(m.layer, x, use_reentrant=reentrant)))
+    (row,) = fxcompress.compile(model, [], data=[X]).report.rows
+    assert any("checkpoints and hooks on saved tensors are left out" in note for note in row.notes)

@@ -230,9 +230,11 @@ class _Capture:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
         decided = tuple(program.graph_module.meta.get("decided", ()))
-        autocasts, found = (program.graph_module.meta.get(name, ()) for name in ("autocasts", "found"))
+        autocasts, found, checkpoints = (
+            program.graph_module.meta.get(name, ()) for name in ("autocasts", "found", "checkpoints")
+        )
         places = program.graph_module.meta.get("places", {})
-        told = [*notes, *dict.fromkeys(places.values()), *autocasts, *decided, *found]
+        told = [*notes, *dict.fromkeys(places.values()), *autocasts, *decided, *found, *checkpoints]
         module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
         lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
@@ -249,7 +251,12 @@ class _Capture:
             self.inserted.put_back(result)
         mark_computed(result.graph)
         set_training(result, False)
-        result.meta |= {"capture_notes": told, "decided": decided, "lost_in_training": tuple(lost), "own_names": own_names}
+        result.meta |= {
+            "capture_notes": told,
+            "decided": decided,
+            "lost_in_training": tuple(dict.fromkeys(lost)),
+            "own_names": own_names,
+        }
         modules = () if self.traced is None else self.traced.named_modules()
         result.meta["never_in_inference"] = [path for path, one in modules if one.training]
         result.meta[PARAMETERS] = parameters_of(self.model) if isinstance(self.model, nn.Module) else None
@@ -277,6 +284,12 @@ class _Capture:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""
         if self.traced is None or reads.tell_training(self.modes, module.graph):
             return []
-        again = lambda new: in_dialect(trace(), new, self._class_of)[0]  # noqa: E731
-        lost = keep_training(module, self.traced, self.modes, self.example, again)
+
+        def again(new: list[str]) -> fx.GraphModule:
+            program = trace()
+            new += [one for one in program.graph_module.meta.get("own_backwards", ()) if one not in new]
+            told.extend(one for one in program.graph_module.meta.get("checkpoints", ()) if one not in told)
+            return in_dialect(program, new, self._class_of)[0]
+
+        lost = keep_training(module, self.traced, self.modes, self.example, again, told)
         return [*(one for one in lost if one not in told), *remembered(self.traced, self.example, self.modes)]

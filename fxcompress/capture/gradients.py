@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxcompress.capture.replaced import replaced
@@ -18,6 +20,12 @@ from fxcompress.ir.fake import insert_call
 from fxcompress.ir.training_ops import STOP_GRADIENT
 
 aten = torch.ops.aten
+
+_CHECKPOINTED = (
+    "checkpoints and hooks on saved tensors are left out: training keeps all that a backward pass needs, with the same "
+    "gradients; to save memory, checkpoint calls of compiled parts in the training loop, or in the model around "
+    "them: submodules=[...]"
+)
 
 DETACHED = (aten.detach.default, aten.detach_copy.default)
 
@@ -91,32 +99,48 @@ def inference_as_no_grad() -> Iterator[None]:
         yield
 
 
+@dataclass
+class OwnGradients:
+    """What a model does to gradients that a trace does not keep: what is `lost`, and `notes` of what changes no value."""
+
+    lost: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+
 @contextlib.contextmanager
-def own_backwards() -> Iterator[list[str]]:
+def own_gradients() -> Iterator[OwnGradients]:
     """Collects the backward passes of its own that a model brings, in `torch.autograd.Function`s and hooks on tensors.
 
     A trace keeps what they compute forwards. Checkpointed functions are called as they are: to gradients they are no more.
     """
-    told: list[str] = []
-    tell = lambda what: told.append(what) if what not in told else None  # noqa: E731
-    function, hook = vars(torch.autograd.Function)["apply"], Tensor.register_hook
+    seen = OwnGradients()
+    function, hook, saved = vars(torch.autograd.Function)["apply"], Tensor.register_hook, saved_tensors_hooks.__enter__
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not cls.__module__.startswith("torch."):
-            tell(f"the backward pass of {cls.__qualname__}: the graph's is that of the operations of its forward")
+            seen.lost[f"the backward pass of {cls.__qualname__}: the graph's is that of the operations of its forward"] = None
         return function.__get__(None, cls)(*args, **kwargs)
 
+    def checkpointed(cls: Any, run: Any, preserve: bool, *args: Any) -> Any:
+        seen.notes[_CHECKPOINTED] = None
+        return run(*args)
+
+    def save(hooks: Any) -> Any:
+        seen.notes[_CHECKPOINTED] = None
+        return saved(hooks)
+
     def register_hook(tensor: Tensor, given: Any) -> Any:
-        tell(f"the hook {getattr(given, '__qualname__', given)} on the gradient of a tensor")
+        seen.lost[f"the hook {getattr(given, '__qualname__', given)} on the gradient of a tensor"] = None
         return hook(tensor, given)
 
     noticed = {
         (torch.autograd.Function, "apply"): classmethod(apply),
-        (CheckpointFunction, "apply"): classmethod(lambda cls, run, preserve, *args: run(*args)),
+        (CheckpointFunction, "apply"): classmethod(checkpointed),
+        (saved_tensors_hooks, "__enter__"): save,
         (Tensor, "register_hook"): register_hook,
     }
     with replaced(noticed):
-        yield told
+        yield seen
 
 
 def backward_hooks(model: nn.Module) -> list[str]:

@@ -14,7 +14,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from fxcompress.capture.autocasts import without_autocast
 from fxcompress.capture.cross_map import cross_map_norms_as_operations
-from fxcompress.capture.gradients import data_as_detached, inference_as_no_grad, own_backwards
+from fxcompress.capture.gradients import OwnGradients, data_as_detached, inference_as_no_grad, own_gradients
 from fxcompress.capture.idle_dropouts import distinct_dropouts
 from fxcompress.capture.memory import forgetting
 from fxcompress.capture.suppression import suppression_of_any_number
@@ -25,10 +25,10 @@ from fxcompress.ir.recurrent_shapes import RECURRENT_SHAPES
 
 
 @contextlib.contextmanager
-def traceable(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
-    """In this context torch traces `model`; collects its own backward passes, and the autocasts that are left out."""
+def traceable(model: nn.Module) -> Iterator[tuple[OwnGradients, list[str]]]:
+    """In this context torch traces `model`; collects what it does to gradients, and the autocasts that are left out."""
     with (
-        own_backwards() as backwards,
+        own_gradients() as gradients,
         data_as_detached(),
         inference_as_no_grad(),
         plain_kernels(),
@@ -45,7 +45,7 @@ def traceable(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
     ):
         # Of nn.LSTM, which reassigns its list of weights; they stay where they are.
         warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-        yield backwards, casts
+        yield gradients, casts
 
 
 @contextlib.contextmanager

@@ -150,7 +150,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     raise
 
     try:
-        with traceable(model) as (backwards, casts), contextlib.redirect_stderr(messages):
+        with traceable(model) as (gradients, casts), contextlib.redirect_stderr(messages):
             try:
                 program = one()
             except RuntimeError as error:
@@ -158,7 +158,8 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-        told = {"own_backwards": tuple(backwards), "autocasts": tuple(casts), **tries[-1].told()}
+        own = {"own_backwards": tuple(gradients.lost), "checkpoints": tuple(gradients.notes)}
+        told = {**own, "autocasts": tuple(casts), **tries[-1].told()}
         program.graph_module.meta |= {"mode_reads": tries[-1].reads, **told}
         read_as_parameters(program)
         return program

@@ -48,7 +48,7 @@ def calls_of(model: nn.Module, example: ExampleInputs) -> Recorder | None:
     """The calls of torch's functions that `model` makes, in its present mode; None where a run cannot tell."""
     before = random_states()
     try:
-        with fake_calls(model, example) as run, torch.no_grad():
+        with fake_calls(model, example) as run, torch.enable_grad():
             calls = run()
     except Exception:  # a trace will tell why
         return None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fxcompress.capture.gradients import own_gradients
 from fxcompress.capture.naming import scope_of
 from fxcompress.capture.random_drops import find_drop
 from fxcompress.capture.training_alignment import Alignment, Edge
@@ -56,21 +57,24 @@ def keep_training(
     modes: Modes,
     example: ExampleInputs,
     trace: Callable[[list[str]], fx.GraphModule],
+    notes: list[str],
 ) -> list[str]:
     """Let `inference` train as `traced` does in `modes`; returns what it does not do as that does.
 
     Args:
         example: inputs that `traced` takes.
         trace: `traced` as a graph in the dialect, as it is now, without idle operations; adds what it loses to its argument.
+        notes: where to add what changes no value in training.
 
     Frozen modules, dropouts of any kind, stochastic depth and batch norms over processes are kept. Where the model makes other
     calls in training, ``meta["trained_in"]`` is `modes`.
     """
     _mark_synchronized(inference.graph, traced)
-    told: list[str] = []
     calls = calls_of(traced, example)
-    with in_modes(traced, modes):
+    with in_modes(traced, modes), own_gradients() as seen:
         in_training = calls_of(traced, example)
+    told = [*seen.lost]
+    notes += [note for note in seen.notes if note not in notes]
     if calls and in_training and trains_alike(calls, in_training) and _drop_alike(inference.graph, calls, in_training):
         return told
     try:

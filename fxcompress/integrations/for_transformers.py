@@ -32,6 +32,8 @@ def callback(controller: CompositeController, model: nn.Module, *, add_loss: boo
             controller.scheduler.load_state_dict(saved["attributes"]["schedule"])
             if _is_without_cache(model) and any(map(_returns_cache, model.modules())):
                 warn_user(_CACHE_TURNED_OFF, UserWarning)
+            if args.gradient_checkpointing:
+                warn_user(_NO_CHECKPOINTS, UserWarning)
             self.goes_on = state.global_step > 0 and state.epoch % 1 != 0 and controller.scheduler.current_epoch >= 0
             if add_loss:
                 self.loss.watch(model, lambda loss, outputs, given: loss.to(outputs, _share(args, given)))
@@ -56,6 +58,11 @@ def callback(controller: CompositeController, model: nn.Module, *, add_loss: boo
 
     return CompressionCallback()
 
+
+_NO_CHECKPOINTS = (
+    "gradient_checkpointing saves no memory in what is compressed, whose layers are one graph; to save it, compress single "
+    "layers, submodules=[...], and call them through torch.utils.checkpoint"
+)
 
 _CACHE_TURNED_OFF = (
     "the Trainer has set model.config.use_cache = False, and the model was compressed with its cache, which it goes on "
