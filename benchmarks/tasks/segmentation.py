@@ -35,7 +35,7 @@ TASK = Task(
         "the same seed. Compression starts from the trained FP32 model; all is trained by AdamW with a cosine schedule."
     ),
     stacks={
-        FLOAT: Stack("FP32", ("--epochs", "8", "--lr", "3e-3")),
+        FLOAT: Stack("FP32", ("--epochs", "8", "--lr", "3e-3"), more={"unet": ("--epochs", "30")}),  # the one from scratch
         "after": Stack("INT8 after training", ("--epochs", "0")),
         "int8": Stack("INT8, trained", SHORT, 0.2),
         "sparse": Stack("half of the weights zero, INT8", SHORT, 0.5),

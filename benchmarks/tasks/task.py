@@ -18,12 +18,14 @@ class Stack:
         arguments: of the example, how it is trained.
         max_drop: how far the score may lie below FP32's, in points; None for no bar.
         networks: that it makes sense for; None for all.
+        more: arguments for some of the networks, which count before the others.
     """
 
     title: str
     arguments: tuple[str, ...] = ()
     max_drop: float | None = None
     networks: tuple[str, ...] | None = None
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Run:
         """The arguments of the example; those that come later count."""
         start = [] if self.stack == FLOAT else task.start(Run(self.network, FLOAT, self.seed).folder(of_task))
         own = ["--stack", self.stack, "--seed", str(self.seed), "--output", str(self.folder(of_task))]
-        return [*data, *task.networks[self.network](), *start, *task.stacks[self.stack].arguments, *own, *more]
+        stack = task.stacks[self.stack]
+        return [*data, *task.networks[self.network](), *start, *stack.arguments, *stack.more.get(self.network, ()), *own, *more]
 
 
 def runs(task: Task, networks: Sequence[str], stacks: Sequence[str], seeds: int) -> list[Run]:

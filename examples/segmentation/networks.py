@@ -13,9 +13,10 @@ def convolutions(channels_in, channels):
 
 
 class UNet(nn.Module):
-    """Ronneberger et al., arXiv 1505.04597, figure 1, with padding and batch norms; for sides that halve evenly."""
+    """Ronneberger et al., arXiv 1505.04597, figure 1, with padding, batch norms and a quarter of the channels; for sides that
+    16 divides."""
 
-    def __init__(self, classes, widths=(16, 32, 64)):
+    def __init__(self, classes, widths=(16, 32, 64, 128, 256)):
         super().__init__()
         self.down = nn.ModuleList(convolutions(a, b) for a, b in zip((3, *widths), widths))
         pairs = list(zip(widths[:0:-1], widths[-2::-1]))
