@@ -366,3 +366,11 @@ def test_a_metric_must_return_a_number(data, metric):
 def test_it_comes_after_calibration(data):
     with pytest.raises(PlanError, match="list Calibrate before RestorePrecision"):
         fxcompress.compile(Net(), [passes.Quantize(), passes.RestorePrecision(min_decibels=1.0), passes.Calibrate()], data=data)
+
+
+def test_a_model_without_weights_has_no_size_to_take_a_share_of(tmp_path):
+    model, data = nn.Softsign(), [torch.randn(4, 3)]  # whose file has a constant
+    compiled = fxcompress.compile(
+        model, [passes.Quantize(), passes.Calibrate(), passes.RestorePrecision(max_size=0.3)], data=data
+    )
+    assert compiled.to_onnx(tmp_path / "m.onnx").exists()

@@ -43,10 +43,13 @@ class Compilation:
         return any(type(one).controller is not Pass.controller for one in self.passes)
 
     def beyond_limit(self, written: int, why: Sequence[str]) -> str | None:
-        """What to tell of a file whose weights take `written` bytes, where passes were told to keep them to fewer."""
+        """What to tell of a file whose weights take `written` bytes, where passes were told to keep them to fewer.
+
+        A model without weights has no size that a file's constants could be a share of.
+        """
         before = self.report.rows[0].bytes
         limit = min((one.size_limit for one in self.passes if one.size_limit is not None), default=None)
-        if limit is None or written <= limit * before:
+        if limit is None or before == 0 or written <= limit * before:
             return None
         taken, asked = apart(written / before, limit, ".4g")
         told = f"holds weights of {taken} of the original model's size, which is more than max_size={asked}"
