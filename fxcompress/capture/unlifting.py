@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram, _unlift
 
 from fxcompress.capture.assembly import submodule
+from fxcompress.capture.replaced import replaced
 from fxcompress.ir.codeless import codeless
 
 
@@ -31,8 +32,5 @@ def _assigned_to_their_owner() -> Iterator[None]:
         path, _, name = target.rpartition(".")
         own(held, submodule(root, path), name, *options, **named)
 
-    _unlift._assign_attr = assign
-    try:
+    with replaced({(_unlift, "_assign_attr"): assign}):
         yield
-    finally:
-        _unlift._assign_attr = own

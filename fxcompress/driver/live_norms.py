@@ -16,12 +16,14 @@ _NORMS = (torch.ops.aten.batch_norm.default, MASKED_BATCH_NORM, SYNC_BATCH_NORM)
 
 
 def with_live_norms(graph: fx.Graph) -> fx.Graph:
-    """A copy of `graph`, which is in training, for its code: norms that train ask their modules for mode and momentum.
+    """`graph`, which is in training, for its code: norms that train ask their modules for mode and momentum, in a copy of it.
 
     One that was told to train, whatever the model says (``meta["frozen"]`` is False), does.
     """
+    if not _norms(graph):
+        return graph
     live = copy_graph(graph)
-    for node in [one for norm in _NORMS for one in live.find_nodes(op="call_function", target=norm)]:
+    for node in _norms(live):
         mean = argument(node, "running_mean")
         holder = str(mean.target).rpartition(".")[0] if isinstance(mean, fx.Node) and mean.op == "get_attr" else ""
         if not holder or not argument(node, "training"):
@@ -34,6 +36,10 @@ def with_live_norms(graph: fx.Graph) -> fx.Graph:
         node.update_arg(names.index("training"), training)
         node.update_arg(names.index("momentum"), momentum)
     return live
+
+
+def _norms(graph: fx.Graph) -> list[fx.Node]:
+    return [one for norm in _NORMS for one in graph.find_nodes(op="call_function", target=norm)]
 
 
 def trains(holder: nn.Module) -> bool:
