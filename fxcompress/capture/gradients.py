@@ -23,8 +23,8 @@ aten = torch.ops.aten
 
 _CHECKPOINTED = (
     "checkpoints and hooks on saved tensors are left out: training keeps all that a backward pass needs, with the same "
-    "gradients; to save memory, checkpoint calls of compiled parts in the training loop, or in the model around "
-    "them: submodules=[...]"
+    "gradients, and norms count a batch once; to save memory, checkpoint calls of compiled parts in the training loop, or in "
+    "the model around them: submodules=[...]"
 )
 
 DETACHED = (aten.detach.default, aten.detach_copy.default)
