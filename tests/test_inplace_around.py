@@ -11,6 +11,7 @@ import fxcompress
 from fxcompress import passes
 
 QUANTIZED = [passes.Quantize(), passes.Calibrate()]
+X = torch.linspace(-1, 1, 32).reshape(8, 4)
 
 
 class Layer(nn.Module):
@@ -134,3 +135,24 @@ def test_parameters_that_closures_reach_are_trained(adapt):
     model.train()(x).sum().backward()
     assert all(one.grad is not None for one in model.parameters())
     assert (model.eval()(x) - expected).abs().max() < expected.abs().max() / 50
+
+
+def test_a_model_with_layers_that_torch_compiles_is_written_and_left_whole(tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager"), nn.Linear(4, 2)), X
+    compression = fxcompress.compress(model, QUANTIZED, data=[x])
+    expected, parameters = model(x), set(dict(model.named_parameters()))
+    (found,) = onnxruntime.InferenceSession(compression.to_onnx(tmp_path / "model.onnx")).run(None, {"input_1": x.numpy()})
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+    assert set(dict(model.named_parameters())) == parameters and torch.equal(model(x), expected)
+
+
+def test_rows_of_a_table_with_sparse_gradients_are_trained():
+    gradients = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model, rows = nn.Sequential(nn.Embedding(8, 4, sparse=sparse), nn.Linear(4, 2)), torch.arange(6)
+        fxcompress.compress(model, fxcompress.defaults.training(), data=[rows])
+        model.train()(rows).square().sum().backward()
+        gradients.append(model[0].weight.grad.to_dense())
+    assert torch.equal(*gradients) and gradients[0].any()

@@ -64,12 +64,11 @@ def settle(model: nn.Module) -> None:
 
 
 def _in_inference(module: nn.Module) -> nn.Module:
-    twin = nn.Module() if isinstance(module, fx.GraphModule) else same_attributes(module)
-    for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
-        setattr(twin, kind, copy.copy(getattr(module, kind)))
-    twin._modules = {name: child and _in_inference(child) for name, child in module._modules.items()}
-    twin.training = False
-    return twin
+    held = vars(module)
+    copied = {kind: copy.copy(held[kind]) for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set")}
+    children = {name: child and _in_inference(child) for name, child in held["_modules"].items()}
+    base = nn.Module() if isinstance(module, fx.GraphModule) else module
+    return same_attributes(base, **copied, _modules=children, training=False)
 
 
 def _switch(graph: fx.Graph, mode: bool) -> bool:

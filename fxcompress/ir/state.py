@@ -36,10 +36,13 @@ def widen_scalars(module: nn.Module, state: dict[str, Any], prefix: str) -> None
             state[prefix + name] = held.reshape(1)
 
 
-def same_attributes(module: nn.Module) -> nn.Module:
-    """Another instance of the class of `module` that holds what it holds; copy.copy asks for its pickle, which some refuse."""
+def same_attributes(module: nn.Module, **others: Any) -> nn.Module:
+    """Another instance of the class of `module` that holds what it holds, but for `others`.
+
+    copy.copy asks for its pickle, which some refuse; and what `torch.compile` returns sets its attributes on the module inside.
+    """
     twin = object.__new__(type(module))
-    twin.__dict__.update(module.__dict__)
+    twin.__dict__.update(module.__dict__ | others)
     return twin
 
 

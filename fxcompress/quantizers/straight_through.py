@@ -123,7 +123,8 @@ class FakeQuantize(torch.autograd.Function):
                 of_x = of_x if math.isinf(bound) else torch.where(beyond(x, bound), 0.0, of_x)
             return of_x.to(given), None, None, of_low, of_extent, None, None, None
         if gradient.stride() != x.stride():
-            gradient = torch.empty_like(x).copy_(gradient)
+            dense = gradient if gradient.layout is torch.strided else gradient.to_dense()  # of a table's rows, sparse=True
+            gradient = torch.empty_like(x).copy_(dense)
         if ctx.kernel is not None:
             grid = scale, zero_point, ctx.levels, BOUND, ctx.symmetric, ctx.within
             inside, of_low, of_extent = ctx.kernel.backward(gradient, x, *grid)
