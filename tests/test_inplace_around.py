@@ -5,7 +5,7 @@ import copy
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import fxcompress
 from fxcompress import passes
@@ -156,3 +156,31 @@ def test_rows_of_a_table_with_sparse_gradients_are_trained():
         model.train()(rows).square().sum().backward()
         gradients.append(model[0].weight.grad.to_dense())
     assert torch.equal(*gradients) and gradients[0].any()
+
+
+class Detector(nn.Module):
+    """A backbone that torch.fx made, as torchvision's and timm's extractors of features are, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_graph_modules_are_copied_and_written_compressed(tmp_path, hooked):
+    torch.manual_seed(0)
+    model = Detector()
+    if hooked:
+        model.backbone.register_forward_hook(lambda module, args, output: output * 2)
+    compression = fxcompress.compress(model, QUANTIZED, data=[X], submodules=["backbone", "head"])
+    expected = model(X)
+    assert torch.equal(copy.deepcopy(model)(X), expected) and torch.equal(copy.copy(model.backbone)(X), model.backbone(X))
+    (found,) = onnxruntime.InferenceSession(compression.to_onnx(tmp_path / "model.onnx")).run(None, {"x": X.numpy()})
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+    trained = copy.deepcopy(model).train()
+    trained(X).sum().backward()
+    assert trained.backbone.get_parameter("0.weight").grad is not None and model.backbone.get_parameter("0.weight").grad is None

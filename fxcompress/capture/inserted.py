@@ -61,7 +61,8 @@ class InsertedModules:
         self._kept: dict[str, _Kept] = {}
         memo: dict[int, Any] = {}
         for prefix, module in list(model.named_modules()):
-            graph = module.graph if isinstance(module, fx.GraphModule) else getattr(module, "_compressed_graph", None)
+            own = module.graph if isinstance(module, fx.GraphModule) else None
+            graph = getattr(module, "_compressed_graph", own)  # of a graph module that is compressed in place, not its own
             if graph is None:
                 continue
             for call in graph.find_nodes(op="call_module"):
@@ -113,7 +114,7 @@ def _run_node_by_node(module: nn.Module, graph: fx.Graph, prefix: str) -> None:
 
     run.__signature__ = signature  # type: ignore[attr-defined]
     if isinstance(module, fx.GraphModule):  # whose graph torch.export would run itself
-        module.__class__ = type(type(module).__name__, (nn.Module,), {})
+        module.__class__ = type(type(module).__name__, (nn.Module,), {"forward": type(module).forward})
     setattr(module, name, run)
 
 

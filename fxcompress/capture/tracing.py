@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -213,13 +213,16 @@ def _named(error: Exception, model: nn.Module, example: ExampleInputs, looped: b
 
 
 def _hidden_names(model: nn.Module) -> list[str]:
-    """The paths of modules and tensors that an attribute of their owner hides, or a dot in their name."""
+    """The paths of modules and tensors that an attribute of their owner hides, or a dot in their name.
+
+    A property that computes a tensor from the one that is held hides nothing from a trace.
+    """
     return [
         f"{path}.{name}".lstrip(".")
         for path, owner in model.named_modules()
         for held in (owner._modules, owner._parameters, owner._buffers)
         for name, value in held.items()
-        if value is not None and ("." in name or not name or getattr(owner, name, None) is not value)
+        if value is not None and ("." in name or not name or not isinstance(getattr(owner, name, None), (nn.Module, Tensor)))
     ]
 
 

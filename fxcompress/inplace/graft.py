@@ -159,17 +159,24 @@ def _replace_forward(module: nn.Module, compiled: Compiled, insides: Insides) ->
 
 
 class _Grafted(Underived):
-    """What the class of a compressed instance has before the user's: copies do without pickling, which its code cannot."""
+    """What the class of a compressed instance has before the user's: copies do without pickling, which its code cannot.
+
+    The copying of graph modules themselves makes one of their own graph, so that it is not asked.
+    """
 
     def __copy__(self) -> Any:
-        own = getattr(super(), "__copy__", None)
+        own = None if isinstance(self, fx.GraphModule) else getattr(super(), "__copy__", None)
         return own() if own else same_attributes(self)  # type: ignore[arg-type]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin: Any = object.__new__(type(self))
+        if isinstance(self, fx.GraphModule):
+            memo[id(self)] = twin
+            twin.__dict__.update(copy.deepcopy(vars(self), memo))
+            return twin
         own = getattr(super(), "__deepcopy__", None)
         if own:
             return own(memo)
-        twin: Any = object.__new__(type(self))
         memo[id(self)] = twin
         _, _, state, *_ = tuple(super().__reduce_ex__(4))
         twin.__setstate__(copy.deepcopy(state, memo))
