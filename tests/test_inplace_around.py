@@ -9,6 +9,7 @@ from torch import fx, nn
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.errors import CaptureError
 
 QUANTIZED = [passes.Quantize(), passes.Calibrate()]
 X = torch.linspace(-1, 1, 32).reshape(8, 4)
@@ -184,3 +185,17 @@ def test_graph_modules_are_copied_and_written_compressed(tmp_path, hooked):
     trained = copy.deepcopy(model).train()
     trained(X).sum().backward()
     assert trained.backbone.get_parameter("0.weight").grad is not None and model.backbone.get_parameter("0.weight").grad is None
+
+
+class Stopped(Detector):
+    def forward(self, x):
+        return super().forward(x) * float(x.flatten()[0].item() > 0 or len(str(x.sum().item())))
+
+
+def test_what_stops_a_trace_is_told_and_no_quantizer_is(tmp_path):
+    torch.manual_seed(0)
+    model = Stopped()
+    compression = fxcompress.compress(model, fxcompress.defaults.training(), data=[X], submodules=["backbone", "head"])
+    with pytest.raises(CaptureError) as told:
+        compression.to_onnx(tmp_path / "model.onnx", forward=lambda model, x: model(x), example_inputs=X)
+    assert "zero_point" not in str(told.value) and "cannot be traced" in str(told.value)
