@@ -9,7 +9,7 @@ from torch import fx, nn
 
 import fxcompress
 from fxcompress import passes
-from fxcompress.errors import CaptureError
+from fxcompress.errors import CaptureError, ScopeError, TrainingWarning
 
 QUANTIZED = [passes.Quantize(), passes.Calibrate()]
 X = torch.linspace(-1, 1, 32).reshape(8, 4)
@@ -138,6 +138,24 @@ def test_parameters_that_closures_reach_are_trained(adapt):
     assert (model.eval()(x) - expected).abs().max() < expected.abs().max() / 50
 
 
+class Listed(nn.Module):
+    """Layers in a list, another one by its side, and a layer that a module holds as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.layers, self.all = [nn.Linear(4, 4)], [self.first]
+        self.frozen = {"scale": nn.Parameter(torch.ones(4), requires_grad=False)}
+
+    def forward(self, x):
+        return self.layers[0](self.all[0](x)) * self.frozen["scale"]
+
+
+def test_parameters_that_no_module_holds_are_told_before_anybody_trains():
+    with pytest.warns(TrainingWarning, match="the parameters in 'layers' are constants of the graph.*nn.ModuleList"):
+        fxcompress.compress(Listed(), QUANTIZED, data=[X])
+
+
 def test_a_model_with_layers_that_torch_compiles_is_written_and_left_whole(tmp_path):
     torch.manual_seed(0)
     model, x = nn.Sequential(torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager"), nn.Linear(4, 2)), X
@@ -190,6 +208,13 @@ def test_graph_modules_are_copied_and_written_compressed(tmp_path, hooked):
 class Stopped(Detector):
     def forward(self, x):
         return super().forward(x) * float(x.flatten()[0].item() > 0 or len(str(x.sum().item())))
+
+
+def test_a_second_name_of_a_submodule_is_told_to_be_one():
+    model = Detector()
+    model.alias = model.head
+    with pytest.raises(ScopeError, match="'alias' is 'head' by another name"):
+        fxcompress.compress(model, QUANTIZED, data=[X], submodules=["backbone", "alias"])
 
 
 def test_what_stops_a_trace_is_told_and_no_quantizer_is(tmp_path):

@@ -58,6 +58,14 @@ def test_a_module_that_was_replaced_is_named(model, change, path):
         model(X)
 
 
+def test_a_module_that_was_replaced_is_named_where_the_model_is_written(tmp_path):
+    model = Network().eval()
+    compression = fxcompress.compress(model, [], data=[X])
+    with_another_head(model)
+    with pytest.raises(InputError, match="'fc' of Network is another module now"):
+        compression.to_onnx(tmp_path / "model.onnx")
+
+
 def drops_less(model):
     model.drop.p = 0.1
 

@@ -36,6 +36,7 @@ from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
 from fxcompress.capture.padding import note_padding
+from fxcompress.capture.reached_otherwise import parameters_no_module_holds
 from fxcompress.capture.remembered import remembered
 from fxcompress.capture.rolled import has_loops
 from fxcompress.capture.safe_names import check_parameters
@@ -241,6 +242,7 @@ class _Capture:
         if self.traced is not None:
             lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
             lost += [*module.meta.get("written", []), *unseen_writes(program)]
+            lost += parameters_no_module_holds(self.traced, program)
         seen = self.model if self.traced is not None and isinstance(self.model, nn.Module) else None
         (told if seen is None else lost).extend(averages_of_all_batches(module.graph, seen))
         compute_in_float32(module, [leaf for _, leaf in self.given.leaves()], told)

@@ -6,14 +6,16 @@ A trace is of a twin of the user's model, whose parameters are others on the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 
 def read_as_parameters(program: ExportedProgram) -> None:
@@ -32,6 +34,29 @@ def read_as_parameters(program: ExportedProgram) -> None:
         parameter = parameters.get(_place(constant)) if _has_place(constant) else None
         if node is not None and parameter is not None:
             node.replace_all_uses_with(parameter)
+
+
+def parameters_no_module_holds(model: nn.Module, program: ExportedProgram) -> list[str]:
+    """What to tell of parameters in lists and the like of `model`, which was traced, that `program` has for constants."""
+    constants = {_place(one) for one in program.constants.values() if _has_place(one)}
+    known, held, found = vars(nn.Module()), set(map(id, model.parameters())), list[str]()
+    for path, module in model.named_modules() if constants else ():
+        for name in vars(module).keys() - known.keys():
+            unheld = [one for one in _parameters(vars(module)[name]) if one.requires_grad and id(one) not in held]
+            if any(_has_place(one) and _place(one) in constants for one in unheld):
+                found.append(f"{path}.{name}".lstrip("."))
+    where = "no module holds them: keep them in nn.ModuleList or nn.ParameterList"
+    return (
+        [f"the parameters in {', '.join(map(repr, sorted(found)))} are constants of the graph, since {where}"] if found else []
+    )
+
+
+def _parameters(value: Any) -> Iterator[Tensor]:
+    for one in pytree.tree_leaves(value):
+        if isinstance(one, nn.Module):
+            yield from one.parameters()
+        elif isinstance(one, nn.Parameter):
+            yield one
 
 
 def _has_place(tensor: Any) -> bool:

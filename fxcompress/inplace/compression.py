@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from fxcompress import defaults
-from fxcompress.capture import is_surrounded
+from fxcompress.capture import check_model, is_surrounded
 from fxcompress.compiled import Compiled
 from fxcompress.compiler import compile
 from fxcompress.config import Config
@@ -20,7 +20,7 @@ from fxcompress.data.inputs import example_inputs as find_example_inputs
 from fxcompress.driver.interface import Pass
 from fxcompress.errors import InputError
 from fxcompress.inplace.default_parts import default_parts
-from fxcompress.inplace.graft import check_graftable, check_state, graft
+from fxcompress.inplace.graft import check_graftable, check_insides, check_state, graft
 from fxcompress.inplace.source import source_of
 from fxcompress.integrations import make_callback
 from fxcompress.ir.modes import warn_of_training
@@ -91,7 +91,12 @@ class Compression:
         return self._called().to_openvino(path, **options)
 
     def _called(self) -> Compiled | PartlyCompiled:
-        """What a call of `model` computes: more than its forward where hooks or a `__call__` of its own surround that."""
+        """What a call of `model` computes: more than its forward where hooks or a `__call__` of its own surround that.
+
+        Raises:
+            InputError: a module in it was replaced.
+        """
+        check_insides(self.model)
         if isinstance(self.compiled, PartlyCompiled) or not is_surrounded(self.model):
             return self.compiled
         return PartlyCompiled(self.model, {"": self.compiled}, {}, self.example, every_size=True)
@@ -131,6 +136,7 @@ def compress(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"compress takes a torch.nn.Module and changes it; {type(model).__name__} is none")
+    check_model(model)
     check_graftable(model)
     config = options.get("config")
     chosen = defaults.training() if passes is None and config is None else passes

@@ -52,6 +52,14 @@ def check_graftable(module: nn.Module) -> None:
         )
 
 
+def check_insides(model: nn.Module) -> None:
+    """Raise InputError where a module was replaced inside of what is compressed in `model`; warn of other changes."""
+    for module in model.modules():
+        insides = getattr(module, "_compressed_insides", None)
+        if insides is not None and insides.module is module:  # a copy has those of what it was copied from
+            insides.check(module.training)
+
+
 def check_state(module: nn.Module, compiled: Compiled) -> None:
     """Raise InputError where `compiled` holds state of `module` under other names, or in another precision."""
     renamed = sorted(compiled.meta.get("own_names", {}).values())
@@ -151,6 +159,7 @@ def _replace_forward(module: nn.Module, compiled: Compiled, insides: Insides) ->
             "forward": forward,
             "_compressed_code": code,
             "_compressed_graph": compiled.graph,
+            "_compressed_insides": insides,
             "_in_spec": getattr(compiled, "_in_spec", None),
             "_out_spec": getattr(compiled, "_out_spec", None),
         },

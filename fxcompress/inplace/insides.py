@@ -63,7 +63,7 @@ class Insides:
     """What `module` is made of now, where `graph` has something of it; its own hooks and forward run around the graph."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph):
-        self.name, self._has_warned = type(module).__name__, False
+        self.module, self.name, self._has_warned = module, type(module).__name__, False
         made = {node.meta.get("scope", "") for node in graph.nodes}
         scopes = {path[: dot.start()] for path in made for dot in re.finditer(r"\.|$", path)}
         twin = twin_of(module)
