@@ -141,6 +141,11 @@ def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_pa
     run_example("segmentation", *given, *start, "--output", tmp_path / "sparse", monkeypatch=monkeypatch)
     assert "epoch 1 of" not in capsys.readouterr().out  # the checkpoint was the last
     assert json.loads((tmp_path / "sparse" / "result.json").read_text()) == results[1]
+    for kind in ("images", "masks"):
+        first = min((data / "valid" / kind).iterdir())
+        Image.open(first).crop((0, 0, 90, 96)).save(first)
+    with pytest.raises(SystemExit, match="sides of 90 pixels: unet takes multiples of 16"):
+        run_example("segmentation", *given, "--output", tmp_path / "odd", monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize(

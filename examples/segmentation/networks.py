@@ -13,8 +13,10 @@ def convolutions(channels_in, channels):
 
 
 class UNet(nn.Module):
-    """Ronneberger et al., arXiv 1505.04597, figure 1, with padding, batch norms and a quarter of the channels; for sides that
-    16 divides."""
+    """Ronneberger et al., arXiv 1505.04597, figure 1, with padding, batch norms and a quarter of the channels."""
+
+    DIVISOR = 16
+    """Of the sides of its images, which it halves four times."""
 
     def __init__(self, classes, widths=(16, 32, 64, 128, 256)):
         super().__init__()
@@ -37,6 +39,7 @@ class UNet(nn.Module):
 class LRASPP(nn.Module):
     """Howard et al., arXiv 1905.02244, figure 10, on the features of MobileNetV2 (arXiv 1801.04381)."""
 
+    DIVISOR = 1
     LOW, LOW_CHANNELS, CHANNELS = 6, 32, 1280
     """The last layer with a stride of 8, and the channels that it and the last of all have."""
 

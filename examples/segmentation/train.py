@@ -89,6 +89,8 @@ def main():
     data = Masked(options.train, options.classes, options.limit, mirrored=True)
     loader = torch.utils.data.DataLoader(data, options.batch, shuffle=True, drop_last=len(data) > options.batch)
     valid = torch.utils.data.DataLoader(Masked(options.valid, options.classes, options.valid_limit), options.batch)
+    if unfit := [side for side in valid.dataset[0][0].shape[1:] if side % model.DIVISOR]:
+        raise SystemExit(f"sides of {unfit[0]} pixels: {options.model} takes multiples of {model.DIVISOR}; resize the images")
     calibration = torch.utils.data.DataLoader(Masked(options.train, options.classes, min(len(data), 300)), options.batch)
 
     stack = stacks(len(loader), options.epochs)[options.stack]
