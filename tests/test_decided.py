@@ -58,6 +58,32 @@ def test_a_branch_on_a_mask_goes_as_in_the_example(marked, padded):
         torch.testing.assert_close(compiled(*given), model(*given))
 
 
+class SetUp(nn.Module):
+    """Branches on a schedule that it keeps in a buffer, as it stands after training."""
+
+    def __init__(self, *chances):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.chances = nn.Buffer(torch.tensor(chances))
+
+    def forward(self, x):
+        for chance in range(2):
+            if self.training or self.chances[chance] > 0:
+                x = self.layer(x)
+        return x
+
+
+@pytest.mark.parametrize("chances", [(1.0, 0.0), (0.0, 0.5)])
+def test_a_branch_on_a_buffer_goes_as_the_buffer_says(chances):
+    torch.manual_seed(0)
+    model = SetUp(*chances).eval()
+    with pytest.warns(BranchWarning, match="whatever comes: .*self.chances"):
+        compiled = fxcompress.compile(model, [], example_inputs=(torch.randn(4, 8),))
+    assert isinstance(compiled, fxcompress.Compiled)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(compiled(x), model(x))
+
+
 def test_a_branch_on_what_is_computed_stays_outside():
     with pytest.warns(PartialCaptureWarning, match="data-dependent"):
         compiled = fxcompress.compile(Large(), [], example_inputs=(torch.randn(4, 8), torch.ones(4, 8, dtype=torch.int64)))

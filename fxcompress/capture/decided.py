@@ -1,7 +1,8 @@
 """Branches on masks and flags, such as ``if (mask == 2).any()``, traced as the example takes them.
 
-Which way such a branch goes is how the model is called: with tokens that attend to everything, or without. What comes of
-weights, of inputs in floats, of tokens or of chance is data, and a branch on it stays one that no graph has.
+Which way such a branch goes is how the model is called, with tokens that attend to everything or without, or how it was set up,
+in a buffer. What comes of weights, of inputs in floats, of tokens or of chance is data, and a branch on it stays one that no
+graph has.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ _KINDS = 3
 def decisions(model: nn.Module, example: ExampleInputs) -> Decisions:
     """How `model` answers its own questions on `example`; empty where none is of masks and flags alone."""
     given = example.copy()
-    held = [one for one in (*model.parameters(), *model.buffers()) if one.is_floating_point() or one.is_complex()]
     data = [one for one in _tensors((given.args, given.kwargs)) if not _may_be_mask(one)]
-    with unwritten(model), _Asked([*held, *data]) as asked:
+    with unwritten(model), _Asked([*model.parameters(), *data]) as asked:
         model(*given.args, **given.kwargs)
     return asked.answers if any(one is not None for line in asked.answers.values() for one in line) else {}
 
