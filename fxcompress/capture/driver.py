@@ -31,14 +31,13 @@ from fxcompress.capture.free_sizes import (
 from fxcompress.capture.gradients import backward_hooks
 from fxcompress.capture.in_dialect import in_dialect
 from fxcompress.capture.inserted import InsertedModules
-from fxcompress.capture.loops import loops_written_out
+from fxcompress.capture.loops import WrittenOut, loops_written_out
 from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
 from fxcompress.capture.padding import note_padding
 from fxcompress.capture.reached_otherwise import parameters_no_module_holds
 from fxcompress.capture.remembered import remembered
-from fxcompress.capture.rolled import has_loops
 from fxcompress.capture.safe_names import check_parameters
 from fxcompress.capture.steps import LoopError
 from fxcompress.capture.tracing import prepare, trace, trace_free
@@ -98,13 +97,24 @@ def capture(
     prepare(traced, example_inputs)
     modes = modes or training_modes(model, traced)
     one = _Capture(model, example_inputs, given or example_inputs, traced, modes, inserted)
-    try:
-        return one.with_sizes(dynamic_shapes)
-    except LoopError as error:
-        with loops_written_out():
-            found = one.with_sizes(dynamic_shapes)
-        found.meta["capture_notes"].append(str(error))
-        return found
+    return _with_few_loops_written_out(lambda: one.with_sizes(dynamic_shapes))
+
+
+def _with_few_loops_written_out(captured: Callable[[], fx.GraphModule]) -> fx.GraphModule:
+    """What `captured` gives, with those loops written out that have to be, and notes of why."""
+    written, told = WrittenOut(), dict[str, None]()
+    while True:
+        try:
+            with loops_written_out(written):
+                found = captured()
+        except LoopError as error:
+            if written.ranges:
+                raise
+            told[str(error)] = None
+            written = WrittenOut(parts=True, ranges=not written.apart)
+        else:
+            found.meta["capture_notes"] += told
+            return found
 
 
 Trace = Callable[[], ExportedProgram]
@@ -268,7 +278,7 @@ class _Capture:
         find_batch(result, self.given).mark(result.graph)
         note_padding(result, self.given)
         result.eval()
-        if has_loops(result.graph) and self.traced is not None and not computes(result, self.traced, self.example):
+        if module.meta.get("loops") and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
         granted = (*dict.fromkeys(places.values()), *found)
         if granted and not self._computes_of_nothing(result, nothing_found([*places], in_places=bool(found))):

@@ -14,7 +14,7 @@ from fxcompress.capture.gradients import keep_stops
 from fxcompress.capture.idle_dropouts import put_back_dropouts
 from fxcompress.capture.inline import inline_regions
 from fxcompress.capture.numbers import freeze_numbers
-from fxcompress.capture.rolled import roll
+from fxcompress.capture.rolled import has_loops, roll
 from fxcompress.capture.safe_names import with_safe_names
 from fxcompress.capture.strided import order_places
 from fxcompress.capture.unlifting import unlifted
@@ -36,9 +36,9 @@ def in_dialect(program: ExportedProgram, notes: list[str], class_of: ClassOf) ->
     keep_stops(module)
     order_places(module.graph)
     canonicalize(module.graph)
-    loops = roll(module.graph)
-    notes += [note for note in loops if note not in notes]
-    if loops:
+    module.meta["loops"] = has_loops(module.graph)
+    if module.meta["loops"]:
+        notes += [note for note in roll(module.graph) if note not in notes]
         remove_unused(module.graph)
     return module, own_names
 

@@ -5,14 +5,10 @@ torch.export would run ``for step in range(x.shape[1])`` as often as the example
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +16,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxcompress.capture.each_step import Each, builtins_of_free_sizes, own_range, taken_apart
+
 TRIED = 2
 """How many steps are traced: what differs between two of them is what a step reads at its place and what it carries on."""
-
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 _LIBRARY = torch.library.Library("fxcompress", "FRAGMENT")
 _LIBRARY.define("step_ends(SymInt count, int number, Tensor[] made) -> ()")
@@ -49,13 +45,26 @@ _JOINS = {torch.stack: False, torch.cat: True, torch.concat: True, torch.concate
 """What puts a list of tensors together, and whether along a dimension that they have."""
 
 
-_written_out: ContextVar[bool] = ContextVar("written_out", default=False)
+@dataclass(eq=False)
+class WrittenOut:
+    """What runs as often as the example has steps: loops over the `parts` of tensors, and those over `ranges` of numbers.
+
+    Attributes:
+        apart: whether a trace met parts that are not.
+    """
+
+    parts: bool = False
+    ranges: bool = False
+    apart: bool = False
+
+
+_written_out: ContextVar[WrittenOut | None] = ContextVar("written_out", default=None)
 
 
 @contextlib.contextmanager
-def loops_written_out() -> Iterator[None]:
-    """In this context loops run as often as the example has steps."""
-    before = _written_out.set(True)
+def loops_written_out(written: WrittenOut) -> Iterator[None]:
+    """In this context loops are `written` out."""
+    before = _written_out.set(written)
     try:
         yield
     finally:
@@ -76,7 +85,9 @@ class _Loop:
 
 
 class LoopsOverSteps(TorchFunctionMode):
-    """In this mode a loop over ``range(size)`` of a size that is free runs `TRIED` times, and marks its steps in the trace.
+    """In this mode a loop over ``range(size)`` of a size that is free, or over as many parts of a tensor, runs `TRIED` times.
+
+    It marks their ends in the trace.
 
     Attributes:
         met: whether there was one.
@@ -89,43 +100,49 @@ class LoopsOverSteps(TorchFunctionMode):
         self._running: list[_Loop] = []
         self._ended: list[_Loop] = []
         self._ranges = contextlib.ExitStack()
+        self._written = _written_out.get() or WrittenOut()
 
     def __enter__(self) -> LoopsOverSteps:
-        if not _written_out.get():
-            self._ranges.enter_context(_ranges_of_free_sizes(self._range))
+        if not self._written.ranges:
+            self._ranges.enter_context(builtins_of_free_sizes(self._each))
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *problem: Any) -> None:
         super().__exit__(*problem)
         self._ranges.close()
 
-    def _range(self, start: int, stop: torch.SymInt) -> Iterator[int]:
+    def _each(self, count: Any, at: Callable[[int], Any]) -> Each:
         self.met = True  # also where nobody goes through it, but asks how long it is
-        return self._steps(start, stop)
+        return Each(count, at, self._steps)
 
-    def _steps(self, start: int, stop: torch.SymInt) -> Iterator[int]:
-        loop = _Loop(stop - start)
+    def _steps(self, each: Each) -> Iterator[Any]:
+        loop = _Loop(each.size)
         STEP_ENDS(loop.count, 0, [])
         self._running.append(loop)
-        for number in builtins_range(TRIED):
+        for number in own_range(TRIED):
             loop.made.append([])
-            yield start + number
+            value = each.at(number)
+            loop.made[-1] += _tensors(value)
+            yield value
             STEP_ENDS(loop.count, number + 1, loop.made[-1])
         self._running.remove(loop)
         self._ended.append(loop)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not self._written.parts and (apart := taken_apart(func, args, kwargs, self._each)):
+            self._written.apart = True
+            return apart
         result = self._joined(*args, along=_JOINS[func], **kwargs) if func in _JOINS else None
         if result is None:
             result = func(*args, **kwargs)
         for loop in self._running:
-            loop.made[-1] += [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
+            loop.made[-1] += _tensors(result)
         return result
 
     def _joined(self, tensors: Any, dim: int = 0, *, along: bool, **others: Any) -> Tensor | None:
         """`tensors` of all steps of a loop together; None where they are something else."""
-        several = tensors if isinstance(tensors, list | tuple) else ()
+        several = [*tensors] if isinstance(tensors, list | tuple | Each) else []
         loop = next((one for one in self._ended if one.runs_through(several)), None)
         if loop is None or others:
             return None
@@ -134,36 +151,5 @@ class LoopsOverSteps(TorchFunctionMode):
         return found.flatten(dim, dim + 1) if along else found
 
 
-builtins_range = builtins.range
-
-
-class _Kind(type):
-    def __instancecheck__(cls, one: Any) -> bool:
-        return isinstance(one, builtins_range)
-
-
-@contextlib.contextmanager
-def _ranges_of_free_sizes(steps: Any) -> Iterator[None]:
-    """In this context ``range(size)`` and ``range(start, size)`` of a size that is free are `steps`."""
-
-    class Range(metaclass=_Kind):
-        def __new__(cls, *bounds: Any) -> Any:
-            start, stop = (0, *bounds) if len(bounds) == 1 else bounds if len(bounds) == 2 else (0, 0)
-            if isinstance(start, int) and _is_free(stop) and not _asked_by_torch():
-                return steps(start, stop)
-            return builtins_range(*bounds)
-
-    builtins.range = Range  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        builtins.range = builtins_range  # type: ignore[misc]
-
-
-def _asked_by_torch() -> bool:
-    """Whether the range is one of torch's own, such as in a decomposition, which looks at each size."""
-    return sys._getframe(2).f_code.co_filename.startswith(_TORCH)
-
-
-def _is_free(size: Any) -> bool:
-    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+def _tensors(values: Any) -> list[Tensor]:
+    return [one for one in pytree.tree_leaves(values) if isinstance(one, Tensor)]

@@ -22,20 +22,20 @@ aten = torch.ops.aten
 
 
 def has_loops(graph: fx.Graph) -> bool:
-    """Whether `graph` has loops over steps in it."""
-    return bool(graph.find_nodes(op="call_function", target=SCAN))
+    """Whether `graph` has loops over steps in it, of which some were tried."""
+    return bool(graph.find_nodes(op="call_function", target=STEP_ENDS))
 
 
 def roll(graph: fx.Graph) -> list[str]:
-    """Make one operation of each loop of `graph`; a note for each.
+    """Make one operation of each loop of `graph` that computes something; a note for each.
 
     Raises:
         LoopError: a loop has no such form; says why, and where it is.
     """
     notes = []
     while ends := _innermost(graph):
-        notes.append(f"a loop is one operation of any number of steps, which computes in float: {source_line(ends[0])}")
-        _Loop(Steps(ends)).roll()
+        note = f"a loop is one operation of any number of steps, which computes in float: {source_line(ends[0])}"
+        notes += [note] if _Loop(Steps(ends)).roll() else []
     return notes
 
 
@@ -45,6 +45,8 @@ def _innermost(graph: fx.Graph) -> list[fx.Node]:
     for node in graph.find_nodes(op="call_function", target=STEP_ENDS):
         if node.args[1] == 0:
             begun.append([])
+        if node.args[1] != len(begun[-1]):
+            raise LoopError(f"loops that run side by side cannot be of any number of steps: {source_line(node)}")
         begun[-1].append(node)
         if node.args[1] == TRIED:
             return begun[-1]
@@ -70,9 +72,16 @@ class _Loop:
         self.carried: dict[Carried, None] = {}
         self.kept: dict[_Kept, None] = {}
 
-    def roll(self) -> None:
-        """Put one operation in the place of the steps."""
-        readers = [*self._joined(), *self._read_behind()]
+    def roll(self) -> bool:
+        """Put one operation in the place of the steps, if it computes anything; whether it does."""
+        readers = [one for one in [*self._joined(), *self._read_behind()] if not self._put_together(*one)]
+        if readers:
+            self._compute(readers)
+        self._erase()
+        return bool(readers)
+
+    def _compute(self, readers: list[tuple[fx.Node, Any]]) -> None:
+        """Let `readers` of what the steps give read what one operation gives."""
         for _, key in readers:
             (self.carried if isinstance(key, Carried) else self.kept)[key] = None  # type: ignore[index]
         scan = self._operation(self._called())
@@ -84,7 +93,6 @@ class _Loop:
                 self.graph.erase_node(reader)
             else:
                 self._hand_over(reader, results[key], isinstance(key, _Kept))
-        self._erase()
 
     # What is read behind the loop ----------------------------------------------------------------------------------
 
@@ -99,6 +107,22 @@ class _Loop:
                 raise self.steps.error("it puts together what is the same in all steps")
             found.append((node, _Kept(value, node.args[2])))
         return found
+
+    def _put_together(self, reader: fx.Node, key: Any) -> bool:
+        """Let `reader` read a tensor itself, where all of its places are put together as they are; whether it does."""
+        held = self.steps.varying.get(key.value.number) if isinstance(key, _Kept) and isinstance(key.value, Made) else None
+        if not isinstance(held, Read) or reader.target is not GATHERED_STEPS:
+            return False
+        whole, axis = self._whole(held.place), held.place.axis
+        if held.apart:
+            whole = insert_call(self.behind, aten.unsqueeze.default, (whole, axis + 1))
+        order = [d for d in range(whole.meta["val"].dim()) if d != axis]
+        order.insert(key.axis, axis)
+        if order != sorted(order):
+            whole = insert_call(self.behind, aten.permute.default, (whole, order))
+        reader.replace_all_uses_with(whole, propagate_meta=False)
+        self.graph.erase_node(reader)
+        return True
 
     def _read_behind(self) -> list[tuple[fx.Node, Any]]:
         """What the last step made that is read behind it, with what it is."""
