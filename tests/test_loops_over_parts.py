@@ -68,6 +68,24 @@ def test_parts_that_are_put_together_are_the_tensor():
         torch.testing.assert_close(graph(other), model(other))
 
 
+class Numbered(nn.Module):
+    """Tables of positions that are made of lists of numbers."""
+
+    def forward(self, x):
+        length = x.shape[1]
+        back, ahead = torch.tensor(list(range(length))[::-1]), torch.tensor([step for step in range(1, length)], dtype=x.dtype)  # noqa: C416
+        known = torch.tensor([0, 1])
+        return x * back[:, None] + known.sum(), torch.as_tensor(range(length)) * 2, ahead
+
+
+def test_numbers_of_steps_in_a_tensor_are_of_any_number_of_steps():
+    model = Numbered()
+    graph = captured(model, torch.randn(3, 6, WIDTH))
+    assert not graph.meta["capture_notes"]
+    other = torch.randn(2, 9, WIDTH)
+    torch.testing.assert_close(graph(other), model(other))
+
+
 class Named(nn.Module):
     """As many parts as have a name, beside a loop over others."""
 
@@ -94,6 +112,13 @@ class Indexed(nn.Module):
         return parts[-1] * len(parts)
 
 
+class Blocks(nn.Module):
+    """Parts, and numbers of steps, in calls that look at each."""
+
+    def forward(self, x):
+        return torch.hstack(x.unbind(1)), torch.tensor([2 * step for step in range(x.shape[1])])
+
+
 class Unlike(nn.Module):
     """Fewer of one than of the other."""
 
@@ -101,7 +126,7 @@ class Unlike(nn.Module):
         return sum(one * other for one, other in zip(x.unbind(1), x[:, 1:].unbind(1)))
 
 
-@pytest.mark.parametrize("kind", [Named, Chosen, Indexed, Unlike])
+@pytest.mark.parametrize("kind", [Named, Chosen, Indexed, Blocks, Unlike])
 def test_parts_that_are_used_otherwise_are_those_of_the_example(kind):
     model, x = kind(), torch.randn(3, 6, 2)
     graph = captured(model, x)

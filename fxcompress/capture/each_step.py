@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,20 @@ class Each(list[Any]):
         if not isinstance(place, int):
             raise TypeError("some of the parts of a tensor, whose number is free")
         return self.at(place)
+
+
+class Number(int):
+    """That of a step, which tells it from an equal one that a model has written down; what is computed with it is any other."""
+
+
+def _plainly(name: str) -> Callable[[int, Any], Any]:
+    own, reflected = getattr(operator, name.removeprefix("r")), name.startswith("r")
+    return lambda one, other: own(other, int(one)) if reflected else own(int(one), other)
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    for _own in (_name, f"r{_name}"):  # a size takes none but an int itself
+        setattr(Number, f"__{_own}__", _plainly(_own))
 
 
 Making = Callable[[Any, Callable[[int], Any]], Each]
@@ -106,7 +121,7 @@ def builtins_of_free_sizes(each: Making) -> Iterator[None]:
         def __new__(cls, *bounds: Any) -> Any:
             start, stop = (0, *bounds) if len(bounds) == 1 else bounds if len(bounds) == 2 else (0, 0)
             if isinstance(start, int) and _is_no_number(stop) and not _asked_by_torch():
-                return each(stop - start, lambda number: start + number)
+                return each(stop - start, lambda number: Number(start + number))
             return own_range(*bounds)
 
     class Zip(metaclass=_Kind):

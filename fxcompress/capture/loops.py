@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from fxcompress.capture.each_step import Each, builtins_of_free_sizes, own_range, taken_apart
+from fxcompress.capture.each_step import Each, Number, builtins_of_free_sizes, own_range, taken_apart
 
 TRIED = 2
 """How many steps are traced: what differs between two of them is what a step reads at its place and what it carries on."""
@@ -43,6 +43,9 @@ torch.fx.node.has_side_effect(STEP_ENDS)  # what marks a place in a graph is not
 
 _JOINS = {torch.stack: False, torch.cat: True, torch.concat: True, torch.concatenate: True}
 """What puts a list of tensors together, and whether along a dimension that they have."""
+
+_FILLED = (torch.tensor, torch.as_tensor)
+"""What makes a tensor of numbers."""
 
 
 @dataclass(eq=False)
@@ -75,6 +78,11 @@ def loops_written_out(written: WrittenOut) -> Iterator[None]:
 class _Loop:
     count: torch.SymInt
     made: list[list[Tensor]] = field(default_factory=list)
+    numbers: list[Number] = field(default_factory=list)
+
+    def counts(self, several: Sequence[Any]) -> bool:
+        """Whether `several` are the numbers of its steps."""
+        return len(several) == len(self.numbers) and all(one is number for one, number in zip(several, self.numbers))
 
     def runs_through(self, several: Sequence[Any]) -> bool:
         """Whether `several` has one value of each step: what it made, or what it was given by the one before."""
@@ -123,6 +131,7 @@ class LoopsOverSteps(TorchFunctionMode):
             loop.made.append([])
             value = each.at(number)
             loop.made[-1] += _tensors(value)
+            loop.numbers += [value] if isinstance(value, Number) else []
             yield value
             STEP_ENDS(loop.count, number + 1, loop.made[-1])
         self._running.remove(loop)
@@ -134,11 +143,25 @@ class LoopsOverSteps(TorchFunctionMode):
             self._written.apart = True
             return apart
         result = self._joined(*args, along=_JOINS[func], **kwargs) if func in _JOINS else None
+        if func in _FILLED and args:
+            result = self._counted(*args, **kwargs)
         if result is None:
+            if any(isinstance(one, Each) for one in args):
+                raise TypeError("torch is given a sequence whose length is free")  # which it would take for an empty one
             result = func(*args, **kwargs)
         for loop in self._running:
             loop.made[-1] += _tensors(result)
         return result
+
+    def _counted(self, data: Any, **options: Any) -> Tensor | None:
+        """The numbers of all steps of a loop, forwards or backwards, as a tensor; None where they are something else."""
+        several = [*data] if isinstance(data, list | tuple | Each) else []
+        for numbers, back in (several, False), (several[::-1], True):
+            loop = next((one for one in self._ended if numbers and one.counts(numbers)), None)
+            if loop is not None:
+                found = torch.arange(int(numbers[0]), numbers[0] + loop.count, **options)
+                return found.flip(0) if back else found
+        return None
 
     def _joined(self, tensors: Any, dim: int = 0, *, along: bool, **others: Any) -> Tensor | None:
         """`tensors` of all steps of a loop together; None where they are something else."""
