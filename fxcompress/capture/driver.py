@@ -31,7 +31,6 @@ from fxcompress.capture.free_sizes import (
 from fxcompress.capture.gradients import backward_hooks
 from fxcompress.capture.in_dialect import in_dialect
 from fxcompress.capture.inserted import InsertedModules
-from fxcompress.capture.loops import WrittenOut, loops_written_out
 from fxcompress.capture.mode_reads import ModeReads
 from fxcompress.capture.naming import rename
 from fxcompress.capture.norms import averages_of_all_batches, keep_statistics
@@ -39,12 +38,12 @@ from fxcompress.capture.padding import note_padding
 from fxcompress.capture.reached_otherwise import parameters_no_module_holds
 from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters
-from fxcompress.capture.steps import LoopError
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.capture.unseen_writes import unseen_writes
+from fxcompress.capture.written_out import LoopError, with_few_written_out
 from fxcompress.data.batch import Batch
 from fxcompress.data.convention import PARAMETERS, parameters_of
 from fxcompress.data.inputs import ExampleInputs
@@ -97,24 +96,7 @@ def capture(
     prepare(traced, example_inputs)
     modes = modes or training_modes(model, traced)
     one = _Capture(model, example_inputs, given or example_inputs, traced, modes, inserted)
-    return _with_few_loops_written_out(lambda: one.with_sizes(dynamic_shapes))
-
-
-def _with_few_loops_written_out(captured: Callable[[], fx.GraphModule]) -> fx.GraphModule:
-    """What `captured` gives, with those loops written out that have to be, and notes of why."""
-    written, told = WrittenOut(), dict[str, None]()
-    while True:
-        try:
-            with loops_written_out(written):
-                found = captured()
-        except LoopError as error:
-            if written.ranges:
-                raise
-            told[str(error)] = None
-            written = WrittenOut(parts=True, ranges=not written.apart)
-        else:
-            found.meta["capture_notes"] += told
-            return found
+    return with_few_written_out(lambda: one.with_sizes(dynamic_shapes))
 
 
 Trace = Callable[[], ExportedProgram]

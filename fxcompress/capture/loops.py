@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.each_step import Each, Number, builtins_of_free_sizes, own_range, taken_apart
+from fxcompress.capture.written_out import written_out
 
 TRIED = 2
 """How many steps are traced: what differs between two of them is what a step reads at its place and what it carries on."""
@@ -46,32 +46,6 @@ _JOINS = {torch.stack: False, torch.cat: True, torch.concat: True, torch.concate
 
 _FILLED = (torch.tensor, torch.as_tensor)
 """What makes a tensor of numbers."""
-
-
-@dataclass(eq=False)
-class WrittenOut:
-    """What runs as often as the example has steps: loops over the `parts` of tensors, and those over `ranges` of numbers.
-
-    Attributes:
-        apart: whether a trace met parts that are not.
-    """
-
-    parts: bool = False
-    ranges: bool = False
-    apart: bool = False
-
-
-_written_out: ContextVar[WrittenOut | None] = ContextVar("written_out", default=None)
-
-
-@contextlib.contextmanager
-def loops_written_out(written: WrittenOut) -> Iterator[None]:
-    """In this context loops are `written` out."""
-    before = _written_out.set(written)
-    try:
-        yield
-    finally:
-        _written_out.reset(before)
 
 
 @dataclass(eq=False)
@@ -108,7 +82,7 @@ class LoopsOverSteps(TorchFunctionMode):
         self._running: list[_Loop] = []
         self._ended: list[_Loop] = []
         self._ranges = contextlib.ExitStack()
-        self._written = _written_out.get() or WrittenOut()
+        self._written = written_out()
 
     def __enter__(self) -> LoopsOverSteps:
         if not self._written.ranges:

@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from fxcompress.capture.loops import GATHERED_STEPS, STEP_ENDS, TRIED
 from fxcompress.capture.respelling import same_size, same_sizes
-from fxcompress.capture.steps import Called, Carried, LoopError, Made, Place, Read, Steps, Written
+from fxcompress.capture.steps import Called, Carried, Made, Place, Read, Steps, Written
+from fxcompress.capture.written_out import LoopError
 from fxcompress.errors import source_line
 from fxcompress.ir.fake import insert_call
 from fxcompress.ir.modes import mode_argument

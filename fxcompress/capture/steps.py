@@ -15,13 +15,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxcompress.capture.loops import STEP_ENDS
-from fxcompress.errors import FxCompressError, source_line
+from fxcompress.capture.written_out import LoopError
+from fxcompress.errors import source_line
 
 aten = torch.ops.aten
-
-
-class LoopError(FxCompressError):
-    """A loop over a size that is free does more than hand values from step to step; capture writes it out then."""
 
 
 @dataclass(frozen=True)

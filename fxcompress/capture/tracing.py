@@ -24,9 +24,9 @@ from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.reached_otherwise import read_as_parameters
 from fxcompress.capture.selected import LoopsOverAllPlaces, Most
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
-from fxcompress.capture.steps import LoopError
 from fxcompress.capture.tolerated import symbolic_lengths
 from fxcompress.capture.traceable import traceable
+from fxcompress.capture.written_out import LoopError
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
 
