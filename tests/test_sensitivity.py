@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recipes import recipes
 from torch import fx, nn
@@ -182,6 +182,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @given(values=st.lists(st.none() | st.floats(-1e3, 1e3), max_size=30))
+@example(values=[2.2250738585e-313])
+@example(values=[-1e-299, 1e-301])
 def test_bars_are_as_long_as_their_values(values):
     bars = [Bar(f"place {i} <&>", value, "x", f"kind {i % 9}") for i, value in enumerate(values)]
     root = ElementTree.fromstring(bar_chart("title", "dB", bars))

@@ -15,6 +15,8 @@ BAR, PITCH = 11.0, 16.0
 LABELS, LENGTH = 260.0, 440.0
 GAP = 8.0
 
+_NOTHING = 1e-300
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -68,6 +70,9 @@ def _legend(drawing: Svg, colours: dict[str, str], y: float) -> None:
 
 
 def _step(span: float) -> float:
-    """The distance of ticks: 1, 2 or 5 times a power of ten, such that at most ten of them fit into `span`."""
-    least = math.floor(math.log10(span)) - 1 if span > 0 else 0
+    """The distance of ticks: 1, 2 or 5 times a power of ten, such that at most ten of them fit into `span`.
+
+    Spans so small that a length divided by them is beyond all floats are nothing.
+    """
+    least = math.floor(math.log10(span)) - 1 if span > _NOTHING else 0
     return next(step * 10.0**power for power in itertools.count(least) for step in (1, 2, 5) if span <= 10 * step * 10.0**power)
