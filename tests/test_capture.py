@@ -839,7 +839,8 @@ class Places(nn.Module):
         of_view = view.as_strided((x.shape[0], 2, 8), (samples, inner, outer), 8)
         of_copy = view.contiguous().as_strided((x.shape[0], 2, 8), (samples, 1, x.shape[1]))
         with_gaps = view.contiguous()[:, :, 1:].as_strided((x.shape[0], 3), (samples, 1))
-        return of_view, of_copy, with_gaps
+        behind_a_view = view.contiguous()[:1].as_strided((x.shape[0], 3), (samples, 1))
+        return of_view, of_copy, with_gaps, behind_a_view
 
 
 def test_places_in_memory_are_those_of_the_model_however_passes_lay_tensors_out(tmp_path):

@@ -43,6 +43,7 @@ from fxcompress.capture.training_trace import Modes, keep_training, note_attenti
 from fxcompress.capture.true_sizes import computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.capture.unseen_writes import unseen_writes
+from fxcompress.capture.watched import Watched
 from fxcompress.capture.written_out import LoopError, with_few_written_out
 from fxcompress.data.batch import Batch
 from fxcompress.data.convention import PARAMETERS, parameters_of
@@ -222,17 +223,13 @@ class _Capture:
         Args:
             trace: gives what `program` is of the model in its present mode, for what the model does in training.
         """
-        decided = tuple(program.graph_module.meta.get("decided", ()))
-        autocasts, found, checkpoints = (
-            program.graph_module.meta.get(name, ()) for name in ("autocasts", "found", "checkpoints")
-        )
-        places = program.graph_module.meta.get("places", {})
-        told = [*notes, *dict.fromkeys(places.values()), *autocasts, *decided, *found, *checkpoints]
+        watched = Watched.of(program)
+        told = [*notes, *watched.notes]
         module, own_names = in_dialect(program, told, self._class_of)
         note_attention_dropout(module.graph)
-        lost = [] if trace is None else self._lost_in_training(module, program.graph_module.meta["mode_reads"], trace, told)
+        lost = [] if trace is None else self._lost_in_training(module, watched.reads, trace, told)
         if self.traced is not None:
-            lost += [*program.graph_module.meta.get("own_backwards", ()), *backward_hooks(self.model)]
+            lost += [*watched.backwards, *backward_hooks(self.model)]
             lost += [*module.meta.get("written", []), *unseen_writes(program)]
             lost += parameters_no_module_holds(self.traced, program)
         seen = self.model if self.traced is not None and isinstance(self.model, nn.Module) else None
@@ -247,7 +244,7 @@ class _Capture:
         set_training(result, False)
         result.meta |= {
             "capture_notes": told,
-            "decided": decided,
+            "decided": watched.decided,
             "lost_in_training": tuple(dict.fromkeys(lost)),
             "own_names": own_names,
         }
@@ -262,9 +259,10 @@ class _Capture:
         result.eval()
         if module.meta.get("loops") and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
-        granted = (*dict.fromkeys(places.values()), *found)
-        if granted and not self._computes_of_nothing(result, nothing_found([*places], in_places=bool(found))):
-            raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {'; '.join(granted)}")
+        nothing = nothing_found([*watched.places], in_places=bool(watched.found))
+        if watched.granted and not self._computes_of_nothing(result, nothing):
+            tried = "; ".join(watched.granted)
+            raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {tried}")
         return result
 
     def _computes_of_nothing(self, result: fx.GraphModule, contexts: Iterable[AbstractContextManager[Any]]) -> bool:
@@ -281,8 +279,9 @@ class _Capture:
 
         def again(new: list[str]) -> fx.GraphModule:
             program = trace()
-            new += [one for one in program.graph_module.meta.get("own_backwards", ()) if one not in new]
-            told.extend(one for one in program.graph_module.meta.get("checkpoints", ()) if one not in told)
+            watched = Watched.of(program)
+            new += [one for one in watched.backwards if one not in new]
+            told.extend(one for one in watched.checkpoints if one not in told)
             return in_dialect(program, new, self._class_of)[0]
 
         lost = keep_training(module, self.traced, self.modes, self.example, again, told)

@@ -101,10 +101,10 @@ def inference_as_no_grad() -> Iterator[None]:
 
 @dataclass
 class OwnGradients:
-    """What a model does to gradients that a trace does not keep: what is `lost`, and `notes` of what changes no value."""
+    """Notes of what a model does to gradients that a trace does not keep: passes of its own, and what changes no value."""
 
-    lost: dict[str, None] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
+    backwards: list[str] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -114,23 +114,28 @@ def own_gradients() -> Iterator[OwnGradients]:
     A trace keeps what they compute forwards. Checkpointed functions are called as they are: to gradients they are no more.
     """
     seen = OwnGradients()
+
+    def tell(notes: list[str], note: str) -> None:
+        notes += [] if note in notes else [note]
+
     function, hook, saved = vars(torch.autograd.Function)["apply"], Tensor.register_hook, saved_tensors_hooks.__enter__
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not cls.__module__.startswith("torch."):
-            seen.lost[f"the backward pass of {cls.__qualname__}: the graph's is that of the operations of its forward"] = None
+            own = f"the backward pass of {cls.__qualname__}: the graph's is that of the operations of its forward"
+            tell(seen.backwards, own)
         return function.__get__(None, cls)(*args, **kwargs)
 
     def checkpointed(cls: Any, run: Any, preserve: bool, *args: Any) -> Any:
-        seen.notes[_CHECKPOINTED] = None
+        tell(seen.checkpoints, _CHECKPOINTED)
         return run(*args)
 
     def save(hooks: Any) -> Any:
-        seen.notes[_CHECKPOINTED] = None
+        tell(seen.checkpoints, _CHECKPOINTED)
         return saved(hooks)
 
     def register_hook(tensor: Tensor, given: Any) -> Any:
-        seen.lost[f"the hook {getattr(given, '__qualname__', given)} on the gradient of a tensor"] = None
+        tell(seen.backwards, f"the hook {getattr(given, '__qualname__', given)} on the gradient of a tensor")
         return hook(tensor, given)
 
     noticed = {

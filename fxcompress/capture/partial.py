@@ -106,12 +106,11 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
             "submodules names at least one submodule of a torch.nn.Module; leave it out to compile the whole model"
         )
     known = [path for path, _ in model.named_modules() if path]
-    every = dict(model.named_modules(remove_duplicate=False))
     for name in names:
-        same = [path for path in known if model.get_submodule(path) is every.get(name)]
-        if name not in known and same:
-            raise ScopeError(f"the submodule {name!r} is {same[0]!r} by another name, by which it is compiled: name that")
         if name not in known:
+            other = dict(model.named_modules(remove_duplicate=False)).get(name)
+            if same := next((path for path in known if model.get_submodule(path) is other), None):
+                raise ScopeError(f"the submodule {name!r} is {same!r} by another name, by which it is compiled: name that")
             hint, some = did_you_mean(name, known), ", ".join(known[:5])
             raise ScopeError(
                 f"{type(model).__name__} has no submodule {name!r}{hint}; it has {some}{' ...' * (len(known) > 5)}"

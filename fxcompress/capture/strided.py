@@ -41,13 +41,14 @@ def order_places(graph: fx.Graph) -> None:
 
 
 def _filling(node: fx.Node | None) -> tuple[fx.Node, list[int]] | None:
-    """What `node` is a view of, as far back as it takes to fill its memory, and the order of its dimensions there."""
-    while node is not None and isinstance(held := node.meta["val"], Tensor):
+    """The farthest that `node` is a view of, of what fills the memory from its place on, and the order of its dimensions."""
+    found, memory = None, None if node is None else node.meta["val"]
+    while node is not None and isinstance(held := node.meta["val"], Tensor) and torch._C._is_alias_of(held, memory):
         order = _order_in_memory(held)
         if order is not None and isinstance(held.storage_offset(), int):
-            return node, order
-        node = aliased_argument(node)  # what does not fill its memory is no copy
-    return None
+            found = node, order
+        node = aliased_argument(node)
+    return found
 
 
 def _refuse(node: fx.Node) -> NoReturn:

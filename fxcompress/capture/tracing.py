@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fxcompress.capture.decided import Decided, Decisions, decisions
 from fxcompress.capture.emptiness import SomethingFound
 from fxcompress.capture.forward_contexts import while_it_runs
 from fxcompress.capture.free_sizes import Dimensions, Ties, are_free, dynamic_shapes, tied, widened
+from fxcompress.capture.gradients import OwnGradients
 from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.loops import LoopsOverSteps
 from fxcompress.capture.memory import remember_others
@@ -26,6 +28,7 @@ from fxcompress.capture.selected import LoopsOverAllPlaces, Most
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
 from fxcompress.capture.tolerated import symbolic_lengths
 from fxcompress.capture.traceable import traceable
+from fxcompress.capture.watched import Watched
 from fxcompress.capture.written_out import LoopError
 from fxcompress.data.inputs import ExampleInputs
 from fxcompress.errors import CaptureError, InputError
@@ -158,9 +161,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
                     raise
                 with torch.no_grad():  # only there may the parts of a split be changed in place
                     program = one()
-        own = {"own_backwards": tuple(gradients.lost), "checkpoints": tuple(gradients.notes)}
-        told = {**own, "autocasts": tuple(casts), **tries[-1].told()}
-        program.graph_module.meta |= {"mode_reads": tries[-1].reads, **told}
+        tries[-1].watched(gradients, casts).note(program)
         read_as_parameters(program)
         return program
     except Exception as error:
@@ -191,9 +192,17 @@ class _Try:
         )
         return while_it_runs(self._model, *contexts)
 
-    def told(self) -> dict[str, Any]:
-        """Notes, by what they are of; those of loops over places by the lines of the loops."""
-        return {"decided": tuple(self._decided.told), "places": self.places.told, "found": tuple(self._found.told)}
+    def watched(self, gradients: OwnGradients, casts: Iterable[str]) -> Watched:
+        """What it saw, beside what was seen of `gradients` and `casts`."""
+        return Watched(
+            reads=self.reads,
+            places=self.places.told,
+            found=tuple(self._found.told),
+            decided=tuple(self._decided.told),
+            autocasts=tuple(casts),
+            checkpoints=tuple(gradients.checkpoints),
+            backwards=tuple(gradients.backwards),
+        )
 
 
 def _named(error: Exception, model: nn.Module, example: ExampleInputs, looped: bool) -> Exception:

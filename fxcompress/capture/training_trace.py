@@ -73,8 +73,8 @@ def keep_training(
     calls = calls_of(traced, example)
     with in_modes(traced, modes), own_gradients() as seen:
         in_training = calls_of(traced, example)
-    told = [*seen.lost]
-    notes += [note for note in seen.notes if note not in notes]
+    told = list(seen.backwards)
+    notes += [note for note in seen.checkpoints if note not in notes]
     if calls and in_training and trains_alike(calls, in_training) and _drop_alike(inference.graph, calls, in_training):
         return told
     try:

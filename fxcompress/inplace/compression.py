@@ -84,19 +84,16 @@ class Compression:
 
     def to_onnx(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
         """Write the model; see `Compiled.to_onnx`, and `PartlyCompiled.to_onnx` of one that was compressed in parts."""
+        check_insides(self.model)
         return self._called().to_onnx(path, **options)
 
     def to_openvino(self, path: str | os.PathLike[str], **options: Any) -> Path | list[Path]:
         """As `to_onnx`, in OpenVINO's own format; see `Compiled.to_openvino`, and `PartlyCompiled.to_openvino`."""
+        check_insides(self.model)
         return self._called().to_openvino(path, **options)
 
     def _called(self) -> Compiled | PartlyCompiled:
-        """What a call of `model` computes: more than its forward where hooks or a `__call__` of its own surround that.
-
-        Raises:
-            InputError: a module in it was replaced.
-        """
-        check_insides(self.model)
+        """What a call of `model` computes: more than its forward where hooks or a `__call__` of its own surround that."""
         if isinstance(self.compiled, PartlyCompiled) or not is_surrounded(self.model):
             return self.compiled
         return PartlyCompiled(self.model, {"": self.compiled}, {}, self.example, every_size=True)
