@@ -15,7 +15,7 @@ from fxcompress.driver.interface import Context, Pass
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import called, insert_constant, insert_function
 from fxcompress.masks.mask import masked
-from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE
+from fxcompress.quantizers.ops import DEQUANTIZE, QUANTIZE, UNPACK, pack
 from fxcompress.rewrite.rule import Replacement
 
 GREATER, WHERE = resolve("gt"), resolve("where")
@@ -25,7 +25,8 @@ GREATER, WHERE = resolve("gt"), resolve("where")
 class LowerBinarizers(Pass):
     """Replace the binarizers of weights by integers -1 and 1, those of activations by a comparison and 8-bit integers.
 
-    A weight of zero, which a mask has left, is the integer 0.
+    A weight of zero, which a mask has left, is the integer 0. Weights lie two in a byte, which is the fewest bits that both
+    runtimes read, and are bytes for their kernels.
     An activation of 0 and s, quantized with the scale s, is the integer 0 or 1: nothing is rounded, and the convolution has
     integer operands. A binarizer that is not enabled is left out.
     """
@@ -54,10 +55,11 @@ class LowerBinarizers(Pass):
         weight = masked(graph_module, node.args[0])
         stem = node.name.removesuffix("_binarizer")
         constant = partial(self._constant, graph_module, node, stem)
-        scale, axis = binarizer.scale(weight), 0 if binarizer.per_filter else None
-        zero_point = torch.zeros_like(scale, dtype=torch.int8)
-        grid = (constant("scale", scale), constant("zero_point", zero_point), axis, "int8")
-        return self._call(node, DEQUANTIZE, constant("signs", binarizer.signs(weight)), *grid, name=f"{stem}_dequantize")
+        signs, scale, axis = binarizer.signs(weight), binarizer.scale(weight), 0 if binarizer.per_filter else None
+        packed, shape = constant("signs", pack(signs)), list(signs.shape)
+        held = self._call(node, UNPACK, packed, shape, "int4", name=f"{stem}_unpack", value=signs.to("meta"))
+        grid = (constant("scale", scale), constant("zero_point", torch.zeros_like(scale, dtype=torch.int8)), axis, "int4")
+        return self._call(node, DEQUANTIZE, held, *grid, 0, True, name=f"{stem}_dequantize")
 
     @torch.no_grad()
     def _lower_activation(self, graph_module: fx.GraphModule, node: fx.Node, binarizer: ActivationBinarizer) -> fx.Node:
