@@ -100,8 +100,8 @@ class Histogram:
             return
         largest = torch.maximum(-low, high)
         self._widen(largest.frexp().exponent.where(largest > 0, _LEAST_EXPONENT))
-        bins = values.mul((1 / self.width)[:, None]).floor_().long()
-        bins += torch.arange(len(bins))[:, None] * self.counts.shape[1] + self.side
+        bins = values.mul((1 / self.width)[:, None]).floor_().int()
+        bins += torch.arange(self.side, self.counts.numel(), self.counts.shape[1], dtype=torch.int32)[:, None]
         each, alike = (weights.double().flatten(), 1) if isinstance(weights, Tensor) else (None, weights)
         counted = torch.bincount(bins.flatten(), each, minlength=self.counts.numel())
         self.counts += counted.view_as(self.counts) * alike
