@@ -285,4 +285,4 @@ class _Capture:
             return in_dialect(program, new, self._class_of)[0]
 
         lost = keep_training(module, self.traced, self.modes, self.example, again, told)
-        return [*(one for one in lost if one not in told), *remembered(self.traced, self.example, self.modes)]
+        return [*(one for one in lost if one not in told), *remembered(self.traced, self.example, self.modes, told)]

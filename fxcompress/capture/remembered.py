@@ -1,8 +1,9 @@
-"""What forward leaves in attributes of its modules that training, or its next call, would read: a graph leaves nothing.
+"""What forward leaves in attributes of its modules, for training, its next call, or whoever looks: a graph leaves nothing.
 
-Auxiliary losses that a loop picks up, counters that scale a layer, running averages and hidden states. Sizes and tables that
+Auxiliary losses that a loop picks up, counters, running averages and hidden states. Sizes and tables that
 are made once and read again are none of these: a call that finds them is the same call. A tensor with a gradient that
-outlives the call in another place, as hooks keep features, is told by what made it.
+outlives the call in another place, as hooks keep features, is told by what made it. What is there to be looked at, with no
+gradient, is a note.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from fxcompress.capture.training_trace import Modes, in_modes
 from fxcompress.data.inputs import ExampleInputs
 
 
-def remembered(twin: nn.Module, example: ExampleInputs, modes: Modes) -> list[str]:
-    """What to tell of `twin`, a copy of a model, in training as `modes` say."""
+def remembered(twin: nn.Module, example: ExampleInputs, modes: Modes, notes: list[str]) -> list[str]:
+    """What to tell of `twin`, a copy of a model, in training as `modes` say; what does not touch that goes into `notes`."""
     for calls in (fake_calls, real_calls):  # the second where the first does not know what values decide
         try:
             with in_modes(twin, modes), calls(twin, example) as run, torch.enable_grad():
-                return _of_runs(twin, run)
+                return _of_runs(twin, run, notes)
         except Exception:  # it does not run in training: a trace tells why
             continue
     return []
 
 
-def _of_runs(twin: nn.Module, run: Callable[[], Recorder]) -> list[str]:
+def _of_runs(twin: nn.Module, run: Callable[[], Recorder], notes: list[str]) -> list[str]:
     before = kept(twin)
     switched, settled = run().switched, kept(twin)
     told = [f"in training forward sets requires_grad of {', '.join(map(repr, switched))}"] if switched else []
     if changed(before, settled) - _weights(twin):
-        told += _of_attributes(twin, run, settled)
+        told += _of_attributes(twin, run, settled, notes)
     return told if any("leaves tensors" in one for one in told) else told + _outliving(twin, run)
 
 
-def _of_attributes(twin: nn.Module, run: Callable[[], Recorder], settled: Kept) -> list[str]:
+def _of_attributes(twin: nn.Module, run: Callable[[], Recorder], settled: Kept, notes: list[str]) -> list[str]:
     second, between = run(), kept(twin)
     third, after = run(), kept(twin)
     moving = sorted(changed(between, after) - _weights(twin))
@@ -53,6 +54,13 @@ def _of_attributes(twin: nn.Module, run: Callable[[], Recorder], settled: Kept) 
         read = [name for name in moving if not any(isinstance(one, Tensor) for one in after.get(name, ()))]
     if read:
         told.append(f"in training forward changes {', '.join(map(repr, read))} from call to call, and reads it again")
+    unread = [name for name in moving if name not in {*left, *read}]
+    counted = [name for name in unread if _plain(between, name) != _plain(after, name)]
+    if counted:
+        told.append(f"in training forward changes {', '.join(map(repr, counted))} from call to call, which stays as it is")
+    looked_at = ", ".join(repr(name) for name in unread if name not in counted)
+    if looked_at:
+        notes.append(f"forward leaves {looked_at} in the model to be looked at, and the graph leaves nothing")
     return told
 
 
@@ -75,6 +83,10 @@ def _outliving(twin: nn.Module, run: Callable[[], Recorder]) -> list[str]:
     held = [name for one, name in made if one() is not None and id(one()) not in weights]
     what = re.sub(r"Backward\d*$", "", held[-1]).lower() if held else ""
     return [f"in training forward keeps the result of {what} beyond the call, for a loss perhaps"] if held else []
+
+
+def _plain(leaves: Kept, name: str) -> list[Any]:
+    return [one for one in leaves.get(name, ()) if isinstance(one, (int, float, str))]
 
 
 def _new(before: Kept, after: Kept, name: str) -> list[Any]:
