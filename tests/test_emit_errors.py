@@ -39,12 +39,6 @@ def test_unsupported_forms_join_the_error() -> None:
         to_onnx_model(training(captured(nn.Sequential(nn.Dropout(0.5), Call(torch.digamma)), torch.randn(2, 3))))
 
 
-def test_fractions_of_the_batch_size_are_refused() -> None:
-    """They were once written with the example's batch size in them."""
-    with pytest.raises(EmitError, match=r"(?s)emission\.py.*computed from sizes that are known at run time only"):
-        to_onnx_model(captured(Call(lambda x: x / x.shape[0] ** 0.5), torch.randn(2, 3)))
-
-
 @pytest.mark.parametrize("given", [None, torch.full((2, 3, 2), 0.5)], ids=["random", "given samples"])
 def test_a_fractional_max_pool_is_refused_with_what_to_put_in_its_place(given: Tensor | None) -> None:
     model = nn.FractionalMaxPool2d(2, output_size=(4, 4), _random_samples=given)

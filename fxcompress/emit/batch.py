@@ -76,4 +76,6 @@ def _with_sizes(value: Any, known: dict[Any, Any]) -> Any:
         return {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(value)](found)
     if isinstance(value, torch.SymInt):
         return value.node.shape_env.create_symintnode(found, hint=None)
+    if isinstance(value, torch.SymFloat):
+        return value.node.shape_env.create_symfloatnode(found, hint=None)
     return value

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from fxcompress.emit import decomposition, torchlib
 from fxcompress.emit.complex_parts import PARTWISE, write_parts
 from fxcompress.emit.constants import computed
+from fxcompress.emit.fractions import fraction
 from fxcompress.emit.guards import environment_of, unguarded
 from fxcompress.emit.promotion import is_mixed, promoted
 from fxcompress.emit.translation import TAKE_COMPLEX, TRANSLATIONS, Emitter, UntranslatableError
@@ -60,7 +61,8 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
     complex_results = any(isinstance(r, torch.Tensor) and r.is_complex() for r in pytree.tree_leaves(emit.result))
     ours = TRANSLATIONS.get(target)  # type: ignore[arg-type]
     if ours is not None and (target in TAKE_COMPLEX or not (complex_inputs or complex_results)):
-        yield "ours", partial(_write_ours, emit, ours, args, kwargs)
+        write = partial(_write_ours, emit, ours, args, kwargs)
+        yield "ours", _guarded(emit, "the translation", write) if _fractions(args, kwargs) else write
     theirs = torchlib.find(target, complex_inputs=complex_inputs)
     if theirs is not None:
         yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs, True)
@@ -72,7 +74,13 @@ def _ways(emit: Emitter, args: Any, kwargs: Any) -> Iterator[tuple[str, Callable
         yield "torchlib", _guarded(emit, "torchlib's translation", torchlib.write, emit, target, theirs, args, kwargs, False)
 
 
+def _fractions(args: Any, kwargs: Any) -> bool:
+    """Whether a number among the arguments is computed from free sizes: not all that take numbers take such."""
+    return any(isinstance(leaf, torch.SymFloat) for leaf in pytree.tree_leaves((args, kwargs)))
+
+
 def _write_ours(emit: Emitter, write: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    args, kwargs = pytree.tree_map_only(torch.SymFloat, partial(fraction, emit), (args, kwargs))
     if is_mixed(args, kwargs):
         args, kwargs = promoted(emit, emit.node.target, args, kwargs)
     leaves = pytree.tree_leaves((args, kwargs))

@@ -26,7 +26,7 @@ def computed(emit: Emitter, args: Any, kwargs: Any, leaves: Sequence[Any]) -> ir
     values = [leaf for leaf in leaves if isinstance(leaf, ir.Value)]
     if not values or getattr(target, "namespace", "") != "aten" or not _is_plain(result):
         return None
-    if any(isinstance(leaf, torch.SymInt) for leaf in leaves):
+    if any(isinstance(leaf, torch.SymInt | torch.SymFloat) for leaf in leaves):
         return None
     if torch.Tag.nondeterministic_seeded in target.tags or not all(map(_is_stored, values)):  # type: ignore[union-attr]
         return None

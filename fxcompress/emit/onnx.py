@@ -24,6 +24,7 @@ from fxcompress.emit.calls import declare, write_call
 from fxcompress.emit.faults import write_around
 from fxcompress.emit.files import write_onnx
 from fxcompress.emit.forms import Form
+from fxcompress.emit.fractions import fraction
 from fxcompress.emit.interface import with_float32_interface
 from fxcompress.emit.merging import merge_equal
 from fxcompress.emit.names import in_utf8
@@ -211,14 +212,14 @@ class _Walk:
         if not node.users:
             return None
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), self._argument)
-        fractions = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.SymFloat | torch.SymBool)]
+        asked = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.SymBool)]
         if node.target is operator.getitem:
             return args[0][args[1]]
         try:
             if "val" not in node.meta:
                 raise UntranslatableError("its shape is not known: meta['val'] is missing")
-            if fractions:
-                raise UntranslatableError(f"{fractions[0]} is computed from sizes that are known at run time only")
+            if asked:
+                raise UntranslatableError(f"{asked[0]} is computed from sizes that are known at run time only")
             return write_call(self.emit, args, kwargs)
         except UntranslatableError as error:
             self.problems[node] = str(error)
@@ -264,6 +265,7 @@ class _Walk:
             owned = isinstance(value, ir.Value) and value.producer() is not None and id(value) not in taken
             if not owned:  # an input, a constant, a size, or a value that is already another output
                 held = self.emit.size_scalar(value) if isinstance(value, int | torch.SymInt) else value
+                held = fraction(self.emit, value) if isinstance(value, torch.SymFloat) else held
                 value = self.emit.Identity(held)
                 value.shape = ir.Shape([]) if held.shape is None else held.shape
             value.name = name

@@ -135,8 +135,8 @@ class SymbolicSizes:
         names = {symbol: sympy.Symbol(self._names.get(symbol, symbol.name)) for symbol in size.free_symbols}
         return str(size.xreplace(names)).replace(" ", "")
 
-    def value(self, emit: Writer, size: Size) -> ir.Value:
-        """`size` as an int64 tensor of shape [1].
+    def value(self, emit: Writer, size: Size | torch.SymFloat) -> ir.Value:
+        """`size` as a tensor of shape [1], of int64 or, where it is a float, of double precision.
 
         Raises:
             UnknownSizeError: the size does not follow from the shapes of the graph's inputs.
@@ -166,26 +166,65 @@ class SymbolicSizes:
         return emit.op("Div", emit.op("Sub", read, [int(offset)]), [int(factor)])
 
     def _arithmetic(self, emit: Writer, size: sympy.Expr) -> ir.Value:
-        operators = {
-            sympy.Add: "Add",
-            sympy.Mul: "Mul",
-            sympy.Max: "Max",
-            sympy.Min: "Min",
-            symbolic.Max: "Max",
-            symbolic.Min: "Min",
-            symbolic.FloorDiv: "Div",
-            symbolic.CleanDiv: "Div",
-            symbolic.IntTrueDiv: "Div",
-            symbolic.Mod: "Mod",
-            symbolic.PythonMod: "Mod",
-        }
-        operator = operators.get(type(size))
-        arguments = size.args
+        if isinstance(size, sympy.Float | sympy.Rational):
+            return emit.constant(torch.tensor([float(size)], dtype=torch.float64))
+        operator, arguments = _OPERATORS.get(type(size)), size.args
         if isinstance(size, sympy.Pow) and size.exp.is_Integer and size.exp > 0:
             operator, arguments = "Mul", (size.base,) * int(size.exp)
-        if operator is None:
+        rounding = _ROUNDED.get(type(size))
+        if operator is None and rounding is None:
             raise UnknownSizeError(f"size {size} uses {type(size).__name__}, which has no ONNX arithmetic here")
-        result, *others = [self._compute(emit, argument) for argument in arguments]
+        fractions = type(size) in _OF_FRACTIONS or any(map(is_fraction, arguments))
+        result, *others = [self._operand(emit, argument, fractions) for argument in arguments]
+        if operator is None:
+            return emit.op("Cast", emit.op(rounding, result) if rounding else result, to=ir.DataType.INT64)
+        if not others:
+            return emit.op(operator, result) if operator else result
         for other in others:
             result = emit.op(operator, result, other)
         return result
+
+    def _operand(self, emit: Writer, argument: sympy.Expr, fraction: bool) -> ir.Value:
+        """`argument`, in double precision where it is one of a `fraction`."""
+        if fraction and argument.is_Integer:
+            return emit.constant(torch.tensor([int(argument)], dtype=torch.float64))
+        value = self._compute(emit, argument)
+        return emit.op("Cast", value, to=ir.DataType.DOUBLE) if fraction and not is_fraction(argument) else value
+
+
+_OPERATORS = {
+    sympy.Add: "Add",
+    sympy.Mul: "Mul",
+    sympy.Max: "Max",
+    sympy.Min: "Min",
+    symbolic.Max: "Max",
+    symbolic.Min: "Min",
+    symbolic.FloorDiv: "Div",
+    symbolic.CleanDiv: "Div",
+    symbolic.IntTrueDiv: "Div",
+    symbolic.FloatTrueDiv: "Div",
+    symbolic.FloatPow: "Pow",
+    symbolic.ToFloat: "",
+    symbolic.OpaqueUnaryFn_sqrt: "Sqrt",
+    symbolic.OpaqueUnaryFn_log: "Log",
+    symbolic.OpaqueUnaryFn_exp: "Exp",
+    symbolic.Mod: "Mod",
+    symbolic.PythonMod: "Mod",
+}
+_ROUNDED = {symbolic.TruncToInt: "", symbolic.FloorToInt: "Floor", symbolic.CeilToInt: "Ceil", symbolic.RoundToInt: "Round"}
+"""What makes a whole number of a fraction: the operator before the conversion, which cuts off what is behind the point."""
+_OF_FRACTIONS = {symbolic.IntTrueDiv, symbolic.FloatTrueDiv, symbolic.FloatPow, symbolic.ToFloat, *_ROUNDED} | {
+    symbolic.OpaqueUnaryFn_sqrt,
+    symbolic.OpaqueUnaryFn_log,
+    symbolic.OpaqueUnaryFn_exp,
+}
+"""What takes its operands as floats, and but for those that round gives one."""
+
+
+def is_fraction(size: sympy.Expr) -> bool:
+    """Whether `size` is a float: Python's, of double precision."""
+    if isinstance(size, sympy.Float | sympy.Rational):
+        return not size.is_Integer
+    if type(size) in _OF_FRACTIONS:
+        return type(size) not in _ROUNDED
+    return any(map(is_fraction, size.args))

@@ -19,6 +19,7 @@ import torch
 from onnx_ir.passes import common
 from torch.utils import _pytree as pytree
 
+from fxcompress.emit.fractions import fraction
 from fxcompress.emit.promotion import promoted
 from fxcompress.emit.translation import Emitter, UntranslatableError
 from fxcompress.emit.types import onnx_type
@@ -136,6 +137,8 @@ class _Recording:
             return [self._argument(one) for one in argument]
         if isinstance(argument, torch.SymInt):
             argument = self.emit.size_scalar(argument)
+        if isinstance(argument, torch.SymFloat):
+            argument = fraction(self.emit, argument)
         if isinstance(argument, ir.Value):
             return self._stand_in(argument)
         if isinstance(argument, torch.dtype):

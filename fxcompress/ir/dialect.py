@@ -78,7 +78,7 @@ COMMUTATIVE: frozenset[OpOverload] = frozenset(
 SCALAR_FUNCTIONS: frozenset[Any] = frozenset(
     {operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg}
     | {operator.truediv, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.pow}
-    | {math.ceil, math.floor, math.trunc, torch.sym_int, torch.sym_float, torch.sym_max, torch.sym_min, torch.sym_not}
+    | {round, math.ceil, math.floor, math.trunc, torch.sym_int, torch.sym_float, torch.sym_max, torch.sym_min, torch.sym_not}
     | {aten.sym_size.int}
 )
 
