@@ -756,6 +756,21 @@ def test_the_length_of_a_tensor_is_free():
     torch.testing.assert_close(compiled(x), model(x))
 
 
+def of_the_least(x):
+    """As detectors scale pictures into bounds, and in all the ways in which Python's `min` and `max` are asked."""
+    height, width = x.shape[2:]
+    scale = min(8 / min(height, width), 12 / max(x.shape[2:]))
+    ends = max(height, width, 10) + min(2.5, height / 4, width / 4) + max(size / 2 for size in (height, width))
+    return F.interpolate(x, scale_factor=scale, recompute_scale_factor=True), x * ends, x[:, :, : min([height, 7])]
+
+
+def test_the_least_of_sizes_is_that_of_every_size():
+    graph = capture(Call(of_the_least), ExampleInputs((torch.randn(2, 1, 9, 12),)), dynamic_shapes="auto")
+    for size in (9, 12), (5, 30), (30, 6), (4, 4):
+        x = torch.randn(3, 1, *size)
+        torch.testing.assert_close(graph(x), of_the_least(x))
+
+
 class Remembering(nn.Module):
     """A table that is made once for all networks of the class."""
 

@@ -1,11 +1,12 @@
-"""What torch.export does not take though nothing comes of it: `len` of a tensor, a move of a module to where it is, a look at
-whether a mask is the causal one."""
+"""What torch.export does not take though nothing comes of it: `len` of a tensor, the least of some sizes, a move of a module to
+where it is, a look at whether a mask is the causal one."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch._dynamo.trace_rules import is_builtin_callable
 
 from fxcompress.capture.replaced import replaced
+
+_SYMBOLIC = torch.SymInt | torch.SymFloat
+_NUMBERS = int | float | torch.SymInt | torch.SymFloat
 
 
 @contextlib.contextmanager
@@ -25,6 +29,31 @@ def symbolic_lengths() -> Iterator[None]:
         return one.shape[0] if isinstance(one, Tensor) and one.dim() else own(one)
 
     with replaced({(builtins, "len"): length}):
+        yield
+
+
+@contextlib.contextmanager
+def symbolic_extremes() -> Iterator[None]:
+    """In this context `min` and `max` of numbers are symbolic where one of these is: Python's own takes the one that it is now.
+
+    torch.export has some of its own of two whole numbers, and asks these for all else.
+    """
+    choices = {"min": torch.sym_min, "max": torch.sym_max}
+
+    def extreme(own: Any, choose: Any, *args: Any, **options: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], Iterator):
+            args = ([*args[0]],)
+        given = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
+        if (
+            options
+            or not any(isinstance(one, _SYMBOLIC) for one in given)
+            or not all(isinstance(one, _NUMBERS) for one in given)
+        ):
+            return own(*args, **options)
+        return functools.reduce(choose, given)
+
+    own = {(builtins, name): getattr(builtins, name) for name in choices}
+    with replaced({(home, name): functools.partial(extreme, one, choices[name]) for (home, name), one in own.items()}):
         yield
 
 

@@ -26,7 +26,7 @@ from fxcompress.capture.mode_reads import ModeReads, mode_reads
 from fxcompress.capture.reached_otherwise import read_as_parameters
 from fxcompress.capture.selected import LoopsOverAllPlaces, Most
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
-from fxcompress.capture.tolerated import symbolic_lengths
+from fxcompress.capture.tolerated import symbolic_extremes, symbolic_lengths
 from fxcompress.capture.traceable import traceable
 from fxcompress.capture.watched import Watched
 from fxcompress.capture.written_out import LoopError
@@ -188,6 +188,7 @@ class _Try:
             lambda: self._decided,
             SizesInTensors,
             symbolic_lengths,
+            symbolic_extremes,
             lambda: self.loops,
         )
         return while_it_runs(self._model, *contexts)
