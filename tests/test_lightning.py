@@ -7,6 +7,8 @@ from loops import classifier, loader, same, stack, state_of
 
 import fxcompress
 from fxcompress import passes
+from fxcompress.errors import InputError, TrainingWarning
+from fxcompress.training import Polynomial
 
 lightning = framework("lightning")
 
@@ -71,3 +73,81 @@ def test_mixed_precision_averaged_weights_and_accumulation(tmp_path):
     masks = [name for name in after if name.endswith(".mask")]
     assert masks and all(torch.equal(before[name], after[name]) for name in masks)
     assert same(state_of(module.net), after) and compression.to_onnx(tmp_path / "model.onnx").exists()
+
+
+class Adversaries(lightning.LightningModule):
+    """Two networks that are compressed each for itself, with an optimizer each."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.maker, self.critic = classifier(), classifier()
+
+    def training_step(self, batch, index):
+        for net, optimizer in zip((self.maker, self.critic), self.optimizers()):
+            optimizer.zero_grad()
+            self.manual_backward(torch.nn.functional.cross_entropy(net(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(net.parameters(), lr=0.05) for net in (self.maker, self.critic)]
+
+
+def callbacks_of(module, levels=(0.5, 0.25), *more):
+    """Of the two networks of `module`, compressed to these levels, and their compressions."""
+    ramps = [passes.Sparsify(level=level, schedule=Polynomial(epochs=2)) for level in levels]
+    compressions = [fxcompress.compress(net, [ramp, *more], data=loader()) for net, ramp in zip(module.children(), ramps)]
+    return [one.callback("lightning") for one in compressions], compressions
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_networks_keep_a_schedule_each(tmp_path):
+    module = Adversaries()
+    callbacks, _ = callbacks_of(module)
+    trainer(tmp_path, *callbacks, max_epochs=2).fit(module, loader())
+    (file,) = (tmp_path / "checkpoints").glob("*.ckpt")
+    module = Adversaries()
+    callbacks, compressions = callbacks_of(module)
+    trainer(tmp_path, *reversed(callbacks), max_epochs=3).fit(module, loader(), ckpt_path=file)
+    assert [one.controller["Sparsify"].level for one in compressions] == [0.5, 0.25]
+    assert [one.controller.scheduler.current_epoch for one in compressions] == [2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*dataloader|.*interrupted")
+def test_a_loss_that_manual_optimization_leaves_out_is_told(tmp_path):
+    module = Adversaries()
+    callbacks, _ = callbacks_of(module, (0.5, 0.25), passes.Distill())
+    with pytest.warns(TrainingWarning, match="Adversaries optimizes by itself.*add_loss=False"):
+        trainer(tmp_path, *callbacks, fast_dev_run=1).fit(module, loader())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_losses_of_several_are_added_and_nothing_of_it_stays(tmp_path):
+    class Together(Adversaries):
+        automatic_optimization = True
+
+        def training_step(self, batch, index):
+            return torch.nn.functional.cross_entropy(self.maker(batch[0]) + self.critic(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.05)
+
+    module = Together()
+    callbacks, _ = callbacks_of(module, (0.5, 0.25), passes.Distill())
+    whole = trainer(tmp_path, *callbacks, fast_dev_run=1)
+    whole.fit(module, loader())
+    assert whole.callback_metrics["compression_loss"] == sum(one.loss.last for one in callbacks) > 0
+    assert "training_step" not in vars(module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_average_of_masks_is_refused(tmp_path):
+    module, compression = compressed()
+    averaging = lightning.pytorch.callbacks.EMAWeightAveraging()
+    with pytest.raises(InputError, match=r"masks.*EMAWeightAveraging\(use_buffers=False"):
+        trainer(tmp_path, compression.callback("lightning"), averaging, max_epochs=1).fit(module, loader())
+    averaging = lightning.pytorch.callbacks.EMAWeightAveraging(use_buffers=False)
+    trainer(tmp_path, compression.callback("lightning"), averaging, max_epochs=3).fit(module, loader())
+    sparsity = compression.controller["Sparsify"]
+    assert sparsity.reached() == pytest.approx(sparsity.level, abs=0.02) and sparsity.level > 0.4

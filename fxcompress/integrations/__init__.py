@@ -2,7 +2,7 @@
 
 In: a controller and the model that is trained. Out: a callback of the framework that was asked for, which alone is imported.
 
-Imports: data, training.
+Imports: data, masks, training.
 """
 
 from fxcompress.integrations.frameworks import FRAMEWORKS, make_callback

@@ -24,7 +24,8 @@ class AddedLoss:
     """
 
     def __init__(self, controller: Controller):
-        self.controller, self.last = controller, None
+        self.controller = controller
+        self.last: Tensor | None = None
         self._handle: RemovableHandle | None = None
 
     def watch(self, model: nn.Module, add: Callable[[AddedLoss, Any, dict[str, Any]], Any]) -> None:
