@@ -2,6 +2,7 @@
 
 import warnings
 
+import onnxruntime
 import pytest
 import torch
 from frameworks import framework
@@ -9,6 +10,7 @@ from frameworks import framework
 import fxcompress
 from fxcompress import passes
 from fxcompress.errors import TrainingError
+from fxcompress.execution.agreement import sqnr
 from fxcompress.training import Polynomial
 
 transformers = framework("transformers")
@@ -213,3 +215,33 @@ def test_a_cache_that_the_trainer_turns_off_behind_compression_is_told(tmp_path)
         messages = [str(one.message) for one in told if "use_cache" in str(one.message)]
         assert len(messages) == expected
         assert all("TrainingArguments(use_cache=True)" in one and "before it is compressed" in one for one in messages)
+
+
+SHIFTED = {"d_model": 16, "vocab_size": 64, "decoder_start_token_id": 2, "pad_token_id": 0}
+OF_TWO_SEQUENCES = {
+    "T5": ("T5ForConditionalGeneration", {"d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
+    "BART": (
+        "BartForConditionalGeneration",
+        {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("attention_heads", 2))}
+        | {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "forced_eos_token_id": 2},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", OF_TWO_SEQUENCES)
+def test_the_file_of_a_decoder_that_reads_its_labels_takes_what_it_makes_of_them(name, tmp_path):
+    kind, sizes = OF_TWO_SEQUENCES[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(getattr(transformers, f"{kind.partition('For')[0]}Config")(**SHIFTED, **sizes)).eval()
+    source, wanted = torch.randint(3, 64, (4, 9)), torch.randint(3, 64, (4, 6))
+    data = [{"input_ids": source, "attention_mask": torch.ones_like(source), "labels": wanted}]
+    compression = fxcompress.compress(model, fxcompress.defaults.training(), data=data)
+    session = onnxruntime.InferenceSession(compression.to_onnx(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask", "decoder_input_ids"]
+    given = {"input_ids": source, "attention_mask": torch.ones_like(source)}
+    shifted = torch.cat([torch.full((4, 1), 2), wanted[:, :-1]], 1)
+    (found,) = session.run(["logits"], {name: one.numpy() for name, one in (given | {"decoder_input_ids": shifted}).items()})
+    with torch.no_grad():
+        logits = model(**given, labels=wanted).logits
+    assert sqnr(logits, torch.from_numpy(found)) > 40
