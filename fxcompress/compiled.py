@@ -42,11 +42,6 @@ from fxcompress.training.controller import CompositeController, compose
 from fxcompress.views.dump import dump_step
 from fxcompress.views.text import to_text
 
-_STEP = (
-    "in the training loop call compiled.controller.scheduler.epoch_step() at the start of every epoch, and step() at that of "
-    "every optimizer step"
-)
-
 
 @keeps_its_names
 class Compiled(BothModes):
@@ -254,7 +249,7 @@ class Compiled(BothModes):
     @one_thread_at_a_time  # the process that runs files is one for all
     def _write(self, path: str | os.PathLike[str], file: CheckedFile, verify: Verify) -> Path:
         """Write `file` and tell of it; a schedule that was never stepped is warned of, since the file has little of it."""
-        forgotten = self.controller.not_begun()
+        lacking = [*self.controller.lacking()]
         written = file.write_to(path, verify)
         if file.row:
             self.report.replace(file.row)
@@ -263,8 +258,8 @@ class Compiled(BothModes):
         too_large = self.compilation.beyond_limit(file.weight_bytes, file.told)
         if too_large:
             warn_user(f"{path} {too_large}", FileWarning)
-        if forgotten:
-            warn_user(f"{path} has less compression than was asked for, {forgotten}; {_STEP}", ScheduleWarning)
+        for lack in lacking:
+            warn_user(f"{path} has {lack}", ScheduleWarning)
         return written
 
     def _lowered(self, batch_size: int | None = None, **how: bool) -> fx.GraphModule:

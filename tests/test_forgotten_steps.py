@@ -53,6 +53,22 @@ def test_one_that_moved_or_has_nowhere_to_go_is_not(kind, tmp_path):
     assert warned(model, tmp_path / "m.onnx") == []
 
 
+@pytest.mark.parametrize("kind", ["filters", "weights"])
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_masks_that_an_average_of_buffers_has_lost_are_warned_of(kind, use_buffers, tmp_path):
+    """As torchvision's references average: a truth value that was true once, stays so."""
+    model = compiled(SCHEDULED[kind])
+    average = torch.optim.swa_utils.get_ema_avg_fn(0.9)
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Sequential(model), avg_fn=average, use_buffers=use_buffers)
+    averaged.update_parameters(nn.Sequential(model))
+    for _ in range(3):
+        model.controller.scheduler.epoch_step()
+        averaged.update_parameters(nn.Sequential(model))
+    model.load_state_dict(averaged.module[0].state_dict())
+    messages = warned(model, tmp_path / "m.onnx")
+    assert len(messages) == use_buffers and all("its masks have" in one and "use_buffers=False" in one for one in messages)
+
+
 @pytest.mark.parametrize(
     "at_once", [[passes.PruneFilters()], [passes.Sparsify(schedule=Polynomial(epochs=2, initial=0.5))], None], ids=str
 )

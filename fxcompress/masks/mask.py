@@ -43,6 +43,10 @@ class Mask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
+    def zeros(self) -> int:
+        """How many of its values are zero."""
+        return int((self.mask == 0).sum())
+
     @property
     def whole_axes(self) -> tuple[int, ...]:
         """The axes that can lose no index."""
@@ -54,7 +58,7 @@ class Mask(nn.Module):
         return type(self)(select_indices(self.mask, along)) if along else self
 
     def extra_repr(self) -> str:
-        return f"{int((self.mask == 0).sum())} of {self.mask.numel()} masked"
+        return f"{self.zeros()} of {self.mask.numel()} masked"
 
 
 class FilterMask(Mask):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +14,15 @@ from torch import Tensor
 from fxcompress.errors import InputError, did_you_mean, shown
 from fxcompress.report.tables import printed
 from fxcompress.training.scheduler import CompositeScheduler, Scheduler
+
+_STEP = (
+    "in the training loop call compiled.controller.scheduler.epoch_step() at the start of every epoch, and step() at that of "
+    "every optimizer step"
+)
+_KEEP_MASKS = (
+    "masks are buffers without an average, so average a model with AveragedModel(..., use_buffers=False), which takes them as "
+    "they are, and load a state of the same level"
+)
 
 
 @functools.total_ordering
@@ -80,6 +89,17 @@ class Controller:
         """What the model still lacks since `Scheduler.epoch_step` was never called; None where nothing was forgotten."""
         return None
 
+    def overwritten(self) -> str | None:
+        """What the model lacks of what the schedule put into it, since something else took that out; None for nothing."""
+        return None
+
+    def lacking(self) -> Iterator[str]:
+        """What the model lacks, and what to do."""
+        if forgotten := self.not_begun():
+            yield f"less compression than was asked for, {forgotten}; {_STEP}"
+        if taken_out := self.overwritten():
+            yield f"less compression than its schedule gave it, {taken_out}; {_KEEP_MASKS}"
+
 
 class CompositeController(Controller):
     """All controllers of a compiled model; `controller["Sparsify"]` is one of them."""
@@ -113,8 +133,15 @@ class CompositeController(Controller):
 
     def not_begun(self) -> str | None:
         """The children's, each with its name."""
-        lacks = {name: child.not_begun() for name, child in self.children.items()}
-        return "; ".join(f"{name}: {lack}" for name, lack in lacks.items() if lack) or None
+        return _listed({name: child.not_begun() for name, child in self.children.items()})
+
+    def overwritten(self) -> str | None:
+        """The children's, each with its name."""
+        return _listed({name: child.overwritten() for name, child in self.children.items()})
+
+
+def _listed(lacks: Mapping[str, str | None]) -> str | None:
+    return "; ".join(f"{name}: {lack}" for name, lack in lacks.items() if lack) or None
 
 
 def compose(controllers: Sequence[tuple[str, Controller]]) -> CompositeController:

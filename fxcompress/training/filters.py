@@ -67,6 +67,7 @@ class FilterController(LevelController):
         chosen = self.selection.choose(self.channels, self.clusters, level)
         for constant, mask in element_masks(self.channels, removable, chosen).items():
             self._masks[constant].mask.copy_(mask)
+        self.note(self._masks.values())
 
     def masked(self) -> set[int]:
         """The sets of channels that are masked, as `Elements.find` gives them."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from fxcompress.errors import InputError, apart, shown
+from fxcompress.masks.mask import Mask
 from fxcompress.options import fits
 from fxcompress.training.controller import CompressionStage, Controller
 from fxcompress.training.levels import Adaptive, Schedule
@@ -92,6 +93,7 @@ class LevelScheduler(Scheduler):
         """As `Scheduler.load_state_dict`; nothing is applied, since masks are part of the model's own state."""
         super().load_state_dict(state)
         self.level, self._scheduled, self._step_of_epoch = state["level"], state["scheduled"], state["step_of_epoch"]
+        self.method.note([])
 
 
 class AdaptiveScheduler(LevelScheduler):
@@ -136,6 +138,7 @@ class LevelController(Controller):
     """How far beyond its level a model can be that was never stepped."""
 
     def __init__(self, schedule: Schedule | None, target: float, freeze_epoch: int | None = None):
+        self._noted: list[tuple[Mask, int]] = []
         if isinstance(schedule, Adaptive):
             super().__init__(AdaptiveScheduler(schedule, target, self, freeze_epoch))
         else:
@@ -153,6 +156,15 @@ class LevelController(Controller):
     def reached(self) -> float:
         """The level that the model has now."""
         raise NotImplementedError
+
+    def note(self, masks: Iterable[Mask]) -> None:
+        """Remember how many zeros `masks` have now; what they lack of these later, something else has taken out."""
+        self._noted = [(mask, mask.zeros()) for mask in masks]
+
+    def overwritten(self) -> str | None:
+        """The zeros that the masks of this level have lost."""
+        now, put = sum(mask.zeros() for mask, _ in self._noted), sum(zeros for _, zeros in self._noted)
+        return f"its masks have {now} zeros, and had {put} at this level" if now < put else None
 
     def freeze(self) -> None:
         """Let nothing change any more; for methods that have something to freeze."""

@@ -151,10 +151,11 @@ class SparsityController(_MaskedLayers):
         found = smallest(weights, level, self.criterion, self.ranking, keep_zeros=keep_zeros)
         for name, zeros in zip(names, found):
             self.masks[name].mask.copy_(~zeros)
+        self.note(self.masks.values())
 
     def reached(self) -> float:
         """The share of the layers' weights that is masked."""
-        zeros = sum(int((mask.mask == 0).sum()) for mask in self.masks.values())
+        zeros = sum(mask.zeros() for mask in self.masks.values())
         return zeros / max(sum(mask.mask.numel() for mask in self.masks.values()), 1)
 
 
