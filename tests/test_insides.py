@@ -1,5 +1,6 @@
 """What others change inside a model after it was compressed, and its graph does not see, is told."""
 
+import copy
 import warnings
 
 import pytest
@@ -102,3 +103,18 @@ def test_what_it_sees_and_what_it_has_nothing_of_is_nothing_to_tell(model):
         model.train().body[1].eval()
         model.body[1].momentum = 0.5
         model(X)
+
+
+def test_a_layer_that_is_called_beside_the_graph_is_told_once():
+    """As by methods that return features: they go from layer to layer without the quantizers that stand between."""
+    model = Network().eval()
+    fxcompress.compress(model, data=[X])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        copy.deepcopy(model)(X), model(X), model.train()(X), model.unused(torch.randn(1, 4))
+        fxcompress.compile(model, [], example_inputs=X)(X)
+    with pytest.warns(TrainingWarning, match=r"'body\.0' of Network was called by something else .*submodules="):
+        model.body(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        model.body(X)

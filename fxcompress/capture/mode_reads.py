@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from fxcompress.capture.memory import changed, kept
 from fxcompress.capture.naming import scope_of
+from fxcompress.ir.bypassing import has_hooks
 from fxcompress.ir.modes import mode_argument
 
 _HAND_IT_ON = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
@@ -97,7 +98,7 @@ def _keeps_modes(model: nn.Module) -> bool:
 
 def _has_hooks(model: nn.Module) -> bool:
     """Whether a part of `model` has hooks on its forward, which may keep what they see. A trace puts some on `model`."""
-    return any(one._forward_hooks or one._forward_pre_hooks for one in model.modules() if one is not model)
+    return any(has_hooks(one) for one in model.modules() if one is not model)
 
 
 def _hands_it_on(module: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -15,12 +15,15 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fxcompress.capture import training_modes, twin_of
 from fxcompress.errors import InputError, TrainingWarning, shown, warn_user
+from fxcompress.ir.bypassing import CalledByItself
 
 _REMEDY = "change the model first, then compress it"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _LIVE = {"momentum", "track_running_stats"}
 """What batch norms are asked for in every call; see `fxcompress.driver.live_norms`."""
 _PLAIN = (Number, str, tuple)
+_PARAMETRIZED = "parametrizations"
+"""What computes a weight whenever that is read."""
 
 
 @dataclass
@@ -66,6 +69,8 @@ class Insides:
         self.module, self.name, self._has_warned = module, type(module).__name__, False
         made = {node.meta.get("scope", "") for node in graph.nodes}
         scopes = {path[: dot.start()] for path in made for dot in re.finditer(r"\.|$", path)}
+        if graph.find_nodes(op="call_module"):
+            _tell_of_calls(module, scopes)
         twin = twin_of(module)
         modes = training_modes(module, twin)
         inference = dict(twin.named_modules())
@@ -119,6 +124,14 @@ class Insides:
                 return False
         same = all(len(hooks) == count for hooks, count in self._hooks)
         return same and all(one.training == modes[training] for one, modes in self._dropouts)
+
+
+def _tell_of_calls(module: nn.Module, paths: Collection[str]) -> None:
+    """Let the layers of `module` at `paths` that have parameters tell of calls, of which the graph makes none."""
+    told: list[str] = []
+    for path, one in module.named_modules():
+        if path and path in paths and any(True for _ in one.parameters(recurse=False)) and _PARAMETRIZED not in path.split("."):
+            one.register_forward_pre_hook(CalledByItself(path, type(module).__name__, told))
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
