@@ -737,6 +737,28 @@ def test_a_length_that_cannot_be_free_is_told():
     assert any(note.startswith("tokens: the length is fixed to 5, that of the example inputs") for note in notes)
 
 
+class RecurrenceOfFrames(nn.Module):
+    """The same of frames of features, whose width the weights fix."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Linear(5, 5)
+
+    def forward(self, frames):
+        state = torch.zeros(frames.shape[0], 5)
+        for position in range(frames.shape[1]):
+            state = self.step(state + frames[:, position]) * position
+        return state
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "told"), [(RecurrenceOfFrames(), (2, 5, 5), True), (nn.Linear(5, 5), (2, 5), False)]
+)
+def test_sizes_of_frames_that_cannot_be_free_are_told(model, shape, told):
+    notes = fxcompress.compile(model, [], example_inputs=torch.ones(shape)).report.rows[0].notes
+    assert any("fixed to those of the example inputs" in note for note in notes) == told
+
+
 class Counted(nn.Module):
     """Python's own length of a batch, and a part of the model that forward puts where it is."""
 

@@ -15,14 +15,13 @@ from fxcompress.capture import free_sizes
 from fxcompress.capture.assembly import assemble
 from fxcompress.capture.batch import find_batch
 from fxcompress.capture.emptiness import nothing_found
+from fxcompress.capture.fixed_sizes import fixed_sizes
 from fxcompress.capture.float32 import compute_in_float32
 from fxcompress.capture.free_sizes import (
     Dimensions,
     Ties,
     both,
     fixed_beside_free,
-    fixed_lengths,
-    fixed_sides,
     leading,
     lengths,
     several,
@@ -128,9 +127,9 @@ class _Capture:
         chosen = {None: leading, "lengths": lengths, "auto": several}[dynamic_shapes]
         found = self.with_free_sizes(chosen(self.example)) or self.with_free_batch()
         if dynamic_shapes is not None:
-            found.meta["capture_notes"] += fixed_lengths(found.graph, self.example)
-        if dynamic_shapes == "auto":
-            found.meta["capture_notes"] += fixed_sides(found.graph, self.example)
+            assert self.traced is not None
+            sides = dynamic_shapes == "auto"
+            found.meta["capture_notes"] += fixed_sizes(found.graph, self.traced, self.example, sides=sides)
         return found
 
     def with_free_sizes(self, sizes: Dimensions, seen: Sequence[ExampleInputs] = ()) -> fx.GraphModule | None:

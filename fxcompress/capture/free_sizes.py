@@ -11,9 +11,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
-from fxcompress.data.caches import tensors_of_caches
 from fxcompress.data.inputs import ExampleInputs
-from fxcompress.ir.fake import describe_sizes, static_sizes
+from fxcompress.ir.fake import static_sizes
 
 Dimensions = Sequence[frozenset[int]]
 """Of each flattened input the dimensions whose sizes are to be free."""
@@ -58,42 +57,6 @@ def _pictures(example: ExampleInputs) -> list[Tensor]:
     """Inputs of floats in four or more dimensions that stand by themselves: those in containers are keys and values."""
     alone = [*example.args, *example.kwargs.values()]
     return [one for one in alone if isinstance(one, Tensor) and one.is_floating_point() and one.dim() >= 4]
-
-
-def fixed_lengths(graph: fx.Graph, example: ExampleInputs) -> list[str]:
-    """A note of the inputs of integers, tokens and masks of them, whose lengths `graph` has as numbers."""
-    told: dict[int, list[str]] = {}
-    leaves = [leaf for _, leaf in example.leaves()]
-    for node, leaf in zip(graph.find_nodes(op="placeholder"), leaves, strict=True):
-        if isinstance(leaf, Tensor) and leaf.dim() == 2 and not (leaf.is_floating_point() or leaf.is_complex()):
-            batch, length = (isinstance(size, int) for size in static_sizes(node.meta["val"].shape))
-            if length and not batch and leaf.shape[1] > 1:
-                told.setdefault(leaf.shape[1], []).append(node.name)
-    return [
-        f"{', '.join(names)}: the length is fixed to {length}, that of the example inputs, since forward needs it as a number, "
-        "as a loop over tokens does, or does something else at others; give an example as long as the file is to take, and pad"
-        for length, names in told.items()
-    ]
-
-
-def fixed_sides(graph: fx.Graph, example: ExampleInputs) -> list[str]:
-    """A note of the inputs of four or more dimensions, features or pictures, of which `graph` has sides as numbers.
-
-    Where dimension 1 is free, channels come last, and the last dimension is fixed by the weights that it is multiplied by.
-    """
-    cached = {id(tensor) for tensor in tensors_of_caches((example.args, example.kwargs))}
-    told = []
-    for node, (_, leaf) in zip(graph.find_nodes(op="placeholder"), example.leaves(), strict=True):
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.dim() < 4 or id(leaf) in cached:
-            continue
-        fixed = [isinstance(size, int) for size in static_sizes(node.meta["val"].shape)]
-        sides = range(2, leaf.dim()) if fixed[1] else range(1, leaf.dim() - 1)
-        if any(fixed[d] and leaf.shape[d] > 1 for d in sides):
-            told.append(
-                f"{node.name}: forward needs sizes of {describe_sizes(node.meta['val'])} as numbers, those of the example "
-                "inputs, or does something else at others: give an example of the size that it is to be used at"
-            )
-    return told
 
 
 def fixed_beside_free(graph: fx.Graph, example: ExampleInputs) -> list[str]:

@@ -68,6 +68,11 @@ def computes(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInp
     return expected is not None and _agrees(graph_module, leaves, expected)
 
 
+def runs(model: nn.Module, leaves: list[Any], example: ExampleInputs) -> bool:
+    """Whether `model` takes `leaves` in the form of `example`."""
+    return _outputs(model, leaves, example) is not None
+
+
 def is_of_one(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> bool:
     """Whether a graph with a free batch computes of a single sample what `model` does, where `example` is one.
 
