@@ -984,6 +984,23 @@ def test_factors_of_both_signs_before_a_quantizer(operation, after):
     agree(compile_here(Between(SIGNED[operation], nn.Identity(), after), x), x)
 
 
+POSITIVE = FACTORS.abs()[None]
+FIRST = {
+    "added": lambda x: POSITIVE + x,
+    "multiplied": lambda x: POSITIVE * x,
+    "both": lambda x: POSITIVE + POSITIVE * x.sin(),
+    "behind a layer": lambda x: POSITIVE + F.gelu(F.conv2d(x, torch.eye(6)[:, :, None, None])),
+    "three dimensions": lambda x: (POSITIVE.flatten(2) + x.flatten(2)).unflatten(2, (6, 6)),
+    "five dimensions": lambda x: (POSITIVE[..., None] * x.unsqueeze(4)).squeeze(4),
+}
+
+
+@pytest.mark.parametrize("operation", FIRST)
+def test_numbers_of_channels_that_stand_first(operation):
+    x = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    agree(compile_here(Between(FIRST[operation], nn.Identity(), nn.Conv2d(6, 4, 1)), x), x)
+
+
 class TwoReaders(nn.Module):
     """A layer whose outputs are read as they are, and times factors of both signs."""
 

@@ -97,8 +97,13 @@ LAYERS: dict[str, Operation] = {
     "encoder_layer": _layer(
         "nn.TransformerEncoderLayer({d}, {heads}, 11, batch_first=True, norm_first={first})", 3, heads=_SMALL, first=_BIAS
     ),
-    "parameter_add": _layer("nn.Parameter(torch.randn({shape}))", call="{x} + {m}"),
-    "parameter_scale": _layer("nn.Parameter(torch.rand({d}) + 0.5)", call="{x} * {m}"),
+    "parameter_add": _layer("nn.Parameter(torch.randn({shape}))", call="{sum}", sum=("{x} + {m}", "{m} + {x}")),
+    "parameter_scale": _layer("nn.Parameter(torch.rand({d}) + 0.5)", call="{times}", times=("{x} * {m}", "{m} * {x}")),
+    "parameter_channels": _layer(
+        "nn.Parameter(torch.rand({c}) + 0.5)",
+        call="{m}.view(1, -1, *[1] * ({x}.dim() - 2)) {operator} {x}",
+        operator=("+", "*", "-"),
+    ),
     "parameter_join": _layer(
         "nn.Parameter(torch.randn(1, *{shape}))", call="torch.cat([{x}, {m}.expand({x}.shape[0], *{shape})], {dim})", dim=_DIM
     ),

@@ -102,6 +102,23 @@ def _hide_shapes(graph: ir.Graph) -> int:
     return len(found)
 
 
+def _put_numbers_second(graph: ir.Graph) -> int:
+    """Have the constants of sums and products be their second operands."""
+    operations = [node for node in graph if node.op_type in ("Add", "Mul")]
+    found = [node for node in operations if _several(node.inputs[0]) and numbers_of(node.inputs[1]) is None]
+    for node in found:
+        numbers, value = node.inputs
+        node.replace_input_with(0, value)
+        node.replace_input_with(1, numbers)
+    return len(found)
+
+
+def _several(value: ir.Value | None) -> bool:
+    """Whether a value is a constant of more numbers than one."""
+    numbers = numbers_of(value)
+    return numbers is not None and numbers.size > 1
+
+
 def _detach_large_biases(graph: ir.Graph) -> int:
     """Add the bias behind the layer, where it is too many steps of the layer's sum."""
     found = [node for node in graph if node.op_type in ("Conv", "ConvTranspose", "Gemm") and _overflows(node)]
@@ -213,6 +230,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.MEANS_OF_BYTES: means_in_float,
     Fault.ROUNDED_AVERAGES: averages_of_bytes_apart,
     Fault.JOINED_ROWS: joins_quantized_apart,
+    Fault.NUMBERS_FIRST: _put_numbers_second,
     Fault.SIGNED_FACTORS: signed_factors_apart,
     Fault.SCALED_PRODUCTS: scalings_apart,
     Fault.SCALED_ROWS: scaled_rows_apart,

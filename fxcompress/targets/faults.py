@@ -35,6 +35,9 @@ class Fault(enum.Enum):
     JOINED_ROWS = (
         "moves a quantizer from behind a join along rows to in front of it, and does not compile the product behind it"
     )
+    NUMBERS_FIRST = (
+        "takes the wrong ones of several numbers that a value is added to, or that multiply it, as the first operand"
+    )
     SIGNED_FACTORS = "moves several factors into the quantizer behind them, and gets those wrong that are negative"
     SCALED_PRODUCTS = (
         "takes several numbers for the first sample only, where an integer product of two activations is computed with them"
