@@ -786,6 +786,13 @@ def of_the_least(x):
     return F.interpolate(x, scale_factor=scale, recompute_scale_factor=True), x * ends, x[:, :, : min([height, 7])]
 
 
+def test_a_trace_that_fails_leaves_python_as_it_was():
+    own = min, max, len
+    with pytest.raises(CaptureError):
+        capture(Call(lambda x: x[: max(x.tolist()[0])]), ExampleInputs((torch.randn(2, 3),)))
+    assert (min, max, len) == own
+
+
 def test_the_least_of_sizes_is_that_of_every_size():
     graph = capture(Call(of_the_least), ExampleInputs((torch.randn(2, 1, 9, 12),)), dynamic_shapes="auto")
     for size in (9, 12), (5, 30), (30, 6), (4, 4):

@@ -146,7 +146,7 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
         while True:
             tries.append(_Try(model, answers, most))
             try:
-                with tries[-1].watching():
+                with symbolic_extremes(), tries[-1].watching():  # around torch's own, which it puts there and takes away
                     return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             except IndexError:
                 if not tries[-1].places.shortened():
@@ -188,7 +188,6 @@ class _Try:
             lambda: self._decided,
             SizesInTensors,
             symbolic_lengths,
-            symbolic_extremes,
             lambda: self.loops,
         )
         return while_it_runs(self._model, *contexts)
