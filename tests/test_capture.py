@@ -800,6 +800,15 @@ def test_the_least_of_sizes_is_that_of_every_size():
         torch.testing.assert_close(graph(x), of_the_least(x))
 
 
+def test_a_branch_on_a_size_that_is_free_is_told():
+    """And the bounds of layers are not, beyond which the model fails as well."""
+    example = ExampleInputs((torch.randn(2, 1, 9, 12),))
+    graph = capture(Call(lambda x: x * 2 if x.shape[3] > 7 else x), example, dynamic_shapes="auto")
+    (note,) = graph.meta["capture_notes"]
+    assert note.startswith("inputs_0: forward does something else where size 3 is 7")
+    assert capture(nn.MaxPool2d(5), example, dynamic_shapes="auto").meta["capture_notes"] == []
+
+
 class Remembering(nn.Module):
     """A table that is made once for all networks of the class."""
 

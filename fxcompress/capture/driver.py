@@ -39,7 +39,7 @@ from fxcompress.capture.remembered import remembered
 from fxcompress.capture.safe_names import check_parameters
 from fxcompress.capture.tracing import prepare, trace, trace_free
 from fxcompress.capture.training_trace import Modes, keep_training, note_attention_dropout, training_modes
-from fxcompress.capture.true_sizes import computes, is_of_one, untrue
+from fxcompress.capture.true_sizes import bounded, computes, is_of_one, untrue
 from fxcompress.capture.twin import twin_of
 from fxcompress.capture.unseen_writes import unseen_writes
 from fxcompress.capture.watched import Watched
@@ -129,6 +129,7 @@ class _Capture:
         if dynamic_shapes is not None:
             assert self.traced is not None
             sides = dynamic_shapes == "auto"
+            found.meta["capture_notes"] += bounded(found, self.traced, self.example)
             found.meta["capture_notes"] += fixed_sizes(found.graph, self.traced, self.example, sides=sides)
         return found
 

@@ -22,6 +22,11 @@ from fxcompress.data.returned import put_together
 from fxcompress.data.sized import sized_inputs
 from fxcompress.ir.fake import static_sizes
 
+_LEAST = 2
+"""What every free size is at least: torch traces sizes of one and of none as such."""
+_MOST = 4096
+"""Of sizes that are tried."""
+
 
 def untrue(
     graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs
@@ -59,6 +64,36 @@ def untrue(
         [[(position, d) for position, d, size in dimensions if size in tie] for tie in ties],
         other,
     )
+
+
+def bounded(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> list[str]:
+    """What to tell of sizes that a branch of `model` bounds: beyond them it computes something else than `graph_module`.
+
+    A trace knows its bounds, most of which are those of layers: beyond them the model fails as well.
+    """
+    inputs, batch = graph_module.graph.find_nodes(op="placeholder"), Batch.of(graph_module.graph)
+    shapes = list(map(_declared, inputs, [leaf for _, leaf in example.leaves()], batch.dimensions))
+    at, told = _just_beyond(inputs), []
+    for name, alternatives in sized_inputs([shape for shape in shapes if shape is not None], example, at)[1]:
+        for (leaves, *_), beyond in zip(alternatives, at[name]):
+            expected = _outputs(model, leaves, example)
+            if expected is not None and not _agrees(graph_module, leaves, expected):
+                position, shape = next((i, shape) for i, shape in enumerate(shapes) if shape and name in shape)
+                told.append(
+                    f"{inputs[position].name}: forward does something else where size {shape.index(name)} is {beyond}, and the "
+                    "graph is of that of the example: give an example of the size that it is to be used at"
+                )
+    return told
+
+
+def _just_beyond(inputs: list[fx.Node]) -> dict[str, list[int]]:
+    """Below the least and above the greatest value of each free size of `inputs`, by its name; not the very large."""
+    values = [node.meta["val"] for node in inputs if isinstance(node.meta.get("val"), Tensor)]
+    free = {str(size.node.expr): size.node for value in values for size in value.shape if isinstance(size, torch.SymInt)}
+    ranges = {name: node.shape_env.bound_sympy(node.expr) for name, node in free.items()}
+    low = {name: [int(one.lower) - 1] if one.lower > _LEAST else [] for name, one in ranges.items()}
+    high = {name: [int(one.upper) + 1] if one.upper < _MOST else [] for name, one in ranges.items()}
+    return {name: low[name] + high[name] for name in free}
 
 
 def computes(graph_module: fx.GraphModule, model: nn.Module, example: ExampleInputs) -> bool:

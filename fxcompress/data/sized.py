@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -18,7 +18,7 @@ Inputs = list[Any]
 
 
 def sized_inputs(
-    declared: Iterable[Sequence[Any]], example: ExampleInputs
+    declared: Iterable[Sequence[Any]], example: ExampleInputs, at: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[Inputs, Iterator[tuple[str, list[list[Inputs]]]]]:
     """Flat inputs of a graph whose inputs, those that are tensors, have the `declared` shapes: the example, and, for one free
     size after another, its name and other sizes.
@@ -27,6 +27,9 @@ def sized_inputs(
     sizes that are sums of others in the example still being that (a mask's length, of what was read before and what is read
     now); alone; and along with all that have the same size in the example. A size is told by its name, wherever it occurs.
     Samples, or whatever a dimension counts, are left out or repeated; what is fixed in the file is as it says.
+
+    Args:
+        at: the other sizes, by the names of those that are to have some; None for some that are near those of the example.
     """
     leaves = pytree.tree_leaves((example.args, example.kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -46,7 +49,8 @@ def sized_inputs(
         computed = " ".join(name for name in given if not name.isidentifier())  # sizes that others follow from stay
         for name, size in given.items():
             if name.isidentifier() and not re.search(rf"\b{name}\b", computed):
-                yield name, [list(map(sized, _ways(given, name, other))) for other in _others(size)]
+                others = _others(size) if at is None else at.get(name, ())
+                yield name, [list(map(sized, _ways(given, name, other))) for other in others]
 
     return sized(given), others()
 
