@@ -752,7 +752,7 @@ class RecurrenceOfFrames(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "told"), [(RecurrenceOfFrames(), (2, 5, 5), True), (nn.Linear(5, 5), (2, 5), False)]
+    ("model", "shape", "told"), [(RecurrenceOfFrames(), (2, 6, 5), True), (nn.Linear(5, 5), (2, 5), False)]
 )
 def test_sizes_of_frames_that_cannot_be_free_are_told(model, shape, told):
     notes = fxcompress.compile(model, [], example_inputs=torch.ones(shape)).report.rows[0].notes

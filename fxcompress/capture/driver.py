@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from fxcompress.capture import free_sizes
 from fxcompress.capture.assembly import assemble
 from fxcompress.capture.batch import find_batch
+from fxcompress.capture.choices import some_hidden
 from fxcompress.capture.emptiness import nothing_found
 from fxcompress.capture.fixed_sizes import fixed_sizes
 from fxcompress.capture.float32 import compute_in_float32
@@ -259,18 +260,21 @@ class _Capture:
         result.eval()
         if module.meta.get("loops") and self.traced is not None and not computes(result, self.traced, self.example):
             raise LoopError("a loop over a size that is free does something that two of its steps do not tell")
-        nothing = nothing_found([*watched.places], in_places=bool(watched.found))
-        if watched.granted and not self._computes_of_nothing(result, nothing):
+        if watched.granted and not self._holds_of_nothing(result, watched):
             tried = "; ".join(watched.granted)
             raise CaptureError(f"a data-dependent branch does something where nothing is found; tried was {tried}")
         return result
 
-    def _computes_of_nothing(self, result: fx.GraphModule, contexts: Iterable[AbstractContextManager[Any]]) -> bool:
-        for context in contexts:
+    def _holds_of_nothing(self, result: fx.GraphModule, watched: Watched) -> bool:
+        """Whether `result` is the model where nothing is found as well, and where nothing chooses some of the choices."""
+        if self.traced is None:
+            return False
+        hidden = some_hidden() if watched.chosen else []
+        for context in itertools.chain(nothing_found([*watched.places], in_places=bool(watched.found)), hidden):
             with context:
-                if self.traced is None or not computes(result, self.traced, self.example):
+                if not computes(result, self.traced, self.example):
                     return False
-        return True
+        return not hidden or any(one.hid for one in hidden)
 
     def _lost_in_training(self, module: fx.GraphModule, reads: ModeReads, trace: Trace, told: list[str]) -> list[str]:
         """Let `module` train as the model does; what it does not do as that does, and is not `told`."""

@@ -22,6 +22,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fxcompress.capture.bins import BINCOUNT, in_so_many_bins
+from fxcompress.capture.choices import Choices
 from fxcompress.capture.decided import asks
 from fxcompress.capture.lines import calling_line
 from fxcompress.capture.replaced import replaced
@@ -30,13 +32,15 @@ aten = torch.ops.aten
 
 _ANY = (Tensor.any, torch.any)
 _COUNT = (Tensor.sum, torch.sum)
-_BINS = (torch.bincount, Tensor.bincount)
 _PARTS = (Tensor.__getitem__, Tensor.unbind)  # which tolist() asks for
 _COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _FINDING = (torch.where, torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select)
 """What gives as many values as are found; so does a mask as an index."""
 
 _FOUND = (1, 2, 3, 1000)
+
+_SEVERAL = 4
+"""Of no more counts than these one question asks."""
 
 _BITS = 3
 
@@ -50,6 +54,7 @@ class SomethingFound(TorchFunctionMode):
         super().__init__()
         self.told: dict[str, None] = {}
         self._answers, self._counts, self._symbols = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), set[sympy.Symbol]()
+        self._choices, self.chosen = Choices(), False
         self._answering = replaced({(ShapeEnv, "evaluate_expr"): self._answered(ShapeEnv.evaluate_expr)})
 
     def __enter__(self) -> SomethingFound:
@@ -78,11 +83,15 @@ class SomethingFound(TorchFunctionMode):
         if asks(func, args) and args[0] in self._answers:
             self._note(_GRANTED)
             return self._answers[args[0]]
-        if func in _BINS and len(args) == 1 and (kwargs or {}).get("minlength"):
+        if func in BINCOUNT and len(args) == 1 and (kwargs or {}).get("minlength"):
             self._note("nothing is counted beyond the least number of bins")
-            func = _in_so_many_bins
+            func = in_so_many_bins
         result = func(*args, **(kwargs or {}))
-        self._follow(func, args, kwargs or {}, result)
+        if self._choices.follow(func, args, kwargs or {}, result):
+            self._symbols |= _symbols(result)
+            self.chosen = True
+        else:
+            self._follow(func, args, kwargs or {}, result)
         return result
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -90,7 +99,7 @@ class SomethingFound(TorchFunctionMode):
         compare = _COMPARE.get(getattr(func, "__name__", "").strip("_"))
         if func in _ANY and len(args) == 1 and not kwargs:
             self._answers[result] = True
-        elif func is _in_so_many_bins or (func in _COUNT and args[0].dtype == torch.bool):
+        elif func is in_so_many_bins or (func in _COUNT and args[0].dtype == torch.bool):
             self._counts[result] = None
             self._answers[result] = True
         elif func in _PARTS and args[0] in self._counts:
@@ -104,18 +113,15 @@ class SomethingFound(TorchFunctionMode):
 
     def _if_found(self, expression: Any) -> Any:
         """The value of `expression` for whatever is found, where it has another for nothing; None otherwise."""
-        symbols = expression.free_symbols
-        if len(symbols) != 1 or not symbols <= self._symbols:
+        if isinstance(expression, sympy.core.relational.Relational):
+            expression = expression.func(expression.lhs - expression.rhs, 0)  # sums that one count tells apart
+        symbols = list(expression.free_symbols)
+        if not 0 < len(symbols) <= _SEVERAL or not self._symbols.issuperset(symbols):
             return None
-        return _if_found(lambda count: expression.subs(next(iter(symbols)), count))
+        return _if_found(lambda *counts: expression.subs(dict(zip(symbols, counts, strict=True))), len(symbols))
 
     def _note(self, what: str) -> None:
         self.told.setdefault(f"{what}: {calling_line()}")
-
-
-def _in_so_many_bins(x: Tensor, *, minlength: int) -> Tensor:
-    """``bincount``, of `minlength` bins alone: whatever is beyond them is not counted, and makes no more of them."""
-    return (x[:, None] == torch.arange(minlength, device=x.device)).sum(0)
 
 
 def _is_masked(func: Any, args: Any) -> bool:
@@ -125,9 +131,9 @@ def _is_masked(func: Any, args: Any) -> bool:
     return not sliced and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in indices)
 
 
-def _if_found(question: Callable[[int], Any]) -> Any:
-    """What `question` gives for however much is found, where it gives something else for nothing; None otherwise."""
-    nothing, *found = map(question, (0, *_FOUND))
+def _if_found(question: Callable[..., Any], of: int = 1) -> Any:
+    """What `question` `of` so many counts gives however much is found, where it gives something else for nothing; or None."""
+    nothing, *found = itertools.starmap(question, [(0,) * of, *itertools.product(_FOUND, repeat=of)])
     return found[0] if len(set(found)) == 1 and nothing != found[0] else None
 
 

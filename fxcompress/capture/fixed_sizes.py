@@ -62,14 +62,16 @@ def fixed_sides(graph: fx.Graph, example: ExampleInputs) -> list[str]:
 def fixed_features(graph: fx.Graph, model: nn.Module, example: ExampleInputs) -> list[str]:
     """A note of each input of floats in two or three dimensions that `graph` takes in one size, where `model` takes others.
 
-    What the model does not take is fixed by its weights, as the width of features is.
+    What the model does not take is fixed by its weights, as the width of features is. So is a size that a weight has: a forward
+    that views its input as rows of that width takes two rows in the place of one.
     """
     inputs = [
         (node, leaf)
         for node, leaf in zip(graph.find_nodes(op="placeholder"), _leaves(example), strict=True)
         if isinstance(leaf, Tensor)
     ]
-    declared = [_declared(node, leaf, position) for position, (node, leaf) in enumerate(inputs)]
+    widths = {size for one in [*model.parameters(), *model.buffers()] for size in one.shape}
+    declared = [_declared(node, leaf, position, widths) for position, (node, leaf) in enumerate(inputs)]
     told = {size for (_, leaf), shape in zip(inputs, declared, strict=True) for size in shape if leaf.is_floating_point()}
     _, others = sized_inputs(declared, example)
     taken = {
@@ -85,11 +87,18 @@ def fixed_features(graph: fx.Graph, model: nn.Module, example: ExampleInputs) ->
     ]
 
 
-def _declared(node: fx.Node, leaf: Tensor, position: int) -> list[int | str]:
-    """The shape of an input, with names for its sizes behind the first that are numbers in the graph; pictures have none."""
-    sizes = static_sizes(node.meta["val"].shape)
-    named = [leaf.dim() < 4 and d > 0 and held > 1 and isinstance(sizes[d], int) for d, held in enumerate(leaf.shape)]
-    return [f"fixed{position}_{d}" if named[d] else held for d, held in enumerate(leaf.shape)]
+def _declared(node: fx.Node, leaf: Tensor, position: int, widths: set[int]) -> list[int | str]:
+    """The shape of an input, with names for its sizes behind the first that are numbers in the graph, and not of `widths` or 1.
+
+    Pictures have none.
+    """
+    if not 2 <= leaf.dim() <= 3:
+        return list(leaf.shape)
+    shape = enumerate(zip(leaf.shape, static_sizes(node.meta["val"].shape), strict=True))
+    return [
+        f"fixed{position}_{d}" if d > 0 and held > 1 and held not in widths and isinstance(size, int) else held
+        for d, (held, size) in shape
+    ]
 
 
 def _leaves(example: ExampleInputs) -> list[Any]:

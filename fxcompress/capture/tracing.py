@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fxcompress.capture.bins import BinsOfAList, lengths_of_lists
 from fxcompress.capture.decided import Decided, Decisions, decisions
 from fxcompress.capture.emptiness import SomethingFound
 from fxcompress.capture.forward_contexts import while_it_runs
@@ -23,6 +24,7 @@ from fxcompress.capture.lines import is_users, quoted
 from fxcompress.capture.loops import LoopsOverSteps
 from fxcompress.capture.memory import remember_others
 from fxcompress.capture.mode_reads import ModeReads, mode_reads
+from fxcompress.capture.numbers_in_arrays import NumbersInArrays
 from fxcompress.capture.reached_otherwise import read_as_parameters
 from fxcompress.capture.selected import LoopsOverAllPlaces, Most
 from fxcompress.capture.sizes_in_tensors import SizesInTensors
@@ -140,16 +142,16 @@ def _export(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any) -> Ex
 def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, answers: Decisions | None) -> ExportedProgram:
     """The program of `model`, whose questions about data, if there are `answers` to some, are answered, or stop it."""
     messages, tries = io.StringIO(), list[_Try]()
-    most: Most = {}
+    most, lengths = Most(), lengths_of_lists(model)
 
     def one() -> ExportedProgram:
         while True:
-            tries.append(_Try(model, answers, most))
+            tries.append(_Try(model, answers, most, lengths))
             try:
                 with symbolic_extremes(), tries[-1].watching():  # around torch's own, which it puts there and takes away
                     return export(model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             except IndexError:
-                if not tries[-1].places.shortened():
+                if not (tries[-1].places.shortened() or tries[-1].bins.shortened()):
                     raise
 
     try:
@@ -175,10 +177,10 @@ def _exported(model: nn.Module, example: ExampleInputs, dynamic_shapes: Any, ans
 class _Try:
     """What watches one trace of a model."""
 
-    def __init__(self, model: nn.Module, answers: Decisions | None, most: Most) -> None:
+    def __init__(self, model: nn.Module, answers: Decisions | None, most: Most, lengths: list[int]) -> None:
         self._model, self._finds = model, answers is not None
         self.reads, self.places, self.loops = ModeReads(), LoopsOverAllPlaces(most), LoopsOverSteps()
-        self._found, self._decided = SomethingFound(), Decided(answers or {})
+        self.bins, self._found, self._decided = BinsOfAList(lengths), SomethingFound(), Decided(answers or {})
 
     def watching(self) -> contextlib.AbstractContextManager[None]:
         contexts = (
@@ -187,6 +189,8 @@ class _Try:
             lambda: self.places,
             lambda: self._decided,
             SizesInTensors,
+            NumbersInArrays,
+            lambda: self.bins,
             symbolic_lengths,
             lambda: self.loops,
         )
@@ -197,7 +201,8 @@ class _Try:
         return Watched(
             reads=self.reads,
             places=self.places.told,
-            found=tuple(self._found.told),
+            found=(*self._found.told, *self.bins.told),
+            chosen=self._found.chosen,
             decided=tuple(self._decided.told),
             autocasts=tuple(casts),
             checkpoints=tuple(gradients.checkpoints),

@@ -12,12 +12,13 @@ from fxcompress.capture.mode_reads import ModeReads
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What was seen of a model while it was traced; all but `reads` are notes for its user.
+    """What was seen of a model while it was traced; all but `reads` and `chosen` are notes for its user.
 
     Attributes:
         reads: who reads whether it trains.
         places: of loops that go over all places, by the lines that find them.
         found: of what is taken to be found.
+        chosen: whether that is of how many chose each of several.
         decided: of branches that go as the example inputs say.
         autocasts: of regions in another precision.
         checkpoints: of what saves memory in training, and is left out.
@@ -27,6 +28,7 @@ class Watched:
     reads: ModeReads = field(default_factory=ModeReads)
     places: Mapping[str, str] = field(default_factory=dict)
     found: tuple[str, ...] = ()
+    chosen: bool = False
     decided: tuple[str, ...] = ()
     autocasts: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
