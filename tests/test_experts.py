@@ -150,6 +150,7 @@ ASKING = {
     "sum": lambda mask, token: mask.sum() == 0,
     "count": lambda mask, token: not mask.sum() > 0,
     "number": lambda mask, token: mask.sum().item() == 0,
+    "several": lambda mask, token: torch.sym_max(token.shape[0], mask.nonzero().shape[0]) == 0,
 }
 
 
