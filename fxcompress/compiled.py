@@ -224,7 +224,8 @@ class Compiled(BothModes):
 
         Args:
             batch_size: of the file's inputs. None leaves it free, but makes it 1 where there are binary convolutions, which
-                OpenVINO runs with a fixed size only. Another one can be set in OpenVINO: ``model.reshape(...)``.
+                OpenVINO runs with fixed sizes only: all others that are free are those of the example then. Other ones can be
+                set in OpenVINO: ``model.reshape(...)``.
             stateful: a decoder compiled on `decoding_inputs` keeps its cache itself, with OpenVINO's kernel for that, as its
                 pipelines for generation expect; see `fxcompress.emit.stateful`.
             verify: as of `to_onnx`, in OpenVINO.

@@ -15,8 +15,11 @@ from fxcompress.driver.effect import Effect
 from fxcompress.driver.interface import Context, Pass
 from fxcompress.ir.dialect import resolve
 from fxcompress.ir.edit import called, insert_constant, insert_function
+from fxcompress.ir.fake import example_sizes
+from fxcompress.ir.parameters import by_reason
 from fxcompress.ir.signature import argument
 from fxcompress.masks.mask import alive, constant_behind, masked, source_constant
+from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 BINARY_CONVOLUTION = torch.ops.fxcompress.binary_convolution.default
@@ -45,15 +48,19 @@ class UseBinaryConvolutions(Pass):
     effect: ClassVar[Effect] = Effect.ROUNDING
 
     def run(self, graph_module: fx.GraphModule, context: Context) -> list[Replacement]:
-        rewritten = []
+        rewritten, left = [], dict[fx.Node, str]()
         for layer in list(binarized_layers(graph_module)):
             if not layer.is_binary:
                 continue
             if obstacle := _obstacle(graph_module, layer):
-                context.notes.append(f"{layer.node.name} computes in 8 bits: {obstacle}")
+                left[layer.node] = obstacle
                 continue
             self._replace(graph_module, layer)
             rewritten.append(Replacement.at(layer.node))
+        for why, names in by_reason(left).items():
+            context.notes.append(f"{listed(names)} compute{'s' * (len(names) == 1)} in 8 bits: {why}")
+        if rewritten and _has_free_sizes(graph_module.graph):
+            context.notes.append("its binary convolutions take images of the example's size: OpenVINO has to know it")
         return rewritten
 
     @torch.no_grad()
@@ -88,13 +95,11 @@ def _obstacle(graph_module: fx.GraphModule, layer: BinarizedLayer) -> str | None
     """Why OpenVINO's binary kernel cannot compute the convolution `layer`."""
     node, weight = layer.node, masked(graph_module, layer.node.args[1].args[0])
     _, channels, _, columns = node.args[1].meta["val"].shape
-    width, padding = node.meta["val"].shape[-1], argument(node, "padding")[1]
+    width, padding = example_sizes(node.meta["val"].shape)[-1], argument(node, "padding")[1]
     if (weight[alive(weight, 0)] == 0).any():
         return "some of its weights are zero, and no bit is"
     if channels % 8:
         return f"its {channels} input channels are no multiple of 8"
-    if not all(isinstance(size, int) for size in node.meta["val"].shape[1:]):
-        return "the size of its images is not known"
     if columns > LARGEST_KERNEL or padding > min(LARGEST_PADDING, width):
         return f"its kernel of {columns} columns with a padding of {padding} is too wide"
     bias = argument(node, "bias")
@@ -103,6 +108,12 @@ def _obstacle(graph_module: fx.GraphModule, layer: BinarizedLayer) -> str | None
     if _joins_before_binarizer(graph_module, node):
         return "only binarizers read the sum that it is part of"
     return None
+
+
+def _has_free_sizes(graph: fx.Graph) -> bool:
+    """Whether sizes of inputs are free, other than the first, which is the batch's."""
+    values = (node.meta["val"] for node in graph.find_nodes(op="placeholder"))
+    return any(isinstance(size, torch.SymInt) for value in values if isinstance(value, Tensor) for size in value.shape[1:])
 
 
 def _joins_before_binarizer(graph_module: fx.GraphModule, node: fx.Node) -> bool:

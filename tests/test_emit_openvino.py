@@ -76,7 +76,7 @@ def images(count=3, seed=0):
     return torch.randn(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
 
 
-def chain(*listed, blocks=(Block(16), Block(24, 2), Block(24, 1, "input"))):
+def chain(*listed, blocks=(Block(16), Block(24, 2), Block(24, 1, "input")), **options):
     torch.manual_seed(0)
     model = Chain(16, blocks)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def chain(*listed, blocks=(Block(16), Block(24, 2), Block(24, 1, "input"))):
             norm.weight.normal_()
             norm.bias.normal_()
     model(images(8))  # gives the batch norms their statistics
-    return fxcompress.compile(model.eval(), listed or [passes.Binarize()], data=[images()])
+    return fxcompress.compile(model.eval(), listed or [passes.Binarize()], data=[images()], **options)
 
 
 @settings(max_examples=20)
@@ -140,6 +140,16 @@ def test_the_report_names_what_stays_in_8_bits(tmp_path):
         "convs_2 computes in 8 bits: its 12 input channels are no multiple of 8",
     ]
     assert binary_kernels(module.to_openvino(tmp_path / "model.xml")) == 1
+    assert [*module.report.rows[-1].notes][-2:] == report.notes
+
+
+def test_images_of_any_size_have_that_of_the_example_where_convolutions_run_on_bits(tmp_path):
+    module = chain(dynamic_shapes="auto")
+    path = module.to_openvino(tmp_path / "model.xml")
+    assert binary_kernels(path) == 3
+    assert any("images of the example's size" in note for note in module.report.rows[-1].notes)
+    assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
+    assert "?" in str(openvino.Core().read_model(module.to_onnx(tmp_path / "model.onnx")).input(0).partial_shape)
 
 
 def test_zeros_among_the_weights_stay_in_8_bits(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxcompress.capture.respelling import same_sizes, size_of
 from fxcompress.ir.edit import attribute
+from fxcompress.ir.fake import example_sizes
 from fxcompress.ir.reach import reached
 from fxcompress.ir.signature import argument
 
@@ -86,7 +87,7 @@ def _chance(random: list[fx.Node]) -> bool:
 def _tried(module: fx.GraphModule, value: fx.Node, source: fx.Node, region: list[fx.Node], drawn: fx.Node) -> Drop | None:
     """Run `region` with numbers of our own for what is `drawn`, on ones and on random numbers, and look at what comes out."""
     run = _Runner(module, value, source, frozenset(region), drawn)
-    shape = _sizes(drawn.meta["val"])
+    shape = example_sizes(drawn.meta["val"].shape)
     try:
         threshold, below = _threshold(run, drawn, shape)
         draws = _checkered(shape)
@@ -116,7 +117,7 @@ class _Runner:
 
     def __init__(self, module: fx.GraphModule, value: fx.Node, source: fx.Node, region: frozenset[fx.Node], drawn: fx.Node):
         self.module, self.value, self.source, self.region, self.drawn = module, value, source, region, drawn
-        self.ones = torch.ones(_sizes(source.meta["val"]), dtype=torch.float32)
+        self.ones = torch.ones(example_sizes(source.meta["val"].shape), dtype=torch.float32)
         self.dtype = value.meta["val"].dtype
 
     def number(self, uniform: Tensor, threshold: float) -> Tensor:
@@ -142,7 +143,7 @@ class _Runner:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: self.value_of(one, values))  # type: ignore[misc]
                 values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
-                values[node] = _size(node.meta["val"])
+                values[node] = example_sizes([node.meta["val"]])[0]
         return values[node]
 
 
@@ -193,12 +194,3 @@ def _checkered(shape: list[int]) -> Tensor:
     """0 and almost 1 in turn, along every dimension."""
     places = torch.ones(shape).nonzero().sum(-1).reshape(shape)
     return (places % 2) * (1 - 2.0**-_STEPS)
-
-
-def _sizes(value: Tensor) -> list[int]:
-    return [_size(size) for size in value.shape]
-
-
-def _size(size: Any) -> int:
-    """A size, or what it was in the example: as a number, without fixing it for the graph."""
-    return size.node.hint if isinstance(size, torch.SymInt) else int(size)

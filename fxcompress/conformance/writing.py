@@ -74,7 +74,7 @@ class CheckedFile:
         if check:
             self.row, self.mismatch = check.row, check.mismatch
         if self.row:
-            self.row = replace(self.row, notes=(*self.row.notes, *self.told))
+            self.row = replace(self.row, notes=(*self.row.notes, *lowered.meta["report"].notes, *self.told))
         return written
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from fxcompress.emit.batch import check_batch_size
 from fxcompress.emit.files import Check, declared_shapes, write_onnx
@@ -16,6 +15,7 @@ from fxcompress.emit.stateful import is_state, keep_cache_inside
 from fxcompress.emit.translate.attention import FUSED
 from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION, DOMAIN
 from fxcompress.errors import InputError
+from fxcompress.ir.fake import example_sizes
 from fxcompress.storage.atomic import as_file, check_writable, passing_folder, replacing
 
 
@@ -50,7 +50,8 @@ def write_openvino(
     Args:
         model: may hold nodes `fxcompress::BinaryConvolution`.
         batch_size: replaces the first symbolic size of the first input, wherever an input has it; None for 1 where there
-            are binary convolutions, which need a fixed size, and for leaving it symbolic elsewhere.
+            are binary convolutions, which need a fixed size, and for leaving it symbolic elsewhere. The other sizes are those
+            that were traced where there are binary convolutions.
         stateful: keep the cache of a decoder inside the model (`fxcompress.emit.stateful`).
         check: as of `write_onnx`.
 
@@ -86,29 +87,32 @@ def write_openvino(
 
 def _sizes_of_states(model: ir.Model, shapes: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """`shapes` of the inputs that hold a state of one size: but for the batch, that of the example which was traced."""
-    traced = {str(value.name): value.meta["val"].shape for value in model.graph.inputs}
+    return {name: [shapes[name][0], *sizes[1:]] for name, sizes in _as_traced(model, shapes).items() if is_state(name)}
+
+
+def _as_traced(model: ir.Model, shapes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """`shapes` with the sizes of the example which was traced for those that are free."""
+    traced = {str(value.name): example_sizes(value.meta["val"].shape) for value in model.graph.inputs}
     return {
-        name: [shape[0], *(size.node.hint if isinstance(size, torch.SymInt) else size for size in traced[name][1:])]
+        name: [size if isinstance(size, int) else held for size, held in zip(shape, traced[name], strict=True)]
         for name, shape in shapes.items()
-        if is_state(name)
     }
 
 
 def _fixed_shapes(model: ir.Model, batch_size: int | None) -> dict[str, list[Any]]:
-    """The shape of each input, its batch size fixed. Empty to change none."""
+    """The shape of each input, its batch size fixed, and all sizes for binary convolutions. Empty to change none."""
     if batch_size is not None:
         check_batch_size(batch_size)
     shapes = declared_shapes(model)
     first = next((sizes[0] for sizes in shapes.values() if sizes), None)
-    if isinstance(first, int):
-        if batch_size not in (None, first):
-            raise InputError(f"the model was compiled for a batch size of {first}; it cannot be written for {batch_size}")
+    if isinstance(first, int) and batch_size not in (None, first):
+        raise InputError(f"the model was compiled for a batch size of {first}; it cannot be written for {batch_size}")
+    is_binary = any((node.domain, node.op_type) == (DOMAIN, BINARY_CONVOLUTION) for node in model.graph)
+    if not is_binary and (batch_size is None or isinstance(first, int)):
         return {}
-    if batch_size is None:
-        if all((node.domain, node.op_type) != (DOMAIN, BINARY_CONVOLUTION) for node in model.graph):
-            return {}
-        batch_size = 1
-    return {name: [batch_size if size == first else size for size in sizes] for name, sizes in shapes.items()}
+    batch = first if isinstance(first, int) else batch_size or 1
+    shapes = {name: [batch if size == first else size for size in sizes] for name, sizes in shapes.items()}
+    return _as_traced(model, shapes) if is_binary else shapes
 
 
 def _binary_convolution(context: Any) -> list[Any]:

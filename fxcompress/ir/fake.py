@@ -53,6 +53,11 @@ def static_sizes(shape: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(size if constant is None else constant for size, constant in zip(shape, constants))
 
 
+def example_sizes(shape: Iterable[Any]) -> list[int]:
+    """`shape` with the sizes that were traced, of the example, in place of symbols, which stay free for the graph."""
+    return [size.node.hint if isinstance(size, torch.SymInt) else int(size) for size in shape]
+
+
 def settle_sizes(graph: fx.Graph) -> None:
     """Give the values of `graph` numbers for the sizes that were found to be constant only after they had been traced."""
     for node in graph.nodes:
