@@ -23,7 +23,7 @@ from fxcompress.report.units import listed
 from fxcompress.rewrite.rule import Replacement
 
 BINARY_CONVOLUTION = torch.ops.fxcompress.binary_convolution.default
-MULTIPLY, ADD = resolve("mul"), resolve("add")
+MULTIPLY, ADD, CONCATENATE = resolve("mul"), resolve("add"), resolve("cat")
 
 LARGEST_PADDING = 2
 """Columns of padding that the kernel takes on every x86 CPU: as many as it computes at a time, 2 (AVX2) or 4 (AVX512)."""
@@ -126,5 +126,7 @@ def _joins_before_binarizer(graph_module: fx.GraphModule, node: fx.Node) -> bool
         if len(readers) > 1:
             return False
         (node,) = readers
+        if node.target is CONCATENATE:
+            return False
         joined |= sum(source_constant(source) is None for source in node.all_input_nodes) > 1
     return False

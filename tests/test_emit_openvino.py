@@ -143,6 +143,30 @@ def test_the_report_names_what_stays_in_8_bits(tmp_path):
     assert [*module.report.rows[-1].notes][-2:] == report.notes
 
 
+class Joined(nn.Module):
+    """What a binarized layer reads is joined of what two layers compute, one of them in 8 bits."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.first, self.left, self.right, self.last = (
+            nn.Conv2d(*channels, 1) for channels in ((3, 8), (8, 8), (8, 8), (16, 4))
+        )
+        self.after = after
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(self.after(torch.cat([self.left(x).relu(), self.right(x).relu()], 1)))
+
+
+@pytest.mark.parametrize("after", [nn.Identity(), nn.ReLU6(), nn.BatchNorm2d(16)], ids=lambda after: type(after).__name__)
+def test_what_is_joined_is_binarized(tmp_path, after):
+    torch.manual_seed(0)
+    module = fxcompress.compile(Joined(after).eval(), [passes.Binarize(scopes=["last"]), *ENDS], data=[images()])
+    path = module.to_openvino(tmp_path / "model.xml")
+    assert binary_kernels(path) == 1
+    assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
+
+
 def test_images_of_any_size_have_that_of_the_example_where_convolutions_run_on_bits(tmp_path):
     module = chain(dynamic_shapes="auto")
     path = module.to_openvino(tmp_path / "model.xml")

@@ -22,7 +22,13 @@ from fxcompress.emit.convolutions import (
     wide_groups_in_float,
 )
 from fxcompress.emit.groups import groups_divided, odd_rows_in_bytes
-from fxcompress.emit.joins import depths_apart, expansions_apart, joins_quantized_apart, joins_requantized
+from fxcompress.emit.joins import (
+    depths_apart,
+    expansions_apart,
+    joins_binarized_apart,
+    joins_quantized_apart,
+    joins_requantized,
+)
 from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
@@ -240,6 +246,7 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.DEPTHS_OF_JOINS: depths_apart,
     Fault.EXPANSIONS: expansions_apart,
     Fault.REPEATED_JOINS: joins_requantized,
+    Fault.JOINED_BITS: joins_binarized_apart,
     Fault.WIDE_GROUPS: wide_groups_in_float,
     Fault.SHALLOW_VOLUMES: shallow_volumes_in_float,
     Fault.WIDE_CROPS: wide_crops_in_float,

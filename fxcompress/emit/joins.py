@@ -19,6 +19,7 @@ from fxcompress.emit.rewiring import (
     readers,
     shield,
 )
+from fxcompress.emit.translate.binarization import BINARY_CONVOLUTION
 
 
 def joins_quantized_apart(graph: ir.Graph) -> int:
@@ -70,6 +71,13 @@ def joins_requantized(graph: ir.Graph) -> int:
     if not any(node.op_type == "Concat" and _may_repeat(node) for node in graph):
         return 0
     return shield(graph, [(node, 0) for node in graph if node.op_type == "QuantizeLinear" and _quantizes_again(node)])
+
+
+def joins_binarized_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between a join and what reads its signs."""
+    between = POINTWISE | {"BatchNormalization"}
+    found = [node for node in graph if node.op_type == BINARY_CONVOLUTION and is_from(node.inputs[0], {"Concat"}, between)]
+    return shield(graph, [(node, 0) for node in found])
 
 
 def _may_repeat(join: ir.Node) -> bool:

@@ -56,6 +56,7 @@ class Fault(enum.Enum):
     DEPTHS_OF_JOINS = "does not load a join whose zero points it moves behind what turns its channels into places"
     EXPANSIONS = "moves a quantizer from behind an expansion to in front of it, and does not run a single sample"
     REPEATED_JOINS = "kills the process where what is joined with itself is quantized twice"
+    JOINED_BITS = "kills the process where what is joined is binarized, and other layers are of 8 bits"
     WIDE_GROUPS = "computes the first group alone of an integer convolution of odd groups of more than 16 filters"
     SHALLOW_VOLUMES = "takes the wrong weights where an integer convolution is deeper than the volume that it reads"
     WIDE_CROPS = "computes the wrong sums of signed integers where a transposed convolution crops as much as its kernel spans"
