@@ -11,6 +11,7 @@ from benchmarks.random_stacks.program import Program, Realization, Step, UnfitEr
 from benchmarks.random_stacks.stacks import random_stack
 
 SIZES = (3, 4, 5, 6, 7, 8, 9, 11, 12, 13)
+BINARY_SIZES = (8, 16)
 
 
 def random_program(seed: int, largest: int = 12, without: frozenset[str] = frozenset()) -> Program:
@@ -25,13 +26,15 @@ def random_program(seed: int, largest: int = 12, without: frozenset[str] = froze
     program = replace(program, outputs=_outputs(draw, program))
     return replace(
         program,
-        stack=random_stack(draw),
+        stack=random_stack(draw, program.binary),
         target=draw.choice(["openvino", "openvino", "onnxruntime"]),
         train=draw.random() < 0.4,
     )
 
 
 def _with_inputs(draw: random.Random, seed: int) -> Program:
+    if draw.random() < 0.15:
+        return Program(((tuple(draw.choice(BINARY_SIZES) for _ in range(3)), False),), seed=seed, binary=True)
     inputs: list[tuple[tuple[int, ...], bool]] = []
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         if draw.random() < 0.15:
@@ -68,6 +71,8 @@ def _random_step(draw: random.Random, held: Realization, program: Program) -> St
     else:
         (family,) = draw.choices([f for _, f in FAMILIES], [w for w, _ in FAMILIES])
         name = draw.choice([n for n, o in family.items() if values[x].dim() in o.ranks] or ["linear"])
+        if program.binary and values[x].dim() == 4 and draw.random() < 0.4:
+            name = "conv2d"
     if name in LAYERS and draw.random() < 0.1 and program.steps:
         owners = [i for i, step in enumerate(program.steps) if step.operation in LAYERS and step.shared is None]
         if owners:
@@ -77,7 +82,10 @@ def _random_step(draw: random.Random, held: Realization, program: Program) -> St
             return Step(step.operation, (x, *others), step.choices, owner)
     operation = OPERATIONS[name]
     sources = (x, *(_partner(draw, held, x) for _ in range(operation.values - 1)))
-    return Step(name, sources, _choices(draw, operation))
+    choices = _choices(draw, operation)
+    if program.binary and "out" in choices:
+        choices["out"] = draw.choice(BINARY_SIZES)
+    return Step(name, sources, choices)
 
 
 def _partner(draw: random.Random, held: Realization, x: int) -> int:

@@ -36,7 +36,8 @@ class Step:
 class Program:
     """Inputs (sizes without the batch, and whether they are integers), steps, outputs, and what is done with the network.
 
-    Values count from the inputs on, one a step. `stack` is None for the default passes, else the text of each pass.
+    Values count from the inputs on, one a step. `stack` is None for the default passes, else the text of each pass. `binary` is
+    whether sizes are such as binary kernels take.
     """
 
     inputs: tuple[tuple[tuple[int, ...], bool], ...]
@@ -46,6 +47,7 @@ class Program:
     stack: tuple[str, ...] | None = None
     target: str = "openvino"
     train: bool = False
+    binary: bool = False
 
     def dictionary(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,7 +58,7 @@ class Program:
         steps = tuple(Step(s["operation"], tuple(s["sources"]), s["choices"], s["shared"]) for s in held["steps"])
         inputs = tuple((tuple(sizes), integers) for sizes, integers in held["inputs"])
         stack = None if held["stack"] is None else tuple(held["stack"])
-        return cls(inputs, steps, tuple(held["outputs"]), held["seed"], stack, held["target"], held["train"])
+        return cls(**held | {"inputs": inputs, "steps": steps, "outputs": tuple(held["outputs"]), "stack": stack})
 
     def with_step(self, step: Step) -> Program:
         return replace(self, steps=(*self.steps, step))

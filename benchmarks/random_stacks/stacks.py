@@ -82,9 +82,9 @@ _OPTIONS: dict[str, dict[str, Sequence[str]]] = {
 _LOSS = "loss=lambda model, batch: sum(o.square().mean() for o in torch.utils._pytree.tree_leaves(model(*batch)))"
 
 
-def random_stack(draw: random.Random) -> tuple[str, ...] | None:
-    """Passes in an order that makes sense; None, a third of the time, for the default ones."""
-    if draw.random() < 0.33:
+def random_stack(draw: random.Random, binary: bool = False) -> tuple[str, ...] | None:
+    """Passes in an order that makes sense; None, a third of the time, for the default ones. `binary` ones binarize, mostly."""
+    if draw.random() < 0.33 and not binary:
         return None
     chance = lambda share: draw.random() < share  # noqa: E731
     names = []
@@ -93,7 +93,12 @@ def random_stack(draw: random.Random) -> tuple[str, ...] | None:
     names += [name for name in ("SplitChannels", "SmoothActivations", "OrderChannels") if chance(0.3)]
     names += [
         name
-        for name, share in [("PruneFilters", 0.3), ("Binarize", 0.1), ("Sparsify", 0.2), ("LearnSparsity", 0.1)]
+        for name, share in [
+            ("PruneFilters", 0.3),
+            ("Binarize", 0.9 if binary else 0.1),
+            ("Sparsify", 0.2),
+            ("LearnSparsity", 0.1),
+        ]
         if chance(share)
     ]
     if "PruneFilters" in names and chance(0.3):

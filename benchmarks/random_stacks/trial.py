@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from benchmarks.random_stacks.program import Program, UnfitError, script
 from fxcompress.conformance.server import LOADERS
 from fxcompress.conformance.simulation import Simulation
 from fxcompress.errors import EmitError, InputError, PlanError
+from fxcompress.passes.use_binary_convolutions import BINARY_CONVOLUTION
 
 BATCHES = (1, 2, 5)
 
@@ -60,7 +62,11 @@ def tried(program: Program, folder: Path) -> Finding | None:
             path = compiled.to_onnx(folder / "model.onnx", verify=False)
             lowered = compiled.lower()
             step = "run"
-            return _run(program, lowered, path, scope["given"])
+            finding = _run(program, lowered, path, scope["given"])
+            if finding or program.target != "openvino":
+                return finding
+            step = "write for OpenVINO"
+            return _written_for_openvino(compiled, path, scope["given"])
     except UnfitError:  # with the weights of its own, which the steps that were drawn in vain do not change
         return None
     except (InputError, PlanError) as error:
@@ -124,14 +130,29 @@ def _run(program: Program, lowered: Any, path: Path, given: Any) -> Finding | No
     return None
 
 
-def run_beside(lowered: Any, path: Path, given: Any, runtime: str) -> tuple[Finding | None, float]:
+def _written_for_openvino(compiled: Any, beside: Path, given: Any) -> Finding | None:
+    """What is wrong with OpenVINO's own file, whose inputs are named as those of the one `beside`."""
+    lowered = compiled.lower(binary_convolutions=True)
+    path = compiled.to_openvino(beside.with_suffix(".xml"), verify=False)
+    on_bits = any(node.target is BINARY_CONVOLUTION for node in lowered.graph.nodes)
+    finding, _ = run_beside(lowered, path, given, "openvino", _inputs(beside), BATCHES[:1] if on_bits else BATCHES)
+    return finding and Finding(f"openvino (its own file) {finding.kind}", finding.detail)
+
+
+def _inputs(path: Path) -> list[str]:
+    return [value.name for value in onnx.load(path, load_external_data=False).graph.input]
+
+
+def run_beside(
+    lowered: Any, path: Path, given: Any, runtime: str, names: Sequence[str] = (), batches: Sequence[int] = BATCHES
+) -> tuple[Finding | None, float]:
     """What is wrong with a file in `runtime`, and how well it agrees where it agrees least, in dB."""
-    names = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
+    names = names or _inputs(path)
     lowest, step = float("inf"), "load"
     try:
         run, _ = LOADERS[runtime](str(path), names)
         step = "run"
-        for batch in BATCHES:
+        for batch in batches:
             torch.manual_seed(batch)
             inputs = given(batch)
             outputs = [torch.as_tensor(output) for output in run([x.numpy() for x in inputs])]
