@@ -167,6 +167,23 @@ def test_what_is_joined_is_binarized(tmp_path, after):
     assert_equal(module, path, images(1, seed=1), tolerance=1e-4)
 
 
+class Stepped(nn.Module):
+    """Steps of sums whose terms cancel each other, so that their last bits decide."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 4, 1, bias=False)
+
+    def forward(self, x):
+        return self.conv(x).floor()
+
+
+def test_steps_of_what_cancels_are_written(tmp_path):
+    torch.manual_seed(0)
+    module = fxcompress.compile(Stepped().eval(), [passes.Binarize(scopes=["conv"])], data=[torch.randn(5, 8, 4, 4)])
+    assert binary_kernels(module.to_openvino(tmp_path / "model.xml")) == 1
+
+
 def test_images_of_any_size_have_that_of_the_example_where_convolutions_run_on_bits(tmp_path):
     module = chain(dynamic_shapes="auto")
     path = module.to_openvino(tmp_path / "model.xml")
