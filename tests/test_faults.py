@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from functools import reduce
 from pathlib import Path
@@ -999,6 +1000,28 @@ FIRST = {
 def test_numbers_of_channels_that_stand_first(operation):
     x = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
     agree(compile_here(Between(FIRST[operation], nn.Identity(), nn.Conv2d(6, 4, 1)), x), x)
+
+
+FACTORS_OF_PLANES = torch.linspace(0.5, 1.5, 3).view(3, 1, 1)
+CONVERTED = {
+    "booleans, softmax": ((1 - torch.eye(8)).bool(), lambda x: ((1 - x.float()) * -1e4).softmax(-1)),
+    "booleans, padding": (torch.eye(8).bool(), lambda x: F.pad(x.float() * 0.7, (1, 0), value=0.5)),
+    "bytes, negative factors": (torch.arange(8, dtype=torch.uint8) * 30, lambda x: x.float() * -FACTORS_OF_PLANES / 100),
+}
+
+
+@pytest.mark.parametrize("what", CONVERTED)
+def test_floats_made_of_bytes_and_booleans(what):
+    held, operation = CONVERTED[what]
+    x = held.expand(2, 3, 8, 8).contiguous()
+    agree(compile_here(Between(operation, nn.Identity(), nn.Conv2d(3, 4, 3)), x), x)
+
+
+@pytest.mark.parametrize("operation", [operator.add, operator.mul])
+def test_numbers_of_what_is_cut_from_a_free_length(operation):
+    x = torch.randn(5, 4)
+    model = Between(lambda x: operation(x[:, :2], torch.tensor([0.5, 1.5])), nn.Identity(), nn.Linear(2, 3))
+    agree(compile_here(model, x), x)
 
 
 class TwoReaders(nn.Module):

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fxcompress.emit.chains import chains_cut
+from fxcompress.emit.conversions import conversions_apart
 from fxcompress.emit.convolutions import (
     bytes_padded,
     float_weights_apart,
@@ -33,6 +34,7 @@ from fxcompress.emit.kernels import (
     averages_apart,
     channels_apart,
     clips_apart,
+    cuts_apart,
     mishes_spelled,
     picks_apart,
     pools_apart,
@@ -232,6 +234,8 @@ _WAYS: dict[Fault, Callable[[ir.Graph], int]] = {
     Fault.PADDED_AVERAGES: averages_apart,
     Fault.MOVED_NUMBERS: picks_apart,
     Fault.CLIPPED_NUMBERS: clips_apart,
+    Fault.CONVERSIONS: conversions_apart,
+    Fault.CUT_NUMBERS: cuts_apart,
     Fault.QUANTIZED_MAXIMA: maxima_apart,
     Fault.MEANS_OF_BYTES: means_in_float,
     Fault.ROUNDED_AVERAGES: averages_of_bytes_apart,

@@ -198,6 +198,18 @@ def clips_apart(graph: ir.Graph) -> int:
     return shield(graph, [(node, 0) for node in found])
 
 
+def cuts_apart(graph: ir.Graph) -> int:
+    """Have a maximum with minus infinity stand between a quantizer and numbers of what is cut from a length that is free."""
+    lengths = [size for value in graph.inputs for size in (value.shape or ())[1:]]
+    if all(isinstance(size, int) for size in lengths):
+        return 0
+    read = [(node, node.inputs[0]) for node in graph if node.op_type == "QuantizeLinear" and rank_of(node.inputs[0]) == 2]
+    cut = [
+        node for node, value in read if is_from(value, {"Slice", "Split"}) and is_from(value, set(), POINTWISE, numbers=True)
+    ]
+    return shield(graph, [(node, 0) for node in cut])
+
+
 def _is_by_numbers_alone(value: ir.Value | None, constants: set[ir.Value | None]) -> bool:
     """Whether `value` is computed with a constant of several numbers, or zero, and not in the kernel of a layer."""
     node = value.producer() if value is not None else None

@@ -24,7 +24,7 @@ _SUMS = frozenset(map(resolve, (*_LAYERS, "linear", "matmul", "sum", "mean")))
 
 
 class LastBits(fx.Interpreter):
-    """Runs a graph with every float that a call computes moved at random by as much as its last bit, or its terms', is worth."""
+    """Runs a graph with every float that a call computes moved at random, by its last bit or that of its terms."""
 
     def __init__(self, graph_module: fx.GraphModule, seed: int):
         super().__init__(graph_module)

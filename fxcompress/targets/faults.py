@@ -27,6 +27,10 @@ class Fault(enum.Enum):
     CLIPPED_NUMBERS = (
         "clips before it adds or multiplies several numbers, not behind, where that is quantized and the batch is free"
     )
+    CONVERSIONS = (
+        "takes floats made of bytes or booleans for quantized ones, and computes in bytes what is none, or does not run"
+    )
+    CUT_NUMBERS = "takes one of several numbers for all, where they belong to what is cut from a free length and quantized"
     QUANTIZED_MAXIMA = "takes a maximum or minimum of bytes, where one is quantized right behind it"
     MEANS_OF_BYTES = "takes the sum or mean of bytes of three dimensions rightly in the first samples alone"
     REDUCED_INTEGERS = "reduces integers of three dimensions rightly in the first sample alone, where numbers run behind that"
