@@ -112,6 +112,8 @@ def test_a_classifier_is_trained_compressed_and_measured_in_openvino(folders, tm
     assert "epoch 1 of" not in capsys.readouterr().out  # the checkpoint was the last
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("float", "int8")]
     assert [one["score"] for one in results] == [100, 100] and results[1]["bytes"] < 0.4 * results[0]["bytes"]
+    run_example("classification", *given, *start[:-3], "binary", "--output", tmp_path / "binary", monkeypatch=monkeypatch)
+    assert json.loads((tmp_path / "binary" / "result.json").read_text())["score"] > 0
     (folders / "valid" / "grey").mkdir()
     with pytest.raises(SystemExit, match="has other classes.*grey"):
         run_example("classification", *given, *start, monkeypatch=monkeypatch)
@@ -141,6 +143,8 @@ def test_a_segmenter_is_trained_compressed_and_measured_in_openvino(data, tmp_pa
     run_example("segmentation", *given, *start, "--output", tmp_path / "sparse", monkeypatch=monkeypatch)
     assert "epoch 1 of" not in capsys.readouterr().out  # the checkpoint was the last
     assert json.loads((tmp_path / "sparse" / "result.json").read_text()) == results[1]
+    run_example("segmentation", *given, *start[:-1], "binary", "--output", tmp_path / "binary", monkeypatch=monkeypatch)
+    assert 0 < json.loads((tmp_path / "binary" / "result.json").read_text())["score"] <= 100
     for kind in ("images", "masks"):
         first = min((data / "valid" / kind).iterdir())
         Image.open(first).crop((0, 0, 90, 96)).save(first)
@@ -171,6 +175,8 @@ def test_what_is_no_mask_of_an_image_is_told(mask, told, tmp_path, monkeypatch):
     (tmp_path / "images" / "one.jpg").unlink()
     with pytest.raises(SystemExit, match="images has none for 1 of masks, as for one.png"):
         masked(tmp_path, 2)
+    with pytest.raises(SystemExit, match="images is no folder: .*none has to hold images and masks"):
+        masked(tmp_path / "none", 2)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +243,12 @@ def reader(monkeypatch):
     path = EXAMPLES / "detection" / "coco.py"
     monkeypatch.syspath_prepend(str(path.parent))
     return runpy.run_path(str(path), run_name="coco")
+
+
+def test_a_folder_without_annotations_is_told(reader, tmp_path):
+    for data in (tmp_path, tmp_path / "train.txt"):
+        with pytest.raises(SystemExit, match="is no file: name a folder of images and annotations.json"):
+            reader["Annotated"](data, 32)
 
 
 def test_boxes_of_a_mirrored_scene_lie_where_its_items_do(data, reader, monkeypatch):

@@ -21,10 +21,12 @@ class Annotated(torch.utils.data.Dataset):
 
     def __init__(self, data, size, limit=None, mirrored=False):
         listed = data.suffix == ".txt"
-        said = as_coco(data) if listed else json.loads((data / "annotations.json").read_text())
+        if not (file := data if listed else data / "annotations.json").is_file():
+            raise SystemExit(f"{file} is no file: name a folder of images and annotations.json, or one of VOC's lists")
+        said = as_coco(data) if listed else json.loads(file.read_text())
         with contextlib.redirect_stdout(io.StringIO()):  # it tells the time
             self.coco = COCO()
-            self.coco.dataset = whole(said, data if listed else data / "annotations.json")
+            self.coco.dataset = whole(said, file)
             self.coco.createIndex()
         self.folder, self.size, self.mirrored = data.parents[2] if listed else data / "images", size, mirrored
         self.ids, self.categories = sorted(self.coco.getImgIds())[:limit], sorted(self.coco.getCatIds())

@@ -14,11 +14,14 @@ class Masked(torch.utils.data.Dataset):
     """The pairs of a folder's `images` and `masks`; every other look at one is mirrored where it is to be trained on.
 
     Raises:
-        SystemExit: a mask has no image, no mask a class but 0; or one, when it is looked at, another size or other classes.
+        SystemExit: a folder is missing, a mask has no image, no mask a class but 0; or one, when it is looked at, another size
+            or other classes.
     """
 
     def __init__(self, folder, classes, limit=None, mirrored=False):
         self.classes, self.mirrored = classes, mirrored
+        if missing := [folder / name for name in ("images", "masks") if not (folder / name).is_dir()]:
+            raise SystemExit(f"{missing[0]} is no folder: {folder} has to hold images and masks")
         self.masks = sorted(path for path in (folder / "masks").iterdir() if not path.name.startswith("."))[:limit]
         by_name = {path.stem: path for path in (folder / "images").iterdir()}
         if alone := [path.name for path in self.masks if path.stem not in by_name]:

@@ -44,8 +44,9 @@ def mean_iou(file, loader, classes):
     """The mean of the classes' intersections over unions, in percent, of what OpenVINO computes in real single precision."""
     network = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     counts = np.zeros((classes, classes), np.int64)
-    for images, masks in loader:
-        found, masks = network(images.numpy())[0].argmax(1), masks.numpy()
+    for images, masks in loader:  # one by one: where convolutions run on bits, the file takes single images
+        found = np.concatenate([network(image[None].numpy())[0].argmax(1) for image in images])
+        masks = masks.numpy()
         counts += np.bincount((masks * classes + found)[masks != NOTHING], minlength=classes**2).reshape(classes, classes)
     both, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
     return 100 * float((both[either > 0] / either[either > 0]).mean())
